@@ -1,0 +1,270 @@
+"""Megatron's trainer on a CPU: every place where it takes a GPU for granted, answered.
+
+The one idea: a list. Each entry replaces one thing for one reason, and names the line of Megatron
+that needs it; ``tests/unit/backends`` fails when that line is gone. Nothing else in the package
+knows about this, and on a machine with GPUs nothing of it is imported.
+
+No entry costs Python on every tensor operation: the literal ``device="cuda"`` is answered in the
+few functions that make tensors, not by a mode that sees each call.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial, wraps
+from typing import Any
+
+import torch
+from torch.utils._device import _device_constructors
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One answer to one assumption.
+
+    Attributes:
+        target: dotted name of what is replaced.
+        replacement: made from the original, which it may call.
+        file: file of the installed packages that needs it.
+        line: text that stands in that file for as long as it does.
+    """
+
+    target: str
+    replacement: Callable[[Any], Any]
+    file: str
+    line: str
+
+
+def _returns(value: Any) -> Callable[[Any], Any]:
+    """Replace by a function that returns this, whatever it is given."""
+    return lambda original: lambda *args, **kwargs: value
+
+
+def _is_cuda(device: Any) -> bool:
+    if isinstance(device, torch.device):
+        return device.type == "cuda"
+    return isinstance(device, str) and device.startswith("cuda")
+
+
+def _on_cpu(original: Any) -> Any:
+    """A function that makes tensors, with ``device="cuda"`` read as the CPU, unpinned."""
+
+    @wraps(original)
+    def make(*args: Any, **kwargs: Any) -> Any:
+        if _is_cuda(kwargs.get("device")):
+            kwargs["device"] = _CPU
+        if kwargs.get("pin_memory"):
+            kwargs["pin_memory"] = False
+        return original(*args, **kwargs)
+
+    return make
+
+
+def _typed_as_on_gpu(original: Any) -> Any:
+    """``Tensor.type()`` with the name that the same tensor would have on a GPU."""
+
+    @wraps(original)
+    def type_(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        name = original(self, *args, **kwargs)
+        return name.replace("torch.", "torch.cuda.", 1) if isinstance(name, str) else name
+
+    return type_
+
+
+def _moved_to_cpu(original: Any) -> Any:
+    """``Tensor.to("cuda")`` stays where it is; every other call is the original's."""
+
+    @wraps(original)
+    def to(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if args and _is_cuda(args[0]):
+            args = (_CPU, *args[1:])
+        if _is_cuda(kwargs.get("device")):
+            kwargs["device"] = _CPU
+        return original(self, *args, **kwargs)
+
+    return to
+
+
+class _Clock:
+    """A CUDA event, stream or context of either, on a machine where work is done when called."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def __enter__(self) -> "_Clock":
+        return self
+
+    def __exit__(self, *args: Any) -> None: ...
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lambda *args, **kwargs: None
+
+    def query(self) -> bool:
+        return True
+
+
+def _no_pinning(original: Any) -> Any:
+    """``DataLoader`` without pinned memory, which needs a GPU."""
+
+    @wraps(original)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        kwargs["pin_memory"] = False
+        original(self, *args, **kwargs)
+
+    return init
+
+
+def _memory_stats(original: Any) -> Any:
+    return lambda *args, **kwargs: _ZeroForEveryKey()
+
+
+class _ZeroForEveryKey(dict[str, int]):
+    def __missing__(self, key: str) -> int:
+        return 0
+
+
+ENTRIES: list[Entry] = []
+ENTRIES = [
+    # Devices.
+    Entry(
+        "torch.cuda.current_device",
+        _returns(_CPU),
+        "megatron/core/tensor_parallel/layers.py",
+        "device=torch.cuda.current_device()",
+    ),
+    Entry(
+        "torch.cuda.device_count",
+        _returns(1),
+        "megatron/training/initialize.py",
+        "if device_count > 0 and not skip_model_parallel_init:",
+    ),
+    Entry(
+        "torch.cuda.set_device",
+        _returns(None),
+        "megatron/training/initialize.py",
+        "torch.cuda.set_device(args.local_rank)",
+    ),
+    Entry(
+        "torch.Tensor.cuda",
+        lambda original: lambda self, *args, **kwargs: self,
+        "megatron/core/models/common/language_module/language_module.py",
+        "weight.data = weight.data.cuda()",
+    ),
+    Entry(
+        "torch.Tensor.type",
+        _typed_as_on_gpu,
+        "megatron/core/optimizer/clip_grads.py",
+        "param.grad.type() == 'torch.cuda.FloatTensor'",
+    ),
+    *(
+        Entry(
+            f"{function.__module__ or 'torch'}.{function.__name__}"
+            if function.__module__ == "torch.functional"
+            else f"torch.{function.__name__}",
+            _on_cpu,
+            "megatron/training/training.py",
+            "device='cuda'",
+        )
+        for function in sorted(_device_constructors(), key=lambda f: f.__name__)
+        if getattr(torch, function.__name__, None) is function
+    ),
+    # Streams, events and their contexts.
+    *(
+        Entry(f"torch.cuda.{name}", lambda original: _Clock, file, line)
+        for name, file, line in (
+            ("Stream", "megatron/core/pipeline_parallel/utils.py", "torch.cuda.Stream("),
+            ("Event", "megatron/core/models/common/model_chunk_schedule_plan.py", "torch.cuda.Event("),
+            ("stream", "megatron/core/pipeline_parallel/utils.py", "torch.cuda.stream("),
+            ("current_stream", "megatron/core/pipeline_parallel/utils.py", "torch.cuda.current_stream()"),
+        )
+    ),
+    Entry(
+        "torch.cuda.synchronize",
+        _returns(None),
+        "megatron/core/timers.py",
+        "torch.cuda.synchronize()",
+    ),
+    # Random numbers: the CPU's generator stands for the GPU's.
+    Entry(
+        "torch.cuda.manual_seed",
+        lambda original: lambda seed: torch.default_generator.manual_seed(int(seed)) and None,
+        "megatron/core/tensor_parallel/random.py",
+        "torch.cuda.manual_seed(seed)",
+    ),
+    Entry(
+        "torch.cuda.get_rng_state",
+        lambda original: lambda *args, **kwargs: torch.get_rng_state(),
+        "megatron/training/checkpointing.py",
+        "torch.cuda.get_rng_state()",
+    ),
+    Entry(
+        "torch.cuda.set_rng_state",
+        lambda original: lambda state, *args, **kwargs: torch.set_rng_state(state),
+        "megatron/training/checkpointing.py",
+        "torch.cuda.set_rng_state(",
+    ),
+    Entry(
+        "megatron.core.tensor_parallel.random._get_cuda_rng_state",
+        lambda original: lambda *args, **kwargs: torch.get_rng_state(),
+        "megatron/core/tensor_parallel/random.py",
+        "def _get_cuda_rng_state(",
+    ),
+    Entry(
+        "megatron.core.tensor_parallel.random._set_cuda_rng_state",
+        lambda original: lambda state, *args, **kwargs: torch.set_rng_state(state),
+        "megatron/core/tensor_parallel/random.py",
+        "def _set_cuda_rng_state(",
+    ),
+    # Start-up.
+    Entry(
+        "megatron.training.training.initialize_megatron",
+        lambda original: partial(original, allow_no_cuda=True),
+        "megatron/training/initialize.py",
+        'assert torch.cuda.is_available(), "Megatron requires CUDA."',
+    ),
+    Entry(
+        "megatron.core.datasets.utils.compile_helpers",
+        _returns(None),
+        "megatron/training/initialize.py",
+        "from megatron.core.datasets.utils import compile_helpers",
+    ),
+    Entry(
+        "torch.utils.data.DataLoader.__init__",
+        _no_pinning,
+        "megatron/training/datasets/data_samplers.py",
+        "pin_memory=True",
+    ),
+]
+
+
+def install() -> None:
+    """Answer every entry, once a process; later calls do nothing."""
+    global _installed
+    if _installed:
+        return
+    _installed = True
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    for entry in ENTRIES:
+        owner, name = _resolve(entry.target)
+        setattr(owner, name, entry.replacement(getattr(owner, name)))
+
+
+_installed = False
+
+
+def _resolve(target: str) -> tuple[Any, str]:
+    """The object that holds a dotted name, importing the longest module in it."""
+    import importlib
+
+    parts = target.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        with contextlib.suppress(ModuleNotFoundError):
+            owner: Any = importlib.import_module(".".join(parts[:cut]))
+            for part in parts[cut:-1]:
+                owner = getattr(owner, part)
+            return owner, parts[-1]
+    raise ModuleNotFoundError(target)

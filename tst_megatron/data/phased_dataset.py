@@ -1,0 +1,259 @@
+"""The training data of a run with phases: one data set, indexed by Megatron's global sample number.
+
+The steps a sample takes:
+
+1. the schedule says which stage the sample index lies in, and the bag size there;
+2. every bag size has one data set of Megatron's own kind, over documents of its own, so that no
+   text is read in two phases; its samples are (L + 1)·s contiguous tokens;
+3. a superposed sample is cut into L + 1 bags; an ordinary one is Megatron's, untouched.
+
+The one idea: a sample is a function of its index, so there is no state to save or restore.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
+from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+from megatron.core.datasets.indexed_dataset import IndexedDataset
+from megatron.core.datasets.utils import Split
+from torch import Tensor
+
+from tst_megatron.superposition.bags import EMPTY, fold
+from tst_megatron.superposition.schedule import BagSchedule
+
+BAGS = "bags"
+"""Key of a superposed sample: ``[L + 1, s]``, int64."""
+
+
+@dataclass
+class StageDatasetConfig(GPTDatasetConfig):
+    """A ``GPTDatasetConfig`` for one bag size of the schedule.
+
+    Attributes:
+        bag_size: s; the parent's ``sequence_length`` is (L + 1)·s − 1.
+        document_share: which part of the split's documents, as (begin, end) of their tokens.
+    """
+
+    bag_size: int = 1
+    document_share: tuple[float, float] = (0.0, 1.0)
+
+
+class StageDataset(GPTDataset):
+    """``GPTDataset`` of one bag size, over its share of the documents.
+
+    ``__getitem__`` is the parent's where the configuration's bag size is 1.
+    """
+
+    config: StageDatasetConfig
+
+    def __init__(
+        self,
+        indexed_dataset: IndexedDataset,
+        dataset_path: str | None,
+        indexed_indices: npt.NDArray[np.int32] | None,
+        num_samples: int | None,
+        index_split: Split,
+        config: StageDatasetConfig,
+    ) -> None:
+        # With --dataloader-fast-cache-load Megatron passes no documents: the cache has been built.
+        if indexed_indices is not None and index_split == Split.train:
+            indexed_indices = documents_of_share(
+                indexed_dataset.sequence_lengths,
+                indexed_indices,
+                config.document_share,
+                config.random_seed,
+            )
+        super().__init__(
+            indexed_dataset, dataset_path, indexed_indices, num_samples, index_split, config
+        )
+
+    @staticmethod
+    def _key_config_attributes() -> list[str]:
+        # Megatron names its cache files by these: two stages must not share one.
+        return [*GPTDataset._key_config_attributes(), "bag_size", "document_share"]
+
+    def __getitem__(self, idx: int | None) -> dict[str, Tensor]:
+        """A sample: the parent's dictionary, or ``{"bags": [L + 1, s]}``, int64."""
+        if self.config.bag_size == 1:
+            return super().__getitem__(idx)
+        text, _, _ = self._query_document_sample_shuffle_indices(0 if idx is None else idx)
+        tokens = torch.from_numpy(text)
+        # Padding, of a batch's or a split's end, is no token.
+        tokens = tokens.masked_fill(tokens == self._pad_token_id, EMPTY)
+        if idx is None:
+            tokens = torch.full_like(tokens, EMPTY)
+        return {BAGS: fold(tokens, self.config.bag_size)}
+
+
+class PhasedDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
+    """The samples of a whole run, in the order of training.
+
+    Args:
+        schedule: bag size of every sample.
+        of_bag_size: a data set for every bag size in the schedule that has samples.
+    """
+
+    split = Split.train
+    """Megatron's loader reads this to tell training from validation batches."""
+
+    def __init__(self, schedule: BagSchedule, of_bag_size: dict[int, Any]) -> None:
+        self.schedule = schedule
+        self.of_bag_size = of_bag_size
+
+    def __len__(self) -> int:
+        return self.schedule.num_samples
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """The sample of a global index; of an explicit stage of bag size 1 as ``[L + 1, 1]`` bags."""
+        location = self.schedule.locate(index)
+        dataset = self.of_bag_size[location.bag_size]
+        sample = dict(dataset[self.schedule.index_in_bag_size(location)])
+        if location.bag_size == 1 and location.stage < len(self.schedule.superposed_stages):
+            return {BAGS: _as_bags_of_one(sample)}
+        return sample
+
+
+def _as_bags_of_one(sample: dict[str, Tensor]) -> Tensor:
+    """An ordinary sample as the superposed path reads it: ``[L + 1, 1]``."""
+    targets = sample["labels"].masked_fill(sample["loss_mask"] == 0, EMPTY)
+    return torch.cat([sample["tokens"][:1], targets]).unsqueeze(-1)
+
+
+def documents_of_share(
+    sequence_lengths: npt.NDArray[np.int32],
+    documents: npt.NDArray[np.int32],
+    share: tuple[float, float],
+    seed: int,
+) -> npt.NDArray[np.int32]:
+    """Documents of a stage: those whose first token lies in the share, in an order drawn by the seed.
+
+    A draw, because corpora are often sorted by source and a stage should see all of them.
+
+    Args:
+        sequence_lengths: tokens of every document of the corpus.
+        documents: indices of the split's documents.
+        share: (begin, end) of the split's tokens, each from 0 to 1.
+        seed: Megatron's data seed.
+
+    Returns:
+        Indices of the share's documents, ascending; all of them, unchanged, for (0, 1).
+    """
+    if share == (0.0, 1.0):
+        return documents
+    order = np.random.RandomState(seed).permutation(len(documents))
+    lengths = sequence_lengths[documents[order]].astype(np.int64)
+    first_token = np.cumsum(lengths) - lengths
+    begin, end = (bound * float(lengths.sum()) for bound in share)
+    chosen = order[(first_token >= begin) & (first_token < end)]
+    return documents[np.sort(chosen)]
+
+
+def sample_tokens(seq_length: int, bag_size: int) -> int:
+    """Tokens a sample moves on by: (L + 1)·s − 1, since neighbours share one (``GPTDataset``)."""
+    return (seq_length + 1) * bag_size - 1
+
+
+def document_shares(schedule: BagSchedule, seq_length: int) -> dict[int, tuple[float, float]]:
+    """The share of the documents for every bag size, in proportion to the tokens it reads.
+
+    A bag size that is the only one has them all, so that an ordinary run's data are Megatron's own.
+    """
+    needed = tokens_needed(schedule, seq_length)
+    total, begin, shares = sum(needed.values()), Fraction(0), {}
+    for bag_size, tokens in needed.items():
+        end = begin + Fraction(tokens, total)
+        shares[bag_size] = (float(begin), float(end))
+        begin = end
+    return shares
+
+
+def tokens_needed(schedule: BagSchedule, seq_length: int) -> dict[int, int]:
+    """Tokens that the samples of every bag size read, in the order of training."""
+    sizes = dict.fromkeys(stage.bag_size for stage in schedule.stages if stage.num_samples)
+    return {
+        bag_size: schedule.samples_of_bag_size(bag_size) * sample_tokens(seq_length, bag_size) + 1
+        for bag_size in sizes
+    }
+
+
+def stage_config(
+    config: GPTDatasetConfig,
+    split: Split,
+    bag_size: int,
+    document_share: tuple[float, float] = (0.0, 1.0),
+) -> StageDatasetConfig:
+    """The run's data configuration for one split and one bag size.
+
+    Args:
+        config: the run's, with sequence_length = L.
+    """
+    values = {
+        name: getattr(config, name)
+        for name, field in GPTDatasetConfig.__dataclass_fields__.items()
+        if field.init
+    }
+    values["sequence_length"] = sample_tokens(config.sequence_length, bag_size)
+    if config.blend_per_split is not None:
+        values["blend_per_split"] = [
+            blend if i == split.value else None for i, blend in enumerate(config.blend_per_split)
+        ]
+    made = StageDatasetConfig(**values, bag_size=bag_size, document_share=document_share)
+    if made.split_matrix is not None:
+        made.split_matrix = [
+            bounds if i == split.value else None for i, bounds in enumerate(made.split_matrix)
+        ]
+    return made
+
+
+def build_phased_dataset(
+    schedule: BagSchedule, config: GPTDatasetConfig, is_built_on_rank: Callable[[], bool]
+) -> PhasedDataset | None:
+    """The training data of a run; must be called on all ranks, as Megatron's builder must.
+
+    Args:
+        schedule: bag size of every sample, as the data see it.
+        config: the run's data configuration, with sequence_length = L.
+        is_built_on_rank: whether this rank reads data.
+
+    Returns:
+        None on ranks that read no data.
+    """
+    built: dict[int, Any] = {}
+    for bag_size, share in document_shares(schedule, config.sequence_length).items():
+        built[bag_size] = BlendedMegatronDatasetBuilder(
+            StageDataset,
+            [schedule.samples_of_bag_size(bag_size), 0, 0],
+            is_built_on_rank,
+            stage_config(config, Split.train, bag_size, share),
+        ).build()[Split.train.value]
+    if any(dataset is None for dataset in built.values()):
+        return None
+    return PhasedDataset(schedule, built)
+
+
+def build_bag_validation_dataset(
+    bag_size: int,
+    config: GPTDatasetConfig,
+    num_samples: int | None,
+    is_built_on_rank: Callable[[], bool],
+) -> Any:
+    """The validation split as bags, for the bag loss beside the next-token loss.
+
+    Args:
+        num_samples: None for one pass over the split.
+
+    Returns:
+        None on ranks that read no data.
+    """
+    return BlendedMegatronDatasetBuilder(
+        StageDataset,
+        [0, num_samples, 0],
+        is_built_on_rank,
+        stage_config(config, Split.valid, bag_size),
+    ).build()[Split.valid.value]

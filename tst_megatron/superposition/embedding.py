@@ -1,0 +1,64 @@
+"""Megatron's vocabulary-parallel embedding, which also reads bags.
+
+The one idea: each rank averages the rows of its own vocabulary shard over the bag *before* the
+tensor-parallel reduction, so ``[b, L, h]`` crosses the wire whatever the bag size.
+"""
+
+import torch.nn.functional as F
+from megatron.core.tensor_parallel.layers import VocabParallelEmbedding
+from megatron.core.tensor_parallel.mappings import (
+    reduce_from_tensor_model_parallel_region,
+    reduce_scatter_to_sequence_parallel_region,
+)
+from torch import Tensor
+
+
+class SuperposedVocabParallelEmbedding(VocabParallelEmbedding):
+    """``VocabParallelEmbedding`` whose input may be bags ``[b, L, s]`` as well as ids ``[b, L]``.
+
+    Parameters, initialisation, sharding and state dict are the parent's, and so is every value for
+    ids ``[b, L]`` and for bags of one.
+    """
+
+    def forward(self, input_: Tensor) -> Tensor:
+        """Mean embedding of every bag (arXiv 2605.06546, Section 3), or the parent's look-up.
+
+        The rows of a bag are summed in float32 and cast back once (for bags whose size is not a
+        power of two, a bfloat16 table split over ranks rounds a second time, at the division).
+
+        Collectives over the tensor-parallel group, as in the parent: all-reduce of ``[b, L, h]``,
+        or reduce-scatter to ``[L/tp, b, h]`` under sequence parallelism, in the table's dtype.
+
+        Args:
+            input_: ``[b, L]`` or ``[b, L, s]``, int64.
+
+        Returns:
+            ``[b, L, h]``, or ``[L/tp, b, h]`` under sequence parallelism, in the table's dtype.
+        """
+        if input_.dim() == 2:
+            return super().forward(input_)
+        output = self._mean_of_local_rows(input_)
+        if self.reduce_scatter_embeddings:
+            # [b, L, h] -> [L, b, h], the layout that sequence parallelism scatters.
+            output = output.transpose(0, 1).contiguous()
+            return reduce_scatter_to_sequence_parallel_region(output, group=self.tp_group)
+        if self.tp_group.size() > 1:
+            return reduce_from_tensor_model_parallel_region(output, group=self.tp_group)
+        return output
+
+    def _mean_of_local_rows(self, bags: Tensor) -> Tensor:
+        """Mean over each bag, with rows of other ranks' shards counted as zeros: ``[b, L, h]``."""
+        bag_size = bags.shape[-1]
+        flat = bags.reshape(-1, bag_size)
+        if self.tp_group.size() == 1:
+            mean = F.embedding_bag(flat, self.weight, mode="mean")
+        else:
+            is_local = (flat >= self.vocab_start_index) & (flat < self.vocab_end_index)
+            local = (flat - self.vocab_start_index).masked_fill_(~is_local, 0)
+            mean = (
+                F.embedding_bag(
+                    local, self.weight, mode="sum", per_sample_weights=is_local.to(self.weight.dtype)
+                )
+                / bag_size
+            )
+        return mean.view(*bags.shape[:-1], -1)

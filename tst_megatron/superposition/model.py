@@ -1,0 +1,114 @@
+"""Megatron's models with superposition in them.
+
+The one idea: a superposed model *is* the stock model, with the same modules, parameters, random
+numbers and checkpoint. Two methods differ, the embedding's look-up and the loss, and both look at
+nothing but the rank of the tensor they are given: ``[b, L]`` are tokens, ``[b, L, s]`` are bags.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from megatron.core.models.gpt import GPTModel
+from megatron.core.models.hybrid.hybrid_model import HybridModel
+from torch import Tensor
+
+from tst_megatron.superposition.bags import bag_weights, weights_of_filled
+from tst_megatron.superposition.embedding import SuperposedVocabParallelEmbedding
+from tst_megatron.superposition.loss import multi_hot_cross_entropy
+
+
+@dataclass(frozen=True)
+class BagObjective:
+    """What a target bag is scored by: the names of `bag_weights` and of the objective."""
+
+    weights: str = "uniform"
+    objective: str = "mce"
+
+
+class SuperpositionMixin:
+    """Bags for a Megatron language model; put before the model class in the bases.
+
+    Args:
+        bag_objective: how a target bag is scored; the other arguments are the model's own.
+    """
+
+    bag_objective: BagObjective
+
+    def __init__(
+        self, *args: Any, bag_objective: BagObjective = BagObjective(), **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        _read_bags(self, bag_objective)
+
+    def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
+        """Loss of every position; stock for ``[b, L]``, multi-hot cross-entropy for bags.
+
+        Args:
+            labels: ``[b, L]`` or ``[b, L, s]``, int64; `EMPTY` places carry no weight.
+            logits: ``[L, b, V/tp]``; overwritten, as by the stock loss.
+
+        Returns:
+            ``[b, L]``, float32.
+        """
+        if labels.dim() == 2:
+            return super().compute_language_model_loss(labels, logits)  # type: ignore[misc]  # the model class's
+        targets = labels.transpose(0, 1).contiguous()
+        weights = None
+        if self.bag_objective.objective == "mce":
+            weights = weights_of_filled(self._weights_of(labels.shape[-1], labels.device), targets)
+        loss = multi_hot_cross_entropy(
+            logits,
+            targets,
+            weights=weights,
+            tp_group=self.pg_collection.tp,  # type: ignore[attr-defined]  # the model class's
+            objective=self.bag_objective.objective,
+        )
+        return loss.transpose(0, 1).contiguous()
+
+    def _weights_of(self, bag_size: int, device: torch.device) -> Tensor:
+        """``[s]``, float32, copied to the device once: a copy a step would stall a GPU's queue."""
+        key = (bag_size, device)
+        if key not in self._weights_on_device:
+            self._weights_on_device[key] = bag_weights(self.bag_objective.weights, bag_size).to(
+                device
+            )
+        return self._weights_on_device[key]
+
+
+class SuperposedGPTModel(SuperpositionMixin, GPTModel):
+    """``GPTModel`` that reads and predicts bags."""
+
+
+class SuperposedHybridModel(SuperpositionMixin, HybridModel):
+    """``HybridModel`` that reads and predicts bags."""
+
+
+def superpose(
+    model: GPTModel | HybridModel, bag_objective: BagObjective = BagObjective()
+) -> "SuperposedGPTModel | SuperposedHybridModel":
+    """Turn a stock model into its superposed class, in place.
+
+    Megatron's builders name the model class they construct, so the class is changed afterwards:
+    parameters, initialisation and everything a builder decides stay exactly Megatron's.
+
+    Raises:
+        TypeError: the model is neither exactly a ``GPTModel`` nor a ``HybridModel``.
+    """
+    superposed_class = {GPTModel: SuperposedGPTModel, HybridModel: SuperposedHybridModel}.get(
+        type(model)
+    )
+    if superposed_class is None:
+        raise TypeError(f"{type(model).__name__} cannot be superposed: it is not a stock model")
+    model.__class__ = superposed_class
+    _read_bags(model, bag_objective)
+    return model
+
+
+def _read_bags(model: Any, bag_objective: BagObjective) -> None:
+    model.bag_objective = bag_objective
+    model._weights_on_device = {}
+    # A pipeline stage without an embedding has none to change.
+    if hasattr(model, "embedding"):
+        # Not a new module: the parameters are made, and random numbers drawn, once.
+        model.embedding.word_embeddings.__class__ = SuperposedVocabParallelEmbedding

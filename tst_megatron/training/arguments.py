@@ -1,0 +1,322 @@
+"""The ``--tst-*`` flags: what they are, what they mean together, and what they cannot go with.
+
+The one idea: everything is decided here, from Megatron's parsed arguments, before any process group
+exists. The rest of the package is given a `Superposition` and trusts it.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from megatron.core.num_microbatches_calculator import (
+    get_current_global_batch_size,
+    update_num_microbatches,
+)
+
+from tst_megatron.errors import UserError
+from tst_megatron.superposition.bags import BAG_WEIGHTS
+from tst_megatron.superposition.loss import OBJECTIVES
+from tst_megatron.superposition.model import BagObjective
+from tst_megatron.superposition.schedule import BagSchedule, ScheduleError, Stage, parse_shares
+
+DEFAULT_STEP_RATIO = 0.3  # arXiv 2605.06546, Section 4: 0.2 to 0.4 is best.
+SUPERPOSE = ("both", "input", "output")
+
+
+@dataclass(frozen=True)
+class Superposition:
+    """How a run superposes: which samples, which side of the model, and scored how.
+
+    Attributes:
+        schedule: bag size of every sample.
+        superpose: ``both``, or the paper's ablations ``input`` (bags in, one token out) and
+            ``output`` (tokens in, a bag out).
+        bag_objective: how a target bag is scored.
+    """
+
+    schedule: BagSchedule
+    superpose: str
+    bag_objective: BagObjective
+
+    @property
+    def reads_bags(self) -> bool:
+        """Whether a superposed position is a bag of the text, so that it consumes s tokens."""
+        return self.superpose != "output"
+
+    @property
+    def predicts_bags(self) -> bool:
+        """Whether a superposed position's target is a bag."""
+        return self.superpose != "input"
+
+    @property
+    def data_schedule(self) -> BagSchedule:
+        """The schedule as the data see it: output superposition reads single tokens throughout."""
+        if self.reads_bags:
+            return self.schedule
+        return BagSchedule(tuple(Stage(1, stage.num_samples) for stage in self.schedule.stages))
+
+    def as_saved(self) -> dict[str, Any]:
+        """What a checkpoint remembers, to tell a resume under another method."""
+        return {
+            "stages": [(s.bag_size, s.num_samples) for s in self.schedule.superposed_stages],
+            "superpose": self.superpose,
+            "bag_weights": self.bag_objective.weights,
+            "objective": self.bag_objective.objective,
+        }
+
+
+def add_tst_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the ``--tst-*`` group to Megatron's parser (its ``extra_args_provider``)."""
+    group = parser.add_argument_group(
+        title="token superposition",
+        description="Train the first part of the run on bags of tokens (arXiv 2605.06546).",
+    )
+    group.add_argument(
+        "--tst-bag-size",
+        type=int,
+        metavar="S",
+        help="tokens in a bag in the superposition phase; without this flag or --tst-schedule "
+        "the run is ordinary",
+    )
+    group.add_argument(
+        "--tst-step-ratio",
+        type=float,
+        metavar="R",
+        help=f"share of the steps in the superposition phase (default {DEFAULT_STEP_RATIO})",
+    )
+    group.add_argument(
+        "--tst-schedule",
+        metavar="S:R,...",
+        help="several phases as bag size : share of the steps, such as 16:0.2,4:0.1; "
+        "the rest is ordinary",
+    )
+    group.add_argument(
+        "--tst-superpose",
+        choices=SUPERPOSE,
+        default="both",
+        help="superpose both sides (default), or only one: output reads single tokens, predicts "
+        "the next bag and consumes no extra data",
+    )
+    group.add_argument(
+        "--tst-bag-weights",
+        choices=BAG_WEIGHTS,
+        default="uniform",
+        help="weights of the places inside the target bag (default uniform)",
+    )
+    group.add_argument(
+        "--tst-objective",
+        choices=OBJECTIVES,
+        default="mce",
+        help="multi-hot cross-entropy (default) or the bag's total probability",
+    )
+    group.add_argument(
+        "--tst-allow-repeats",
+        action="store_true",
+        help="go on although a stage reads some of its text more than once",
+    )
+    group.add_argument(
+        "--tst-allow-schedule-change",
+        action="store_true",
+        help="resume a checkpoint that was trained under another schedule",
+    )
+    group.add_argument(
+        "--tst-ledger",
+        metavar="FILE",
+        help="where to keep the run's ledger (default: ledger.jsonl in --save)",
+    )
+    return parser
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Check the ``--tst-*`` flags that need nothing but themselves.
+
+    Raises:
+        UserError: a value is out of range, or flags contradict one another.
+    """
+    if args.tst_schedule is not None and (
+        args.tst_bag_size is not None or args.tst_step_ratio is not None
+    ):
+        raise UserError(
+            "--tst-schedule and --tst-bag-size/--tst-step-ratio are two forms of one thing: use one"
+        )
+    if args.tst_step_ratio is not None and args.tst_bag_size is None:
+        raise UserError("--tst-step-ratio needs a bag size: add --tst-bag-size")
+    if not superposes(args):
+        for flag, default in (
+            ("superpose", "both"),
+            ("bag_weights", "uniform"),
+            ("objective", "mce"),
+        ):
+            if getattr(args, f"tst_{flag}") != default:
+                raise UserError(
+                    f"--tst-{flag.replace('_', '-')} does nothing without a superposition phase: "
+                    "add --tst-bag-size or --tst-schedule"
+                )
+        return
+    # A run long enough for any share, so that only the shares themselves can be at fault.
+    _schedule(args, train_iters=10**9, samples_of_steps=lambda steps: steps)
+    if args.tst_objective == "mce-alt" and args.tst_bag_weights != "uniform":
+        raise UserError(
+            "--tst-objective mce-alt takes no weights: leave --tst-bag-weights out or use mce"
+        )
+    if args.tst_superpose == "input" and (
+        args.tst_bag_weights != "uniform" or args.tst_objective != "mce"
+    ):
+        raise UserError(
+            "--tst-superpose input predicts single tokens: leave --tst-bag-weights and "
+            "--tst-objective out"
+        )
+    _check_combinations(args)
+
+
+def superposes(args: argparse.Namespace) -> bool:
+    """Whether the flags ask for a superposition phase at all."""
+    return args.tst_bag_size is not None or args.tst_schedule is not None
+
+
+def superposition_from_args(args: argparse.Namespace) -> Superposition | None:
+    """The run's superposition, from validated arguments; None for an ordinary run.
+
+    Raises:
+        UserError: a stage rounds to 0 steps.
+    """
+    if not superposes(args):
+        return None
+    train_iters = args.train_iters or _train_iters_of_samples(args)
+    return Superposition(
+        schedule=_schedule(args, train_iters, _samples_of_steps(args, train_iters)),
+        superpose=args.tst_superpose,
+        bag_objective=BagObjective(args.tst_bag_weights, args.tst_objective),
+    )
+
+
+def _schedule(
+    args: argparse.Namespace, train_iters: int, samples_of_steps: Callable[[int], int]
+) -> BagSchedule:
+    try:
+        if args.tst_schedule is not None:
+            shares = parse_shares(args.tst_schedule)
+        else:
+            ratio = DEFAULT_STEP_RATIO if args.tst_step_ratio is None else args.tst_step_ratio
+            shares = ((args.tst_bag_size, ratio),)
+        return BagSchedule.from_shares(shares, train_iters, samples_of_steps)
+    except ScheduleError as error:
+        flag = (
+            "--tst-schedule"
+            if args.tst_schedule is not None
+            else "--tst-bag-size/--tst-step-ratio"
+        )
+        raise UserError(f"{flag}: {error}") from None
+
+
+def _samples_of_steps(args: argparse.Namespace, train_iters: int) -> Callable[[int], int]:
+    """Samples consumed by the first n steps, as Megatron's trainer will count them."""
+    if args.step_batch_size_schedule is None:
+        return lambda steps: steps * args.global_batch_size
+    # As megatron.training.training.update_train_iters steps through a batch-size ramp.
+    totals = [0]
+    for _ in range(train_iters):
+        update_num_microbatches(totals[-1], consistency_check=False)
+        totals.append(totals[-1] + get_current_global_batch_size())
+    update_num_microbatches(0, consistency_check=False)
+    return totals.__getitem__
+
+
+def _train_iters_of_samples(args: argparse.Namespace) -> int:
+    """Steps of a sample-based run (megatron.training.training.update_train_iters)."""
+    if args.step_batch_size_schedule is None:
+        return int(args.train_samples // args.global_batch_size)
+    steps = consumed = 0
+    while consumed < args.train_samples:
+        update_num_microbatches(consumed, consistency_check=False)
+        consumed += get_current_global_batch_size()
+        steps += 1
+    update_num_microbatches(0, consistency_check=False)
+    return steps
+
+
+# What bags cannot go with yet: (is it asked for, the flag, why not and what to do).
+_UNSUPPORTED: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] = (
+    (
+        lambda a: a.reset_attention_mask,
+        "--reset-attention-mask",
+        "bags hold tokens of neighbouring documents",
+    ),
+    (
+        lambda a: a.reset_position_ids,
+        "--reset-position-ids",
+        "bags hold tokens of neighbouring documents",
+    ),
+    (lambda a: a.eod_mask_loss, "--eod-mask-loss", "bags hold tokens of neighbouring documents"),
+    (
+        lambda a: a.dataloader_inter_document_masking,
+        "--dataloader-inter-document-masking",
+        "bags hold tokens of neighbouring documents",
+    ),
+    (
+        lambda a: a.cuda_graph_impl == "full_iteration",
+        "--cuda-graph-impl full_iteration",
+        "the batch changes its shape between the phases",
+    ),
+    (lambda a: a.fim_data, "--fim-data", "its data set rewrites samples token by token"),
+    (lambda a: a.sft, "--sft", "its data are packed conversations, not running text"),
+    (lambda a: a.mock_data, "--mock-data", "mock data have no running text to cut into bags"),
+    (
+        lambda a: a.mtp_num_layers,
+        "--mtp-num-layers",
+        "multi-token prediction is not supported with bags yet",
+    ),
+    (
+        lambda a: a.hybrid_context_parallel,
+        "--hybrid-context-parallel",
+        "its samples have lengths of their own",
+    ),
+    (
+        lambda a: a.iterations_to_skip,
+        "--iterations-to-skip",
+        "skipping reads batches in the ordinary shape",
+    ),
+    (
+        lambda a: a.phase_transition_iterations,
+        "--phase-transition-iterations",
+        "it counts the samples of a phase from 0, and the bag size goes by the samples of the run",
+    ),
+    (lambda a: a.dataloader_type == "external", "--dataloader-type external", "bags are cut by us"),
+    (
+        lambda a: a.dataloader_type == "cyclic",
+        "--dataloader-type cyclic",
+        "it shuffles samples across the phases",
+    ),
+    (
+        lambda a: a.multiple_validation_sets,
+        "--multiple-validation-sets",
+        "the bag loss is measured on one validation set",
+    ),
+    (
+        lambda a: (a.tensor_parallel_num_weight_shards or 1) > 1,
+        "--tensor-parallel-num-weight-shards",
+        "the superposed embedding reads the whole shard of the table",
+    ),
+    (
+        lambda a: a.cross_entropy_loss_fusion and a.cross_entropy_fusion_impl == "linear",
+        "--cross-entropy-fusion-impl linear",
+        "it never forms the logits that the bag loss needs",
+    ),
+    (
+        lambda a: a.logits_load_dir is not None,
+        "--logits-load-dir",
+        "cached teacher logits are of single tokens",
+    ),
+    (
+        lambda a: a.overlap_moe_expert_parallel_comm,
+        "--overlap-moe-expert-parallel-comm",
+        "its schedule plan has not been tried with bags",
+    ),
+)
+
+
+def _check_combinations(args: argparse.Namespace) -> None:
+    for asked_for, flag, reason in _UNSUPPORTED:
+        if asked_for(args):
+            raise UserError(f"{flag} does not go with --tst-bag-size or --tst-schedule: {reason}")

@@ -1,0 +1,111 @@
+"""Megatron's pre-training program with superposition in it: ``python -m tst_megatron pretrain``.
+
+Everything that can be refused is refused before ``megatron.training.pretrain`` makes a process
+group. Without a ``--tst-`` flag what is left is Megatron's own ``pretrain_gpt.py`` or, with
+``--hybrid-layer-pattern``, its ``pretrain_hybrid.py``.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import time
+from typing import Any
+
+from tst_megatron.backends import prepare_backend
+from tst_megatron.errors import UserError, user_errors_exit
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: list[str]) -> None:
+    """Train; ``argv`` are Megatron's flags, ours, and a ``--recipe``.
+
+    Leaves with code 2 and one sentence where the flags, files or their combination cannot run.
+    """
+    started = time.time()
+    on_gpu = prepare_backend()
+    from tst_megatron.training.recipes import expand_recipe
+
+    with user_errors_exit():
+        # Megatron parses sys.argv; so does every library it hands the command line on to.
+        sys.argv = [sys.argv[0], *expand_recipe(argv)]
+        args, superposition = _parse(on_gpu)
+    _train(args, superposition, started)
+
+
+def _parse(on_gpu: bool) -> tuple[argparse.Namespace, Any]:
+    from megatron.training.arguments import parse_and_validate_args, parse_args
+
+    from tst_megatron.training import arguments, checks
+
+    # Twice, because Megatron's validation opens files and so fails in its own ways first.
+    flags = parse_args(arguments.add_tst_arguments)
+    arguments.check_flags(flags)
+    checks.check_before_validation(flags, on_gpu)
+    args = parse_and_validate_args(
+        extra_args_provider=arguments.add_tst_arguments,
+        args_defaults={"tokenizer_type": "GPT2BPETokenizer"},
+    )
+    superposition = arguments.superposition_from_args(args)
+    checks.check_after_validation(args, superposition)
+    # Saved with Megatron's arguments in every checkpoint, so that a resume can be compared.
+    args.tst_superposition = None if superposition is None else superposition.as_saved()
+    return args, superposition
+
+
+def _train(args: argparse.Namespace, superposition: Any, started: float) -> None:
+    from megatron.core.enums import ModelType
+    from megatron.training import inprocess_restart, pretrain, set_startup_timestamps
+    from megatron.training.argument_utils import pretrain_cfg_container_from_args
+
+    from tst_megatron.training.datasets import DatasetsProvider
+    from tst_megatron.training.forward_step import ForwardStep
+    from tst_megatron.training.hooks import install_hooks
+
+    set_startup_timestamps(program_start=started, main_entry=time.time())
+    provider = DatasetsProvider(superposition)
+    install_hooks(args, superposition, provider, started)
+    pretrain, store = inprocess_restart.maybe_wrap_for_inprocess_restart(pretrain)
+    pretrain(
+        pretrain_cfg_container_from_args(args, _model_config(args, superposition)),
+        provider,
+        ModelType.encoder_or_decoder,
+        ForwardStep(superposition),
+        store=store,
+        get_embedding_ranks=_get_embedding_ranks if args.hybrid_layer_pattern is None else None,
+    )
+
+
+def _model_config(args: argparse.Namespace, superposition: Any) -> Any:
+    """The stock model's configuration, or the superposed one of the same model."""
+    from megatron.training.argument_utils import gpt_config_from_args, hybrid_config_from_args
+
+    from tst_megatron.training.builders import (
+        SuperposedGPTModelConfig,
+        SuperposedHybridModelConfig,
+    )
+
+    hybrid = args.hybrid_layer_pattern is not None
+    from_args = hybrid_config_from_args if hybrid else gpt_config_from_args
+    if superposition is None:
+        return from_args(args)
+    config_class = SuperposedHybridModelConfig if hybrid else SuperposedGPTModelConfig
+    config = from_args(args, model_config_cls=config_class)
+    config.bag_objective = superposition.bag_objective
+    return config
+
+
+def _get_embedding_ranks(pp_ranks: list[int]) -> list[int]:
+    """Pipeline ranks that hold word embeddings (as Megatron's ``pretrain_gpt.py``)."""
+    from megatron.core.transformer.multi_token_prediction import get_mtp_ranks
+    from megatron.training import get_args
+    from megatron.training.arguments import core_transformer_config_from_args
+
+    args = get_args()
+    ranks = {pp_ranks[0]}
+    if len(pp_ranks) > 1:
+        if not args.untie_embeddings_and_output_weights:
+            ranks.add(pp_ranks[-1])
+        ranks.update(get_mtp_ranks(pp_ranks, core_transformer_config_from_args(args)))
+    return sorted(ranks)

@@ -1,0 +1,1 @@
+def expand_recipe(argv): return argv

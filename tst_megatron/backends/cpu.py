@@ -118,6 +118,17 @@ def _no_pinning(original: Any) -> Any:
     return init
 
 
+def _cpu_layers() -> Any:
+    # Imports Megatron's models, which must see the entries before it.
+    from tst_megatron.backends import cpu_layers
+
+    return cpu_layers
+
+
+def _fused(spec: Any) -> Any:
+    return _cpu_layers().with_fused_attention(spec)
+
+
 def _memory_stats(original: Any) -> Any:
     return lambda *args, **kwargs: _ZeroForEveryKey()
 
@@ -231,6 +242,25 @@ ENTRIES = [
         _returns(None),
         "megatron/training/initialize.py",
         "from megatron.core.datasets.utils import compile_helpers",
+    ),
+    # Layers.
+    Entry(
+        "megatron.training.models.gpt.default_layer_spec",
+        lambda original: lambda *args, **kwargs: _fused(original(*args, **kwargs)),
+        "megatron/training/models/gpt.py",
+        "transformer_layer_spec = default_layer_spec(self._model_config, vp_stage)",
+    ),
+    Entry(
+        "megatron.training.models.hybrid.default_hybrid_stack_spec",
+        lambda original: _cpu_layers().hybrid_stack_spec,
+        "megatron/training/models/hybrid.py",
+        "hybrid_stack_spec = default_hybrid_stack_spec",
+    ),
+    Entry(
+        "megatron.core.models.hybrid.hybrid_block.TENorm",
+        lambda original: _cpu_layers().WrappedTorchNorm,
+        "megatron/core/models/hybrid/hybrid_block.py",
+        "self.final_norm = TENorm(",
     ),
     Entry(
         "torch.utils.data.DataLoader.__init__",

@@ -11,9 +11,10 @@ The one idea: a sample is a function of its index, so there is no state to save 
 """
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,9 @@ from tst_megatron.superposition.schedule import BagSchedule
 
 BAGS = "bags"
 """Key of a superposed sample: ``[L + 1, s]``, int64."""
+
+
+_Config = TypeVar("_Config", bound=GPTDatasetConfig)
 
 
 @dataclass
@@ -199,16 +203,25 @@ def stage_config(
         if field.init
     }
     values["sequence_length"] = sample_tokens(config.sequence_length, bag_size)
-    if config.blend_per_split is not None:
-        values["blend_per_split"] = [
-            blend if i == split.value else None for i, blend in enumerate(config.blend_per_split)
-        ]
     made = StageDatasetConfig(**values, bag_size=bag_size, document_share=document_share)
-    if made.split_matrix is not None:
-        made.split_matrix = [
-            bounds if i == split.value else None for i, bounds in enumerate(made.split_matrix)
-        ]
+    for other in Split:
+        if other != split:
+            made = without_split(made, other)
     return made
+
+
+def without_split(config: _Config, split: Split) -> _Config:
+    """A copy of a data configuration that builds nothing for one split."""
+    config = copy(config)
+    if config.blend_per_split is not None:
+        config.blend_per_split = [
+            None if i == split.value else blend for i, blend in enumerate(config.blend_per_split)
+        ]
+    if config.split_matrix is not None:
+        config.split_matrix = [
+            None if i == split.value else bounds for i, bounds in enumerate(config.split_matrix)
+        ]
+    return config
 
 
 def build_phased_dataset(
@@ -237,13 +250,13 @@ def build_phased_dataset(
     return PhasedDataset(schedule, built)
 
 
-def build_bag_validation_dataset(
+def build_validation_dataset(
     bag_size: int,
     config: GPTDatasetConfig,
     num_samples: int | None,
     is_built_on_rank: Callable[[], bool],
 ) -> Any:
-    """The validation split as bags, for the bag loss beside the next-token loss.
+    """The validation split in bags, or with bag size 1 as Megatron has it.
 
     Args:
         num_samples: None for one pass over the split.

@@ -121,6 +121,11 @@ def add_tst_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParse
         help="resume a checkpoint that was trained under another schedule",
     )
     group.add_argument(
+        "--tst-fixed-validation",
+        action="store_true",
+        help="validate on the same samples every time, instead of going on through the split",
+    )
+    group.add_argument(
         "--tst-ledger",
         metavar="FILE",
         help="where to keep the run's ledger (default: ledger.jsonl in --save)",

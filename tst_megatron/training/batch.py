@@ -73,6 +73,7 @@ def get_batch(
     args: argparse.Namespace,
     data_iterator: Iterator[dict[str, Tensor]] | None,
     vp_stage: int | None,
+    micro_batch_size: int,
     superposition: Superposition | None = None,
     bag_size: int = 1,
 ) -> Batch:
@@ -82,12 +83,19 @@ def get_batch(
         args: Megatron's validated arguments.
         data_iterator: yields the data set's dictionaries; used on tensor-parallel rank 0 only.
         vp_stage: virtual pipeline stage, if the schedule is interleaved.
+        micro_batch_size: b, of training or of evaluation.
         superposition: how to superpose this micro-batch; None for ordinary next-token training.
         bag_size: s of this micro-batch. Every rank knows both from the count of consumed samples.
     """
     if superposition is not None and superposition.reads_bags:
-        return _superposed_batch(args, data_iterator, vp_stage, superposition, bag_size)
-    return _stock_batch(args, data_iterator, vp_stage, superposition is not None, bag_size)
+        if not reads_data(args, vp_stage):
+            return Batch()
+        shape = (micro_batch_size, args.seq_length + 1, bag_size)
+        bags = _broadcast_bags(data_iterator, shape)
+        return split_over_context(bag_batch(args, bags, superposition.predicts_bags))
+    return _stock_batch(
+        args, data_iterator, vp_stage, micro_batch_size, superposition is not None, bag_size
+    )
 
 
 def reads_data(args: argparse.Namespace, vp_stage: int | None) -> bool:
@@ -118,21 +126,8 @@ def _predicts_several(args: argparse.Namespace, vp_stage: int | None) -> bool:
     )
 
 
-def _superposed_batch(
-    args: argparse.Namespace,
-    data_iterator: Iterator[dict[str, Tensor]] | None,
-    vp_stage: int | None,
-    superposition: Superposition,
-    bag_size: int,
-) -> Batch:
-    if not reads_data(args, vp_stage):
-        return Batch()
-    bags = _broadcast_bags(args, data_iterator, bag_size)
-    return split_over_context(bag_batch(args, bags, superposition.predicts_bags))
-
-
 def _broadcast_bags(
-    args: argparse.Namespace, data_iterator: Iterator[dict[str, Tensor]] | None, bag_size: int
+    data_iterator: Iterator[dict[str, Tensor]] | None, shape: tuple[int, int, int]
 ) -> Tensor:
     """Bags ``[b, L + 1, s]`` on every rank of the tensor-parallel group: one broadcast, int64."""
     group = mpu.get_tensor_model_parallel_group()
@@ -140,15 +135,10 @@ def _broadcast_bags(
         assert data_iterator is not None, "the data set is built on tensor-parallel rank 0"
         bags = next(data_iterator)[BAGS].cuda(non_blocking=True)
     else:
-        bags = torch.empty(
-            (args.micro_batch_size, args.seq_length + 1, bag_size),
-            dtype=torch.int64,
-            device=torch.cuda.current_device(),
-        )
+        bags = torch.empty(shape, dtype=torch.int64, device=torch.cuda.current_device())
     if group.size() > 1:
-        torch.distributed.broadcast(
-            bags, mpu.get_tensor_model_parallel_src_rank(), group=group
-        )
+        source = mpu.get_tensor_model_parallel_src_rank()
+        torch.distributed.broadcast(bags, source, group=group)
     return bags
 
 
@@ -182,6 +172,7 @@ def _stock_batch(
     args: argparse.Namespace,
     data_iterator: Iterator[dict[str, Tensor]] | None,
     vp_stage: int | None,
+    micro_batch_size: int,
     predicts_bags: bool,
     bag_size: int,
 ) -> Batch:
@@ -204,7 +195,7 @@ def _stock_batch(
         create_attention_mask_in_dataloader=args.create_attention_mask_in_dataloader,
         cp_size=args.context_parallel_size,
         tp_rank=tp_rank,
-        micro_batch_size=args.micro_batch_size,
+        micro_batch_size=micro_batch_size,
         seq_length=args.seq_length,
         mtp_on_this_rank=_predicts_several(args, vp_stage),
         pipeline_model_parallel_size=args.pipeline_model_parallel_size,

@@ -13,13 +13,18 @@ from typing import Any
 from megatron.core import mpu
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig, MockGPTDataset
+from megatron.core.datasets.utils import Split
 from megatron.core.tokenizers.utils.build_tokenizer import build_tokenizer
 from megatron.training import get_args, print_rank_0
 from megatron.training.datasets.fim_dataset import GPTFIMDataset, GPTFIMDatasetConfig
 from megatron.training.datasets.sft_dataset import SFTDataset
 from megatron.training.utils import get_blend_and_blend_per_split
 
-from tst_megatron.data.phased_dataset import build_bag_validation_dataset, build_phased_dataset
+from tst_megatron.data.phased_dataset import (
+    build_phased_dataset,
+    build_validation_dataset,
+    without_split,
+)
 from tst_megatron.training.arguments import Superposition
 from tst_megatron.training.batch import has_packed_documents, reads_data
 
@@ -73,10 +78,9 @@ class DatasetsProvider:
         print_rank_0("> building train, validation, and test datasets ...")
         train, valid, test = BlendedMegatronDatasetBuilder(
             _dataset_class(args),
-            # With phases, stock training indices would be built for nothing.
-            [0 if phased else num_train, num_valid, num_test],
+            [num_train, num_valid, num_test],
             is_built_on_rank(args, vp_stage),
-            config,
+            without_split(config, Split.train) if phased else config,
         ).build()
         if self.superposition is not None and phased:
             train = build_phased_dataset(
@@ -85,12 +89,16 @@ class DatasetsProvider:
         print_rank_0("> finished creating datasets ...")
         return train, valid, test
 
-    def bag_validation(
+    def validation(
         self, bag_size: int, num_samples: int | None, vp_stage: int | None = None
     ) -> Any:
-        """The validation split in bags; must be called on all ranks. None where no data is read."""
+        """The validation split in bags (of one: as it is); must be called on all ranks.
+
+        Returns:
+            None on ranks that read no data.
+        """
         args = get_args()
-        return build_bag_validation_dataset(
+        return build_validation_dataset(
             bag_size, dataset_config(args), num_samples, is_built_on_rank(args, vp_stage)
         )
 

@@ -24,7 +24,7 @@ LossFunction = Callable[[Tensor], tuple[Tensor, Tensor, dict[str, Tensor]]]
 
 
 class BagIterator:
-    """A validation iterator whose batches are bags; on ranks without data it holds none."""
+    """A validation iterator that knows its bag size; on ranks without data it holds none."""
 
     def __init__(self, bag_size: int, iterator: Iterator[dict[str, Tensor]] | None) -> None:
         self.bag_size = bag_size
@@ -70,7 +70,14 @@ class ForwardStep:
         timers("batch-generator", log_level=2).start()
         with self._straggler_timer(bdata=True):
             vp_stage = get_attr_wrapped_model(model, "vp_stage")
-            batch = get_batch(args, data_iterator, vp_stage, superposition, bag_size)
+            batch = get_batch(
+                args,
+                data_iterator,
+                vp_stage,
+                args.micro_batch_size if model.training else args.eval_micro_batch_size,
+                superposition,
+                bag_size,
+            )
         timers("batch-generator").stop()
         reduce_loss = partial(
             loss_function,
@@ -98,7 +105,8 @@ class ForwardStep:
     ) -> tuple[Superposition | None, int]:
         """How to superpose this micro-batch, and its bag size; the same on every rank."""
         if isinstance(data_iterator, BagIterator):
-            return self.superposition, data_iterator.bag_size
+            bag_size = data_iterator.bag_size
+            return (self.superposition if bag_size > 1 else None), bag_size
         if self.superposition is None or not model.training:
             return None, 1
         schedule = self.superposition.schedule

@@ -1,2 +1,205 @@
-def check_before_validation(flags, on_gpu): pass
-def check_after_validation(args, superposition): pass
+"""What a run is refused for, before a process group is made: files, folders, data and resumes."""
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from megatron.core import dist_checkpointing
+from megatron.core.datasets.blended_megatron_dataset_config import (
+    convert_split_vector_to_split_matrix,
+    parse_and_normalize_split,
+)
+from megatron.core.datasets.object_storage_utils import is_object_storage_path
+from megatron.core.datasets.utils import Split, normalize
+from megatron.training import get_tokenizer
+from megatron.training.checkpointing import get_checkpoint_name, get_checkpoint_tracker_filename
+from megatron.training.utils import get_blend_and_blend_per_split
+
+from tst_megatron.data import budget
+from tst_megatron.errors import UserError
+from tst_megatron.training.arguments import Superposition
+
+# Tokenizers whose --tokenizer-model is a file on this machine.
+_TOKENIZERS_IN_A_FILE = ("SentencePieceTokenizer", "Llama2Tokenizer", "TikTokenizer")
+
+
+def check_before_validation(args: argparse.Namespace, on_gpu: bool) -> None:
+    """Check what Megatron's own validation would trip over.
+
+    Raises:
+        UserError: a file is missing, a folder cannot be written, or a flag needs a GPU.
+    """
+    if not on_gpu:
+        for is_set, flag, instead in _NEEDS_A_GPU:
+            if is_set(args):
+                raise UserError(f"{flag} needs a GPU, and there is none here: {instead}")
+    if args.tokenizer_type in _TOKENIZERS_IN_A_FILE:
+        if args.tokenizer_model is None:
+            raise UserError(f"--tokenizer-type {args.tokenizer_type} needs a --tokenizer-model")
+        if not Path(args.tokenizer_model).is_file():
+            raise UserError(f"--tokenizer-model {args.tokenizer_model} is missing: no such file")
+    prefixes = [source for source in _all_prefixes(args) if not is_object_storage_path(source)]
+    budget.check_files(prefixes)
+    for flag in ("save", "tensorboard_dir", "data_cache_path"):
+        folder = getattr(args, flag)
+        if folder is not None:
+            check_writable(Path(folder), f"--{flag.replace('_', '-')}")
+    if args.tst_ledger is not None:
+        check_writable(Path(args.tst_ledger).parent, "--tst-ledger")
+
+
+_NEEDS_A_GPU: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] = (
+    (
+        lambda a: a.transformer_impl != "local",
+        "--transformer-impl transformer_engine",
+        "use --transformer-impl local",
+    ),
+    (
+        lambda a: a.distributed_backend != "gloo",
+        "--distributed-backend nccl",
+        "use --distributed-backend gloo",
+    ),
+    (lambda a: a.fp8 is not None, "--fp8-format", "leave it out"),
+    (lambda a: a.cuda_graph_impl != "none", "--cuda-graph-impl", "leave it out"),
+    (
+        lambda a: a.context_parallel_size > 1,
+        "--context-parallel-size",
+        "Megatron's local attention has no context parallelism, so leave it out",
+    ),
+    (
+        lambda a: a.sequence_parallel,
+        "--sequence-parallel",
+        "torch's norms refuse it, so leave it out",
+    ),
+)
+
+
+def check_after_validation(args: argparse.Namespace, superposition: Superposition | None) -> None:
+    """Check data, vocabulary and checkpoint against the run's schedule.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    _check_vocabulary(args)
+    if superposition is not None:
+        _check_budget(args, superposition)
+    _check_resume(args, superposition)
+
+
+def check_writable(folder: Path, flag: str) -> None:
+    """Check that files can be made in a folder, making it.
+
+    Raises:
+        UserError: they cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{flag} {folder} cannot be written: {error.strerror}") from None
+
+
+def _all_prefixes(args: argparse.Namespace) -> list[str]:
+    try:
+        blend, blend_per_split = get_blend_and_blend_per_split(args)
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from None
+    blends = [blend, *(blend_per_split or [])]
+    return [prefix for one in blends if one is not None for prefix in one[0]]
+
+
+def _training_sources(args: argparse.Namespace) -> list[budget.Source]:
+    blend, blend_per_split = get_blend_and_blend_per_split(args)
+    documents = (0.0, 1.0)
+    if blend is None:
+        blend = None if blend_per_split is None else blend_per_split[Split.train.value]
+    else:
+        matrix = convert_split_vector_to_split_matrix(parse_and_normalize_split(args.split))
+        documents = matrix[Split.train.value] or (0.0, 0.0)
+    if blend is None:
+        raise UserError("there is no training data: add --data-path or --train-data-path")
+    prefixes, weights = blend
+    if weights is None:
+        # Megatron then draws from every source in proportion to its size.
+        weights = [float(budget.document_lengths(p).sum()) for p in prefixes]
+    return [
+        budget.Source(prefix, weight, documents)
+        for prefix, weight in zip(prefixes, normalize(weights), strict=True)
+    ]
+
+
+def _check_budget(args: argparse.Namespace, superposition: Superposition) -> None:
+    sources = _training_sources(args)
+    if args.tst_allow_repeats or any(is_object_storage_path(s.prefix) for s in sources):
+        return
+    schedule = superposition.data_schedule
+    stages = budget.budget(
+        schedule, args.seq_length, sources, args.seed, args.mid_level_dataset_surplus
+    )
+    train_iters = args.train_iters or args.train_samples // args.global_batch_size
+    budget.check_budget(stages, train_iters)
+
+
+def _check_vocabulary(args: argparse.Namespace) -> None:
+    tokenizer = get_tokenizer()
+    size = int(tokenizer.vocab_size)
+    if "Null" not in args.tokenizer_type and args.vocab_size not in (None, size):
+        raise UserError(
+            f"--vocab-size {args.vocab_size} does not match the tokenizer, which has {size} "
+            "tokens: leave --vocab-size out"
+        )
+    if args.padded_vocab_size < size:
+        raise UserError(
+            f"--padded-vocab-size {args.padded_vocab_size} is below the tokenizer's {size} tokens"
+        )
+    for prefix in _all_prefixes(args):
+        if is_object_storage_path(prefix):
+            continue
+        largest = budget.largest_id(prefix)
+        if largest >= args.padded_vocab_size:
+            raise UserError(
+                f"the corpus {prefix} holds token id {largest} and the vocabulary ends at "
+                f"{args.padded_vocab_size - 1}: it was indexed with another tokenizer"
+            )
+
+
+def _check_resume(args: argparse.Namespace, superposition: Superposition | None) -> None:
+    """A superposed run goes on under the schedule it was started with.
+
+    A checkpoint carries Megatron's arguments, ours among them; there is nothing else to compare.
+    """
+    if superposition is None or args.load is None or args.finetune:
+        return
+    if args.tst_allow_schedule_change:
+        return
+    saved = _saved_arguments(args)
+    if saved is None:
+        return
+    before, now = getattr(saved, "tst_superposition", None), superposition.as_saved()
+    # Lists come back as tuples or the other way about; JSON has one of them.
+    before_text, now_text = json.dumps(before), json.dumps(now)
+    if before_text != now_text:
+        raise UserError(
+            f"the checkpoint in {args.load} was trained under the schedule {before_text} and this "
+            f"run has {now_text}: use the same flags, or add --tst-allow-schedule-change"
+        )
+
+
+def _saved_arguments(args: argparse.Namespace) -> Any:
+    """Arguments in the checkpoint that Megatron would load, or None where there is none."""
+    tracker = Path(get_checkpoint_tracker_filename(args.load))
+    if not tracker.is_file():
+        return None
+    text = tracker.read_text().strip()
+    iteration = int(args.ckpt_step) if args.ckpt_step else (int(text) if text.isdigit() else 0)
+    folder = get_checkpoint_name(
+        args.load, iteration, release=text == "release", return_base_dir=True
+    )
+    if not os.path.isdir(folder) or not dist_checkpointing.check_is_distributed_checkpoint(folder):
+        return None
+    return dist_checkpointing.load_common_state_dict(folder).get("args")

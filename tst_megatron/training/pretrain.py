@@ -6,16 +6,12 @@ group. Without a ``--tst-`` flag what is left is Megatron's own ``pretrain_gpt.p
 """
 
 import argparse
-import logging
-import os
 import sys
 import time
 from typing import Any
 
 from tst_megatron.backends import prepare_backend
-from tst_megatron.errors import UserError, user_errors_exit
-
-logger = logging.getLogger(__name__)
+from tst_megatron.errors import user_errors_exit
 
 
 def main(argv: list[str]) -> None:
@@ -24,13 +20,13 @@ def main(argv: list[str]) -> None:
     Leaves with code 2 and one sentence where the flags, files or their combination cannot run.
     """
     started = time.time()
-    on_gpu = prepare_backend()
+    machine_flags = prepare_backend()
     from tst_megatron.training.recipes import expand_recipe
 
     with user_errors_exit():
         # Megatron parses sys.argv; so does every library it hands the command line on to.
-        sys.argv = [sys.argv[0], *expand_recipe(argv)]
-        args, superposition = _parse(on_gpu)
+        sys.argv = [sys.argv[0], *machine_flags, *expand_recipe(argv)]
+        args, superposition = _parse(on_gpu=not machine_flags)
     _train(args, superposition, started)
 
 

@@ -1,0 +1,97 @@
+"""Which steps of a run saw bags of which size.
+
+The one idea: the header's schedule, in samples, gives the switch to the step; the step lines, which
+come once a log interval, bear it out. Where the two disagree (a batch-size ramp, a schedule changed
+at a restart) the lines are believed.
+"""
+
+from dataclasses import dataclass
+from itertools import accumulate, groupby
+from typing import Any
+
+from tst_megatron.training.ledger import Ledger
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Consecutive steps of one bag size.
+
+    Attributes:
+        stage: index in the schedule.
+        bag_size: s, tokens a position; 1 is ordinary training.
+        first_step: counted from 1.
+        last_step: the last one the run got to.
+    """
+
+    stage: int
+    bag_size: int
+    first_step: int
+    last_step: int
+
+
+def phases_of(ledger: Ledger) -> tuple[Phase, ...]:
+    """The phases a run went through, up to its last line; none for a run without progress."""
+    last = ledger.last
+    if last is None:
+        return ()
+    stages = _stages(ledger.header)
+    phases = () if stages is None else _clipped(stages, last["step"])
+    if phases and all(_agrees(line, phases) for line in ledger.steps):
+        return phases
+    return _from_lines(ledger.steps, last["step"])
+
+
+def phase_name(bag_size: int) -> str:
+    """What a phase is called in charts and tables."""
+    return "single tokens" if bag_size == 1 else f"bags of {bag_size}"
+
+
+def _stages(header: dict[str, Any]) -> list[tuple[int, int]] | None:
+    """(bag size, last step) of the stages before the last, or None if steps do not follow from them.
+
+    The last stage is ordinary training and has no end.
+    """
+    superposition = header.get("superposition")
+    if superposition is None:
+        return []
+    stages = superposition.get("stages", [])
+    if stages and stages[-1][0] == 1:
+        stages = stages[:-1]
+    batch_size = header.get("flags", {}).get("global_batch_size")
+    ends = list(accumulate(samples for _, samples in stages))
+    if not batch_size or any(end % batch_size for end in ends):
+        return None
+    return [(stage[0], end // batch_size) for stage, end in zip(stages, ends, strict=True)]
+
+
+def _clipped(stages: list[tuple[int, int]], last_step: int) -> tuple[Phase, ...]:
+    """The stages as far as the run got."""
+    phases, start = [], 0
+    for stage, (bag_size, end) in enumerate([*stages, (1, last_step)]):
+        stop = min(end, last_step)
+        if stop > start:
+            phases.append(Phase(stage, bag_size, start + 1, stop))
+        start = max(start, stop)
+    return tuple(phases)
+
+
+def _agrees(line: dict[str, Any], phases: tuple[Phase, ...]) -> bool:
+    return any(
+        phase.first_step <= line["step"] <= phase.last_step
+        and phase.bag_size == line.get("bag_size", phase.bag_size)
+        for phase in phases
+    )
+
+
+def _from_lines(steps: list[dict[str, Any]], last_step: int) -> tuple[Phase, ...]:
+    """As the step lines have it: a switch is known to within a log interval."""
+    phases, start = [], 0
+    groups = groupby(steps, key=lambda line: (line.get("stage", 0), line.get("bag_size", 1)))
+    for (stage, bag_size), lines in groups:
+        end = list(lines)[-1]["step"]
+        phases.append(Phase(stage, bag_size, start + 1, end))
+        start = end
+    if phases and phases[-1].last_step < last_step:
+        tail = phases.pop()
+        phases.append(Phase(tail.stage, tail.bag_size, tail.first_step, last_step))
+    return tuple(phases)

@@ -1,0 +1,169 @@
+"""Whether a corpus has the text that a schedule reads, from the index alone.
+
+The one idea: count with the same functions that build the data sets, so that what is promised here
+is what is read there.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from megatron.core.datasets.indexed_dataset import IndexedDataset
+
+from tst_megatron.data.phased_dataset import document_shares, documents_of_share, sample_tokens
+from tst_megatron.errors import UserError
+from tst_megatron.superposition.schedule import BagSchedule
+
+
+@dataclass(frozen=True)
+class Source:
+    """One indexed corpus of a blend.
+
+    Attributes:
+        prefix: path of the ``.bin`` and ``.idx`` files without their ending.
+        weight: share of the samples that come from it; the weights of a blend sum to 1.
+        documents: (begin, end) of the training documents, as shares of all its documents.
+    """
+
+    prefix: str
+    weight: float
+    documents: tuple[float, float] = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class StageBudget:
+    """What one bag size reads from one source.
+
+    Attributes:
+        source: the corpus.
+        bag_size: s.
+        needed: tokens that its samples read.
+        available: tokens of the documents that are its own.
+    """
+
+    source: Source
+    bag_size: int
+    needed: int
+    available: int
+
+    @property
+    def is_met(self) -> bool:
+        """Whether no text is read twice."""
+        return self.needed <= self.available
+
+
+def check_files(prefixes: Sequence[str]) -> None:
+    """Check that every corpus is there and has tokens in it.
+
+    Raises:
+        UserError: an index or its tokens are missing, broken or empty.
+    """
+    for prefix in prefixes:
+        for ending in (".idx", ".bin"):
+            if not Path(prefix + ending).is_file():
+                raise UserError(
+                    f"the corpus {prefix} is missing: there is no file {prefix + ending}"
+                )
+        if not int(document_lengths(prefix).sum(dtype=np.int64)):
+            raise UserError(f"the corpus {prefix} is empty: its index holds no tokens")
+
+
+def open_index(prefix: str) -> IndexedDataset:
+    """Megatron's reader of one corpus.
+
+    Raises:
+        UserError: the index is not one of Megatron's.
+    """
+    try:
+        return IndexedDataset(prefix)
+    except (AssertionError, ValueError, OSError) as error:
+        raise UserError(
+            f"the corpus {prefix} cannot be read: {str(error) or 'its index is broken'}"
+        ) from None
+
+
+def document_lengths(prefix: str) -> npt.NDArray[np.int32]:
+    """Tokens of every document of a corpus; a copy, since the index unmaps its file when it goes.
+
+    Raises:
+        UserError: the index is not one of Megatron's.
+    """
+    index = open_index(prefix)
+    return np.array(index.sequence_lengths)
+
+
+def largest_id(prefix: str, num_tokens: int = 1_000_000) -> int:
+    """The largest of the first token ids: a tokenizer that does not match shows early."""
+    index = open_index(prefix)
+    dtype = index.index.dtype
+    with Path(prefix + ".bin").open("rb") as file:
+        ids = np.frombuffer(file.read(num_tokens * np.dtype(dtype).itemsize), dtype=dtype)
+    return int(ids.max(initial=0))
+
+
+def training_documents(source: Source) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Lengths of all documents, and indices of the training ones (as Megatron's builder rounds)."""
+    lengths = document_lengths(source.prefix)
+    begin, end = (round(bound * float(len(lengths))) for bound in source.documents)
+    return lengths, np.arange(begin, end, dtype=np.int32)
+
+
+def budget(
+    schedule: BagSchedule, seq_length: int, sources: Sequence[Source], seed: int, surplus: float
+) -> list[StageBudget]:
+    """What every bag size reads from every source, and what is there for it.
+
+    Args:
+        schedule: bag size of every sample, as the data see it.
+        seq_length: L.
+        sources: the blend.
+        seed: Megatron's data seed.
+        surplus: Megatron's ``--mid-level-dataset-surplus``; no matter for a single source.
+    """
+    found = []
+    for source in sources:
+        lengths, documents = training_documents(source)
+        for bag_size, share in document_shares(schedule, seq_length).items():
+            own = documents_of_share(lengths, documents, share, seed)
+            samples = schedule.samples_of_bag_size(bag_size)
+            if len(sources) > 1:
+                # As megatron.core.datasets.blended_megatron_dataset_builder sizes a source.
+                samples = ceil(ceil(samples * source.weight) * (1.0 + surplus))
+            found.append(
+                StageBudget(
+                    source,
+                    bag_size,
+                    needed=samples * sample_tokens(seq_length, bag_size) + 1,
+                    available=int(lengths[own].sum(dtype=np.int64)),
+                )
+            )
+    return found
+
+
+def check_budget(stages: Sequence[StageBudget], train_iters: int) -> None:
+    """Check that no stage would read its text twice.
+
+    Raises:
+        UserError: one would; says how many tokens are needed and there, and how many steps fit.
+    """
+    short = [stage for stage in stages if not stage.is_met]
+    if not short:
+        return
+    worst = min(short, key=lambda stage: stage.available / stage.needed)
+    needed = sum(s.needed for s in stages if s.source == worst.source)
+    available = sum(s.available for s in stages if s.source == worst.source)
+    fitting = steps_that_fit(stages, train_iters)
+    raise UserError(
+        f"the corpus {worst.source.prefix} is too small for the schedule: it has {available:,} "
+        f"training tokens of {needed:,} needed, and the stage with bag size {worst.bag_size} would "
+        f"read its own {worst.available:,} more than once; about {fitting:,} of {train_iters:,} "
+        "steps fit, or add --tst-allow-repeats"
+    )
+
+
+def steps_that_fit(stages: Sequence[StageBudget], train_iters: int) -> int:
+    """About how many steps of the same schedule read nothing twice."""
+    return int(train_iters * min(min(1.0, s.available / s.needed) for s in stages))

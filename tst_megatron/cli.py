@@ -1,4 +1,114 @@
+"""The command ``tst-megatron``: one subcommand a job.
+
+Subcommands import what they need when they run, so that ``--help`` answers at once.
+"""
+
+import argparse
 import sys
-def main():
-    from tst_megatron.training.pretrain import main as m
-    m(sys.argv[2:])
+
+from tst_megatron.errors import user_errors_exit
+
+_PRETRAIN_EXAMPLES = """\
+examples:
+  torchrun --nproc-per-node 8 -m tst_megatron pretrain $YOUR_MEGATRON_FLAGS \\
+      --tst-bag-size 6 --tst-step-ratio 0.3
+  torchrun --nproc-per-node 1 -m tst_megatron pretrain --recipe tiny --train-iters 2000 \\
+      --tokenizer-model tokenizer.model --data-path corpus --tst-schedule 4:0.2,2:0.1
+  tst-megatron pretrain --megatron-help     every flag, Megatron's and ours
+"""
+_DEMO_EXAMPLES = """\
+examples:
+  tst-megatron demo                              both runs and the report, in runs/demo
+  tst-megatron demo --quick --out runs/quick     a first look
+  tst-megatron demo --corpus notes/ --steps 4000 --tst-bag-size 4 --tst-step-ratio 0.25
+  tst-megatron demo --out runs/seed-2 --seed 2   any flag of Megatron's goes to both runs
+"""
+_RECIPE_EXAMPLES = """\
+examples:
+  tst-megatron recipe           names of the recipes
+  tst-megatron recipe tiny      Megatron's command line for one
+"""
+
+
+def main() -> None:
+    """Run the subcommand on the command line."""
+    # Megatron parses what follows: it has some thousand flags of its own.
+    if sys.argv[1:2] == ["pretrain"] and not _asks_for_our_help(sys.argv[2:]):
+        from tst_megatron.training.pretrain import main as pretrain
+
+        pretrain(["--help"] if sys.argv[2:] == ["--megatron-help"] else sys.argv[2:])
+        return
+    parser = _parser()
+    args, others = parser.parse_known_args()
+    with user_errors_exit():
+        if args.command == "demo":
+            from tst_megatron.demo import main as demo
+
+            sys.exit(demo(args, others))
+        if others:
+            parser.error(f"unrecognized arguments: {' '.join(others)}")
+        if args.command == "recipe":
+            _show_recipe(args.name)
+
+
+def _asks_for_our_help(argv: list[str]) -> bool:
+    return argv in ([], ["-h"], ["--help"])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tst-megatron",
+        description="Token-superposition training on Megatron-Core: the same loss for fewer GPU "
+        "hours.",
+        epilog="tst-megatron COMMAND --help shows a command's flags and examples.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add(
+        commands,
+        "pretrain",
+        "train with Megatron's pretrain, superposed where the --tst- flags say so",
+        _PRETRAIN_EXAMPLES,
+    )
+    demo = _add(
+        commands,
+        "demo",
+        "train a small baseline and TST run on a CPU and compare them",
+        _DEMO_EXAMPLES,
+    )
+    from tst_megatron.demo import add_arguments
+
+    add_arguments(demo)
+    recipe = _add(
+        commands, "recipe", "list recipes, or print one as Megatron's flags", _RECIPE_EXAMPLES
+    )
+    recipe.add_argument("name", nargs="?", help="the recipe to print")
+    return parser
+
+
+def _add(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    purpose: str,
+    examples: str,
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=purpose,
+        description=f"{purpose[0].upper()}{purpose[1:]}.",
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def _show_recipe(name: str | None) -> None:
+    import shlex
+
+    from tst_megatron.training import recipes
+
+    if name is None:
+        print("\n".join(recipes.names()))
+    else:
+        print(shlex.join(recipes.flags(recipes.load(name))))

@@ -1,8 +1,8 @@
 """Two runs laid side by side: at equal FLOPs, and at equal loss.
 
-The one idea: validations are points on a curve, straight between them. A loss counts as reached only
-where the curve gets to it for good, so a lucky dip does not; and both runs are measured the same way.
-Nothing here reads a file.
+The one idea: validations are points on a curve, straight between them. A loss counts as reached
+only where the curve gets to it for good, so a lucky dip does not; and both runs are measured the
+same way. Nothing here reads a file.
 """
 
 import bisect

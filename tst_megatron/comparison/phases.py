@@ -47,9 +47,9 @@ def phase_name(bag_size: int) -> str:
 
 
 def _stages(header: dict[str, Any]) -> list[tuple[int, int]] | None:
-    """(bag size, last step) of the stages before the last, or None if steps do not follow from them.
+    """(bag size, last step) of the superposed stages; None if the header does not give their steps.
 
-    The last stage is ordinary training and has no end.
+    The ordinary stage after them goes on to the end of the run.
     """
     superposition = header.get("superposition")
     if superposition is None:

@@ -1,8 +1,8 @@
 """Held-out loss of both runs over wall-clock, over steps, and over the last quarter of the steps.
 
-The one idea: the end is where the runs differ, so the axes leave out the early descent and the last
-quarter has a panel of its own. Every panel can stand alone, as in the page, or beside the others, as
-in the PNG. Figures are made without pyplot, so nothing global changes.
+The one idea: the end is where the runs differ, so the axes leave out the early descent and the
+last quarter has a panel of its own. Every panel can stand alone, as in the page, or beside the
+others, as in the PNG. Figures are made without pyplot, so nothing global changes.
 """
 
 import io
@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +31,31 @@ _BOUNDARY = "#d55e00"
 _EARLY_SHARE = 0.15
 _LATE_SHARE = 0.75
 _MARGIN = 0.08
+# Height of a row of names above a panel, as a share of the panel.
+_ROW = 0.06
 _MARKED_POINTS = 40
 _PANEL_INCHES = (6.0, 4.0)
 _PNG_DPI = 130
 
 
 @dataclass(frozen=True)
+class _Switch:
+    """From one bag size to the next: where, the names of the phases, and the row they stand in."""
+
+    step: int
+    wall_clock_s: float | None
+    before: str
+    after: str
+    row: int
+
+
+@dataclass(frozen=True)
 class _Run:
-    """A run as a panel draws it: its curve and its switches, (step, seconds, label) each."""
+    """A run as a panel draws it."""
 
     name: str
     curve: Curve
-    switches: tuple[tuple[float, float | None, str], ...]
+    switches: tuple[_Switch, ...]
 
 
 def draw_loss(baseline: Ledger | None, tst: Ledger | None, path: Path) -> None:
@@ -53,7 +67,8 @@ def draw_loss(baseline: Ledger | None, tst: Ledger | None, path: Path) -> None:
     runs = _runs(baseline, tst)
     width, height = _PANEL_INCHES
     figure = Figure(figsize=(2 * width, 2 * height), layout="constrained")
-    grid = figure.add_gridspec(2, 2)
+    figure.suptitle("Held-out next-token loss")
+    grid = figure.add_gridspec(2, 2, wspace=0.06, hspace=0.08)
     places = (grid[0, 0], grid[0, 1], grid[1, :])
     for place, (_, draw) in zip(places, _PANELS, strict=True):
         draw(figure.add_subplot(place), runs)
@@ -83,6 +98,8 @@ def _inline(document: str, title: str) -> str:
     """An SVG document as an HTML element, which needs no prolog, namespaces or metadata."""
     element = document[document.index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
+    # The names of groups are the same in every panel, and nothing refers to them.
+    element = re.sub(r'<g id="[^"]*"', "<g", element).replace("xlink:href", "href")
     head, body = element.split(">", 1)
     view_box = re.search(r'viewBox="[^"]*"', head)
     label = escape(title)
@@ -100,15 +117,16 @@ def _runs(baseline: Ledger | None, tst: Ledger | None) -> list[_Run]:
     ]
 
 
-def _switches(ledger: Ledger) -> tuple[tuple[float, float | None, str], ...]:
-    phases = phases_of(ledger)
+def _switches(ledger: Ledger) -> tuple[_Switch, ...]:
     return tuple(
-        (
-            float(before.last_step),
+        _Switch(
+            before.last_step,
             clock_at(ledger, before.last_step),
-            f"{phase_name(before.bag_size)} | {phase_name(after.bag_size)}",
+            phase_name(before.bag_size),
+            phase_name(after.bag_size),
+            row,
         )
-        for before, after in zip(phases, phases[1:], strict=False)
+        for row, (before, after) in enumerate(pairwise(phases_of(ledger)))
     )
 
 
@@ -116,9 +134,10 @@ def _draw_over_clock(axes: Axes, runs: Sequence[_Run]) -> None:
     axes.set_xlabel("wall-clock (minutes), everything counted")
     for run in runs:
         _draw_run(axes, run, [seconds / 60 for seconds in run.curve.wall_clock_s])
-        for _, seconds, label in run.switches:
-            if seconds is not None:
-                _mark(axes, seconds / 60, label, len(run.switches))
+        for switch in run.switches:
+            if switch.wall_clock_s is not None:
+                _mark(axes, switch.wall_clock_s / 60, switch)
+    axes.set_xlim(left=0)
     _finish(axes, runs, _loss_range(runs, _EARLY_SHARE))
 
 
@@ -126,8 +145,9 @@ def _draw_over_steps(axes: Axes, runs: Sequence[_Run]) -> None:
     axes.set_xlabel("optimizer steps")
     for run in runs:
         _draw_run(axes, run, run.curve.steps)
-        for step, _, label in run.switches:
-            _mark(axes, step, label, len(run.switches))
+        for switch in run.switches:
+            _mark(axes, switch.step, switch)
+    axes.set_xlim(left=0)
     _finish(axes, runs, _loss_range(runs, _EARLY_SHARE))
 
 
@@ -136,9 +156,9 @@ def _draw_last_quarter(axes: Axes, runs: Sequence[_Run]) -> None:
     start, end = _LATE_SHARE * _last_step(runs), _last_step(runs)
     for run in runs:
         _draw_run(axes, run, run.curve.steps)
-        for step, _, label in run.switches:
-            if step > start:
-                _mark(axes, step, label, len(run.switches))
+        for switch in run.switches:
+            if switch.step > start:
+                _mark(axes, switch.step, switch)
     if end:
         axes.set_xlim(start, end + _MARGIN * (end - start))
     _finish(axes, runs, _loss_range(runs, _LATE_SHARE))
@@ -163,21 +183,28 @@ def _draw_run(axes: Axes, run: _Run, xs: Sequence[float]) -> None:
         linewidth=1.8,
         marker="o" if len(losses) <= _MARKED_POINTS else None,
         markersize=3.5,
-        label=run.name if final is None else f"{run.name}, at its end {final:.3f}",
+        label=run.name if final is None else f"{run.name}, ends at {final:.3f}",
     )
 
 
-def _mark(axes: Axes, x: float, label: str, count: int) -> None:
-    """A vertical line at a switch, its label above the axes or, among several, along the line."""
-    axes.axvline(x, color=_BOUNDARY, linewidth=1.0, linestyle=":")
-    place: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "fontsize": 9}
-    if count > 1:
-        axes.text(x, 0.97, f"{label} ", color=_BOUNDARY, rotation=90, ha="right", va="top", **place)
-        return
-    before, after = label.split("|")
-    axes.text(x, 1.015, before, color=_BOUNDARY, ha="right", va="bottom", **place)
-    axes.text(x, 1.015, "|", color=_BOUNDARY, ha="center", va="bottom", **place)
-    axes.text(x, 1.015, after, color=_BOUNDARY, ha="left", va="bottom", **place)
+def _mark(axes: Axes, x: float, switch: _Switch) -> None:
+    """A line at a switch that goes up to between the names of the phases it parts.
+
+    Each switch of a run has its own row above the axes, so that names do not meet.
+    """
+    row = 1.0 + _ROW * switch.row
+    in_panel = axes.get_xaxis_transform()
+    line: dict[str, Any] = {"color": _BOUNDARY, "linewidth": 1.0, "linestyle": ":", "zorder": 4}
+    axes.plot([x, x], [0.0, row + _ROW], transform=in_panel, clip_on=False, **line)
+    name: dict[str, Any] = {
+        "transform": in_panel,
+        "color": _BOUNDARY,
+        "fontsize": 9,
+        "va": "bottom",
+        "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+    }
+    axes.text(x, row + 0.012, f"{switch.before} ", ha="right", **name)
+    axes.text(x, row + 0.012, f" {switch.after}", ha="left", **name)
 
 
 def _finish(axes: Axes, runs: Sequence[_Run], limits: tuple[float, float] | None) -> None:
@@ -214,20 +241,26 @@ def _last_step(runs: Sequence[_Run]) -> int:
 
 
 def _loss_range(runs: Sequence[_Run], share: float) -> tuple[float, float] | None:
-    """Limits that hold every loss from a share of the steps on, with a margin; None without any."""
+    """Limits that hold the losses from a share of the steps on, with a margin; None without any."""
     start = share * _last_step(runs)
-    losses = [
-        loss
-        for run in runs
-        for loss in (
-            interpolate(run.curve.steps, run.curve.losses, start),
-            *(y for x, y in zip(run.curve.steps, run.curve.losses, strict=True) if x >= start),
-        )
-        if loss is not None and math.isfinite(loss)
-    ]
+    losses = [loss for run in runs for loss in _losses_from(run, start) if math.isfinite(loss)]
     if not losses:
         return None
     low, high = min(losses), max(losses)
     # Equal losses still need an axis with a height.
     margin = _MARGIN * (high - low) or 0.05
     return low - margin, high + margin
+
+
+def _losses_from(run: _Run, start: float) -> list[float]:
+    """The losses of a run from a step on, or from its switch to single tokens if that is later.
+
+    In bags the next-token loss is a nat or two higher, and would press the rest together.
+    """
+    steps, losses = run.curve.steps, run.curve.losses
+    switch = run.switches[-1].step if run.switches else 0
+    if steps and start < switch < steps[-1]:
+        start = switch
+    there = interpolate(steps, losses, start)
+    after = [loss for step, loss in zip(steps, losses, strict=True) if step >= start]
+    return after if there is None else [there, *after]

@@ -1,7 +1,7 @@
 """The report of a comparison: ``report.json``, ``report.html`` and ``loss.png``.
 
-The one idea: one dictionary holds every figure; the page and the terminal show it and compute nothing.
-Whatever part of the two runs is there makes a report, which says what is missing.
+The one idea: one dictionary holds every figure; the page and the terminal show it and compute
+nothing. Whatever part of the two runs is there makes a report, which says what is missing.
 """
 
 import json
@@ -147,7 +147,7 @@ def _point(found: Crossing | None) -> dict[str, float] | None:
 def _missing(name: str, ledger: Ledger | None) -> list[str]:
     """What of a run is not there, a sentence each; nothing for a whole run."""
     if ledger is None:
-        return [f"The {name} did not run."]
+        return [f"There is no ledger of the {name}."]
     done = summarise(ledger).steps
     planned = ledger.header.get("flags", {}).get("train_iters")
     sentences = []
@@ -167,8 +167,8 @@ def _flops_note(point: EqualFlops) -> list[str]:
         return []
     return [
         "The runs have their last validations at unequal FLOPs: their losses are compared at "
-        f"{flops(point.flops)} FLOPs, the largest count with a held-out loss of both, on a straight "
-        "line between the validations of the run that went further."
+        f"{flops(point.flops)} FLOPs, the largest count with a held-out loss of both, on a "
+        "straight line between the validations of the run that went further."
     ]
 
 

@@ -27,7 +27,7 @@ def headline(report: dict[str, Any]) -> str:
     """
     missing = [name for key, name in _RUNS if report[key] is None]
     if missing:
-        return f"There is no comparison yet: {' and '.join(missing)} did not run."
+        return f"There is no comparison yet: there is no ledger of {' or of '.join(missing)}."
     difference = report["equal_flops"]["loss_difference"]
     if difference is None:
         return "There is no comparison yet: the runs have no held-out loss at equal FLOPs."
@@ -144,13 +144,13 @@ def _at_end(report: dict[str, Any]) -> bool:
 
 
 def _saving(report: dict[str, Any]) -> str:
-    """Where the TST run got to the baseline's final loss, with the wall-clock whichever way it went."""
+    """Where both runs got to the baseline's final loss, in steps and in wall-clock."""
     found = report["crossings"]["baseline_final_loss"]
     theirs, ours = found["baseline"], found["tst"]
     if theirs is None or ours is None:
         return ""
     return (
         f" and reached the baseline's final loss after {count(ours['step'])} steps and "
-        f"{duration(ours['wall_clock_s'])}, against the baseline's {count(theirs['step'])} steps and "
-        f"{duration(theirs['wall_clock_s'])}"
+        f"{duration(ours['wall_clock_s'])}, against the baseline's {count(theirs['step'])} steps "
+        f"and {duration(theirs['wall_clock_s'])}"
     )

@@ -200,12 +200,7 @@ def _schedule(
     args: argparse.Namespace, train_iters: int, samples_of_steps: Callable[[int], int]
 ) -> BagSchedule:
     try:
-        if args.tst_schedule is not None:
-            shares = parse_shares(args.tst_schedule)
-        else:
-            ratio = DEFAULT_STEP_RATIO if args.tst_step_ratio is None else args.tst_step_ratio
-            shares = ((args.tst_bag_size, ratio),)
-        return BagSchedule.from_shares(shares, train_iters, samples_of_steps)
+        return BagSchedule.from_shares(_shares(args), train_iters, samples_of_steps)
     except ScheduleError as error:
         flag = (
             "--tst-schedule"
@@ -213,6 +208,13 @@ def _schedule(
             else "--tst-bag-size/--tst-step-ratio"
         )
         raise UserError(f"{flag}: {error}") from None
+
+
+def _shares(args: argparse.Namespace) -> tuple[tuple[int, float], ...]:
+    if args.tst_schedule is not None:
+        return parse_shares(args.tst_schedule)
+    ratio = DEFAULT_STEP_RATIO if args.tst_step_ratio is None else args.tst_step_ratio
+    return ((args.tst_bag_size, ratio),)
 
 
 def _samples_of_steps(args: argparse.Namespace, train_iters: int) -> Callable[[int], int]:

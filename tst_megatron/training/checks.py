@@ -16,12 +16,18 @@ from megatron.core.datasets.blended_megatron_dataset_config import (
 from megatron.core.datasets.object_storage_utils import is_object_storage_path
 from megatron.core.datasets.utils import Split, normalize
 from megatron.training import get_tokenizer
+from megatron.training.arguments import add_megatron_arguments
 from megatron.training.checkpointing import get_checkpoint_name, get_checkpoint_tracker_filename
 from megatron.training.utils import get_blend_and_blend_per_split
 
 from tst_megatron.data import budget
 from tst_megatron.errors import UserError
-from tst_megatron.training.arguments import Superposition
+from tst_megatron.training.arguments import (
+    Superposition,
+    add_tst_arguments,
+    check_flags,
+    superposition_from_args,
+)
 
 # Tokenizers whose --tokenizer-model is a file on this machine.
 _TOKENIZERS_IN_A_FILE = ("SentencePieceTokenizer", "Llama2Tokenizer", "TikTokenizer")
@@ -143,6 +149,38 @@ def _check_budget(args: argparse.Namespace, superposition: Superposition) -> Non
     )
     train_iters = args.train_iters or args.train_samples // args.global_batch_size
     budget.check_budget(stages, train_iters)
+
+
+def repeat_free_steps(flags: list[str], train_iters: int) -> int:
+    """The most steps, up to ``train_iters``, in which a superposed run reads no text twice.
+
+    Args:
+        flags: the run's command line, with its data and schedule.
+        train_iters: steps wanted.
+
+    Raises:
+        UserError: a flag is wrong, or the corpus is missing.
+    """
+    parser = add_tst_arguments(add_megatron_arguments(argparse.ArgumentParser(allow_abbrev=False)))
+    args = parser.parse_args(flags)
+    check_flags(args)
+    budget.check_files(_all_prefixes(args))
+    sources = _training_sources(args)
+    while train_iters > 0:
+        args.train_iters = train_iters
+        superposition = superposition_from_args(args)
+        assert superposition is not None, "the run is superposed"
+        stages = budget.budget(
+            superposition.data_schedule,
+            args.seq_length,
+            sources,
+            args.seed,
+            args.mid_level_dataset_surplus,
+        )
+        if all(stage.is_met for stage in stages):
+            break
+        train_iters = min(train_iters - 1, budget.steps_that_fit(stages, train_iters))
+    return train_iters
 
 
 def _check_vocabulary(args: argparse.Namespace) -> None:

@@ -4,8 +4,10 @@ import os
 import sys
 from pathlib import Path
 
-from tst_megatron.backends import prepare_backend
+from tst_megatron.backends import DEVICE_VARIABLE, prepare_backend
 
+# These tests are gloo and CPU tensors on a machine with GPUs too.
+os.environ.setdefault(DEVICE_VARIABLE, "cpu")
 prepare_backend()
 # For `reference` and `split_worker`, whatever the import mode; spawned processes inherit it.
 sys.path.insert(0, str(Path(__file__).parent))

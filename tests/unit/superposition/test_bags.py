@@ -107,10 +107,7 @@ def test_look_ahead_reads_the_next_tokens(bag_size, length, generator):
     bags = look_ahead(labels, bag_size)
 
     slow = [
-        [
-            [row[i + j] if i + j < length else EMPTY for j in range(bag_size)]
-            for i in range(length)
-        ]
+        [[row[i + j] if i + j < length else EMPTY for j in range(bag_size)] for i in range(length)]
         for row in labels.tolist()
     ]
     assert bags.tolist() == slow

@@ -1,0 +1,324 @@
+"""The method on a laptop: a baseline and a TST run on a CPU, side by side, and their report.
+
+The steps the demo takes: read a corpus, train a tokenizer, index the corpus, fit the number of
+steps to the text, train both runs as a cluster would, compare them. Each leaves its files in the
+output folder, and a step whose files are there is not taken again; so the same command goes on
+where it was cut off.
+"""
+
+import argparse
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tst_megatron.comparison.report import render_text, write_report
+from tst_megatron.data import corpus
+from tst_megatron.errors import UserError
+from tst_megatron.files import write_whole
+from tst_megatron.training import recipes
+from tst_megatron.training.launch import Run, start_on_cpu
+from tst_megatron.training.ledger import Ledger, LedgerError, read_ledger
+from tst_megatron.training.progress import ProgressDisplay
+
+RECIPE = "tiny"
+STEPS = 16_000
+QUICK_STEPS = 1_200
+VOCAB_SIZE = 512
+BAG_SIZE = 2
+STEP_RATIO = 0.3
+_WARMUP_SHARE = 0.05
+_MAX_WARMUP = 200
+_DECAY_SHARE = 0.1  # As the paper's.
+_VALIDATIONS = 40
+_CHECKPOINTS = 8
+_FEWEST_STEPS = 100
+_INTERRUPTED_EXIT_CODE = 130
+_QUICK_NOTE = (
+    "This was a quick look: so short a run favours the baseline, since the recovery from the "
+    "phase switch takes thousands of steps."
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What makes two calls of the demo the same.
+
+    Attributes:
+        corpus: path of the user's corpus; None for the standard library's text.
+        steps: of each run; None for as many as the default and the text allow.
+        vocab_size: pieces of the tokenizer.
+        tst_flags: the TST run's own flags.
+        shared_flags: Megatron's flags for both runs.
+    """
+
+    corpus: str | None
+    steps: int | None
+    vocab_size: int
+    tst_flags: tuple[str, ...]
+    shared_flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where everything of a demo lies."""
+
+    root: Path
+
+    @property
+    def settings(self) -> Path:
+        """What the folder was begun with."""
+        return self.root / "demo.json"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The SentencePiece model."""
+        return self.root / "data" / "tokenizer.model"
+
+    @property
+    def corpus(self) -> Path:
+        """Prefix of Megatron's index."""
+        return self.root / "data" / "corpus"
+
+    def ledger(self, run: str) -> Path:
+        """A run's ledger."""
+        return self.root / run / "ledger.jsonl"
+
+
+RUNS = ("baseline", "tst")
+
+
+def run_demo(out: Path, settings: Settings, console: Console) -> int:
+    """Take every step that is not done yet.
+
+    Args:
+        out: the output folder.
+        settings: as given by the user.
+        console: where progress and results go.
+
+    Returns:
+        The exit code: 0, or 130 after Ctrl-C, with a report of what there is.
+
+    Raises:
+        UserError: the corpus, a flag or the folder cannot be used, or a run failed.
+    """
+    folder = Folder(out)
+    _begin(folder, settings)
+    _prepare_data(folder, settings, console)
+    steps = _steps_to_train(folder, settings, console)
+    console.print(
+        f"Training a baseline and a TST run of {steps:,} steps each, on a CPU core each. Ctrl-C "
+        "leaves a report of what was done; the same command goes on from there.",
+        highlight=False,
+    )
+    finished = _train(folder, settings, steps, console)
+    report = _report(folder, steps)
+    console.print(render_text(report))
+    console.print(f"Report: {out / 'report.html'}   chart: {out / 'loss.png'}", highlight=False)
+    return 0 if finished else _INTERRUPTED_EXIT_CODE
+
+
+def _begin(folder: Folder, settings: Settings) -> None:
+    """Take the folder, or go on in it if it was begun with the same settings."""
+    from tst_megatron.training.checks import check_writable
+
+    check_writable(folder.root, "--out")
+    wanted = json.loads(json.dumps(asdict(settings)))
+    if folder.settings.exists():
+        begun = json.loads(folder.settings.read_text())
+        differing = [name for name in wanted if begun.get(name) != wanted[name]]
+        if differing:
+            name = differing[0]
+            raise UserError(
+                f"{folder.root} holds a demo with {name} {begun.get(name)}, and this one has "
+                f"{wanted[name]}: choose another --out, or delete the folder"
+            )
+    write_whole(folder.settings, json.dumps(wanted, indent=2))
+
+
+def _prepare_data(folder: Folder, settings: Settings, console: Console) -> None:
+    from tst_megatron.data.indexing import index_documents
+    from tst_megatron.data.tokenizer import load_tokenizer, train_tokenizer
+
+    if settings.corpus is None:
+        files = corpus.bundled_files()
+    else:
+        files = corpus.corpus_files(Path(settings.corpus))
+    folder.tokenizer.parent.mkdir(exist_ok=True)
+    if not folder.tokenizer.exists():
+        with console.status("Training the tokenizer"):
+            documents = corpus.read_documents(files)
+            train_tokenizer(documents, folder.tokenizer, settings.vocab_size)
+        console.print(f"Trained a tokenizer of {settings.vocab_size} pieces.", highlight=False)
+    if not folder.corpus.with_suffix(".idx").exists():
+        with console.status("Indexing the corpus") as status:
+            indexed = index_documents(
+                corpus.read_documents(files),
+                load_tokenizer(folder.tokenizer),
+                folder.corpus,
+                lambda tokens: status.update(f"Indexing the corpus: {tokens:,} tokens"),
+            )
+        console.print(
+            f"Indexed {indexed.num_documents:,} documents, {indexed.num_tokens:,} tokens.",
+            highlight=False,
+        )
+
+
+def _steps_to_train(folder: Folder, settings: Settings, console: Console) -> int:
+    """The steps asked for, or of the default as many as repeat no text."""
+    from tst_megatron.training.checks import repeat_free_steps
+
+    wanted = STEPS if settings.steps is None else settings.steps
+    flags = _flags(folder, settings, "tst", wanted)
+    steps = repeat_free_steps(flags, wanted)
+    if settings.steps is not None and steps < wanted:
+        raise UserError(
+            f"--steps {wanted:,} would read some of the text twice: {steps:,} steps fit, so lower "
+            "--steps or give a larger --corpus"
+        )
+    if steps < min(wanted, _FEWEST_STEPS):
+        raise UserError(
+            f"the corpus is too small: it has text for {steps:,} steps, and a run worth looking at "
+            f"has at least {_FEWEST_STEPS}; give a larger --corpus"
+        )
+    if steps < wanted:
+        console.print(
+            f"The corpus has text for {steps:,} of the usual {wanted:,} steps; training those.",
+            highlight=False,
+        )
+    return steps
+
+
+def _flags(folder: Folder, settings: Settings, run: str, steps: int) -> list[str]:
+    """The command line of a run, after ``pretrain``."""
+    own = folder.root / run
+    return [
+        *recipes.flags(recipes.load(RECIPE)),
+        f"--tokenizer-model={folder.tokenizer}",
+        f"--data-path={folder.corpus}",
+        f"--data-cache-path={folder.root / 'data' / 'cache'}",
+        f"--train-iters={steps}",
+        f"--lr-warmup-iters={min(_MAX_WARMUP, round(_WARMUP_SHARE * steps))}",
+        f"--lr-wsd-decay-iters={max(1, round(_DECAY_SHARE * steps))}",
+        f"--eval-interval={max(1, steps // _VALIDATIONS)}",
+        f"--save-interval={max(1, steps // _CHECKPOINTS)}",
+        f"--save={own / 'checkpoints'}",
+        f"--load={own / 'checkpoints'}",
+        f"--tensorboard-dir={own / 'tensorboard'}",
+        f"--tst-ledger={folder.ledger(run)}",
+        *settings.shared_flags,
+        *(settings.tst_flags if run == "tst" else ()),
+    ]
+
+
+def _train(folder: Folder, settings: Settings, steps: int, console: Console) -> bool:
+    """Train what is not trained yet, side by side; False if the user cut it short."""
+    todo = [run for run in RUNS if not _is_done(folder, run, steps)]
+    threads = max(1, len(os.sched_getaffinity(0)) // len(RUNS))
+    runs: dict[str, Run] = {}
+    try:
+        for run in todo:
+            log = folder.root / run / "log.txt"
+            runs[run] = start_on_cpu(_flags(folder, settings, run, steps), log, threads)
+        ledgers = {run: folder.ledger(run) for run in RUNS}
+        with ProgressDisplay(ledgers, steps, console) as display:
+            display.wait(lambda: _all_ended(runs))
+    except KeyboardInterrupt:
+        console.print("Stopping: both runs are saving a checkpoint.", highlight=False)
+        for started in runs.values():
+            started.stop()
+        return False
+    finally:
+        for started in runs.values():
+            started.kill()
+    return True
+
+
+def _all_ended(runs: dict[str, Run]) -> bool:
+    """Whether every run has ended well.
+
+    Raises:
+        UserError: one has failed.
+    """
+    codes = {name: run.process.poll() for name, run in runs.items()}
+    for name, code in codes.items():
+        if code not in (None, 0):
+            raise UserError(f"the {name} run failed: {runs[name].error()}")
+    return all(code == 0 for code in codes.values())
+
+
+def _is_done(folder: Folder, run: str, steps: int) -> bool:
+    ledger = _ledger(folder, run)
+    return ledger is not None and bool(ledger.validations) and (
+        ledger.validations[-1]["step"] >= steps
+    )
+
+
+def _ledger(folder: Folder, run: str) -> Ledger | None:
+    try:
+        return read_ledger(folder.ledger(run))
+    except LedgerError:
+        return None
+
+
+def _report(folder: Folder, steps: int) -> dict[str, Any]:
+    notes = [_QUICK_NOTE] if steps <= QUICK_STEPS else []
+    baseline, tst = (_ledger(folder, run) for run in RUNS)
+    return write_report(folder.root, baseline, tst, notes)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The demo's flags; whatever else is given goes to Megatron, for both runs."""
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/demo"), help="output folder (default runs/demo)"
+    )
+    parser.add_argument(
+        "--corpus",
+        metavar="PATH",
+        help="text of your own: a file or folder of .txt, .md, .py, .jsonl (default: the text of "
+        "this Python's standard library)",
+    )
+    parser.add_argument("--steps", type=int, help=f"steps of each run (default {STEPS:,})")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"a first look in under 3 minutes: {QUICK_STEPS:,} steps; so short a run favours the "
+        "baseline",
+    )
+    parser.add_argument(
+        "--vocab-size", type=int, default=VOCAB_SIZE, help=f"tokenizer pieces ({VOCAB_SIZE})"
+    )
+
+
+def main(args: argparse.Namespace, other_flags: list[str]) -> int:
+    """``tst-megatron demo``."""
+    if args.quick and args.steps is not None:
+        raise UserError("--quick and --steps both set the number of steps: use one")
+    if args.steps is not None and args.steps < 1:
+        raise UserError(f"--steps {args.steps} is below 1: use 1 or more")
+    tst_flags, shared_flags = _split_flags(other_flags)
+    if not any(flag.startswith(("--tst-bag-size", "--tst-schedule")) for flag in tst_flags):
+        tst_flags = [f"--tst-bag-size={BAG_SIZE}", f"--tst-step-ratio={STEP_RATIO}", *tst_flags]
+    settings = Settings(
+        corpus=None if args.corpus is None else str(Path(args.corpus).resolve()),
+        steps=QUICK_STEPS if args.quick else args.steps,
+        vocab_size=args.vocab_size,
+        tst_flags=tuple(tst_flags),
+        shared_flags=tuple(shared_flags),
+    )
+    return run_demo(args.out.resolve(), settings, Console())
+
+
+def _split_flags(flags: list[str]) -> tuple[list[str], list[str]]:
+    """The ``--tst-`` flags with their values, and the others."""
+    tst: list[str] = []
+    shared: list[str] = []
+    current = shared
+    for word in flags:
+        if word.startswith("--"):
+            current = tst if word.startswith("--tst-") else shared
+        current.append(word)
+    return tst, shared

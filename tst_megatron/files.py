@@ -1,0 +1,35 @@
+"""Files that are either whole or not there."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def replace_when_whole(path: Path) -> Iterator[BinaryIO]:
+    """Write a file under a temporary name; it takes its own when all of it is on the disk.
+
+    Raises:
+        OSError: the file cannot be written; what was there before still is.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a small file whole.
+
+    Raises:
+        OSError: it cannot be written; what was there before still is.
+    """
+    with replace_when_whole(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)

@@ -1,0 +1,74 @@
+"""Start a training run as a cluster does, through torchrun, and stop it so that it can go on."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tst_megatron.backends import DEVICE_VARIABLE
+
+# torchrun gives its workers 30 s to end; then comes what torchrun itself takes.
+_STOP_TIMEOUT_S = 60.0
+
+
+@dataclass
+class Run:
+    """A run under torchrun, in a process group of its own, so that Ctrl-C reaches us alone."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def stop(self) -> None:
+        """Ask it to save a checkpoint and end (Megatron's ``--exit-signal-handler``); wait."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(_STOP_TIMEOUT_S)
+        self.kill()
+
+    def kill(self) -> None:
+        """End it and its workers at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def error(self) -> str:
+        """Why it failed: its own sentence if there is one, else where to look."""
+        mark = "tst-megatron: error: "
+        for line in reversed(self.log.read_text(errors="replace").splitlines()):
+            if line.startswith(mark):
+                return line.removeprefix(mark)
+        return f"it ended with code {self.process.returncode}: see the end of {self.log}"
+
+
+def start_on_cpu(flags: list[str], log: Path, num_threads: int) -> Run:
+    """``torchrun -m tst_megatron pretrain FLAGS`` with one process on this machine's CPU.
+
+    Args:
+        flags: Megatron's and ours.
+        log: takes its output, after what is there.
+        num_threads: of the process.
+    """
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1"),
+        *("-m", "tst_megatron", "pretrain", "--exit-signal-handler", *flags),
+    ]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(num_threads),
+        "PYTHONUNBUFFERED": "1",
+        DEVICE_VARIABLE: "cpu",
+    }
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+    return Run(process, log)

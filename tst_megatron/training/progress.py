@@ -1,0 +1,134 @@
+"""Show how far runs are, from their ledgers: bars on a terminal, lines in a log file."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from tst_megatron.training.ledger import LedgerError, read_ledger
+
+_LINE_INTERVAL_S = 15.0
+_WINDOW = 20  # Logged steps that a rate is taken over.
+
+
+@dataclass(frozen=True)
+class Status:
+    """What is shown of a run; rates a second, ``left_s`` seconds, None before there are any."""
+
+    step: int = 0
+    phase: str = "starting"
+    loss: float | None = None
+    loss_name: str = "loss"
+    positions_per_s: float | None = None
+    data_tokens_per_s: float | None = None
+    left_s: float | None = None
+
+    def line(self, num_steps: int) -> str:
+        """In one line."""
+        if self.loss is None:
+            return self.phase
+        words = [f"step {self.step:,}/{num_steps:,}", self.phase, f"{self.loss_name} {self.loss:.3f}"]
+        if self.positions_per_s is not None and self.data_tokens_per_s is not None:
+            words.append(f"{_thousands(self.positions_per_s)} positions/s")
+            words.append(f"{_thousands(self.data_tokens_per_s)} data tokens/s")
+        if self.left_s is not None:
+            words.append(f"{_minutes(self.left_s)} left")
+        return "  ".join(words)
+
+
+def status_of(ledger_file: Path, num_steps: int) -> Status:
+    """Read a run's status; of a run that has logged nothing yet, that it starts."""
+    try:
+        steps = read_ledger(ledger_file).steps[-_WINDOW:]
+    except LedgerError:
+        return Status()
+    if not steps:
+        return Status()
+    first, last = steps[0], steps[-1]
+    seconds = last["wall_clock_s"] - first["wall_clock_s"]
+    positions_per_s = data_tokens_per_s = left_s = None
+    if seconds > 0:
+        positions_per_s = (last["positions"] - first["positions"]) / seconds
+        data_tokens_per_s = (last["data_tokens"] - first["data_tokens"]) / seconds
+        left_s = (num_steps - last["step"]) * seconds / (last["step"] - first["step"])
+    bag_size = last["bag_size"]
+    return Status(
+        step=last["step"],
+        phase="single tokens" if bag_size == 1 else f"bags of {bag_size}",
+        loss=last["loss"],
+        loss_name=last["loss_name"],
+        positions_per_s=positions_per_s,
+        data_tokens_per_s=data_tokens_per_s,
+        left_s=left_s,
+    )
+
+
+class ProgressDisplay:
+    """Keeps the status of several runs before the user's eyes.
+
+    Args:
+        runs: the ledger file of every run, by name.
+        num_steps: steps of each.
+        console: where to; without a terminal it gets a line a run every 15 s.
+    """
+
+    def __init__(self, runs: Mapping[str, Path], num_steps: int, console: Console) -> None:
+        self._runs = runs
+        self._num_steps = num_steps
+        self._console = console
+        self._said_at = 0.0
+        self._bars = Progress(
+            TextColumn("[bold]{task.description:>8}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[status]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {
+            name: self._bars.add_task(name, total=num_steps, status="starting") for name in runs
+        }
+
+    def __enter__(self) -> "ProgressDisplay":
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.update(now=True)
+        self._bars.stop()
+
+    def wait(self, is_done: Callable[[], bool], interval_s: float = 1.0) -> None:
+        """Show the runs until they are done."""
+        while not is_done():
+            self.update()
+            time.sleep(interval_s)
+
+    def update(self, now: bool = False) -> None:
+        """Show what the ledgers say; to a log file only when it is time again, or ``now``."""
+        on_terminal = self._console.is_terminal
+        if not on_terminal and not now and time.monotonic() - self._said_at < _LINE_INTERVAL_S:
+            return
+        self._said_at = time.monotonic()
+        for name, ledger_file in self._runs.items():
+            status = status_of(ledger_file, self._num_steps)
+            line = status.line(self._num_steps)
+            if on_terminal:
+                self._bars.update(self._tasks[name], completed=status.step, status=line)
+            else:
+                self._console.print(f"{name:>8}  {line}", highlight=False, soft_wrap=True)
+
+
+def _thousands(rate: float) -> str:
+    return f"{rate / 1000:.1f}k" if rate >= 1000 else f"{rate:.0f}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -25,7 +25,7 @@ from tst_megatron.training.ledger import Ledger, LedgerError, read_ledger
 from tst_megatron.training.progress import ProgressDisplay
 
 RECIPE = "tiny"
-STEPS = 16_000
+STEPS = 20_000
 QUICK_STEPS = 1_200
 VOCAB_SIZE = 512
 BAG_SIZE = 2
@@ -33,7 +33,8 @@ STEP_RATIO = 0.3
 _WARMUP_SHARE = 0.05
 _MAX_WARMUP = 200
 _DECAY_SHARE = 0.1  # As the paper's.
-_VALIDATIONS = 40
+_STEPS_A_VALIDATION = 500
+_FEWEST_VALIDATIONS = 10
 _CHECKPOINTS = 8
 _FEWEST_STEPS = 100
 _INTERRUPTED_EXIT_CODE = 130
@@ -203,7 +204,7 @@ def _flags(folder: Folder, settings: Settings, run: str, steps: int) -> list[str
         f"--train-iters={steps}",
         f"--lr-warmup-iters={min(_MAX_WARMUP, round(_WARMUP_SHARE * steps))}",
         f"--lr-wsd-decay-iters={max(1, round(_DECAY_SHARE * steps))}",
-        f"--eval-interval={max(1, steps // _VALIDATIONS)}",
+        f"--eval-interval={max(1, min(_STEPS_A_VALIDATION, steps // _FEWEST_VALIDATIONS))}",
         f"--save-interval={max(1, steps // _CHECKPOINTS)}",
         f"--save={own / 'checkpoints'}",
         f"--load={own / 'checkpoints'}",

@@ -9,14 +9,14 @@ few functions that make tensors, not by a mode that sees each call.
 """
 
 import contextlib
+import importlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from typing import Any
 
 import torch
-from torch.utils._device import _device_constructors
 
 _CPU = torch.device("cpu")
 
@@ -50,14 +50,12 @@ def _is_cuda(device: Any) -> bool:
 
 
 def _on_cpu(original: Any) -> Any:
-    """A function that makes tensors, with ``device="cuda"`` read as the CPU, unpinned."""
+    """A function that makes tensors, with ``device="cuda"`` read as the CPU."""
 
     @wraps(original)
     def make(*args: Any, **kwargs: Any) -> Any:
         if _is_cuda(kwargs.get("device")):
             kwargs["device"] = _CPU
-        if kwargs.get("pin_memory"):
-            kwargs["pin_memory"] = False
         return original(*args, **kwargs)
 
     return make
@@ -72,20 +70,6 @@ def _typed_as_on_gpu(original: Any) -> Any:
         return name.replace("torch.", "torch.cuda.", 1) if isinstance(name, str) else name
 
     return type_
-
-
-def _moved_to_cpu(original: Any) -> Any:
-    """``Tensor.to("cuda")`` stays where it is; every other call is the original's."""
-
-    @wraps(original)
-    def to(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        if args and _is_cuda(args[0]):
-            args = (_CPU, *args[1:])
-        if _is_cuda(kwargs.get("device")):
-            kwargs["device"] = _CPU
-        return original(self, *args, **kwargs)
-
-    return to
 
 
 class _Clock:
@@ -129,17 +113,7 @@ def _fused(spec: Any) -> Any:
     return _cpu_layers().with_fused_attention(spec)
 
 
-def _memory_stats(original: Any) -> Any:
-    return lambda *args, **kwargs: _ZeroForEveryKey()
-
-
-class _ZeroForEveryKey(dict[str, int]):
-    def __missing__(self, key: str) -> int:
-        return 0
-
-
-ENTRIES: list[Entry] = []
-ENTRIES = [
+ENTRIES: list[Entry] = [
     # Devices.
     Entry(
         "torch.cuda.current_device",
@@ -172,16 +146,39 @@ ENTRIES = [
         "param.grad.type() == 'torch.cuda.FloatTensor'",
     ),
     *(
-        Entry(
-            f"{function.__module__ or 'torch'}.{function.__name__}"
-            if function.__module__ == "torch.functional"
-            else f"torch.{function.__name__}",
-            _on_cpu,
-            "megatron/training/training.py",
-            "device='cuda'",
+        Entry(f"torch.{name}", _on_cpu, file, line)
+        for name, file, line in (
+            (
+                "tensor",
+                "megatron/training/training.py",
+                "torch.tensor([0.0], dtype=torch.float, device='cuda')",
+            ),
+            (
+                "zeros",
+                "megatron/core/pipeline_parallel/schedules.py",
+                'torch.zeros([], dtype=torch.int, device="cuda")',
+            ),
+            (
+                "ones",
+                "megatron/core/transformer/utils.py",
+                'torch.ones(sq, sq, device="cuda")',
+            ),
+            (
+                "empty",
+                "megatron/core/dist_checkpointing/exchange_utils.py",
+                'torch.empty(0, dtype=dtype, device="cuda")',
+            ),
+            (
+                "empty_like",
+                "megatron/core/dist_checkpointing/exchange_utils.py",
+                'torch.empty_like(tensor, device="cuda")',
+            ),
+            (
+                "rand",
+                "megatron/training/initialize.py",
+                'torch.rand((args.hidden_size), dtype=dtype, device="cuda")',
+            ),
         )
-        for function in sorted(_device_constructors(), key=lambda f: f.__name__)
-        if getattr(torch, function.__name__, None) is function
     ),
     # Streams, events and their contexts.
     *(
@@ -285,25 +282,18 @@ FLAGS = (
 """Megatron's own flags for what only a GPU has; put before the user's, which win."""
 
 
+@cache
 def install() -> None:
     """Answer every entry, once a process; later calls do nothing."""
-    global _installed
-    if _installed:
-        return
-    _installed = True
+    # Megatron compiles small functions with torch, which takes longer here than they do.
     os.environ["TORCHDYNAMO_DISABLE"] = "1"
     for entry in ENTRIES:
         owner, name = _resolve(entry.target)
         setattr(owner, name, entry.replacement(getattr(owner, name)))
 
 
-_installed = False
-
-
 def _resolve(target: str) -> tuple[Any, str]:
     """The object that holds a dotted name, importing the longest module in it."""
-    import importlib
-
     parts = target.split(".")
     for cut in range(len(parts) - 1, 0, -1):
         with contextlib.suppress(ModuleNotFoundError):

@@ -21,8 +21,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from tst_megatron.comparison.align import Curve, clock_at, interpolate
-from tst_megatron.comparison.files import write_atomically
 from tst_megatron.comparison.phases import phase_name, phases_of
+from tst_megatron.files import write_whole
 from tst_megatron.training.ledger import Ledger
 
 # Grey and blue differ in lightness too, so they survive a black-and-white print.
@@ -75,7 +75,7 @@ def draw_loss(baseline: Ledger | None, tst: Ledger | None, path: Path) -> None:
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_PNG_DPI)
-    write_atomically(path, buffer.getvalue())
+    write_whole(path, buffer.getvalue())
 
 
 def loss_svgs(baseline: Ledger | None, tst: Ledger | None) -> list[str]:
@@ -216,7 +216,7 @@ def _finish(axes: Axes, runs: Sequence[_Run], limits: tuple[float, float] | None
         axes.text(0.5, 0.5, "no validation yet", transform=axes.transAxes, ha="center")
         return
     axes.set_ylim(*limits)
-    axes.legend(frameon=False, loc="upper right")
+    axes.legend(frameon=False, loc="best")
 
 
 def _label_ends(axes: Axes, runs: Sequence[_Run], start: float) -> None:

@@ -25,11 +25,11 @@ from tst_megatron.comparison.align import (
     equal_loss,
     summarise,
 )
-from tst_megatron.comparison.files import write_atomically
 from tst_megatron.comparison.phases import phase_name
 from tst_megatron.comparison.plots import draw_loss, loss_svgs
 from tst_megatron.comparison.settings import Settings, compare_settings
 from tst_megatron.comparison.wording import WALL_CLOCK_NOTE, flops, headline, table_rows
+from tst_megatron.files import write_whole
 from tst_megatron.training.ledger import Ledger
 
 __all__ = ["build_report", "render_text", "table_rows", "write_report"]
@@ -57,9 +57,9 @@ def write_report(
     report = build_report(baseline, tst, notes)
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False)
-    write_atomically(out / "report.json", f"{text}\n".encode())
+    write_whole(out / "report.json", f"{text}\n")
     draw_loss(baseline, tst, out / "loss.png")
-    write_atomically(out / "report.html", _html(report, baseline, tst).encode())
+    write_whole(out / "report.html", _html(report, baseline, tst))
     return report
 
 

@@ -37,6 +37,10 @@ class SuperposedVocabParallelEmbedding(VocabParallelEmbedding):
         """
         if input_.dim() == 2:
             return super().forward(input_)
+        if input_.shape[-1] == 1:
+            # The same values either way, but the gradient of a token that stands several times in
+            # a batch is summed in another order by another kernel.
+            return super().forward(input_.squeeze(-1))
         output = self._mean_of_local_rows(input_)
         if self.reduce_scatter_embeddings:
             # [b, L, h] -> [L, b, h], the layout that sequence parallelism scatters.

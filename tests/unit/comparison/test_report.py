@@ -1,6 +1,7 @@
 import io
 import json
 import math
+import os
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,21 @@ def test_three_files_and_nothing_else(tmp_path: Path, baseline: Ledger, tst: Led
         names = {path.name for path in out.iterdir()}
         assert names == {"report.json", "report.html", "loss.png"}
     assert (out / "loss.png").read_bytes().startswith(PNG_SIGNATURE)
+
+
+def test_a_full_disk_leaves_the_old_report(
+    tmp_path: Path, baseline: Ledger, tst: Ledger, monkeypatch: pytest.MonkeyPatch
+):
+    def full(_: int) -> None:
+        raise OSError("no space left on device")
+
+    out = tmp_path / "out"
+    write_report(out, baseline, tst)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        write_report(out, baseline, None)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 def test_the_page_holds_the_figures_and_loads_nothing(

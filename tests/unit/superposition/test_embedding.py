@@ -134,6 +134,19 @@ def test_single_tokens_are_the_stock_look_up(shape, dtype, reduce_scatter, build
     assert torch.equal(ours.weight.grad, stock.weight.grad)
 
 
+@pytest.mark.parametrize("shape", ["[b, L]", "[b, L, 1]"])
+def test_a_frequent_token_gets_the_stock_gradient(shape, build):
+    # More than 16 places, which another kernel would sort and so add up in another order.
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(4, HIDDEN, generator=generator)
+    tokens = torch.randint(0, 4, (2, 40), generator=generator)
+    grad_output = torch.randn(2, 40, HIDDEN, generator=generator)
+    ours, stock = build(table), build(table, superposed=False)
+    ours(tokens.unsqueeze(-1) if shape == "[b, L, 1]" else tokens).backward(grad_output)
+    stock(tokens).backward(grad_output)
+    assert torch.equal(ours.weight.grad, stock.weight.grad)
+
+
 def test_tokens_go_the_stock_path(build, generator, monkeypatch):
     table, bags, _ = draw(generator, 1)
     module = build(table)

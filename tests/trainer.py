@@ -1,0 +1,87 @@
+"""Run the real trainer in tests: torchrun, gloo, Megatron's pretrain, files on disk."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tst_megatron.training.ledger import Ledger, read_ledger
+
+TIMEOUT_S = 400
+
+# A model that trains in seconds, with everything in it that a run on a cluster has.
+TINY = (
+    *("--num-layers=2", "--hidden-size=32", "--ffn-hidden-size=64", "--num-attention-heads=4"),
+    *("--seq-length=16", "--max-position-embeddings=16", "--position-embedding-type=rope"),
+    *("--normalization=RMSNorm", "--swiglu", "--disable-bias-linear"),
+    *("--untie-embeddings-and-output-weights", "--attention-dropout=0", "--hidden-dropout=0"),
+    *("--micro-batch-size=2", "--global-batch-size=4", "--train-iters=10"),
+    *("--lr=1e-2", "--min-lr=0", "--lr-decay-style=WSD", "--lr-wsd-decay-style=linear"),
+    *("--lr-warmup-iters=2", "--lr-wsd-decay-iters=3", "--clip-grad=1.0"),
+    *("--tokenizer-type=SentencePieceTokenizer", "--make-vocab-size-divisible-by=1"),
+    *("--split=900,100,0", "--num-workers=0", "--no-create-attention-mask-in-dataloader"),
+    *("--log-interval=1", "--tensorboard-log-interval=1", "--eval-interval=5", "--eval-iters=2"),
+    "--ckpt-format=torch_dist",
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: its flags after ``pretrain``, its ranks, and what to run in place of our trainer."""
+
+    out: Path
+    flags: tuple[str, ...]
+    num_ranks: int = 1
+    program: tuple[str, ...] = ("-m", "tst_megatron", "pretrain")
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a run."""
+
+    code: int
+    output: str
+    ledger_file: Path
+
+    @property
+    def ledger(self) -> Ledger:
+        return read_ledger(self.ledger_file)
+
+    @property
+    def losses(self) -> list[float]:
+        """Training loss of every step, under whatever name."""
+        return [line["loss"] for line in self.ledger.steps]
+
+    @property
+    def grad_norms(self) -> list[float]:
+        return [line["grad_norm"] for line in self.ledger.steps]
+
+
+def run(job: Job, check: bool = True) -> Result:
+    """Run one job to its end."""
+    ledger_file = job.out / "ledger.jsonl"
+    flags = [*job.flags, f"--tst-ledger={ledger_file}"] if job.program[0] == "-m" else job.flags
+    done = subprocess.run(
+        [
+            *(sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"),
+            *(f"--nproc-per-node={job.num_ranks}", *job.program, *flags),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | job.environment,
+        check=False,
+    )
+    output = done.stdout + done.stderr
+    if check:
+        assert done.returncode == 0, output[-6000:]
+    return Result(done.returncode, output, ledger_file)
+
+
+def run_all(jobs: list[Job]) -> list[Result]:
+    """Run jobs two at a time: most of each is importing, on a core of its own."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(run, jobs))

@@ -83,7 +83,9 @@ if __name__ == "__main__":
     sys.argv[1:1] = flags
     datasets.is_distributed = True
     args = parse_and_validate_args(args_defaults={"tokenizer_type": "GPT2BPETokenizer"})
-    from_args = gpt_config_from_args if args.hybrid_layer_pattern is None else hybrid_config_from_args
+    from_args = (
+        gpt_config_from_args if args.hybrid_layer_pattern is None else hybrid_config_from_args
+    )
     pretrain(
         pretrain_cfg_container_from_args(args, from_args(args)),
         datasets,

@@ -1,0 +1,1 @@
+"""Token-superposition training on Megatron-Core."""

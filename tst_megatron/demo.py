@@ -253,8 +253,10 @@ def _all_ended(runs: dict[str, Run]) -> bool:
 
 def _is_done(folder: Folder, run: str, steps: int) -> bool:
     ledger = _ledger(folder, run)
-    return ledger is not None and bool(ledger.validations) and (
-        ledger.validations[-1]["step"] >= steps
+    return (
+        ledger is not None
+        and bool(ledger.validations)
+        and (ledger.validations[-1]["step"] >= steps)
     )
 
 

@@ -185,9 +185,17 @@ ENTRIES: list[Entry] = [
         Entry(f"torch.cuda.{name}", lambda original: _Clock, file, line)
         for name, file, line in (
             ("Stream", "megatron/core/pipeline_parallel/utils.py", "torch.cuda.Stream("),
-            ("Event", "megatron/core/models/common/model_chunk_schedule_plan.py", "torch.cuda.Event("),
+            (
+                "Event",
+                "megatron/core/models/common/model_chunk_schedule_plan.py",
+                "torch.cuda.Event(",
+            ),
             ("stream", "megatron/core/pipeline_parallel/utils.py", "torch.cuda.stream("),
-            ("current_stream", "megatron/core/pipeline_parallel/utils.py", "torch.cuda.current_stream()"),
+            (
+                "current_stream",
+                "megatron/core/pipeline_parallel/utils.py",
+                "torch.cuda.current_stream()",
+            ),
         )
     ),
     Entry(

@@ -82,12 +82,12 @@ class ScaledDotProductAttention(DotProductAttention):
 def with_fused_attention(spec: Any) -> Any:
     """A GPT layer or block specification with every plain attention fused, in a copy."""
     if hasattr(spec, "layer_specs"):
-        return replace(spec, layer_specs=[with_fused_attention(layer) for layer in spec.layer_specs])
-    attention = getattr(spec.submodules, "self_attention", None)
-    if getattr(getattr(attention, "submodules", None), "core_attention", None) is (
-        DotProductAttention
-    ):
-        attention.submodules.core_attention = ScaledDotProductAttention
+        return replace(
+            spec, layer_specs=[with_fused_attention(layer) for layer in spec.layer_specs]
+        )
+    attention: Any = getattr(spec.submodules.self_attention, "submodules", None)
+    if getattr(attention, "core_attention", None) is DotProductAttention:
+        attention.core_attention = ScaledDotProductAttention
     return spec
 
 

@@ -77,7 +77,8 @@ def _lines_of_jsonl(path: Path, text: str) -> Iterator[str]:
             document = None
         if not isinstance(document, str):
             raise UserError(
-                f'{path}, line {number}: not a JSON object with a string in its "{_JSONL_FIELD}" field'
+                f"{path}, line {number}: not a JSON object with a string in its "
+                f'"{_JSONL_FIELD}" field'
             )
         yield document
 

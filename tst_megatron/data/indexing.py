@@ -15,7 +15,7 @@ _DOCUMENTS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Indexed:
-    """What was written: ``num_documents`` documents of ``num_tokens`` tokens, their ends included."""
+    """What was written: documents, and tokens with every document's end."""
 
     num_documents: int
     num_tokens: int

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,9 +30,6 @@ from tst_megatron.superposition.schedule import BagSchedule
 
 BAGS = "bags"
 """Key of a superposed sample: ``[L + 1, s]``, int64."""
-
-
-_Config = TypeVar("_Config", bound=GPTDatasetConfig)
 
 
 @dataclass
@@ -114,7 +111,7 @@ class PhasedDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         return self.schedule.num_samples
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """The sample of a global index; of an explicit stage of bag size 1 as ``[L + 1, 1]`` bags."""
+        """The sample of a global index; of a superposed stage of bag size 1 as bags of one."""
         location = self.schedule.locate(index)
         dataset = self.of_bag_size[location.bag_size]
         sample = dict(dataset[self.schedule.index_in_bag_size(location)])
@@ -135,9 +132,10 @@ def documents_of_share(
     share: tuple[float, float],
     seed: int,
 ) -> npt.NDArray[np.int32]:
-    """Documents of a stage: those whose first token lies in the share, in an order drawn by the seed.
+    """Documents of a stage: those whose first token lies in the share.
 
-    A draw, because corpora are often sorted by source and a stage should see all of them.
+    Their order is drawn by the seed, because corpora are often sorted by source and a stage should
+    see all of them.
 
     Args:
         sequence_lengths: tokens of every document of the corpus.
@@ -210,7 +208,7 @@ def stage_config(
     return made
 
 
-def without_split(config: _Config, split: Split) -> _Config:
+def without_split[Config: GPTDatasetConfig](config: Config, split: Split) -> Config:
     """A copy of a data configuration that builds nothing for one split."""
     config = copy(config)
     if config.blend_per_split is not None:

@@ -17,7 +17,7 @@ BagWeights = Literal["uniform", "power", "exponential", "first", "mutual-informa
 EMPTY = -1
 """The id of a place in a target bag that holds no token: it has no weight and gets no gradient."""
 
-# Mutual information between tokens d apart in DCLM, fitted as C0 + a·d^k (arXiv 2605.06546, App. C).
+# Mutual information between tokens d apart in DCLM: C0 + a·d^k (arXiv 2605.06546, Appendix C).
 _MUTUAL_INFORMATION_C0 = 3.63
 _MUTUAL_INFORMATION_A = 1.35
 _MUTUAL_INFORMATION_K = -1.25

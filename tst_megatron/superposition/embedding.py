@@ -61,7 +61,10 @@ class SuperposedVocabParallelEmbedding(VocabParallelEmbedding):
             local = (flat - self.vocab_start_index).masked_fill_(~is_local, 0)
             mean = (
                 F.embedding_bag(
-                    local, self.weight, mode="sum", per_sample_weights=is_local.to(self.weight.dtype)
+                    local,
+                    self.weight,
+                    mode="sum",
+                    per_sample_weights=is_local.to(self.weight.dtype),
                 )
                 / bag_size
             )

@@ -66,9 +66,7 @@ def multi_hot_cross_entropy(
             "all but the last dimension must be equal"
         )
     if objective not in OBJECTIVES:
-        raise ValueError(
-            f"objective {objective!r} is unknown: use one of {', '.join(OBJECTIVES)}"
-        )
+        raise ValueError(f"objective {objective!r} is unknown: use one of {', '.join(OBJECTIVES)}")
     if objective == "mce-alt" and weights is not None:
         raise ValueError("objective 'mce-alt' takes no weights: leave them out or use 'mce'")
     if weights is None:
@@ -173,7 +171,7 @@ def _merged_shares(weights: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _bag_log_probability(target_logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """log Σ exp(z_y) over the distinct tokens of a bag, their shares in the sum, 1 if there are any.
+    """log Σ exp(z_y) over a bag's distinct tokens, their shares in it, and 1 if there are any.
 
     Returns:
         ``[...]``, ``[..., s]``, ``[...]``, float32.

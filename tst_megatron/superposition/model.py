@@ -6,7 +6,7 @@ nothing but the rank of the tensor they are given: ``[b, L]`` are tokens, ``[b, 
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from megatron.core.models.gpt import GPTModel
@@ -34,6 +34,7 @@ class SuperpositionMixin:
     """
 
     bag_objective: BagObjective
+    _weights_on_device: dict[tuple[int, torch.device], Tensor]
 
     def __init__(
         self, *args: Any, bag_objective: BagObjective = BagObjective(), **kwargs: Any

@@ -130,7 +130,7 @@ class BagSchedule:
         return before + location.index
 
     def data_tokens(self, num_samples: int, seq_length: int) -> int:
-        """Tokens read by the first ``num_samples`` samples: L · s a sample (arXiv 2605.06546, Table 1).
+        """Tokens read by the first samples: L · s a sample (arXiv 2605.06546, Table 1).
 
         Args:
             num_samples: samples consumed so far.
@@ -167,7 +167,8 @@ def parse_shares(text: str) -> tuple[tuple[int, float], ...]:
             shares.append((int(bag_size), float(share)))
         except ValueError:
             raise ScheduleError(
-                f"the stage {part.strip()!r} is not BAG_SIZE:SHARE_OF_STEPS: write for example 16:0.2,4:0.1"
+                f"the stage {part.strip()!r} is not BAG_SIZE:SHARE_OF_STEPS: "
+                "write for example 16:0.2,4:0.1"
             ) from None
     return tuple(shares)
 

@@ -1,0 +1,1 @@
+"""Megatron's trainer with superposition in it."""

@@ -203,9 +203,7 @@ def _schedule(
         return BagSchedule.from_shares(_shares(args), train_iters, samples_of_steps)
     except ScheduleError as error:
         flag = (
-            "--tst-schedule"
-            if args.tst_schedule is not None
-            else "--tst-bag-size/--tst-step-ratio"
+            "--tst-schedule" if args.tst_schedule is not None else "--tst-bag-size/--tst-step-ratio"
         )
         raise UserError(f"{flag}: {error}") from None
 
@@ -304,11 +302,6 @@ _UNSUPPORTED: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] =
         lambda a: (a.tensor_parallel_num_weight_shards or 1) > 1,
         "--tensor-parallel-num-weight-shards",
         "the superposed embedding reads the whole shard of the table",
-    ),
-    (
-        lambda a: a.cross_entropy_loss_fusion and a.cross_entropy_fusion_impl == "linear",
-        "--cross-entropy-fusion-impl linear",
-        "it never forms the logits that the bag loss needs",
     ),
     (
         lambda a: a.logits_load_dir is not None,

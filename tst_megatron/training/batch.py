@@ -246,9 +246,7 @@ def split_over_context(batch: Batch) -> Batch:
     return Batch(**split)
 
 
-def _packed_seq_params(
-    args: argparse.Namespace, batch: dict[str, Any]
-) -> PackedSeqParams | None:
+def _packed_seq_params(args: argparse.Namespace, batch: dict[str, Any]) -> PackedSeqParams | None:
     """Megatron's description of packed documents, as its ``pretrain_gpt.py`` makes it."""
     if batch.get("cu_seqlens") is None:
         return None

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -238,6 +237,6 @@ def _saved_arguments(args: argparse.Namespace) -> Any:
     folder = get_checkpoint_name(
         args.load, iteration, release=text == "release", return_base_dir=True
     )
-    if not os.path.isdir(folder) or not dist_checkpointing.check_is_distributed_checkpoint(folder):
+    if not Path(folder).is_dir() or not dist_checkpointing.check_is_distributed_checkpoint(folder):
         return None
     return dist_checkpointing.load_common_state_dict(folder).get("args")

@@ -8,6 +8,7 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from megatron.core import mpu
@@ -71,6 +72,12 @@ class DatasetsProvider:
     def __call__(
         self, train_valid_test_num_samples: tuple[int, int | None, int], vp_stage: int | None = None
     ) -> tuple[Any, Any, Any]:
+        """Training, validation and test data; None where this rank reads none.
+
+        Args:
+            train_valid_test_num_samples: samples of each; None for one pass over the split.
+            vp_stage: virtual pipeline stage, if the schedule is interleaved.
+        """
         args = get_args()
         config = dataset_config(args)
         num_train, num_valid, num_test = train_valid_test_num_samples
@@ -127,8 +134,8 @@ def dataset_config(args: argparse.Namespace) -> GPTDatasetConfig:
         "sequences_per_dataset": None,
     }
     if args.per_dataset_sequences_path is not None:
-        with open(args.per_dataset_sequences_path) as file:
-            values["sequences_per_dataset"] = json.load(file)
+        sequences = Path(args.per_dataset_sequences_path).read_text()
+        values["sequences_per_dataset"] = json.loads(sequences)
     if not args.fim_data:
         return GPTDatasetConfig(**values)
     tokens = {name: getattr(args, f"fim_{name}_token") for name in _FIM_TOKENS}

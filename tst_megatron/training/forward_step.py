@@ -100,9 +100,7 @@ class ForwardStep:
             )
         return output, reduce_loss
 
-    def _superposition_of(
-        self, data_iterator: Any, model: Any
-    ) -> tuple[Superposition | None, int]:
+    def _superposition_of(self, data_iterator: Any, model: Any) -> tuple[Superposition | None, int]:
         """How to superpose this micro-batch, and its bag size; the same on every rank."""
         if isinstance(data_iterator, BagIterator):
             bag_size = data_iterator.bag_size
@@ -179,6 +177,6 @@ def _distillation_loss(*settings: Any) -> Any:
     """Megatron's loss against cached teacher logits; its reader of the cache is made once."""
     from megatron.training.distillation import LossFuncCallable
 
-    names = ("logprobs_dir", "decode_threads", "prefetch_factor", "msc_prefetch_depth")
-    names += ("kd_loss_alpha", "ignore_errors")
-    return LossFuncCallable(**dict(zip(names, settings, strict=True)))
+    names = ("logprobs_dir", "decode_threads", "prefetch_factor")
+    more = ("msc_prefetch_depth", "kd_loss_alpha", "ignore_errors")
+    return LossFuncCallable(**dict(zip(names + more, settings, strict=True)))

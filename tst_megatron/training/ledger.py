@@ -58,12 +58,16 @@ def read_ledger(path: Path) -> Ledger:
         raw = path.read_bytes()
     except OSError as error:
         raise LedgerError(f"{path} cannot be read: {error.strerror}") from None
-    *lines, rest = raw.split(b"\n")
+    # What comes after the last newline is a line that a kill cut short.
+    lines = [_parse(text) for text in raw.split(b"\n")[:-1]]
     ledger: Ledger | None = None
-    for number, text in enumerate(lines, start=1):
-        line = _parse(path, number, text)
+    for number, line in enumerate(lines, start=1):
         if line is None:
-            continue
+            following = lines[number] if number < len(lines) else None
+            # So is a line before a header: the run that started again has ended it.
+            if ledger is not None and following is not None and following["kind"] == "header":
+                continue
+            raise LedgerError(f"{path}, line {number}: not a line of a ledger")
         if line["kind"] == "header":
             ledger = _restarted(ledger, line)
         elif ledger is None:
@@ -75,16 +79,14 @@ def read_ledger(path: Path) -> Ledger:
     return ledger
 
 
-def _parse(path: Path, number: int, text: bytes) -> dict[str, Any] | None:
+def _parse(text: bytes) -> dict[str, Any] | None:
     try:
         line = json.loads(text)
         if line["kind"] in ("header", "step", "validation") and isinstance(line["step"], int):
             return dict(line)
     except (ValueError, TypeError, KeyError):
-        # A start after a kill ends the cut line with a newline before its own header.
-        if text.startswith(b'{"kind"') and not text.endswith(b"}"):
-            return None
-    raise LedgerError(f"{path}, line {number}: not a line of a ledger")
+        pass
+    return None
 
 
 def _restarted(ledger: Ledger | None, header: dict[str, Any]) -> Ledger:
@@ -119,9 +121,7 @@ class LedgerWriter:
         OSError: the file cannot be written.
     """
 
-    def __init__(
-        self, path: Path, header: dict[str, Any], started: float, world_size: int
-    ) -> None:
+    def __init__(self, path: Path, header: dict[str, Any], started: float, world_size: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         lost_s = _clock_of(path)
         self._zero = started - lost_s

@@ -31,7 +31,11 @@ class Status:
         """In one line."""
         if self.loss is None:
             return self.phase
-        words = [f"step {self.step:,}/{num_steps:,}", self.phase, f"{self.loss_name} {self.loss:.3f}"]
+        words = [
+            f"step {self.step:,}/{num_steps:,}",
+            self.phase,
+            f"{self.loss_name} {self.loss:.3f}",
+        ]
         if self.positions_per_s is not None and self.data_tokens_per_s is not None:
             words.append(f"{_thousands(self.positions_per_s)} positions/s")
             words.append(f"{_thousands(self.data_tokens_per_s)} data tokens/s")

@@ -1,0 +1,90 @@
+"""Bad input ends with one sentence and code 2, and no process group was ever made."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from trainer import TINY
+
+BAGS = ("--tst-bag-size=4",)
+
+
+def cases(corpus, folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Flags after the usual ones, and what the sentence must name."""
+    empty, text = folder / "empty", folder / "text"
+    for ending in (".bin", ".idx"):
+        empty.with_suffix(ending).write_bytes(b"")
+    text.write_text("a file, not a folder")
+    return {
+        "bag size": (("--tst-bag-size=0",), ("bag size 0",)),
+        "missing corpus": ((f"--data-path={folder / 'no'}",), (str(folder / "no"), "missing")),
+        "broken corpus": ((f"--data-path={empty}",), (str(empty),)),
+        "too small a corpus": (
+            (*BAGS, "--train-iters=100000"),
+            ("too small for the schedule", "training tokens of", "steps fit"),
+        ),
+        "vocabulary": (("--vocab-size=999",), ("--vocab-size 999", "384 tokens")),
+        "tokenizer of another corpus": (
+            ("--tokenizer-type=NullTokenizer", "--vocab-size=100"),
+            ("holds token id", "another tokenizer"),
+        ),
+        "missing tokenizer": (("--tokenizer-model=gone.model",), ("gone.model", "missing")),
+        "reset attention mask": ((*BAGS, "--reset-attention-mask"), ("--reset-attention-mask",)),
+        "output folder": ((f"--save={text / 'below'}",), ("--save", "cannot be written")),
+        "transformer engine": (
+            ("--transformer-impl=transformer_engine",),
+            ("--transformer-impl", "needs a GPU"),
+        ),
+        "recipe": (("--recipe=nope",), ("no recipe 'nope'",)),
+    }
+
+
+def attempt(flags: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    """The trainer as torchrun starts it; a rendezvous would hang, as nobody answers at its port."""
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "OMP_NUM_THREADS": "1"}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tst_megatron", "pretrain", *flags],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | ranks | address,
+        check=False,
+    )
+
+
+def test_each_is_one_sentence(corpus, tmp_path: Path) -> None:
+    wanted = cases(corpus, tmp_path)
+    usual = (*TINY, *corpus.flags)
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(attempt, [(*usual, *flags) for flags, _ in wanted.values()]))
+    for (name, (_, words)), result in zip(wanted.items(), done, strict=True):
+        sentences = [
+            line for line in result.stderr.splitlines() if line.startswith("tst-megatron:")
+        ]
+        assert result.returncode == 2, (name, result.stderr[-2000:])
+        assert len(sentences) == 1, (name, result.stderr[-2000:])
+        assert "Traceback" not in result.stderr, name
+        for word in words:
+            assert word in sentences[0], (name, sentences[0])
+
+
+def test_an_unknown_flag_gets_megatrons_answer(corpus) -> None:
+    result = attempt((*TINY, *corpus.flags, "--tst-no-such-flag"))
+    assert result.returncode == 2
+    assert "unrecognized arguments: --tst-no-such-flag" in result.stderr
+
+
+@pytest.mark.parametrize("command", [["-m", "tst_megatron"], None], ids=["module", "command"])
+def test_help_shows_the_subcommands_and_examples(command) -> None:
+    start = (
+        [sys.executable, *command] if command else [f"{Path(sys.executable).parent}/tst-megatron"]
+    )
+    shown = subprocess.run([*start, "--help"], capture_output=True, text=True, check=True).stdout
+    for name in ("pretrain", "demo", "recipe"):
+        assert f"    {name}" in shown
+        own = subprocess.run([*start, name, "--help"], capture_output=True, text=True, check=True)
+        assert "examples:" in own.stdout

@@ -1,0 +1,123 @@
+"""A run that is cut off and goes on ends as one that was not: bit for bit, wherever the cut is."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+from trainer import TINY, Job, run, run_all
+
+# Ten steps: three on bags of 4, two on bags of 2, five ordinary. Cuts inside each phase, on the
+# boundaries and a step to either side of them.
+SCHEDULE = "--tst-schedule=4:0.3,2:0.2"
+CUTS = (1, 2, 3, 4, 5, 6, 8)
+
+
+@pytest.fixture(scope="module")
+def unbroken(corpus, tmp_path_factory) -> Job:
+    """A run that keeps a checkpoint of every step."""
+    out = tmp_path_factory.mktemp("resume") / "unbroken"
+    flags = (*TINY, *corpus.flags, SCHEDULE, f"--save={out / 'checkpoints'}", "--save-interval=1")
+    job = Job(out, flags)
+    run(job)
+    return job
+
+
+@pytest.fixture(scope="module")
+def resumed(corpus, unbroken: Job, tmp_path_factory) -> dict[int, Job]:
+    root = tmp_path_factory.mktemp("resumed")
+    jobs = {}
+    for cut in CUTS:
+        out = root / str(cut)
+        jobs[cut] = Job(
+            out,
+            (
+                *(*TINY, *corpus.flags, SCHEDULE, f"--save={out / 'checkpoints'}"),
+                *(f"--load={unbroken.out / 'checkpoints'}", f"--ckpt-step={cut}"),
+                "--save-interval=10",
+            ),
+        )
+    run_all(list(jobs.values()))
+    return jobs
+
+
+def lines(job: Job) -> dict[int, tuple[float, ...]]:
+    from tst_megatron.training.ledger import read_ledger
+
+    names = ("loss", "grad_norm", "learning_rate", "stage", "positions", "data_tokens", "flops")
+    ledger = read_ledger(job.out / "ledger.jsonl")
+    return {line["step"]: tuple(line[name] for name in names) for line in ledger.steps}
+
+
+def weights(job: Job, step: int) -> dict[str, torch.Tensor]:
+    """Model and optimizer state, as saved."""
+    folder = job.out / "checkpoints" / f"iter_{step:07d}"
+    gathered = job.out / f"{step}.pt"
+    if not gathered.exists():
+        dcp_to_torch_save(folder, gathered)
+    saved = torch.load(gathered, weights_only=False)
+    return {name: value for name, value in saved.items() if isinstance(value, torch.Tensor)}
+
+
+def test_the_phases_are_where_the_schedule_says(unbroken: Job) -> None:
+    stages = [line[3] for _, line in sorted(lines(unbroken).items())]
+    assert stages == [0] * 3 + [1] * 2 + [2] * 5
+    last = lines(unbroken)[10]
+    assert last[4] == 10 * 4 * 16
+    assert last[5] == (3 * 4 + 2 * 2 + 5) * 4 * 16
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_resumed_run_is_the_unbroken_one(
+    unbroken: Job, resumed: dict[int, Job], cut: int
+) -> None:
+    whole, rest = lines(unbroken), lines(resumed[cut])
+    assert sorted(rest) == list(range(cut + 1, 11))
+    assert rest == {step: whole[step] for step in rest}
+    mine, theirs = weights(resumed[cut], 10), weights(unbroken, 10)
+    assert mine.keys() == theirs.keys()
+    for name, tensor in mine.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def test_the_switch_keeps_weights_and_optimizer_state(unbroken: Job) -> None:
+    """Adam's moments go on from those of the bags: one step from the saved state explains them."""
+    before, after = weights(unbroken, 5), weights(unbroken, 6)
+    moments = [name for name in before if name.startswith("optimizer.state.exp_avg.")]
+    assert moments
+    for name in moments:
+        # exp_avg' = 0.9 exp_avg + 0.1 g, and g is clipped to norm 1: a reset would leave 0.1 g.
+        change = (after[name] - 0.9 * before[name]).norm()
+        assert change <= 0.1 + 1e-6
+        assert before[name].norm() > 0
+
+
+def test_another_schedule_is_refused(corpus, unbroken: Job, tmp_path: Path) -> None:
+    flags = (*TINY, *corpus.flags, f"--load={unbroken.out / 'checkpoints'}")
+    refused = run(Job(tmp_path, (*flags, "--tst-schedule=4:0.5")), check=False)
+    assert refused.code != 0
+    sentence = next(line for line in refused.output.splitlines() if "tst-megatron: error" in line)
+    assert "[[4, 12], [2, 8]]" in sentence
+    assert "[[4, 20]]" in sentence
+    assert "--tst-allow-schedule-change" in sentence
+    assert "exitcode  : 2" in refused.output
+
+
+def test_another_schedule_is_run_when_allowed(corpus, unbroken: Job, tmp_path: Path) -> None:
+    flags = (*TINY, *corpus.flags, f"--load={unbroken.out / 'checkpoints'}", "--ckpt-step=8")
+    own = ("--tst-schedule=4:0.9", "--tst-allow-schedule-change")
+    changed = run(Job(tmp_path, (*flags, *own)))
+    assert [line["bag_size"] for line in changed.ledger.steps] == [4, 1]
+
+
+def test_stock_megatron_goes_on_from_a_superposed_checkpoint(
+    corpus, unbroken: Job, tmp_path: Path
+) -> None:
+    """A checkpoint of the superposition phase is Megatron's own: its trainer trains on."""
+    stock = (str(Path(__file__).parents[1] / "stock_pretrain.py"),)
+    copied = tmp_path / "checkpoints"
+    shutil.copytree(unbroken.out / "checkpoints", copied)
+    flags = (*TINY, *corpus.flags, f"--load={copied}", "--ckpt-step=5")
+    went_on = run(Job(tmp_path, flags, program=stock))
+    assert "iteration       10/      10" in went_on.output

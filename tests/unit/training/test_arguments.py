@@ -1,0 +1,132 @@
+"""Flags: what they mean, and that every one that cannot work is told in a sentence."""
+
+import argparse
+
+import pytest
+from megatron.training.arguments import add_megatron_arguments
+
+from tst_megatron.errors import UserError
+from tst_megatron.training.arguments import (
+    _UNSUPPORTED,
+    add_tst_arguments,
+    check_flags,
+    superposition_from_args,
+)
+
+
+def parse(*flags: str) -> argparse.Namespace:
+    parser = add_tst_arguments(add_megatron_arguments(argparse.ArgumentParser(allow_abbrev=False)))
+    args = parser.parse_args(["--train-iters=100", "--global-batch-size=8", *flags])
+    args.step_batch_size_schedule = None
+    return args
+
+
+def stages(*flags: str) -> list[tuple[int, int]]:
+    args = parse(*flags)
+    check_flags(args)
+    superposition = superposition_from_args(args)
+    return [(stage.bag_size, stage.num_samples) for stage in superposition.schedule.stages]
+
+
+def refusal(*flags: str) -> str:
+    with pytest.raises(UserError) as refused:
+        stages(*flags)
+    message = str(refused.value)
+    assert "\n" not in message
+    return message
+
+
+def test_the_two_forms_of_a_schedule() -> None:
+    assert stages("--tst-bag-size=6") == [(6, 30 * 8), (1, 70 * 8)]
+    assert stages("--tst-bag-size=6", "--tst-step-ratio=0.25") == [(6, 25 * 8), (1, 75 * 8)]
+    assert stages("--tst-schedule=16:0.2,4:0.1") == [(16, 160), (4, 80), (1, 560)]
+    assert stages("--tst-schedule=4:1.0") == [(4, 800), (1, 0)]
+
+
+def test_samples_instead_of_steps() -> None:
+    args = parse("--tst-bag-size=4", "--train-samples=805")
+    args.train_iters = None
+    superposition = superposition_from_args(args)
+    assert [s.num_samples for s in superposition.schedule.stages] == [30 * 8, 70 * 8]
+
+
+def test_no_flag_is_an_ordinary_run() -> None:
+    args = parse()
+    check_flags(args)
+    assert superposition_from_args(args) is None
+
+
+def test_output_superposition_reads_single_tokens() -> None:
+    args = parse("--tst-bag-size=4", "--tst-superpose=output")
+    superposition = superposition_from_args(args)
+    assert not superposition.reads_bags
+    assert superposition.predicts_bags
+    assert {stage.bag_size for stage in superposition.data_schedule.stages} == {1}
+    assert superposition.data_schedule.data_tokens(800, 16) == 800 * 16
+
+
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        (("--tst-bag-size=0",), ("--tst-bag-size", "0", "below 1")),
+        (("--tst-bag-size=-3",), ("-3", "below 1")),
+        (("--tst-bag-size=4", "--tst-step-ratio=0"), ("share 0", "not above 0")),
+        (("--tst-bag-size=4", "--tst-step-ratio=-0.5"), ("-0.5", "not above 0")),
+        (("--tst-bag-size=4", "--tst-step-ratio=nan"), ("nan", "not above 0")),
+        (("--tst-bag-size=4", "--tst-step-ratio=1.5"), ("1.5", "past 1")),
+        (("--tst-schedule=4:0.7,2:0.5",), ("1.2", "past 1")),
+        (("--tst-schedule=4:0.001",), ("4:0.001", "0 of 100 steps")),
+        (("--tst-schedule=four:0.1",), ("four:0.1", "BAG_SIZE:SHARE")),
+        (("--tst-schedule=",), ("BAG_SIZE:SHARE",)),
+        (("--tst-schedule=4:0.3", "--tst-bag-size=4"), ("--tst-schedule", "--tst-bag-size")),
+        (("--tst-step-ratio=0.3",), ("--tst-step-ratio", "add --tst-bag-size")),
+        (("--tst-objective=mce-alt",), ("--tst-objective", "add --tst-bag-size")),
+        (
+            ("--tst-bag-size=4", "--tst-objective=mce-alt", "--tst-bag-weights=power"),
+            ("mce-alt", "weights"),
+        ),
+        (
+            ("--tst-bag-size=4", "--tst-superpose=input", "--tst-bag-weights=power"),
+            ("--tst-superpose input",),
+        ),
+    ],
+)
+def test_bad_values_are_named(flags: tuple[str, ...], names: tuple[str, ...]) -> None:
+    message = refusal(*flags)
+    for name in names:
+        assert name in message
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--reset-attention-mask",
+        "--reset-position-ids",
+        "--eod-mask-loss",
+        "--dataloader-inter-document-masking",
+        "--cuda-graph-impl full_iteration",
+        "--fim-data",
+        "--sft",
+        "--mock-data",
+        "--mtp-num-layers 1",
+        "--dataloader-type cyclic",
+        "--iterations-to-skip 3",
+        "--phase-transition-iterations 5",
+        "--multiple-validation-sets",
+        "--tensor-parallel-num-weight-shards 4",
+        "--hybrid-context-parallel",
+        "--logits-load-dir somewhere",
+        "--overlap-moe-expert-parallel-comm",
+    ],
+)
+def test_what_bags_cannot_go_with_is_named(flag: str) -> None:
+    words = flag.split()
+    assert words[0] in refusal("--tst-bag-size=4", *words)
+    # And it is bags that it does not go with.
+    check_flags(parse(*words))
+
+
+def test_every_flag_in_the_list_is_megatrons() -> None:
+    known = add_megatron_arguments(argparse.ArgumentParser())._option_string_actions
+    for _, flag, _ in _UNSUPPORTED:
+        assert flag.split()[0] in known

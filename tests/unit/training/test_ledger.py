@@ -1,0 +1,107 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from tst_megatron.training import ledger as ledgers
+from tst_megatron.training.ledger import LedgerError, LedgerWriter, read_ledger
+
+
+def write_run(path: Path, first: int, last: int, started: float = 0.0) -> None:
+    writer = LedgerWriter(path, {"step": first}, started, world_size=2)
+    for step in range(first + 1, last + 1):
+        writer.write("step", {"step": step, "loss": float(step), "positions": step * 10})
+        if step % 5 == 0:
+            writer.write("validation", {"step": step, "next_token_loss": 1.0 / step})
+
+
+def test_a_run_reads_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "ledger.jsonl"
+    write_run(path, 0, 10)
+    ledger = read_ledger(path)
+    assert ledger.header["schema_version"] == ledgers.SCHEMA_VERSION
+    assert [line["step"] for line in ledger.steps] == list(range(1, 11))
+    assert [line["step"] for line in ledger.validations] == [5, 10]
+    for line in ledger.steps:
+        assert line["gpu_hours"] == pytest.approx(2 * line["wall_clock_s"] / 3600, rel=1e-3)
+    assert ledger.last["step"] == 10
+
+
+def test_replayed_steps_replace_those_they_replay(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    write_run(path, 0, 9)
+    write_run(path, 5, 12)
+    ledger = read_ledger(path)
+    assert [line["step"] for line in ledger.steps] == list(range(1, 13))
+    assert [line["step"] for line in ledger.validations] == [5, 10]
+    assert ledger.header["step"] == 5
+
+
+def test_lost_time_still_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "ledger.jsonl"
+    now = 1000.0
+    monkeypatch.setattr(ledgers.time, "time", lambda: now)
+    writer = LedgerWriter(path, {"step": 0}, 1000.0, world_size=1)
+    now = 1100.0
+    writer.write("step", {"step": 7, "loss": 1.0})
+    now = 5010.0
+    # Starts again at 5,000 from step 3, having lost four steps.
+    writer = LedgerWriter(path, {"step": 3}, 5000.0, world_size=1)
+    writer.write("step", {"step": 4, "loss": 1.0})
+    assert read_ledger(path).steps[-1]["wall_clock_s"] == pytest.approx(110.0)
+
+
+def test_a_kill_at_any_byte_leaves_a_ledger(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
+    write_run(whole, 0, 6)
+    content = whole.read_bytes()
+    header_end = content.index(b"\n") + 1
+    for size in range(header_end, len(content) + 1):
+        cut.write_bytes(content[:size])
+        before = len(read_ledger(cut).steps)
+        assert before == content[:size].count(b'"kind": "step"') - (
+            not content[:size].endswith(b"\n")
+            and b'"kind": "step"' in content[:size].split(b"\n")[-1]
+        )
+        # Goes on from there: the cut line is ended, and what follows is read.
+        write_run(cut, before, before + 2)
+        assert [line["step"] for line in read_ledger(cut).steps] == list(range(1, before + 3))
+
+
+def test_a_loss_that_is_not_a_number_is_null(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    writer = LedgerWriter(path, {"step": 0}, 0.0, world_size=1)
+    writer.write("step", {"step": 1, "loss": float("nan"), "grad_norm": float("inf")})
+    line = json.loads(path.read_text().splitlines()[-1], parse_constant=pytest.fail)
+    assert line["loss"] is None
+    assert line["grad_norm"] is None
+
+
+def test_lines_reach_the_file_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    writer = LedgerWriter(path, {"step": 0}, 0.0, world_size=1)
+    size = path.stat().st_size
+    writer.write("step", {"step": 1, "loss": 1.0})
+    assert path.stat().st_size > size
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "holds no header"),
+        (b'{"kind": "step", "step": 1}\n', "line 1"),
+        (b'{"kind": "header", "step": 0}\nnonsense\n', "line 2"),
+        (b'{"kind": "header", "step": 0}\n{"kind": "other", "step": 1}\n', "line 2"),
+        (b'[1, 2]\n{"kind": "header", "step": 0}\n', "line 1"),
+    ],
+)
+def test_a_broken_ledger_is_named(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(LedgerError, match=says):
+        read_ledger(path)
+
+
+def test_a_missing_ledger_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match=r"ledger\.jsonl cannot be read"):
+        read_ledger(tmp_path / "ledger.jsonl")

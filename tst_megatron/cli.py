@@ -14,7 +14,8 @@ examples:
       --tst-bag-size 6 --tst-step-ratio 0.3
   torchrun --nproc-per-node 1 -m tst_megatron pretrain --recipe tiny --train-iters 2000 \\
       --tokenizer-model tokenizer.model --data-path corpus --tst-schedule 4:0.2,2:0.1
-  tst-megatron pretrain --megatron-help     every flag, Megatron's and ours
+
+Every other flag is Megatron's, and keeps its meaning.
 """
 _DEMO_EXAMPLES = """\
 examples:
@@ -32,13 +33,16 @@ examples:
 
 def main() -> None:
     """Run the subcommand on the command line."""
+    helps_with_pretrain = sys.argv[1:] in (["pretrain"], ["pretrain", "-h"], ["pretrain", "--help"])
     # Megatron parses what follows: it has some thousand flags of its own.
-    if sys.argv[1:2] == ["pretrain"] and not _asks_for_our_help(sys.argv[2:]):
+    if sys.argv[1:2] == ["pretrain"] and not helps_with_pretrain:
         from tst_megatron.training.pretrain import main as pretrain
 
-        pretrain(["--help"] if sys.argv[2:] == ["--megatron-help"] else sys.argv[2:])
+        pretrain(sys.argv[2:])
         return
-    parser = _parser()
+    parser = _parser(helps_with_pretrain)
+    if sys.argv[1:] == ["pretrain"]:
+        parser.parse_args(["pretrain", "--help"])
     args, others = parser.parse_known_args()
     with user_errors_exit():
         if args.command == "demo":
@@ -51,11 +55,7 @@ def main() -> None:
             _show_recipe(args.name)
 
 
-def _asks_for_our_help(argv: list[str]) -> bool:
-    return argv in ([], ["-h"], ["--help"])
-
-
-def _parser() -> argparse.ArgumentParser:
+def _parser(with_tst_flags: bool) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tst-megatron",
         description="Token-superposition training on Megatron-Core: the same loss for fewer GPU "
@@ -65,12 +65,18 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add(
+    pretrain = _add(
         commands,
         "pretrain",
         "train with Megatron's pretrain, superposed where the --tst- flags say so",
         _PRETRAIN_EXAMPLES,
     )
+    if with_tst_flags:
+        # Only where they are shown: they import Megatron, which takes seconds.
+        from tst_megatron.training.arguments import add_tst_arguments
+
+        pretrain.add_argument("--recipe", help="flags from a recipe, or a .yaml file of your own")
+        add_tst_arguments(pretrain)
     demo = _add(
         commands,
         "demo",

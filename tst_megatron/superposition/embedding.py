@@ -23,8 +23,9 @@ class SuperposedVocabParallelEmbedding(VocabParallelEmbedding):
     def forward(self, input_: Tensor) -> Tensor:
         """Mean embedding of every bag (arXiv 2605.06546, Section 3), or the parent's look-up.
 
-        The rows of a bag are summed in float32 and cast back once (for bags whose size is not a
-        power of two, a bfloat16 table split over ranks rounds a second time, at the division).
+        The rows of a bag are summed in float32 and cast to the table's dtype. With a bfloat16 table
+        that is not the last rounding everywhere: torch's CPU kernel also rounds at the division,
+        as does every rank of a split table, whose reduction then adds in bfloat16.
 
         Collectives over the tensor-parallel group, as in the parent: all-reduce of ``[b, L, h]``,
         or reduce-scatter to ``[L/tp, b, h]`` under sequence parallelism, in the table's dtype.
@@ -34,6 +35,9 @@ class SuperposedVocabParallelEmbedding(VocabParallelEmbedding):
 
         Returns:
             ``[b, L, h]``, or ``[L/tp, b, h]`` under sequence parallelism, in the table's dtype.
+
+        Raises:
+            RuntimeError: the table is sharded beyond tensor parallelism.
         """
         if input_.dim() == 2:
             return super().forward(input_)
@@ -41,6 +45,11 @@ class SuperposedVocabParallelEmbedding(VocabParallelEmbedding):
             # The same values either way, but the gradient of a token that stands several times in
             # a batch is summed in another order by another kernel.
             return super().forward(input_.squeeze(-1))
+        if self.gtp_remat_size > 1:
+            raise RuntimeError(
+                "bags cannot be read from a table that is sharded once more by "
+                "--tensor-parallel-num-weight-shards: leave the flag out"
+            )
         output = self._mean_of_local_rows(input_)
         if self.reduce_scatter_embeddings:
             # [b, L, h] -> [L, b, h], the layout that sequence parallelism scatters.

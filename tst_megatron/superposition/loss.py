@@ -72,10 +72,10 @@ def multi_hot_cross_entropy(
     if weights is None:
         uniform = targets.new_full((), 1.0 / targets.shape[-1], dtype=torch.float32)
         weights = weights_of_filled(uniform, targets)
-    elif weights.dim() > 0 and weights.shape[-1] != targets.shape[-1]:
+    elif weights.shape not in (targets.shape, targets.shape[-1:]):
         raise ValueError(
             f"weights {list(weights.shape)} do not fit targets {list(targets.shape)}: "
-            "the last dimension must be equal"
+            f"give {list(targets.shape[-1:])} or {list(targets.shape)}"
         )
     if tp_group is None and parallel_state.model_parallel_is_initialized():
         tp_group = parallel_state.get_tensor_model_parallel_group()
@@ -112,7 +112,8 @@ class _MultiHotCrossEntropy(torch.autograd.Function):
             score, shares, total = _bag_log_probability(target_logits, targets)
         else:
             shares, total = _merged_shares(weights, targets)
-            score = (target_logits * shares).sum(dim=-1)
+            # A logit of minus infinity without a weight would make the sum NaN.
+            score = (target_logits.masked_fill_(shares == 0.0, 0.0) * shares).sum(dim=-1)
             if split:
                 dist.all_reduce(score, group=tp_group)
 
@@ -180,5 +181,6 @@ def _bag_log_probability(target_logits: Tensor, targets: Tensor) -> tuple[Tensor
     has_any = counted.any(dim=-1)
     distinct = target_logits.masked_fill(~counted, float("-inf"))
     score = distinct.logsumexp(dim=-1).masked_fill(~has_any, 0.0)
-    shares = (distinct - score.unsqueeze(-1)).exp()
+    # Not exp(distinct - score): the rounding of a score far from 0 would show in every share.
+    shares = distinct.softmax(dim=-1).masked_fill(~has_any.unsqueeze(-1), 0.0)
     return score, shares, has_any.to(target_logits.dtype)

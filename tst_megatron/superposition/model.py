@@ -15,15 +15,28 @@ from torch import Tensor
 
 from tst_megatron.superposition.bags import bag_weights, weights_of_filled
 from tst_megatron.superposition.embedding import SuperposedVocabParallelEmbedding
-from tst_megatron.superposition.loss import multi_hot_cross_entropy
+from tst_megatron.superposition.loss import OBJECTIVES, multi_hot_cross_entropy
 
 
 @dataclass(frozen=True)
 class BagObjective:
-    """What a target bag is scored by: the names of `bag_weights` and of the objective."""
+    """What a target bag is scored by: the names of `bag_weights` and of the objective.
+
+    Raises:
+        ValueError: a name is unknown, or weights are given for ``mce-alt``.
+    """
 
     weights: str = "uniform"
     objective: str = "mce"
+
+    def __post_init__(self) -> None:
+        bag_weights(self.weights, 1)
+        if self.objective not in OBJECTIVES:
+            raise ValueError(
+                f"objective {self.objective!r} is unknown: use one of {', '.join(OBJECTIVES)}"
+            )
+        if self.objective == "mce-alt" and self.weights != "uniform":
+            raise ValueError("objective 'mce-alt' takes no weights: leave them out or use 'mce'")
 
 
 class SuperpositionMixin:

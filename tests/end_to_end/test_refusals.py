@@ -18,10 +18,15 @@ def cases(corpus, folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, .
     for ending in (".bin", ".idx"):
         empty.with_suffix(ending).write_bytes(b"")
     text.write_text("a file, not a folder")
+    cut = folder / "cut"
+    whole = corpus.prefix.with_suffix(".bin").read_bytes()
+    cut.with_suffix(".bin").write_bytes(whole[: len(whole) // 2])
+    cut.with_suffix(".idx").write_bytes(corpus.prefix.with_suffix(".idx").read_bytes())
     return {
         "bag size": (("--tst-bag-size=0",), ("bag size 0",)),
         "missing corpus": ((f"--data-path={folder / 'no'}",), (str(folder / "no"), "missing")),
-        "broken corpus": ((f"--data-path={empty}",), (str(empty),)),
+        "broken corpus": ((f"--data-path={empty}",), (str(empty), "broken")),
+        "corpus cut short": ((f"--data-path={cut}",), (f"{cut}.bin", "cut short")),
         "too small a corpus": (
             (*BAGS, "--train-iters=100000"),
             ("too small for the schedule", "training tokens of", "steps fit"),

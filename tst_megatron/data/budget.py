@@ -4,6 +4,7 @@ The one idea: count with the same functions that build the data sets, so that wh
 is what is read there.
 """
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from megatron.core.datasets.indexed_dataset import IndexedDataset
+from megatron.core.datasets.indexed_dataset import _INDEX_HEADER, DType, IndexedDataset
 
 from tst_megatron.data.phased_dataset import document_shares, documents_of_share, sample_tokens
 from tst_megatron.errors import UserError
@@ -67,8 +68,39 @@ def check_files(prefixes: Sequence[str]) -> None:
                 raise UserError(
                     f"the corpus {prefix} is missing: there is no file {prefix + ending}"
                 )
+        _check_whole(Path(prefix + ".idx"), Path(prefix + ".bin"))
         if not int(document_lengths(prefix).sum(dtype=np.int64)):
             raise UserError(f"the corpus {prefix} is empty: its index holds no tokens")
+
+
+def _check_whole(index: Path, tokens: Path) -> None:
+    """Check that neither file was cut short, which Megatron would notice when it reads there.
+
+    The index (megatron/core/datasets/indexed_dataset.py): header, version, dtype, the numbers of
+    sequences and of documents and their arrays, int32 lengths first.
+
+    Raises:
+        UserError: one was, or the index is none of Megatron's.
+    """
+    fixed = struct.Struct("<9sQBQQ")
+    with index.open("rb") as file:
+        head = file.read(fixed.size)
+        if len(head) < fixed.size or not head.startswith(_INDEX_HEADER):
+            raise UserError(f"the corpus index {index} is broken: it is not an index of Megatron's")
+        _, _, dtype_code, num_sequences, num_documents = fixed.unpack(head)
+        _check_size(index, fixed.size + num_sequences * (4 + 8) + num_documents * 8)
+        lengths = np.frombuffer(file.read(num_sequences * 4), dtype=np.int32)
+    token_size = np.dtype(DType.dtype_from_code(dtype_code)).itemsize
+    _check_size(tokens, int(lengths.sum(dtype=np.int64)) * token_size)
+
+
+def _check_size(path: Path, least: int) -> None:
+    size = path.stat().st_size
+    if size < least:
+        raise UserError(
+            f"the corpus file {path} is cut short: it has {size:,} bytes of {least:,}; "
+            "index the corpus again"
+        )
 
 
 def open_index(prefix: str) -> IndexedDataset:

@@ -108,13 +108,16 @@ class PhasedDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         self.of_bag_size = of_bag_size
 
     def __len__(self) -> int:
-        return self.schedule.num_samples
+        # One more than is trained on: Megatron's sampler refuses a data set with no sample left,
+        # and a finished run may be started again, to be validated.
+        return self.schedule.num_samples + 1
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """The sample of a global index; of a superposed stage of bag size 1 as bags of one."""
         location = self.schedule.locate(index)
         dataset = self.of_bag_size[location.bag_size]
-        sample = dict(dataset[self.schedule.index_in_bag_size(location)])
+        # A blend without weights may hold fewer samples than a run with --tst-allow-repeats reads.
+        sample = dict(dataset[self.schedule.index_in_bag_size(location) % len(dataset)])
         if location.bag_size == 1 and location.stage < len(self.schedule.superposed_stages):
             return {BAGS: _as_bags_of_one(sample)}
         return sample

@@ -184,10 +184,14 @@ def superposition_from_args(args: argparse.Namespace) -> Superposition | None:
     """The run's superposition, from validated arguments; None for an ordinary run.
 
     Raises:
-        UserError: a stage rounds to 0 steps.
+        UserError: a stage rounds to 0 steps, or the run has no number of steps.
     """
     if not superposes(args):
         return None
+    if not args.train_iters and not args.train_samples:
+        raise UserError(
+            "a superposition phase is a share of the steps: add --train-iters or --train-samples"
+        )
     train_iters = args.train_iters or _train_iters_of_samples(args)
     return Superposition(
         schedule=_schedule(args, train_iters, _samples_of_steps(args, train_iters)),

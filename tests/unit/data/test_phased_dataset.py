@@ -75,10 +75,10 @@ def everywhere() -> bool:
 def test_samples_are_bags_of_contiguous_text(tmp_path, counted: str) -> None:
     schedule = schedule_of([(4, 0.3), (2, 0.2)], 20)
     dataset = build_phased_dataset(schedule, config(tmp_path, counted), everywhere)
-    assert len(dataset) == 20 * GLOBAL_BATCH_SIZE
+    assert schedule.num_samples == 20 * GLOBAL_BATCH_SIZE < len(dataset)
     text = IndexedDataset(counted)
     starts = {int(text.get(i)[0]) for i in range(len(text.sequence_lengths))}
-    for index in range(len(dataset)):
+    for index in range(schedule.num_samples):
         sample, place = dataset[index], schedule.locate(index)
         if place.stage == 2:
             assert sample["tokens"].shape == (L,)
@@ -96,7 +96,7 @@ def test_no_text_is_read_in_two_phases(tmp_path, counted: str) -> None:
     schedule = schedule_of([(4, 0.3), (2, 0.2)], 20)
     dataset = build_phased_dataset(schedule, config(tmp_path, counted), everywhere)
     read: dict[int, set[int]] = {0: set(), 1: set(), 2: set()}
-    for index in range(len(dataset)):
+    for index in range(schedule.num_samples):
         sample = dataset[index]
         tokens = sample[BAGS].flatten() if BAGS in sample else sample["tokens"]
         read[schedule.locate(index).stage].update(tokens.tolist())
@@ -123,7 +123,7 @@ def test_stages_of_one_bag_size_go_on_through_one_data_set(tmp_path, counted: st
     dataset = build_phased_dataset(schedule, config(tmp_path, counted), everywhere)
     once = [
         tuple(dataset[index][BAGS].flatten().tolist())
-        for index in range(len(dataset))
+        for index in range(schedule.num_samples)
         if schedule.locate(index).bag_size == 4
     ]
     assert len(once) == len(set(once)) == schedule.samples_of_bag_size(4)
@@ -133,9 +133,9 @@ def test_bags_of_one_are_stock_samples(tmp_path, counted: str) -> None:
     schedule = schedule_of([(1, 0.5)], 20)
     ours = build_phased_dataset(schedule, config(tmp_path, counted), everywhere)
     stock = BlendedMegatronDatasetBuilder(
-        GPTDataset, [len(ours), 0, 0], everywhere, config(tmp_path, counted)
+        GPTDataset, [schedule.num_samples, 0, 0], everywhere, config(tmp_path, counted)
     ).build()[0]
-    for index in range(len(ours)):
+    for index in range(schedule.num_samples):
         mine, theirs = ours[index], stock[index]
         if BAGS in mine:
             assert mine[BAGS].shape == (L + 1, 1)
@@ -162,7 +162,7 @@ def test_a_blend_gives_each_phase_its_own_documents_of_every_source(tmp_path, co
     blend = config(tmp_path, counted, counted, weights=[0.25, 0.75])
     dataset = build_phased_dataset(schedule, blend, everywhere)
     sources: dict[int, list[int]] = {0: [], 1: []}
-    for index in range(len(dataset)):
+    for index in range(schedule.num_samples):
         sources[schedule.locate(index).stage].append(int(dataset[index]["dataset_id"]))
     for drawn in sources.values():
         assert np.mean(drawn) == pytest.approx(0.75, abs=0.05)

@@ -50,6 +50,13 @@ def test_samples_instead_of_steps() -> None:
     assert [s.num_samples for s in superposition.schedule.stages] == [30 * 8, 70 * 8]
 
 
+def test_a_run_without_a_number_of_steps_is_refused() -> None:
+    args = parse("--tst-bag-size=4")
+    args.train_iters = None
+    with pytest.raises(UserError, match="add --train-iters"):
+        superposition_from_args(args)
+
+
 def test_no_flag_is_an_ordinary_run() -> None:
     args = parse()
     check_flags(args)

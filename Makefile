@@ -18,13 +18,13 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 
 CORPUS ?=
 STEPS ?=
-OUT ?= runs/demo
+OUT ?=
 DEMO_FLAGS ?=
 
 .PHONY: demo test setup lint format lock clean
 
 demo: $(READY)
-	$(VENV)/bin/tst-megatron demo --out '$(OUT)' $(if $(CORPUS),--corpus '$(CORPUS)') $(if $(STEPS),--steps $(STEPS)) $(DEMO_FLAGS)
+	$(VENV)/bin/tst-megatron demo $(if $(OUT),--out '$(OUT)') $(if $(CORPUS),--corpus '$(CORPUS)') $(if $(STEPS),--steps $(STEPS)) $(DEMO_FLAGS)
 
 test: $(READY)
 	$(PYTHON) -m pytest $(TEST_FLAGS)

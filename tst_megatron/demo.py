@@ -8,7 +8,7 @@ where it was cut off.
 
 import argparse
 import json
-import os
+import signal
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ _STEPS_A_VALIDATION = 500
 _FEWEST_VALIDATIONS = 10
 _CHECKPOINTS = 8
 _FEWEST_STEPS = 100
+# Enough for phases and held-out text of the right sizes, as these are cut at whole documents.
+_FEWEST_DOCUMENTS = 500
 _INTERRUPTED_EXIT_CODE = 130
 _QUICK_NOTE = (
     "This was a quick look: so short a run favours the baseline, since the recovery from the "
@@ -111,7 +113,7 @@ def run_demo(out: Path, settings: Settings, console: Console) -> int:
     _prepare_data(folder, settings, console)
     steps = _steps_to_train(folder, settings, console)
     console.print(
-        f"Training a baseline and a TST run of {steps:,} steps each, on a CPU core each. Ctrl-C "
+        f"Training a baseline and a TST run of {steps:,} steps each, a CPU core each. Ctrl-C "
         "leaves a report of what was done; the same command goes on from there.",
         highlight=False,
     )
@@ -133,11 +135,18 @@ def _begin(folder: Folder, settings: Settings) -> None:
         differing = [name for name in wanted if begun.get(name) != wanted[name]]
         if differing:
             name = differing[0]
+            before, now = (_in_words(values.get(name)) for values in (begun, wanted))
             raise UserError(
-                f"{folder.root} holds a demo with {name} {begun.get(name)}, and this one has "
-                f"{wanted[name]}: choose another --out, or delete the folder"
+                f"{folder.root} holds a demo with {name} {before}, and this one has {now}: choose "
+                "another --out, or delete the folder"
             )
     write_whole(folder.settings, json.dumps(wanted, indent=2))
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none"
+    return "as by default" if value is None else str(value)
 
 
 def _prepare_data(folder: Folder, settings: Settings, console: Console) -> None:
@@ -149,15 +158,17 @@ def _prepare_data(folder: Folder, settings: Settings, console: Console) -> None:
     else:
         files = corpus.corpus_files(Path(settings.corpus))
     folder.tokenizer.parent.mkdir(exist_ok=True)
+    if folder.tokenizer.exists() and folder.corpus.with_suffix(".idx").exists():
+        return
+    documents = corpus.at_least(_FEWEST_DOCUMENTS, list(corpus.read_documents(files)))
     if not folder.tokenizer.exists():
         with console.status("Training the tokenizer"):
-            documents = corpus.read_documents(files)
             train_tokenizer(documents, folder.tokenizer, settings.vocab_size)
         console.print(f"Trained a tokenizer of {settings.vocab_size} pieces.", highlight=False)
     if not folder.corpus.with_suffix(".idx").exists():
         with console.status("Indexing the corpus") as status:
             indexed = index_documents(
-                corpus.read_documents(files),
+                documents,
                 load_tokenizer(folder.tokenizer),
                 folder.corpus,
                 lambda tokens: status.update(f"Indexing the corpus: {tokens:,} tokens"),
@@ -218,23 +229,22 @@ def _flags(folder: Folder, settings: Settings, run: str, steps: int) -> list[str
 def _train(folder: Folder, settings: Settings, steps: int, console: Console) -> bool:
     """Train what is not trained yet, side by side; False if the user cut it short."""
     todo = [run for run in RUNS if not _is_done(folder, run, steps)]
-    threads = max(1, len(os.sched_getaffinity(0)) // len(RUNS))
     runs: dict[str, Run] = {}
     try:
         for run in todo:
             log = folder.root / run / "log.txt"
-            runs[run] = start_on_cpu(_flags(folder, settings, run, steps), log, threads)
+            runs[run] = start_on_cpu(_flags(folder, settings, run, steps), log)
         ledgers = {run: folder.ledger(run) for run in RUNS}
         with ProgressDisplay(ledgers, steps, console) as display:
             display.wait(lambda: _all_ended(runs))
     except KeyboardInterrupt:
-        console.print("Stopping: both runs are saving a checkpoint.", highlight=False)
-        for started in runs.values():
-            started.stop()
+        console.print("Stopping: the runs are saving a checkpoint.", highlight=False)
         return False
     finally:
         for started in runs.values():
-            started.kill()
+            started.ask_to_stop()
+        for started in runs.values():
+            started.end()
     return True
 
 
@@ -253,11 +263,10 @@ def _all_ended(runs: dict[str, Run]) -> bool:
 
 def _is_done(folder: Folder, run: str, steps: int) -> bool:
     ledger = _ledger(folder, run)
-    return (
-        ledger is not None
-        and bool(ledger.validations)
-        and (ledger.validations[-1]["step"] >= steps)
-    )
+    saved = folder.root / run / "checkpoints" / "latest_checkpointed_iteration.txt"
+    if ledger is None or not ledger.validations or not saved.exists():
+        return False
+    return bool(ledger.validations[-1]["step"] >= steps) and saved.read_text().strip() == str(steps)
 
 
 def _ledger(folder: Folder, run: str) -> Ledger | None:
@@ -276,7 +285,7 @@ def _report(folder: Folder, steps: int) -> dict[str, Any]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The demo's flags; whatever else is given goes to Megatron, for both runs."""
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/demo"), help="output folder (default runs/demo)"
+        "--out", type=Path, help="output folder (default runs/demo, or runs/quick with --quick)"
     )
     parser.add_argument(
         "--corpus",
@@ -312,7 +321,14 @@ def main(args: argparse.Namespace, other_flags: list[str]) -> int:
         tst_flags=tuple(tst_flags),
         shared_flags=tuple(shared_flags),
     )
-    return run_demo(args.out.resolve(), settings, Console())
+    out = args.out or Path("runs/quick" if args.quick else "runs/demo")
+    # Ending the demo otherwise than by Ctrl-C must not leave its runs behind.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        return run_demo(out.resolve(), settings, Console())
+    except KeyboardInterrupt:
+        return _INTERRUPTED_EXIT_CODE
 
 
 def _split_flags(flags: list[str]) -> tuple[list[str], list[str]]:

@@ -1,6 +1,7 @@
 """Errors that a user can cause, as opposed to bugs: one sentence, no traceback, exit code 2."""
 
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +15,14 @@ class UserError(Exception):
 
 
 def exit_with(message: str) -> NoReturn:
-    """Print one sentence on standard error, from rank 0 of a job only, and leave with code 2."""
-    if os.environ.get("RANK", "0") == "0":
-        print(f"tst-megatron: error: {message}", file=sys.stderr, flush=True)
+    """Print one sentence on standard error and leave with code 2.
+
+    Rank 0 prints it, and one rank of every other node: what is missing may be missing there alone.
+    """
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        is_first = os.environ.get("RANK", "0") == "0"
+        where = "" if is_first else f" (on {socket.gethostname()})"
+        print(f"tst-megatron: error: {message}{where}", file=sys.stderr, flush=True)
     sys.exit(USAGE_EXIT_CODE)
 
 

@@ -72,12 +72,12 @@ def _typed_as_on_gpu(original: Any) -> Any:
     return type_
 
 
-class _Clock:
-    """A CUDA event, stream or context of either, on a machine where work is done when called."""
+class _Inert:
+    """A CUDA event, stream or their context, where work is done by the time a call returns."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
-    def __enter__(self) -> "_Clock":
+    def __enter__(self) -> "_Inert":
         return self
 
     def __exit__(self, *args: Any) -> None: ...
@@ -133,6 +133,13 @@ ENTRIES: list[Entry] = [
         "megatron/training/initialize.py",
         "torch.cuda.set_device(args.local_rank)",
     ),
+    # From Blackwell, 10, Megatron asks for no environment variable of CUDA's.
+    Entry(
+        "megatron.training.arguments.get_device_arch_version",
+        _returns(10),
+        "megatron/training/arguments.py",
+        "and get_device_arch_version() < 10",
+    ),
     Entry(
         "torch.Tensor.cuda",
         lambda original: lambda self, *args, **kwargs: self,
@@ -182,7 +189,7 @@ ENTRIES: list[Entry] = [
     ),
     # Streams, events and their contexts.
     *(
-        Entry(f"torch.cuda.{name}", lambda original: _Clock, file, line)
+        Entry(f"torch.cuda.{name}", lambda original: _Inert, file, line)
         for name, file, line in (
             ("Stream", "megatron/core/pipeline_parallel/utils.py", "torch.cuda.Stream("),
             (

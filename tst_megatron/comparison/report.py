@@ -5,7 +5,6 @@ nothing. Whatever part of the two runs is there makes a report, which says what 
 """
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -30,6 +29,7 @@ from tst_megatron.comparison.plots import draw_loss, loss_svgs
 from tst_megatron.comparison.settings import Settings, compare_settings
 from tst_megatron.comparison.wording import WALL_CLOCK_NOTE, flops, headline, table_rows
 from tst_megatron.files import write_whole
+from tst_megatron.strict_json import finite
 from tst_megatron.training.ledger import Ledger
 
 __all__ = ["build_report", "render_text", "table_rows", "write_report"]
@@ -92,8 +92,8 @@ def build_report(
         ],
         "partial": bool(missing),
     }
-    finite: dict[str, Any] = _finite({"headline": headline(report), **report})
-    return finite
+    whole: dict[str, Any] = finite({"headline": headline(report), **report})
+    return whole
 
 
 def render_text(report: dict[str, Any]) -> Table:
@@ -189,12 +189,3 @@ def _seeds(baseline: Ledger | None, tst: Ledger | None) -> str:
     if len(set(seeds.values())) == 1:
         return str(next(iter(seeds.values())))
     return ", ".join(f"{name} {seed}" for name, seed in seeds.items()) or "unknown"
-
-
-def _finite(value: Any) -> Any:
-    """The same with None for floats that JSON cannot hold, and lists for tuples."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

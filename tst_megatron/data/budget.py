@@ -26,7 +26,7 @@ class Source:
     Attributes:
         prefix: path of the ``.bin`` and ``.idx`` files without their ending.
         weight: share of the samples that come from it; the weights of a blend sum to 1.
-        documents: (begin, end) of the training documents, as shares of all its documents.
+        documents: (begin, end) of a split's documents, as shares of all its documents.
     """
 
     prefix: str
@@ -136,15 +136,19 @@ def largest_id(prefix: str, num_tokens: int = 1_000_000) -> int:
     return int(ids.max(initial=0))
 
 
-def training_documents(source: Source) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """Lengths of all documents, and indices of the training ones (as Megatron's builder rounds)."""
+def split_documents(source: Source) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Lengths of all documents, and indices of the split's (rounded as Megatron's builder does)."""
     lengths = document_lengths(source.prefix)
     begin, end = (round(bound * float(len(lengths))) for bound in source.documents)
     return lengths, np.arange(begin, end, dtype=np.int32)
 
 
 def budget(
-    schedule: BagSchedule, seq_length: int, sources: Sequence[Source], seed: int, surplus: float
+    schedule: BagSchedule,
+    seq_length: int,
+    sources: Sequence[Source],
+    seed: int,
+    surplus: float | None,
 ) -> list[StageBudget]:
     """What every bag size reads from every source, and what is there for it.
 
@@ -153,15 +157,17 @@ def budget(
         seq_length: L.
         sources: the blend.
         seed: Megatron's data seed.
-        surplus: Megatron's ``--mid-level-dataset-surplus``; no matter for a single source.
+        surplus: Megatron's ``--mid-level-dataset-surplus``; None for a blend without weights.
     """
     found = []
     for source in sources:
-        lengths, documents = training_documents(source)
+        lengths, documents = split_documents(source)
         for bag_size, share in document_shares(schedule, seq_length).items():
             own = documents_of_share(lengths, documents, share, seed)
             samples = schedule.samples_of_bag_size(bag_size)
-            if len(sources) > 1:
+            if surplus is None:
+                samples = ceil(samples * source.weight)
+            else:
                 # As megatron.core.datasets.blended_megatron_dataset_builder sizes a source.
                 samples = ceil(ceil(samples * source.weight) * (1.0 + surplus))
             found.append(
@@ -194,6 +200,39 @@ def check_budget(stages: Sequence[StageBudget], train_iters: int) -> None:
         f"read its own {worst.available:,} more than once; about {fitting:,} of {train_iters:,} "
         "steps fit, or add --tst-allow-repeats"
     )
+
+
+def check_no_empty_stage(stages: Sequence[StageBudget]) -> None:
+    """Check that every stage has a document at all: phases are cut at whole documents.
+
+    Raises:
+        UserError: one has none.
+    """
+    for stage in stages:
+        if stage.needed > 1 and not stage.available:
+            raise UserError(
+                f"the corpus {stage.source.prefix} has too few documents: none is left for the "
+                f"stage with bag size {stage.bag_size}, so index it in shorter documents"
+            )
+
+
+def check_validation(source: Source, needed: int) -> None:
+    """Check that a validation split has tokens for its smallest use.
+
+    Args:
+        source: with the split's part of the documents.
+        needed: tokens of one sample of the largest bag.
+
+    Raises:
+        UserError: it has not.
+    """
+    lengths, documents = split_documents(source)
+    available = int(lengths[documents].sum(dtype=np.int64))
+    if available < needed:
+        raise UserError(
+            f"the validation split of {source.prefix} has {available:,} tokens and one sample "
+            f"needs {needed:,}: give --split more of it, or --eval-iters 0"
+        )
 
 
 def steps_that_fit(stages: Sequence[StageBudget], train_iters: int) -> int:

@@ -67,6 +67,33 @@ def read_documents(files: list[Path]) -> Iterator[str]:
         yield from (document for document in documents if document.strip())
 
 
+def at_least(number: int, documents: list[str]) -> list[str]:
+    """The documents, cut at line ends into pieces if there are fewer than ``number``.
+
+    Phases and held-out text are cut at whole documents, so a corpus of one long file needs this.
+    """
+    if len(documents) >= number:
+        return documents
+    size = max(1, sum(map(len, documents)) // number)
+    pieces = [piece for document in documents for piece in _cut(document, size)]
+    random.Random(_ORDER_SEED).shuffle(pieces)
+    return pieces
+
+
+def _cut(document: str, size: int) -> Iterator[str]:
+    """Pieces of whole lines, of ``size`` characters or a line more."""
+    lines: list[str] = []
+    length = 0
+    for line in document.splitlines(keepends=True):
+        lines.append(line)
+        length += len(line)
+        if length >= size:
+            yield "".join(lines)
+            lines, length = [], 0
+    if lines:
+        yield "".join(lines)
+
+
 def _lines_of_jsonl(path: Path, text: str) -> Iterator[str]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():

@@ -143,14 +143,6 @@ class BagSchedule:
             left -= taken
         return (total + left * self.stages[-1].bag_size) * seq_length
 
-    def describe(self) -> str:
-        """The stages in one line, as bag size × samples."""
-        return ", ".join(
-            f"{stage.num_samples} samples of {'bags of ' if stage.bag_size > 1 else ''}"
-            f"{stage.bag_size} token{'s' if stage.bag_size > 1 else ''}"
-            for stage in self.stages
-        )
-
 
 def parse_shares(text: str) -> tuple[tuple[int, float], ...]:
     """Read ``16:0.2,4:0.1`` as ((16, 0.2), (4, 0.1)).

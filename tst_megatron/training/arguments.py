@@ -291,6 +291,11 @@ _UNSUPPORTED: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] =
         "--phase-transition-iterations",
         "it counts the samples of a phase from 0, and the bag size goes by the samples of the run",
     ),
+    (
+        lambda a: a.decrease_batch_size_if_needed,
+        "--decrease-batch-size-if-needed",
+        "the phases end between steps of the whole batch size",
+    ),
     (lambda a: a.dataloader_type == "external", "--dataloader-type external", "bags are cut by us"),
     (
         lambda a: a.dataloader_type == "cyclic",
@@ -303,7 +308,7 @@ _UNSUPPORTED: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] =
         "the bag loss is measured on one validation set",
     ),
     (
-        lambda a: (a.tensor_parallel_num_weight_shards or 1) > 1,
+        lambda a: (a.tensor_parallel_num_weight_shards or 1) > a.tensor_model_parallel_size,
         "--tensor-parallel-num-weight-shards",
         "the superposed embedding reads the whole shard of the table",
     ),

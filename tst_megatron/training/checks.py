@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from megatron.training.checkpointing import get_checkpoint_name, get_checkpoint_
 from megatron.training.utils import get_blend_and_blend_per_split
 
 from tst_megatron.data import budget
+from tst_megatron.data.phased_dataset import sample_tokens
 from tst_megatron.errors import UserError
 from tst_megatron.training.arguments import (
     Superposition,
@@ -27,6 +29,8 @@ from tst_megatron.training.arguments import (
     check_flags,
     superposition_from_args,
 )
+
+logger = logging.getLogger(__name__)
 
 # Tokenizers whose --tokenizer-model is a file on this machine.
 _TOKENIZERS_IN_A_FILE = ("SentencePieceTokenizer", "Llama2Tokenizer", "TikTokenizer")
@@ -47,11 +51,10 @@ def check_before_validation(args: argparse.Namespace, on_gpu: bool) -> None:
             raise UserError(f"--tokenizer-type {args.tokenizer_type} needs a --tokenizer-model")
         if not Path(args.tokenizer_model).is_file():
             raise UserError(f"--tokenizer-model {args.tokenizer_model} is missing: no such file")
-    prefixes = [source for source in _all_prefixes(args) if not is_object_storage_path(source)]
-    budget.check_files(prefixes)
+    budget.check_files(_local_prefixes(args))
     for flag in ("save", "tensorboard_dir", "data_cache_path"):
         folder = getattr(args, flag)
-        if folder is not None:
+        if folder is not None and not is_object_storage_path(folder):
             check_writable(Path(folder), f"--{flag.replace('_', '-')}")
     if args.tst_ledger is not None:
         check_writable(Path(args.tst_ledger).parent, "--tst-ledger")
@@ -92,6 +95,7 @@ def check_after_validation(args: argparse.Namespace, superposition: Superpositio
     _check_vocabulary(args)
     if superposition is not None:
         _check_budget(args, superposition)
+    _check_validation(args, superposition)
     _check_resume(args, superposition)
 
 
@@ -109,25 +113,37 @@ def check_writable(folder: Path, flag: str) -> None:
         raise UserError(f"{flag} {folder} cannot be written: {error.strerror}") from None
 
 
+def _local_prefixes(args: argparse.Namespace) -> list[str]:
+    """Indexed corpora on this machine; Megatron's fine-tuning data are not indexed."""
+    if args.sft:
+        return []
+    return [prefix for prefix in _all_prefixes(args) if not is_object_storage_path(prefix)]
+
+
 def _all_prefixes(args: argparse.Namespace) -> list[str]:
     try:
         blend, blend_per_split = get_blend_and_blend_per_split(args)
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read: {error.strerror}") from None
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"--per-split-data-args-path {args.per_split_data_args_path} is not JSON: {error}"
+        ) from None
     blends = [blend, *(blend_per_split or [])]
     return [prefix for one in blends if one is not None for prefix in one[0]]
 
 
-def _training_sources(args: argparse.Namespace) -> list[budget.Source]:
+def _sources(args: argparse.Namespace, split: Split) -> list[budget.Source]:
+    """The corpora that a split is drawn from; none where it has none."""
     blend, blend_per_split = get_blend_and_blend_per_split(args)
     documents = (0.0, 1.0)
     if blend is None:
-        blend = None if blend_per_split is None else blend_per_split[Split.train.value]
+        blend = None if blend_per_split is None else blend_per_split[split.value]
     else:
         matrix = convert_split_vector_to_split_matrix(parse_and_normalize_split(args.split))
-        documents = matrix[Split.train.value] or (0.0, 0.0)
+        documents = matrix[split.value] or (0.0, 0.0)
     if blend is None:
-        raise UserError("there is no training data: add --data-path or --train-data-path")
+        return []
     prefixes, weights = blend
     if weights is None:
         # Megatron then draws from every source in proportion to its size.
@@ -138,16 +154,40 @@ def _training_sources(args: argparse.Namespace) -> list[budget.Source]:
     ]
 
 
+def _surplus(args: argparse.Namespace) -> float | None:
+    """What Megatron adds to the samples of every source of a weighted blend."""
+    blend, blend_per_split = get_blend_and_blend_per_split(args)
+    blend = blend or (blend_per_split or [None])[Split.train.value]
+    return None if blend is None or blend[1] is None else float(args.mid_level_dataset_surplus)
+
+
 def _check_budget(args: argparse.Namespace, superposition: Superposition) -> None:
-    sources = _training_sources(args)
-    if args.tst_allow_repeats or any(is_object_storage_path(s.prefix) for s in sources):
+    sources = _sources(args, Split.train)
+    if not sources:
+        raise UserError("there is no training data: add --data-path or --train-data-path")
+    if any(is_object_storage_path(source.prefix) for source in sources):
         return
     schedule = superposition.data_schedule
-    stages = budget.budget(
-        schedule, args.seq_length, sources, args.seed, args.mid_level_dataset_surplus
-    )
+    stages = budget.budget(schedule, args.seq_length, sources, args.seed, _surplus(args))
     train_iters = args.train_iters or args.train_samples // args.global_batch_size
-    budget.check_budget(stages, train_iters)
+    if args.tst_allow_repeats:
+        budget.check_no_empty_stage(stages)
+    else:
+        budget.check_budget(stages, train_iters)
+
+
+def _check_validation(args: argparse.Namespace, superposition: Superposition | None) -> None:
+    """Megatron counts epochs of an empty split for ever."""
+    if not args.eval_iters or args.mock_data or args.sft:
+        return
+    schedule = None if superposition is None else superposition.data_schedule
+    bag_size = 1 if schedule is None else max(stage.bag_size for stage in schedule.stages)
+    # With full validation every data-parallel rank has a sample of its own.
+    num_samples = args.data_parallel_size if args.full_validation else 1
+    needed = num_samples * sample_tokens(args.seq_length, bag_size) + 1
+    for source in _sources(args, Split.valid):
+        if not is_object_storage_path(source.prefix):
+            budget.check_validation(source, needed)
 
 
 def repeat_free_steps(flags: list[str], train_iters: int) -> int:
@@ -163,8 +203,8 @@ def repeat_free_steps(flags: list[str], train_iters: int) -> int:
     parser = add_tst_arguments(add_megatron_arguments(argparse.ArgumentParser(allow_abbrev=False)))
     args = parser.parse_args(flags)
     check_flags(args)
-    budget.check_files(_all_prefixes(args))
-    sources = _training_sources(args)
+    budget.check_files(_local_prefixes(args))
+    sources = _sources(args, Split.train)
     while train_iters > 0:
         args.train_iters = train_iters
         superposition = superposition_from_args(args)
@@ -174,7 +214,7 @@ def repeat_free_steps(flags: list[str], train_iters: int) -> int:
             args.seq_length,
             sources,
             args.seed,
-            args.mid_level_dataset_surplus,
+            _surplus(args),
         )
         if all(stage.is_met for stage in stages):
             break
@@ -194,9 +234,7 @@ def _check_vocabulary(args: argparse.Namespace) -> None:
         raise UserError(
             f"--padded-vocab-size {args.padded_vocab_size} is below the tokenizer's {size} tokens"
         )
-    for prefix in _all_prefixes(args):
-        if is_object_storage_path(prefix):
-            continue
+    for prefix in _local_prefixes(args):
         largest = budget.largest_id(prefix)
         if largest >= args.padded_vocab_size:
             raise UserError(
@@ -210,14 +248,23 @@ def _check_resume(args: argparse.Namespace, superposition: Superposition | None)
 
     A checkpoint carries Megatron's arguments, ours among them; there is nothing else to compare.
     """
-    if superposition is None or args.load is None or args.finetune:
-        return
-    if args.tst_allow_schedule_change:
+    if args.load is None or args.finetune or args.tst_allow_schedule_change:
         return
     saved = _saved_arguments(args)
     if saved is None:
         return
-    before, now = getattr(saved, "tst_superposition", None), superposition.as_saved()
+    before = getattr(saved, "tst_superposition", None)
+    if superposition is None:
+        # Without a --tst- flag the run is Megatron's own, and so may be meant.
+        if before is not None and args.rank == 0:
+            logger.warning(
+                "The checkpoint in %s was trained under the schedule %s, and this run goes on "
+                "without one: its data begin anew.",
+                args.load,
+                json.dumps(before),
+            )
+        return
+    now = superposition.as_saved()
     # Lists come back as tuples or the other way about; JSON has one of them.
     before_text, now_text = json.dumps(before), json.dumps(now)
     if before_text != now_text:

@@ -14,12 +14,14 @@ fails when one is gone or takes other arguments.
 import argparse
 import platform
 import time
+from dataclasses import dataclass
 from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
+from megatron.core.datasets.object_storage_utils import is_object_storage_path
 from megatron.core.rerun_state_machine import RerunDataIterator
 from megatron.training import get_tensorboard_writer
 from megatron.training import training as trainer
@@ -38,6 +40,7 @@ HOOKED = {
 }
 """The trainer's functions that are wrapped, and the arguments that the wrappers rely on."""
 
+_ORIGINALS = {name: getattr(trainer, name) for name in HOOKED}
 _ADVANCED = "advanced iterations"  # A key of Megatron's total_loss_dict, beside the losses.
 
 
@@ -47,13 +50,13 @@ def install_hooks(
     provider: DatasetsProvider,
     started: float,
 ) -> None:
-    """Wrap the trainer's functions for one run.
+    """Wrap the trainer's functions for one run; a later call forgets what an earlier one did.
 
     Raises:
         RuntimeError: this version of Megatron has other functions.
     """
     for name, needed in HOOKED.items():
-        found = tuple(signature(getattr(trainer, name)).parameters)
+        found = tuple(signature(_ORIGINALS[name]).parameters)
         if found[: len(needed)] != needed:
             raise RuntimeError(
                 f"megatron.training.training.{name} takes {found}: install the megatron-core "
@@ -78,10 +81,6 @@ class _Hooks:
         self.superposition = superposition
         self.progress = Progress(args, superposition)
         self.validation = FixedValidation(args, provider)
-        self._train_step = trainer.train_step
-        self._training_log = trainer.training_log
-        self._evaluate = trainer.evaluate
-        self._evaluate_and_print_results = trainer.evaluate_and_print_results
         self._started = started
         self._ledger: LedgerWriter | None = None
         self._compute_s = 0.0
@@ -90,9 +89,10 @@ class _Hooks:
         self._on_test_set = False
 
     def train_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Megatron's, timed."""
         self.progress.start()
         begin = time.monotonic()
-        result = self._train_step(*args, **kwargs)
+        result = _ORIGINALS["train_step"](*args, **kwargs)
         self._compute_s += time.monotonic() - begin
         return result
 
@@ -105,7 +105,8 @@ class _Hooks:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        bound = signature(self._training_log).bind(
+        """Megatron's, with our fields at the end of its line, and our own lines and scalars."""
+        bound = signature(_ORIGINALS["training_log"]).bind(
             loss_dict, total_loss_dict, learning_rate, iteration, *args, **kwargs
         )
         progress = self.progress.after(iteration)
@@ -115,10 +116,11 @@ class _Hooks:
         if logs:
             self._write_step(progress, loss_dict, learning_rate, bound.arguments["grad_norm"])
         self._write_scalars(progress, iteration)
+        # The line is made and printed in there; that it is printed is all there is to hold on to.
         original_print = trainer.print_rank_last
         trainer.print_rank_last = lambda line: original_print(f"{line} {progress.log_fields()} |")
         try:
-            return self._training_log(*bound.args, **bound.kwargs)
+            return _ORIGINALS["training_log"](*bound.args, **bound.kwargs)
         finally:
             trainer.print_rank_last = original_print
             # After the first step Megatron logs without starting a new interval.
@@ -126,9 +128,10 @@ class _Hooks:
                 self._steps_of_loss = {}
 
     def evaluate_and_print_results(self, prefix: str, *args: Any, **kwargs: Any) -> Any:
+        """Megatron's; its prefix tells the test set from the validation set."""
         # As megatron.training.training.pretrain words it.
         self._on_test_set = prefix.endswith("on test set")
-        return self._evaluate_and_print_results(prefix, *args, **kwargs)
+        return _ORIGINALS["evaluate_and_print_results"](prefix, *args, **kwargs)
 
     def evaluate(
         self,
@@ -138,29 +141,36 @@ class _Hooks:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
+        """Megatron's, with the loss on bags beside it in a superposed stage."""
         if self._on_test_set:
-            return self._evaluate(forward_step_func, data_iterator, model, *args, **kwargs)
+            return _ORIGINALS["evaluate"](forward_step_func, data_iterator, model, *args, **kwargs)
         self.progress.start()
         if self.args.tst_fixed_validation:
-            data_iterator = self.validation.iterators(1, kwargs["eval_iters"], len(model))
-        losses, other, out_of_time = self._evaluate(
+            data_iterator = self.validation.iterators(1, 1, kwargs["eval_iters"], len(model))
+        losses, other, out_of_time = _ORIGINALS["evaluate"](
             forward_step_func, data_iterator, model, *args, **kwargs
         )
         if losses is None:
             return losses, other, out_of_time
-        bag_size = self.progress.superposed_bag_size()
-        if bag_size is not None:
-            consumed = self.args.consumed_valid_samples
-            # As many data tokens as the next-token loss was measured on.
-            kwargs["eval_iters"] = max(1, kwargs["eval_iters"] // bag_size)
-            bags = self.validation.iterators(bag_size, kwargs["eval_iters"], len(model))
-            bag_losses, _, out_of_time = self._evaluate(
-                forward_step_func, bags, model, *args, **kwargs
-            )
-            self.args.consumed_valid_samples = consumed
-            losses |= bag_losses or {}
+        losses |= self._bag_losses(forward_step_func, model, args[1], kwargs["eval_iters"])
         self._write_validation(losses)
         return losses, other, out_of_time
+
+    def _bag_losses(self, forward_step_func: Any, model: Any, config: Any, eval_iters: int) -> Any:
+        """The superposed objective on the validation split; empty in an ordinary stage."""
+        bag_size = self.progress.superposed_bag_size()
+        if bag_size is None or self.superposition is None:
+            return {}
+        tokens_a_place = bag_size if self.superposition.reads_bags else 1
+        # As many data tokens as the next-token loss was measured on.
+        eval_iters = max(1, eval_iters // tokens_a_place)
+        consumed = self.args.consumed_valid_samples
+        iterators = self.validation.iterators(bag_size, tokens_a_place, eval_iters, len(model))
+        losses, _, _ = _ORIGINALS["evaluate"](
+            forward_step_func, iterators, model, None, config, eval_iters=eval_iters
+        )
+        self.args.consumed_valid_samples = consumed
+        return losses or {}
 
     def _count_losses(
         self,
@@ -250,18 +260,27 @@ class _Hooks:
         return self._ledger
 
 
+@dataclass(frozen=True)
 class ProgressAt:
-    """How far a run is after a step."""
+    """How far a run is after a step.
 
-    def __init__(
-        self, step: int, stage: int, bag_size: int, positions: int, data_tokens: int, flops: float
-    ) -> None:
-        self.step = step
-        self.stage = stage
-        self.bag_size = bag_size
-        self.positions = positions
-        self.data_tokens = data_tokens
-        self.flops = flops
+    Attributes:
+        step: optimizer steps.
+        stage: index of the stage that the step was in.
+        bag_size: s of that stage.
+        is_superposed: whether it was a superposed stage.
+        positions: positions computed on so far, batch and sequence multiplied out.
+        data_tokens: tokens read so far.
+        flops: floating-point operations so far, as Megatron counts them.
+    """
+
+    step: int = 0
+    stage: int = 0
+    bag_size: int = 1
+    is_superposed: bool = False
+    positions: int = 0
+    data_tokens: int = 0
+    flops: float = 0.0
 
     def fields(self) -> dict[str, Any]:
         """For a ledger line."""
@@ -275,6 +294,7 @@ class ProgressAt:
     def log_fields(self) -> str:
         """For the log line, in Megatron's form."""
         return (
+            f"phase: {'superposition' if self.is_superposed else 'ordinary'} | "
             f"stage: {self.stage} | bag size: {self.bag_size} | positions: {self.positions} | "
             f"data tokens: {self.data_tokens}"
         )
@@ -288,7 +308,7 @@ class Progress:
         self.superposition = superposition
         self.started_at = 0
         self._samples: int | None = None
-        self.now = ProgressAt(0, 0, 1, 0, 0, 0.0)
+        self.now = ProgressAt()
 
     def start(self) -> None:
         """Take over what the loaded checkpoint had consumed; later calls do nothing."""
@@ -309,22 +329,24 @@ class Progress:
     def _at(self, iteration: int, flops: float) -> ProgressAt:
         self._samples = samples = int(self.args.consumed_train_samples)
         positions = data_tokens = samples * self.args.seq_length
-        stage, bag_size = 0, 1
+        stage, bag_size, is_superposed = 0, 1, False
         if self.superposition is not None:
+            schedule = self.superposition.schedule
             data_tokens = self.superposition.data_schedule.data_tokens(
                 samples, self.args.seq_length
             )
             # Of the last step's samples: `samples` itself is the first index of the next step.
-            location = self.superposition.schedule.locate(max(0, samples - 1))
+            location = schedule.locate(max(0, samples - 1))
             stage, bag_size = location.stage, location.bag_size
-        return ProgressAt(iteration, stage, bag_size, positions, data_tokens, flops)
+            is_superposed = stage < len(schedule.superposed_stages)
+        return ProgressAt(iteration, stage, bag_size, is_superposed, positions, data_tokens, flops)
 
     def superposed_bag_size(self) -> int | None:
-        """Bag size of the last step, if it was superposed and its data are bags."""
-        if self.superposition is None or not self.superposition.reads_bags or not self._samples:
+        """Bag size of the last step, if it was superposed."""
+        if not self._samples or not self.now.is_superposed:
             return None
-        superposed = self.now.stage < len(self.superposition.schedule.superposed_stages)
-        return self.now.bag_size if superposed else None
+        # On bags of one the objective is the next-token loss itself.
+        return self.now.bag_size if self.now.bag_size > 1 else None
 
 
 class FixedValidation:
@@ -335,8 +357,16 @@ class FixedValidation:
         self.provider = provider
         self._datasets: dict[tuple[int, int], Any] = {}
 
-    def iterators(self, bag_size: int, eval_iters: int, num_model_chunks: int) -> Any:
+    def iterators(
+        self, bag_size: int, tokens_a_place: int, eval_iters: int, num_model_chunks: int
+    ) -> Any:
         """From the first sample of the validation split.
+
+        Args:
+            bag_size: s of the objective.
+            tokens_a_place: s of the data: 1 where single tokens are read.
+            eval_iters: batches that will be taken.
+            num_model_chunks: of this rank.
 
         Returns:
             One iterator, or one a model chunk where the schedule is interleaved, as Megatron's
@@ -345,32 +375,42 @@ class FixedValidation:
         chunks: list[BagIterator] = []
         interleaved = self.args.virtual_pipeline_model_parallel_size is not None
         for chunk in range(num_model_chunks):
-            dataset = self._dataset(bag_size, eval_iters, chunk if interleaved else None)
+            dataset = self._dataset(tokens_a_place, eval_iters, chunk if interleaved else None)
             loader = build_pretraining_data_loader(dataset, 0)
             iterator = None if loader is None else RerunDataIterator(_forever(loader))
             chunks.append(BagIterator(bag_size, iterator))
         return chunks if interleaved else chunks[0]
 
-    def _dataset(self, bag_size: int, eval_iters: int, vp_stage: int | None) -> Any:
-        key = (bag_size, vp_stage or 0)
+    def _dataset(self, tokens_a_place: int, eval_iters: int, vp_stage: int | None) -> Any:
+        key = (tokens_a_place, vp_stage or 0)
         if key not in self._datasets:
             num_samples = None
             if not self.args.full_validation:
                 num_samples = eval_iters * self.args.eval_global_batch_size
-            self._datasets[key] = self.provider.validation(bag_size, num_samples, vp_stage)
+            self._datasets[key] = self.provider.validation(tokens_a_place, num_samples, vp_stage)
         return self._datasets[key]
 
 
 def _forever(loader: Any) -> Any:
     while True:
-        yield from loader
+        batches = 0
+        for batch in loader:
+            batches += 1
+            yield batch
+        if not batches:
+            raise RuntimeError(
+                "the validation split has too little text for one sample a data-parallel rank: "
+                "give --split more of it"
+            )
 
 
 def ledger_path(args: argparse.Namespace) -> Path | None:
     """Where the run's ledger is kept: ``--tst-ledger``, or beside its checkpoints."""
     if args.tst_ledger is not None:
         return Path(args.tst_ledger)
-    return None if args.save is None else Path(args.save) / "ledger.jsonl"
+    if args.save is None or is_object_storage_path(args.save):
+        return None
+    return Path(args.save) / "ledger.jsonl"
 
 
 def _header(

@@ -8,6 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from tst_megatron.backends import DEVICE_VARIABLE
 
 # torchrun gives its workers 30 s to end; then comes what torchrun itself takes.
@@ -21,18 +23,22 @@ class Run:
     process: subprocess.Popen[bytes]
     log: Path
 
-    def stop(self) -> None:
-        """Ask it to save a checkpoint and end (Megatron's ``--exit-signal-handler``); wait."""
+    def ask_to_stop(self) -> None:
+        """Ask it to save a checkpoint and end (Megatron's ``--exit-signal-handler``)."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(_STOP_TIMEOUT_S)
-        self.kill()
 
-    def kill(self) -> None:
-        """End it and its workers at once."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+    def end(self, timeout_s: float = _STOP_TIMEOUT_S) -> None:
+        """Wait for it to end; past the time, end it and its workers at once."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout_s)
+        if self.process.poll() is not None:
+            return
+        # torchrun gives its workers sessions of their own, so its process group is not enough.
+        parent = psutil.Process(self.process.pid)
+        for process in [*parent.children(recursive=True), parent]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         self.process.wait()
 
     def error(self) -> str:
@@ -44,20 +50,19 @@ class Run:
         return f"it ended with code {self.process.returncode}: see the end of {self.log}"
 
 
-def start_on_cpu(flags: list[str], log: Path, num_threads: int) -> Run:
-    """``torchrun -m tst_megatron pretrain FLAGS`` with one process on this machine's CPU.
+def start_on_cpu(flags: list[str], log: Path) -> Run:
+    """``torchrun -m tst_megatron pretrain FLAGS`` with one process, on one CPU core.
 
     Args:
         flags: Megatron's and ours.
         log: takes its output, after what is there.
-        num_threads: of the process.
     """
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1"),
         *("-m", "tst_megatron", "pretrain", "--exit-signal-handler", *flags),
     ]
     environment = os.environ | {
-        "OMP_NUM_THREADS": str(num_threads),
+        "OMP_NUM_THREADS": "1",
         "PYTHONUNBUFFERED": "1",
         DEVICE_VARIABLE: "cpu",
     }

@@ -12,12 +12,13 @@ Line kinds:
 """
 
 import json
-import math
 import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from tst_megatron.strict_json import finite
 
 SCHEMA_VERSION = 1
 _FSYNC_INTERVAL_S = 10.0
@@ -145,12 +146,8 @@ class LedgerWriter:
             self._sync()
 
     def _append(self, line: dict[str, Any]) -> None:
-        # JSON has no NaN; a loss that is not a number is null.
-        finite = {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in line.items()
-        }
-        self._file.write(json.dumps(finite, allow_nan=False, default=str).encode() + b"\n")
+        text = json.dumps(finite(line), allow_nan=False, default=str)
+        self._file.write(text.encode() + b"\n")
         self._file.flush()
 
     def _sync(self) -> None:

@@ -8,10 +8,11 @@ group. Without a ``--tst-`` flag what is left is Megatron's own ``pretrain_gpt.p
 import argparse
 import sys
 import time
+from functools import wraps
 from typing import Any
 
 from tst_megatron.backends import prepare_backend
-from tst_megatron.errors import user_errors_exit
+from tst_megatron.errors import UserError, user_errors_exit
 
 
 def main(argv: list[str]) -> None:
@@ -37,12 +38,19 @@ def _parse(on_gpu: bool) -> tuple[argparse.Namespace, Any]:
 
     # Twice, because Megatron's validation opens files and so fails in its own ways first.
     flags = parse_args(arguments.add_tst_arguments)
+    if not hasattr(flags, "tst_bag_size"):
+        raise UserError(
+            "--yaml-cfg takes the place of the command line, so that no --tst- flag is read: give "
+            "the flags on the command line, or as a --recipe"
+        )
     arguments.check_flags(flags)
     checks.check_before_validation(flags, on_gpu)
     args = parse_and_validate_args(
         extra_args_provider=arguments.add_tst_arguments,
         args_defaults={"tokenizer_type": "GPT2BPETokenizer"},
     )
+    # Again: Megatron's validation turns old spellings of flags into new ones.
+    arguments.check_flags(args)
     superposition = arguments.superposition_from_args(args)
     checks.check_after_validation(args, superposition)
     # Saved with Megatron's arguments in every checkpoint, so that a resume can be compared.
@@ -61,9 +69,15 @@ def _train(args: argparse.Namespace, superposition: Any, started: float) -> None
 
     set_startup_timestamps(program_start=started, main_entry=time.time())
     provider = DatasetsProvider(superposition)
-    install_hooks(args, superposition, provider, started)
-    pretrain, store = inprocess_restart.maybe_wrap_for_inprocess_restart(pretrain)
-    pretrain(
+
+    @wraps(pretrain)
+    def pretrain_with_hooks(*arguments: Any, **named: Any) -> None:
+        # In here, so that a restart inside the process starts with hooks that have seen nothing.
+        install_hooks(args, superposition, provider, started)
+        pretrain(*arguments, **named)
+
+    train, store = inprocess_restart.maybe_wrap_for_inprocess_restart(pretrain_with_hooks)
+    train(
         pretrain_cfg_container_from_args(args, _model_config(args, superposition)),
         provider,
         ModelType.encoder_or_decoder,

@@ -204,7 +204,7 @@ def test_documents_are_shared_out_whole() -> None:
 def test_the_budget_counts_what_the_data_sets_read(tmp_path, counted: str) -> None:
     schedule = schedule_of([(4, 0.3), (2, 0.2)], 20)
     dataset = build_phased_dataset(schedule, config(tmp_path, counted), everywhere)
-    stages = budget(schedule, L, [Source(counted, 1.0)], seed=1234, surplus=0.005)
+    stages = budget(schedule, L, [Source(counted, 1.0)], seed=1234, surplus=None)
     for stage in stages:
         built = dataset.of_bag_size[stage.bag_size]
         assert stage.available == int(built.dataset.sequence_lengths[built.indices].sum())
@@ -215,7 +215,7 @@ def test_the_budget_counts_what_the_data_sets_read(tmp_path, counted: str) -> No
 
 def test_a_corpus_that_is_too_small_says_what_would_fit(counted: str) -> None:
     def stages_of(steps: int):
-        return budget(schedule_of([(4, 0.3)], steps), L, [Source(counted, 1.0)], 1234, 0.0)
+        return budget(schedule_of([(4, 0.3)], steps), L, [Source(counted, 1.0)], 1234, None)
 
     total = int(document_lengths(counted).sum())
     steps = 10 * total // (L * GLOBAL_BATCH_SIZE)

@@ -287,10 +287,3 @@ class TestParseShares:
     @given(st.lists(st.tuples(st.integers(1, 64), st.floats(0.001, 1.0)), min_size=1, max_size=5))
     def test_it_reads_what_is_written(self, shares):
         assert parse_shares(",".join(f"{s}:{share!r}" for s, share in shares)) == tuple(shares)
-
-
-def test_describe():
-    run = schedule((16, 10), (4, 5), (1, 20))
-    assert run.describe() == (
-        "10 samples of bags of 16 tokens, 5 samples of bags of 4 tokens, 20 samples of 1 token"
-    )

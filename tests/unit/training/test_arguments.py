@@ -123,6 +123,7 @@ def test_bad_values_are_named(flags: tuple[str, ...], names: tuple[str, ...]) ->
         "--tensor-parallel-num-weight-shards 4",
         "--hybrid-context-parallel",
         "--logits-load-dir somewhere",
+        "--decrease-batch-size-if-needed",
         "--overlap-moe-expert-parallel-comm",
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 from tst_megatron.training.ledger import LedgerError, read_ledger
 
 SMALL = (
-    *("--vocab-size", "384", "--steps", "160", "--tst-bag-size", "2", "--tst-step-ratio", "0.25"),
+    *("--vocab-size", "384", "--steps", "400", "--tst-bag-size", "2", "--tst-step-ratio", "0.25"),
     *("--num-layers", "1", "--hidden-size", "32", "--ffn-hidden-size", "64"),
     *("--num-attention-heads", "2", "--seq-length", "32", "--max-position-embeddings", "32"),
     *("--eval-iters", "2", "--eval-global-batch-size", "8", "--eval-micro-batch-size", "8"),
@@ -102,12 +102,13 @@ def test_a_demo_that_is_cut_off_and_called_again(text: Path, tmp_path: Path) -> 
     assert (out / "loss.png").exists()
     for run, steps in cut.items():
         tracker = out / run / "checkpoints" / "latest_checkpointed_iteration.txt"
-        # Saved where it was stopped, so that nothing is trained twice.
+        # Stopped on the way, and saved there, so that nothing is trained twice.
+        assert steps < 400
         assert int(tracker.read_text()) >= steps - 10
 
     again = demo(out, text)
     assert again.returncode == 0, again.stdout + again.stderr
-    check_report(out, 160)
+    check_report(out, 400)
     for run, steps in cut.items():
         header = read_ledger(out / run / "ledger.jsonl").header
         assert header["step"] >= steps - 10, "it started from the beginning"
@@ -118,9 +119,9 @@ def test_a_demo_that_is_cut_off_and_called_again(text: Path, tmp_path: Path) -> 
     assert finished.returncode == 0
     assert read_ledger(out / "tst" / "ledger.jsonl").header == header, "it trained once more"
 
-    other = demo(out, text, "--steps", "200")
+    other = demo(out, text, "--steps", "300")
     assert other.returncode == 2
-    assert "holds a demo with steps 160" in other.stderr
+    assert "holds a demo with steps 400" in other.stderr
 
 
 @pytest.mark.parametrize(

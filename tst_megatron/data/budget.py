@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from megatron.core.datasets.indexed_dataset import _INDEX_HEADER, DType, IndexedDataset
 
-from tst_megatron.data.phased_dataset import document_shares, documents_of_share, sample_tokens
+from tst_megatron.data.phased_dataset import document_parts, documents_of_part, sample_tokens
 from tst_megatron.errors import UserError
 from tst_megatron.superposition.schedule import BagSchedule
 
@@ -162,8 +162,8 @@ def budget(
     found = []
     for source in sources:
         lengths, documents = split_documents(source)
-        for bag_size, share in document_shares(schedule, seq_length).items():
-            own = documents_of_share(lengths, documents, share, seed)
+        for bag_size, part in document_parts(schedule, seq_length).items():
+            own = documents_of_part(lengths, documents, part, seed)
             samples = schedule.samples_of_bag_size(bag_size)
             if surplus is None:
                 samples = ceil(samples * source.weight)
@@ -187,6 +187,7 @@ def check_budget(stages: Sequence[StageBudget], train_iters: int) -> None:
     Raises:
         UserError: one would; says how many tokens are needed and there, and how many steps fit.
     """
+    check_no_empty_stage(stages)
     short = [stage for stage in stages if not stage.is_met]
     if not short:
         return

@@ -12,8 +12,9 @@ The one idea: a sample is a function of its index, so there is no state to save 
 
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -32,17 +33,35 @@ BAGS = "bags"
 """Key of a superposed sample: ``[L + 1, s]``, int64."""
 
 
+@dataclass(frozen=True)
+class DocumentPart:
+    """One of several consecutive parts that a split's documents are cut into.
+
+    Attributes:
+        bounds: where the parts begin and the last one ends, as shares of the split's tokens.
+        index: which part.
+    """
+
+    bounds: tuple[float, ...] = (0.0, 1.0)
+    index: int = 0
+
+    @property
+    def unique_identifiers(self) -> list[Any]:
+        """What Megatron names its cache files by."""
+        return [self.bounds, self.index]
+
+
 @dataclass
 class StageDatasetConfig(GPTDatasetConfig):
     """A ``GPTDatasetConfig`` for one bag size of the schedule.
 
     Attributes:
         bag_size: s; the parent's ``sequence_length`` is (L + 1)·s − 1.
-        document_share: which part of the split's documents, as (begin, end) of their tokens.
+        document_part: which part of the split's documents.
     """
 
     bag_size: int = 1
-    document_share: tuple[float, float] = (0.0, 1.0)
+    document_part: DocumentPart = field(default_factory=DocumentPart)
 
 
 class StageDataset(GPTDataset):
@@ -64,10 +83,10 @@ class StageDataset(GPTDataset):
     ) -> None:
         # With --dataloader-fast-cache-load Megatron passes no documents: the cache has been built.
         if indexed_indices is not None and index_split == Split.train:
-            indexed_indices = documents_of_share(
+            indexed_indices = documents_of_part(
                 indexed_dataset.sequence_lengths,
                 indexed_indices,
-                config.document_share,
+                config.document_part,
                 config.random_seed,
             )
         super().__init__(
@@ -77,7 +96,7 @@ class StageDataset(GPTDataset):
     @staticmethod
     def _key_config_attributes() -> list[str]:
         # Megatron names its cache files by these: two stages must not share one.
-        return [*GPTDataset._key_config_attributes(), "bag_size", "document_share"]
+        return [*GPTDataset._key_config_attributes(), "bag_size", "document_part"]
 
     def __getitem__(self, idx: int | None) -> dict[str, Tensor]:
         """A sample: the parent's dictionary, or ``{"bags": [L + 1, s]}``, int64."""
@@ -129,13 +148,13 @@ def _as_bags_of_one(sample: dict[str, Tensor]) -> Tensor:
     return torch.cat([sample["tokens"][:1], targets]).unsqueeze(-1)
 
 
-def documents_of_share(
+def documents_of_part(
     sequence_lengths: npt.NDArray[np.int32],
     documents: npt.NDArray[np.int32],
-    share: tuple[float, float],
+    part: DocumentPart,
     seed: int,
 ) -> npt.NDArray[np.int32]:
-    """Documents of a stage: those whose first token lies in the share.
+    """Documents of a stage: those whose first token lies in its part, and one at least.
 
     Their order is drawn by the seed, because corpora are often sorted by source and a stage should
     see all of them.
@@ -143,19 +162,26 @@ def documents_of_share(
     Args:
         sequence_lengths: tokens of every document of the corpus.
         documents: indices of the split's documents.
-        share: (begin, end) of the split's tokens, each from 0 to 1.
+        part: which part of them.
         seed: Megatron's data seed.
 
     Returns:
-        Indices of the share's documents, ascending; all of them, unchanged, for (0, 1).
+        Indices of the part's documents, ascending; all of them, unchanged, where there is one part.
+        None if there are fewer documents than parts.
     """
-    if share == (0.0, 1.0):
+    if len(part.bounds) == 2:
         return documents
     order = np.random.RandomState(seed).permutation(len(documents))
     lengths = sequence_lengths[documents[order]].astype(np.int64)
     first_token = np.cumsum(lengths) - lengths
-    begin, end = (bound * float(lengths.sum()) for bound in share)
-    chosen = order[(first_token >= begin) & (first_token < end)]
+    total, num_parts = float(lengths.sum()), len(part.bounds) - 1
+    cuts = [0, *(int(np.searchsorted(first_token, b * total)) for b in part.bounds[1:-1])]
+    cuts.append(len(documents))
+    for i in range(1, num_parts):
+        cuts[i] = max(cuts[i], cuts[i - 1] + 1)
+    for i in range(num_parts - 1, 0, -1):
+        cuts[i] = max(0, min(cuts[i], cuts[i + 1] - 1))
+    chosen = order[cuts[part.index] : cuts[part.index + 1]]
     return documents[np.sort(chosen)]
 
 
@@ -164,18 +190,15 @@ def sample_tokens(seq_length: int, bag_size: int) -> int:
     return (seq_length + 1) * bag_size - 1
 
 
-def document_shares(schedule: BagSchedule, seq_length: int) -> dict[int, tuple[float, float]]:
-    """The share of the documents for every bag size, in proportion to the tokens it reads.
+def document_parts(schedule: BagSchedule, seq_length: int) -> dict[int, DocumentPart]:
+    """The documents of every bag size, in proportion to the tokens it reads.
 
     A bag size that is the only one has them all, so that an ordinary run's data are Megatron's own.
     """
     needed = tokens_needed(schedule, seq_length)
-    total, begin, shares = sum(needed.values()), Fraction(0), {}
-    for bag_size, tokens in needed.items():
-        end = begin + Fraction(tokens, total)
-        shares[bag_size] = (float(begin), float(end))
-        begin = end
-    return shares
+    total = sum(needed.values())
+    bounds = tuple(float(Fraction(n, total)) for n in accumulate(needed.values(), initial=0))
+    return {bag_size: DocumentPart(bounds, index) for index, bag_size in enumerate(needed)}
 
 
 def tokens_needed(schedule: BagSchedule, seq_length: int) -> dict[int, int]:
@@ -191,7 +214,7 @@ def stage_config(
     config: GPTDatasetConfig,
     split: Split,
     bag_size: int,
-    document_share: tuple[float, float] = (0.0, 1.0),
+    document_part: DocumentPart | None = None,
 ) -> StageDatasetConfig:
     """The run's data configuration for one split and one bag size.
 
@@ -200,11 +223,13 @@ def stage_config(
     """
     values = {
         name: getattr(config, name)
-        for name, field in GPTDatasetConfig.__dataclass_fields__.items()
-        if field.init
+        for name, declared in GPTDatasetConfig.__dataclass_fields__.items()
+        if declared.init
     }
     values["sequence_length"] = sample_tokens(config.sequence_length, bag_size)
-    made = StageDatasetConfig(**values, bag_size=bag_size, document_share=document_share)
+    made = StageDatasetConfig(
+        **values, bag_size=bag_size, document_part=document_part or DocumentPart()
+    )
     for other in Split:
         if other != split:
             made = without_split(made, other)
@@ -239,12 +264,12 @@ def build_phased_dataset(
         None on ranks that read no data.
     """
     built: dict[int, Any] = {}
-    for bag_size, share in document_shares(schedule, config.sequence_length).items():
+    for bag_size, part in document_parts(schedule, config.sequence_length).items():
         built[bag_size] = BlendedMegatronDatasetBuilder(
             StageDataset,
             [schedule.samples_of_bag_size(bag_size), 0, 0],
             is_built_on_rank,
-            stage_config(config, Split.train, bag_size, share),
+            stage_config(config, Split.train, bag_size, part),
         ).build()[Split.train.value]
     if any(dataset is None for dataset in built.values()):
         return None

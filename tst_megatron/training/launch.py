@@ -12,7 +12,7 @@ import psutil
 
 from tst_megatron.backends import DEVICE_VARIABLE
 
-# torchrun gives its workers 30 s to end; then comes what torchrun itself takes.
+# A first checkpoint takes seconds, since its writer imports Megatron.
 _STOP_TIMEOUT_S = 60.0
 
 
@@ -24,9 +24,17 @@ class Run:
     log: Path
 
     def ask_to_stop(self) -> None:
-        """Ask it to save a checkpoint and end (Megatron's ``--exit-signal-handler``)."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+        """Ask it to save a checkpoint and end (Megatron's ``--exit-signal-handler``).
+
+        The trainer is asked, not torchrun, which would pass the signal on to the processes that
+        write a checkpoint as well, and so break the one being written.
+        """
+        if self.process.poll() is not None:
+            return
+        torchrun = psutil.Process(self.process.pid)
+        for process in torchrun.children() or [torchrun]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGTERM)
 
     def end(self, timeout_s: float = _STOP_TIMEOUT_S) -> None:
         """Wait for it to end; past the time, end it and its workers at once."""

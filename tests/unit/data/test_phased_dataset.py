@@ -19,9 +19,10 @@ from tst_megatron.data.budget import (
 )
 from tst_megatron.data.phased_dataset import (
     BAGS,
+    DocumentPart,
     build_phased_dataset,
     build_validation_dataset,
-    documents_of_share,
+    documents_of_part,
     sample_tokens,
     tokens_needed,
 )
@@ -190,15 +191,37 @@ def test_documents_are_shared_out_whole() -> None:
     rng = np.random.default_rng()
     lengths = rng.integers(1, 1000, size=500).astype(np.int32)
     documents = np.arange(100, 450, dtype=np.int32)
-    bounds = [0.0, 0.2, 0.55, 1.0]
-    shares = [
-        documents_of_share(lengths, documents, (low, high), seed=3)
-        for low, high in pairwise(bounds)
+    bounds = (0.0, 0.2, 0.55, 1.0)
+    parts = [
+        documents_of_part(lengths, documents, DocumentPart(bounds, index), seed=3)
+        for index in range(3)
     ]
-    assert np.array_equal(np.sort(np.concatenate(shares)), documents)
+    assert np.array_equal(np.sort(np.concatenate(parts)), documents)
     total = lengths[documents].sum()
-    for share, low, high in zip(shares, bounds[:-1], bounds[1:], strict=True):
-        assert abs(lengths[share].sum() / total - (high - low)) <= 2 * 1000 / total
+    for part, (low, high) in zip(parts, pairwise(bounds), strict=True):
+        assert abs(lengths[part].sum() / total - (high - low)) <= 2 * 1000 / total
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 0.001, 1.0), (0.0, 0.999, 1.0), (0.0, 0.4, 0.4001, 1.0)])
+def test_every_part_has_a_document(bounds: tuple[float, ...]) -> None:
+    lengths = np.array([100, 3, 100], dtype=np.int32)
+    documents = np.arange(3, dtype=np.int32)
+    parts = [
+        documents_of_part(lengths, documents, DocumentPart(bounds, index), seed=3)
+        for index in range(len(bounds) - 1)
+    ]
+    assert all(len(part) for part in parts)
+    assert np.array_equal(np.sort(np.concatenate(parts)), documents)
+
+
+def test_fewer_documents_than_stages_is_named(tmp_path) -> None:
+    builder = IndexedDatasetBuilder(str(tmp_path / "one.bin"), dtype=np.int32)
+    builder.add_document(torch.arange(10_000), [10_000])
+    builder.finalize(str(tmp_path / "one.idx"))
+    source = Source(str(tmp_path / "one"), 1.0)
+    stages = budget(schedule_of([(4, 0.3)], 10), L, [source], 1234, None)
+    with pytest.raises(UserError, match="too few documents"):
+        check_budget(stages, 10)
 
 
 def test_the_budget_counts_what_the_data_sets_read(tmp_path, counted: str) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from trainer import TINY
 
+from tst_megatron.training.ledger import read_ledger
+
 BAGS = ("--tst-bag-size=4",)
 
 
@@ -75,6 +77,25 @@ def test_each_is_one_sentence(corpus, tmp_path: Path) -> None:
         assert "Traceback" not in result.stderr, name
         for word in words:
             assert word in sentences[0], (name, sentences[0])
+
+
+def test_a_run_without_torchrun_is_one_process(corpus, tmp_path: Path) -> None:
+    recipe = tmp_path / "short.yaml"
+    recipe.write_text("train-iters: 3\ntst-bag-size: 2\ntst-step-ratio: 0.4\n")
+    ledger = tmp_path / "ledger.jsonl"
+    flags = (*TINY, *corpus.flags, f"--recipe={recipe}", "--train-iters=4", "--lr-warmup-iters=1")
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("MASTER_")}
+    subprocess.run(
+        [
+            *(sys.executable, "-W", "ignore", "-m", "tst_megatron", "pretrain"),
+            *(*flags, f"--tst-ledger={ledger}"),
+        ],
+        timeout=300,
+        env=alone,
+        check=True,
+        capture_output=True,
+    )
+    assert [line["bag_size"] for line in read_ledger(ledger).steps] == [2, 2, 1, 1]
 
 
 def test_an_unknown_flag_gets_megatrons_answer(corpus) -> None:

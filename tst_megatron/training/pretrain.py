@@ -6,6 +6,8 @@ group. Without a ``--tst-`` flag what is left is Megatron's own ``pretrain_gpt.p
 """
 
 import argparse
+import os
+import socket
 import sys
 import time
 from functools import wraps
@@ -21,6 +23,7 @@ def main(argv: list[str]) -> None:
     Leaves with code 2 and one sentence where the flags, files or their combination cannot run.
     """
     started = time.time()
+    _be_the_only_rank()
     machine_flags = prepare_backend()
     from tst_megatron.training.recipes import expand_recipe
 
@@ -29,6 +32,17 @@ def main(argv: list[str]) -> None:
         sys.argv = [sys.argv[0], *machine_flags, *expand_recipe(argv)]
         args, superposition = _parse(on_gpu=not machine_flags)
     _train(args, superposition, started)
+
+
+def _be_the_only_rank() -> None:
+    """Without torchrun or another launcher, run as a job of one process."""
+    if "RANK" in os.environ or "WORLD_SIZE" in os.environ:
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    os.environ |= alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
 def _parse(on_gpu: bool) -> tuple[argparse.Namespace, Any]:

@@ -14,7 +14,6 @@ fails when one is gone or takes other arguments.
 import argparse
 import platform
 import time
-from dataclasses import dataclass
 from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
@@ -22,15 +21,15 @@ from typing import Any
 
 import torch
 from megatron.core.datasets.object_storage_utils import is_object_storage_path
-from megatron.core.rerun_state_machine import RerunDataIterator
 from megatron.training import get_tensorboard_writer
 from megatron.training import training as trainer
-from megatron.training.datasets.data_samplers import build_pretraining_data_loader
 
 from tst_megatron.training.arguments import Superposition
+from tst_megatron.training.consumed import Progress, ProgressAt
 from tst_megatron.training.datasets import DatasetsProvider
-from tst_megatron.training.forward_step import BAG_LOSS, NEXT_TOKEN_LOSS, BagIterator
+from tst_megatron.training.forward_step import BAG_LOSS, NEXT_TOKEN_LOSS
 from tst_megatron.training.ledger import LedgerWriter
+from tst_megatron.training.validation import FixedValidation
 
 HOOKED = {
     "train_step": ("forward_step_func", "data_iterator", "model"),
@@ -204,7 +203,7 @@ class _Hooks:
 
     def _write_step(
         self,
-        progress: "ProgressAt",
+        progress: ProgressAt,
         loss_dict: dict[str, torch.Tensor],
         learning_rate: float | None,
         grad_norm: Any,
@@ -240,7 +239,7 @@ class _Hooks:
             fields["bag_loss"] = float(losses[BAG_LOSS])
         ledger.write("validation", fields)
 
-    def _write_scalars(self, progress: "ProgressAt", iteration: int) -> None:
+    def _write_scalars(self, progress: ProgressAt, iteration: int) -> None:
         writer = get_tensorboard_writer()
         if writer is None or iteration % self.args.tensorboard_log_interval:
             return
@@ -258,150 +257,6 @@ class _Hooks:
             header = _header(self.args, self.superposition, self.progress.started_at)
             self._ledger = LedgerWriter(path, header, self._started, self.args.world_size)
         return self._ledger
-
-
-@dataclass(frozen=True)
-class ProgressAt:
-    """How far a run is after a step.
-
-    Attributes:
-        step: optimizer steps.
-        stage: index of the stage that the step was in.
-        bag_size: s of that stage.
-        is_superposed: whether it was a superposed stage.
-        positions: positions computed on so far, batch and sequence multiplied out.
-        data_tokens: tokens read so far.
-        flops: floating-point operations so far, as Megatron counts them.
-    """
-
-    step: int = 0
-    stage: int = 0
-    bag_size: int = 1
-    is_superposed: bool = False
-    positions: int = 0
-    data_tokens: int = 0
-    flops: float = 0.0
-
-    def fields(self) -> dict[str, Any]:
-        """For a ledger line."""
-        return {
-            "step": self.step,
-            "positions": self.positions,
-            "data_tokens": self.data_tokens,
-            "flops": self.flops,
-        }
-
-    def log_fields(self) -> str:
-        """For the log line, in Megatron's form."""
-        return (
-            f"phase: {'superposition' if self.is_superposed else 'ordinary'} | "
-            f"stage: {self.stage} | bag size: {self.bag_size} | positions: {self.positions} | "
-            f"data tokens: {self.data_tokens}"
-        )
-
-
-class Progress:
-    """Counts what the run has consumed, from Megatron's own count of samples."""
-
-    def __init__(self, args: argparse.Namespace, superposition: Superposition | None) -> None:
-        self.args = args
-        self.superposition = superposition
-        self.started_at = 0
-        self._samples: int | None = None
-        self.now = ProgressAt()
-
-    def start(self) -> None:
-        """Take over what the loaded checkpoint had consumed; later calls do nothing."""
-        if self._samples is None:
-            self.started_at = self.args.iteration
-            self.now = self._at(
-                self.args.iteration, float(self.args.num_floating_point_operations_so_far)
-            )
-
-    def after(self, iteration: int) -> ProgressAt:
-        """Count the step that Megatron has just counted as consumed."""
-        assert self._samples is not None, "a step was logged before one was trained"
-        new_samples = self.args.consumed_train_samples - self._samples
-        flops = trainer.num_floating_point_operations(self.args, new_samples)
-        self.now = self._at(iteration, self.now.flops + flops)
-        return self.now
-
-    def _at(self, iteration: int, flops: float) -> ProgressAt:
-        self._samples = samples = int(self.args.consumed_train_samples)
-        positions = data_tokens = samples * self.args.seq_length
-        stage, bag_size, is_superposed = 0, 1, False
-        if self.superposition is not None:
-            schedule = self.superposition.schedule
-            data_tokens = self.superposition.data_schedule.data_tokens(
-                samples, self.args.seq_length
-            )
-            # Of the last step's samples: `samples` itself is the first index of the next step.
-            location = schedule.locate(max(0, samples - 1))
-            stage, bag_size = location.stage, location.bag_size
-            is_superposed = stage < len(schedule.superposed_stages)
-        return ProgressAt(iteration, stage, bag_size, is_superposed, positions, data_tokens, flops)
-
-    def superposed_bag_size(self) -> int | None:
-        """Bag size of the last step, if it was superposed."""
-        if not self._samples or not self.now.is_superposed:
-            return None
-        # On bags of one the objective is the next-token loss itself.
-        return self.now.bag_size if self.now.bag_size > 1 else None
-
-
-class FixedValidation:
-    """Validation iterators that read the same samples every time, as bags or as tokens."""
-
-    def __init__(self, args: argparse.Namespace, provider: DatasetsProvider) -> None:
-        self.args = args
-        self.provider = provider
-        self._datasets: dict[tuple[int, int], Any] = {}
-
-    def iterators(
-        self, bag_size: int, tokens_a_place: int, eval_iters: int, num_model_chunks: int
-    ) -> Any:
-        """From the first sample of the validation split.
-
-        Args:
-            bag_size: s of the objective.
-            tokens_a_place: s of the data: 1 where single tokens are read.
-            eval_iters: batches that will be taken.
-            num_model_chunks: of this rank.
-
-        Returns:
-            One iterator, or one a model chunk where the schedule is interleaved, as Megatron's
-            schedules take them.
-        """
-        chunks: list[BagIterator] = []
-        interleaved = self.args.virtual_pipeline_model_parallel_size is not None
-        for chunk in range(num_model_chunks):
-            dataset = self._dataset(tokens_a_place, eval_iters, chunk if interleaved else None)
-            loader = build_pretraining_data_loader(dataset, 0)
-            iterator = None if loader is None else RerunDataIterator(_forever(loader))
-            chunks.append(BagIterator(bag_size, iterator))
-        return chunks if interleaved else chunks[0]
-
-    def _dataset(self, tokens_a_place: int, eval_iters: int, vp_stage: int | None) -> Any:
-        key = (tokens_a_place, vp_stage or 0)
-        if key not in self._datasets:
-            num_samples = None
-            if not self.args.full_validation:
-                num_samples = eval_iters * self.args.eval_global_batch_size
-            self._datasets[key] = self.provider.validation(tokens_a_place, num_samples, vp_stage)
-        return self._datasets[key]
-
-
-def _forever(loader: Any) -> Any:
-    while True:
-        batches = 0
-        for batch in loader:
-            batches += 1
-            yield batch
-        if not batches:
-            raise RuntimeError(
-                "the validation split has too little text for one sample a data-parallel rank: "
-                "give --split more of it"
-            )
 
 
 def ledger_path(args: argparse.Namespace) -> Path | None:

@@ -167,7 +167,7 @@ def documents_of_part(
 
     Returns:
         Indices of the part's documents, ascending; all of them, unchanged, where there is one part.
-        None if there are fewer documents than parts.
+        With fewer documents than parts, some parts are empty.
     """
     if len(part.bounds) == 2:
         return documents

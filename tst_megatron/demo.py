@@ -8,6 +8,7 @@ where it was cut off.
 
 import argparse
 import json
+import shutil
 import signal
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -133,7 +134,10 @@ def _begin(folder: Folder, settings: Settings) -> None:
     if folder.settings.exists():
         begun = json.loads(folder.settings.read_text())
         differing = [name for name in wanted if begun.get(name) != wanted[name]]
-        if differing:
+        if differing and not any(folder.ledger(run).exists() for run in RUNS):
+            # Nothing is trained yet: a first call with a slip in it must not need another folder.
+            shutil.rmtree(folder.tokenizer.parent, ignore_errors=True)
+        elif differing:
             name = differing[0]
             before, now = (_in_words(values.get(name)) for values in (begun, wanted))
             raise UserError(

@@ -1,16 +1,22 @@
 """Run the real trainer in tests: torchrun, gloo, Megatron's pretrain, files on disk."""
 
+import atexit
 import os
+import signal
 import subprocess
 import sys
+import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
+from multiprocessing.connection import Client, Connection
 from pathlib import Path
 
 from tst_megatron.training.ledger import Ledger, read_ledger
 
 TIMEOUT_S = 400
-
+REPOSITORY = Path(__file__).parents[1]
 # A model that trains in seconds, with everything in it that a run on a cluster has.
 TINY = (
     *("--num-layers=2", "--hidden-size=32", "--ffn-hidden-size=64", "--num-attention-heads=4"),
@@ -29,13 +35,17 @@ TINY = (
 
 @dataclass(frozen=True)
 class Job:
-    """One run: its flags after ``pretrain``, its ranks, and what to run in place of our trainer."""
+    """One run: its flags after ``pretrain``, its ranks, and what to run in place of our trainer.
+
+    Without ``torchrun`` it is one process with the given environment and nothing else.
+    """
 
     out: Path
     flags: tuple[str, ...]
     num_ranks: int = 1
     program: tuple[str, ...] = ("-m", "tst_megatron", "pretrain")
     environment: dict[str, str] = field(default_factory=dict)
+    torchrun: bool = True
 
 
 @dataclass(frozen=True)
@@ -64,24 +74,56 @@ def run(job: Job, check: bool = True) -> Result:
     """Run one job to its end."""
     ledger_file = job.out / "ledger.jsonl"
     flags = [*job.flags, f"--tst-ledger={ledger_file}"] if job.program[0] == "-m" else job.flags
-    done = subprocess.run(
-        [
-            *(sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"),
-            *(f"--nproc-per-node={job.num_ranks}", *job.program, *flags),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | job.environment,
-        check=False,
-    )
-    output = done.stdout + done.stderr
+    job.out.mkdir(parents=True, exist_ok=True)
+    log = job.out / "output.log"
+    with _connect() as server:
+        process_group: int = server.recv()
+        server.send(
+            {
+                "program": tuple(job.program),
+                "flags": tuple(flags),
+                "num_ranks": job.num_ranks,
+                "torchrun": job.torchrun,
+                "environment": job.environment,
+                "folder": str(REPOSITORY),
+                "log": str(log),
+            }
+        )
+        if not server.poll(TIMEOUT_S):
+            os.killpg(process_group, signal.SIGKILL)
+            raise TimeoutError(f"{job.out}: " + log.read_text(errors="replace")[-6000:])
+        code: int = server.recv()
+    output = log.read_text(errors="replace")
     if check:
-        assert done.returncode == 0, output[-6000:]
-    return Result(done.returncode, output, ledger_file)
+        assert code == 0, output[-6000:]
+    return Result(code, output, ledger_file)
 
 
 def run_all(jobs: list[Job]) -> list[Result]:
-    """Run jobs two at a time: most of each is importing, on a core of its own."""
+    """Run jobs two at a time."""
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(run, jobs))
+
+
+def _connect() -> Connection:
+    socket = _job_server()
+    while True:
+        try:
+            return Client(str(socket), family="AF_UNIX")
+        except (FileNotFoundError, ConnectionRefusedError):
+            time.sleep(0.1)
+
+
+@cache
+def _job_server() -> Path:
+    """The socket of this session's job server; it ends with this process."""
+    folder = tempfile.TemporaryDirectory(prefix="jobs-")
+    socket = Path(folder.name) / "socket"
+    server = subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(REPOSITORY / "tests/job_server.py"), str(socket)],
+        stdin=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
+    )
+    atexit.register(folder.cleanup)
+    atexit.register(server.kill)
+    return socket

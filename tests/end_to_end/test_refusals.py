@@ -3,11 +3,10 @@
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from trainer import TINY
+from trainer import TINY, Job, Result, run
 
 from tst_megatron.training.ledger import read_ledger
 
@@ -49,32 +48,24 @@ def cases(corpus, folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, .
     }
 
 
-def attempt(flags: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+def attempt(out: Path, flags: tuple[str, ...]) -> Result:
     """The trainer as torchrun starts it; a rendezvous would hang, as nobody answers at its port."""
-    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "OMP_NUM_THREADS": "1"}
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tst_megatron", "pretrain", *flags],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | ranks | address,
-        check=False,
-    )
+    return run(Job(out, flags, environment=ranks | address, torchrun=False), check=False)
 
 
 def test_each_is_one_sentence(corpus, tmp_path: Path) -> None:
     wanted = cases(corpus, tmp_path)
     usual = (*TINY, *corpus.flags)
-    with ThreadPoolExecutor(2) as pool:
-        done = list(pool.map(attempt, [(*usual, *flags) for flags, _ in wanted.values()]))
-    for (name, (_, words)), result in zip(wanted.items(), done, strict=True):
+    for name, (flags, words) in wanted.items():
+        result = attempt(tmp_path / "out" / name, (*usual, *flags))
         sentences = [
-            line for line in result.stderr.splitlines() if line.startswith("tst-megatron:")
+            line for line in result.output.splitlines() if line.startswith("tst-megatron:")
         ]
-        assert result.returncode == 2, (name, result.stderr[-2000:])
-        assert len(sentences) == 1, (name, result.stderr[-2000:])
-        assert "Traceback" not in result.stderr, name
+        assert result.code == 2, (name, result.output[-2000:])
+        assert len(sentences) == 1, (name, result.output[-2000:])
+        assert "Traceback" not in result.output, name
         for word in words:
             assert word in sentences[0], (name, sentences[0])
 
@@ -98,10 +89,10 @@ def test_a_run_without_torchrun_is_one_process(corpus, tmp_path: Path) -> None:
     assert [line["bag_size"] for line in read_ledger(ledger).steps] == [2, 2, 1, 1]
 
 
-def test_an_unknown_flag_gets_megatrons_answer(corpus) -> None:
-    result = attempt((*TINY, *corpus.flags, "--tst-no-such-flag"))
-    assert result.returncode == 2
-    assert "unrecognized arguments: --tst-no-such-flag" in result.stderr
+def test_an_unknown_flag_gets_megatrons_answer(corpus, tmp_path: Path) -> None:
+    result = attempt(tmp_path, (*TINY, *corpus.flags, "--tst-no-such-flag"))
+    assert result.code == 2
+    assert "unrecognized arguments: --tst-no-such-flag" in result.output
 
 
 @pytest.mark.parametrize("command", [["-m", "tst_megatron"], None], ids=["module", "command"])

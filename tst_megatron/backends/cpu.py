@@ -9,6 +9,7 @@ few functions that make tensors, not by a mode that sees each call.
 """
 
 import contextlib
+import copy
 import importlib
 import os
 from collections.abc import Callable
@@ -50,12 +51,13 @@ def _is_cuda(device: Any) -> bool:
 
 
 def _on_cpu(original: Any) -> Any:
-    """A function that makes tensors, with ``device="cuda"`` read as the CPU."""
+    """A function that makes tensors, with ``device="cuda"`` read as the CPU, in ordinary memory."""
 
     @wraps(original)
     def make(*args: Any, **kwargs: Any) -> Any:
         if _is_cuda(kwargs.get("device")):
             kwargs["device"] = _CPU
+        kwargs.pop("pin_memory", None)
         return original(*args, **kwargs)
 
     return make
@@ -100,6 +102,26 @@ def _no_pinning(original: Any) -> Any:
         original(self, *args, **kwargs)
 
     return init
+
+
+def _norm_of_split_sequence(original: Any) -> Any:
+    """``WrappedTorchNorm``, also of a sequence that is split across tensor-parallel ranks.
+
+    A norm works on every position by itself; all it needs is that its parameters are marked, so
+    that Megatron sums their gradients over the ranks.
+    """
+
+    def new(cls: Any, config: Any, *args: Any, **kwargs: Any) -> Any:
+        if not config.sequence_parallel:
+            return original(cls, config, *args, **kwargs)
+        whole = copy.copy(config)
+        whole.sequence_parallel = False
+        norm = original(cls, whole, *args, **kwargs)
+        for parameter in norm.parameters():
+            parameter.sequence_parallel = True
+        return norm
+
+    return new
 
 
 def _cpu_layers() -> Any:
@@ -267,6 +289,12 @@ ENTRIES: list[Entry] = [
         lambda original: _cpu_layers().hybrid_stack_spec,
         "megatron/training/models/hybrid.py",
         "hybrid_stack_spec = default_hybrid_stack_spec",
+    ),
+    Entry(
+        "megatron.core.transformer.torch_norm.WrappedTorchNorm.__new__",
+        _norm_of_split_sequence,
+        "megatron/core/transformer/torch_norm.py",
+        "assert not config.sequence_parallel, f\"sequence parallel not supported",
     ),
     Entry(
         "megatron.core.models.hybrid.hybrid_block.TENorm",

@@ -1,15 +1,9 @@
-"""Layer specifications for a CPU: Megatron's local modules with torch's fused attention.
-
-The one idea: Megatron's local attention writes out the scores ``[b·n, L, L]``; torch's
-``scaled_dot_product_attention`` never does, and is the faster of the two on a CPU.
-"""
+"""Layer specifications for a CPU: Megatron's local modules with the attention of a CPU."""
 
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch.nn.functional as F
-from megatron.core import tensor_parallel
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.models.gpt.moe_module_specs import get_moe_module_spec
 from megatron.core.models.hybrid.hybrid_block import HybridStack, HybridStackSubmodules
@@ -26,57 +20,8 @@ from megatron.core.transformer.transformer_layer import (
     TransformerLayer,
     TransformerLayerSubmodules,
 )
-from torch import Tensor
 
-
-class ScaledDotProductAttention(DotProductAttention):
-    """``DotProductAttention`` through torch's fused kernel, where that computes the same thing."""
-
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        attn_mask_type: AttnMaskType | None = None,
-        attention_bias: Tensor | None = None,
-        packed_seq_params: Any = None,
-    ) -> Tensor:
-        """Attention over ``[L, b, n/tp, d]`` queries: ``[L, b, n·d/tp]``.
-
-        A mask from the data loader, a window, a softmax offset, a bias or packed documents go the
-        parent's way.
-        """
-        mask_type = self.attn_mask_type if attn_mask_type is None else attn_mask_type
-        plain = (
-            mask_type == AttnMaskType.causal
-            and attention_mask is None
-            and attention_bias is None
-            and packed_seq_params is None
-            and self.softmax_offset is None
-            and self.scale_mask_softmax.window_size is None
-            and not self.config.apply_query_key_layer_scaling
-        )
-        if not plain:
-            return super().forward(
-                query, key, value, attention_mask, attn_mask_type, attention_bias, packed_seq_params
-            )
-        query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
-        attend = partial(
-            F.scaled_dot_product_attention,
-            query,
-            key,
-            value,
-            is_causal=True,
-            scale=self.softmax_scale,
-            enable_gqa=key.shape[1] != query.shape[1],
-        )
-        if self.training and self.attention_dropout.p > 0.0:
-            with tensor_parallel.get_cuda_rng_tracker().fork():
-                context = attend(dropout_p=self.attention_dropout.p)
-        else:
-            context = attend()
-        return context.permute(2, 0, 1, 3).flatten(start_dim=2)
+from tst_megatron.backends.cpu_attention import ScaledDotProductAttention
 
 
 def with_fused_attention(spec: Any) -> Any:

@@ -73,16 +73,6 @@ _NEEDS_A_GPU: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] =
     ),
     (lambda a: a.fp8 is not None, "--fp8-format", "leave it out"),
     (lambda a: a.cuda_graph_impl != "none", "--cuda-graph-impl", "leave it out"),
-    (
-        lambda a: a.context_parallel_size > 1,
-        "--context-parallel-size",
-        "Megatron's local attention has no context parallelism, so leave it out",
-    ),
-    (
-        lambda a: a.sequence_parallel,
-        "--sequence-parallel",
-        "torch's norms refuse it, so leave it out",
-    ),
 )
 
 

@@ -1,0 +1,126 @@
+"""The models and layouts that are compared with one rank: a table to read, and to add a line to.
+
+Which layouts of stock Megatron give the very numbers of one rank, without any bags, was measured
+(``test_which_layouts_are_exact`` measures it again): those must do so with bags too.
+"""
+
+from dataclasses import dataclass
+
+from trainer import TINY
+
+DEPTH = 4
+"""Layers of every model: two stages of two chunks each need that many."""
+
+
+def _tiny(**replaced: str | None) -> tuple[str, ...]:
+    """The tiny model's flags with some replaced, or left out (None)."""
+    flags = {flag.split("=")[0]: flag for flag in TINY}
+    for name, value in replaced.items():
+        flag = "--" + name.replace("_", "-")
+        flags.pop(flag, None)
+        if value is not None:
+            flags[flag] = f"{flag}={value}" if value else flag
+    return tuple(flags.values())
+
+
+_MOE = (
+    *("--num-experts=4", "--moe-router-topk=2", "--moe-ffn-hidden-size=32"),
+    *("--moe-router-load-balancing-type=aux_loss", "--moe-aux-loss-coeff=1e-2"),
+    *("--moe-shared-expert-intermediate-size=32", "--moe-router-dtype=fp32"),
+)
+
+MODELS: dict[str, tuple[str, ...]] = {
+    "dense": (*_tiny(num_layers=str(DEPTH)), "--group-query-attention", "--num-query-groups=2"),
+    "moe": (*_tiny(num_layers=str(DEPTH)), *_MOE, "--moe-token-dispatcher-type=alltoall"),
+    "tied": _tiny(
+        num_layers=str(DEPTH),
+        untie_embeddings_and_output_weights=None,
+        position_embedding_type="learned_absolute",
+    ),
+    "hybrid": (*_tiny(num_layers=None), "--hybrid-layer-pattern=*-*-"),
+    "hybrid-moe": (
+        *_tiny(num_layers=None),
+        *_MOE,
+        *("--moe-token-dispatcher-type=alltoall", "--hybrid-layer-pattern=*E*E"),
+    ),
+}
+
+SCHEDULE = "--tst-schedule=4:0.3,2:0.2"
+
+_TP = "--tensor-model-parallel-size=2"
+_SP = "--sequence-parallel"
+_PP = "--pipeline-model-parallel-size=2"
+_CP = "--context-parallel-size=2"
+_EP = "--expert-model-parallel-size=2"
+_VPP = "--num-layers-per-virtual-pipeline-stage=1"
+_SHARDED = ("--use-distributed-optimizer", "--overlap-grad-reduce", "--overlap-param-gather")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way of spreading a model.
+
+    Attributes:
+        model: key of `MODELS`.
+        num_ranks: processes.
+        flags: Megatron's.
+        exact: whether stock Megatron without bags gives the very numbers of one rank.
+        large: left to ``make test-all``.
+    """
+
+    model: str
+    num_ranks: int
+    flags: tuple[str, ...]
+    exact: bool = False
+    large: bool = False
+
+
+_FOR_BOTH: dict[str, Layout] = {
+    "dp2": Layout("", 2, ()),
+    "dp2-sharded": Layout("", 2, _SHARDED),
+    "tp2-sp": Layout("", 2, (_TP, _SP)),
+    "pp2": Layout("", 2, (_PP,)),
+    "pp2-interleaved": Layout("", 2, (_PP, _VPP)),
+    "pp2-uneven": Layout("", 2, (_PP, "--decoder-first-pipeline-num-layers=1")),
+    "tp2-pp2": Layout("", 4, (_TP, _SP, _PP)),
+    "tp2-pp2-dp2": Layout("", 8, (_TP, _SP, _PP, *_SHARDED), large=True),
+}
+
+_DENSE = {
+    "tp2": Layout("dense", 2, (_TP,)),
+    "cp2": Layout("dense", 2, (_CP,)),
+    "cp2-dp2": Layout("dense", 4, (_CP, *_SHARDED)),
+}
+
+_MIXTURE = {
+    "ep2": Layout("moe", 2, (_EP,)),
+    "ep2-allgather": Layout("moe", 2, (_EP, "--moe-token-dispatcher-type=allgather")),
+    "ep2-sharded": Layout("moe", 2, (_EP, *_SHARDED)),
+    "tp2-ep2": Layout("moe", 2, (_TP, _SP, _EP, "--expert-tensor-parallel-size=1")),
+    "tp2-ep2-etp2": Layout("moe", 4, (_TP, _SP, _EP, "--expert-tensor-parallel-size=2")),
+}
+
+_OF_OTHERS = {
+    "tied-tp2": Layout("tied", 2, (_TP,)),
+    "tied-tp2-sp": Layout("tied", 2, (_TP, _SP)),
+    "tied-pp2": Layout("tied", 2, (_PP,)),
+    "hybrid-tp2-sp": Layout("hybrid", 2, (_TP, _SP)),
+    "hybrid-pp2": Layout("hybrid", 2, (_PP,)),
+    "hybrid-moe-ep2": Layout("hybrid-moe", 2, (_EP,)),
+}
+
+EXACT: frozenset[str] = frozenset()
+
+
+def _named() -> dict[str, Layout]:
+    layouts = {
+        f"{model}-{name}": Layout(model, layout.num_ranks, layout.flags, large=layout.large)
+        for model in ("dense", "moe")
+        for name, layout in _FOR_BOTH.items()
+    }
+    layouts |= {f"dense-{name}": layout for name, layout in _DENSE.items()}
+    layouts |= {f"moe-{name}": layout for name, layout in _MIXTURE.items()}
+    return layouts | _OF_OTHERS
+
+
+LAYOUTS = _named()

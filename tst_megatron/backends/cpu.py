@@ -92,6 +92,19 @@ class _Inert:
     def query(self) -> bool:
         return True
 
+    def record_event(self, *args: Any) -> "_Inert":
+        return _Inert()
+
+
+def _numpy_if_asked(original: Any) -> Any:
+    """``maybe_move_tensor_to_cpu`` of a tensor that is there: split sizes as numpy all the same."""
+
+    @wraps(original)
+    def move(tensor: Any, as_numpy: bool = False, **kwargs: Any) -> Any:
+        return tensor.numpy() if as_numpy and torch.is_tensor(tensor) else tensor
+
+    return move
+
 
 def _no_pinning(original: Any) -> Any:
     """``DataLoader`` without pinned memory, which needs a GPU."""
@@ -294,13 +307,19 @@ ENTRIES: list[Entry] = [
         "megatron.core.transformer.torch_norm.WrappedTorchNorm.__new__",
         _norm_of_split_sequence,
         "megatron/core/transformer/torch_norm.py",
-        "assert not config.sequence_parallel, f\"sequence parallel not supported",
+        'assert not config.sequence_parallel, f"sequence parallel not supported',
     ),
     Entry(
         "megatron.core.models.hybrid.hybrid_block.TENorm",
         lambda original: _cpu_layers().WrappedTorchNorm,
         "megatron/core/models/hybrid/hybrid_block.py",
         "self.final_norm = TENorm(",
+    ),
+    Entry(
+        "megatron.core.transformer.moe.token_dispatcher.maybe_move_tensor_to_cpu",
+        _numpy_if_asked,
+        "megatron/core/transformer/moe/moe_utils.py",
+        "if torch.is_tensor(tensor) and tensor.is_cuda:",
     ),
     Entry(
         "torch.utils.data.DataLoader.__init__",

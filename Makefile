@@ -1,5 +1,5 @@
 # make demo   train a baseline and a TST run on this machine's CPU and compare them
-# make test   every test
+# make test   every test but the largest jobs, which make test-all has too
 # make setup  the environment alone, into .venv (about 5 GB, once)
 # make lint   ruff and mypy
 # make lock   pin the dependencies again, from pyproject.toml
@@ -21,13 +21,16 @@ STEPS ?=
 OUT ?=
 DEMO_FLAGS ?=
 
-.PHONY: demo test setup lint format lock clean
+.PHONY: demo test test-all setup lint format lock clean
 
 demo: $(READY)
 	$(VENV)/bin/tst-megatron demo $(if $(OUT),--out '$(OUT)') $(if $(CORPUS),--corpus '$(CORPUS)') $(if $(STEPS),--steps $(STEPS)) $(DEMO_FLAGS)
 
 test: $(READY)
 	$(PYTHON) -m pytest $(TEST_FLAGS)
+
+test-all: $(READY)
+	$(PYTHON) -m pytest -m 'large or not large' $(TEST_FLAGS)
 
 setup: $(READY)
 

@@ -4,7 +4,7 @@ Which layouts of stock Megatron give the very numbers of one rank, without any b
 (``test_which_layouts_are_exact`` measures it again): those must do so with bags too.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trainer import TINY
 
@@ -64,14 +64,12 @@ class Layout:
         model: key of `MODELS`.
         num_ranks: processes.
         flags: Megatron's.
-        exact: whether stock Megatron without bags gives the very numbers of one rank.
         large: left to ``make test-all``.
     """
 
     model: str
     num_ranks: int
     flags: tuple[str, ...]
-    exact: bool = False
     large: bool = False
 
 
@@ -109,12 +107,10 @@ _OF_OTHERS = {
     "hybrid-moe-ep2": Layout("hybrid-moe", 2, (_EP,)),
 }
 
-EXACT: frozenset[str] = frozenset()
-
 
 def _named() -> dict[str, Layout]:
     layouts = {
-        f"{model}-{name}": Layout(model, layout.num_ranks, layout.flags, large=layout.large)
+        f"{model}-{name}": replace(layout, model=model)
         for model in ("dense", "moe")
         for name, layout in _FOR_BOTH.items()
     }
@@ -124,3 +120,9 @@ def _named() -> dict[str, Layout]:
 
 
 LAYOUTS = _named()
+
+
+EXACT: frozenset[str] = frozenset()
+"""Where stock Megatron, without any bags, gives the very numbers of one rank."""
+
+LARGE = frozenset(name for name, layout in LAYOUTS.items() if layout.large)

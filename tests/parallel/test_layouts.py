@@ -1,55 +1,128 @@
-"""The same run in several layouts: losses and gradient norms are those of one rank."""
+"""Every layout trains as one rank does: losses, gradient norms, validation, final parameters.
+
+Each runs Megatron's trainer through two superposed stages and the recovery, from the same
+checkpoint, and is compared with the same run on one rank. The table is in ``layouts.py``.
+"""
+
+from pathlib import Path
 
 import pytest
-from trainer import TINY, Job, run, run_all
+import torch
+from layouts import EXACT, LARGE, LAYOUTS, MODELS, SCHEDULE
+from saved import parameters
+from trainer import Job, Result, run, run_all
 
-LAYOUTS = {
-    "one rank": (1, ()),
-    "data": (2, ("--use-distributed-optimizer", "--overlap-grad-reduce", "--overlap-param-gather")),
-    "tensor": (2, ("--tensor-model-parallel-size=2",)),
-    "pipeline": (2, ("--pipeline-model-parallel-size=2",)),
-}
+ONE_RANK = "one rank of "
+STEPS = 10
+
+
+def names_of(request: pytest.FixtureRequest) -> list[str]:
+    """The layouts that this session was asked for."""
+    asked = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
+    return [name for name in LAYOUTS if any(p.get("layout") == name for p in asked)]
+
+
+class Runs:
+    """The jobs of a session, by layout, with bags or without."""
+
+    def __init__(self, root: Path, corpus) -> None:
+        self.root = root
+        self.corpus = corpus
+        self.results: dict[tuple[str, bool], Result] = {}
+
+    def do(self, names: list[str], bags: bool) -> None:
+        """Run what has not run yet, the references first."""
+        models = sorted({LAYOUTS[name].model for name in names})
+        run_all([self._start(model) for model in models if not self._of_start(model).exists()])
+        wanted = [*(ONE_RANK + model for model in models), *names]
+        jobs = {(n, bags): self._job(n, bags) for n in wanted if (n, bags) not in self.results}
+        self.results |= dict(zip(jobs, run_all(list(jobs.values())), strict=True))
+
+    def parameters(self, name: str, bags: bool) -> dict[str, torch.Tensor]:
+        return parameters(self._out(name, bags) / "checkpoints", STEPS)
+
+    def _out(self, name: str, bags: bool) -> Path:
+        return self.root / ("bags" if bags else "stock") / name.replace(" ", "-")
+
+    def _of_start(self, model: str) -> Path:
+        return self.root / "start" / model
+
+    def _start(self, model: str) -> Job:
+        # Megatron draws the weights of every layout anew: all start from those of one checkpoint.
+        out = self._of_start(model)
+        save = (f"--save={out}", "--save-interval=1", "--exit-interval=1")
+        return Job(out, (*MODELS[model], *self.corpus.flags, *save))
+
+    def _job(self, name: str, bags: bool) -> Job:
+        if name.startswith(ONE_RANK):
+            model, num_ranks, own = name.removeprefix(ONE_RANK), 1, ()
+        else:
+            layout = LAYOUTS[name]
+            model, num_ranks, own = layout.model, layout.num_ranks, layout.flags
+        out = self._out(name, bags)
+        flags = (
+            *(*MODELS[model], *self.corpus.flags, *own, *((SCHEDULE,) if bags else ())),
+            *(f"--load={self._of_start(model)}", "--finetune", f"--save={out / 'checkpoints'}"),
+            *(f"--save-interval={STEPS}", "--no-save-optim", "--no-save-rng"),
+            *("--tst-fixed-validation", "--eval-interval=2"),
+        )
+        return Job(out, flags, num_ranks)
 
 
 @pytest.fixture(scope="module")
-def ledgers(corpus, tmp_path_factory):
-    root = tmp_path_factory.mktemp("layouts")
-    # Megatron draws the weights of every layout anew: all start from those of one checkpoint.
-    start = Job(
-        root / "start",
-        (
-            *TINY,
-            *corpus.flags,
-            "--exit-interval=1",
-            f"--save={root / 'start'}",
-            "--save-interval=1",
-        ),
-    )
-    run(start)
-    flags = (
-        *(*TINY, *corpus.flags, "--tst-schedule=4:0.3,2:0.2", "--tst-fixed-validation"),
-        *(f"--load={root / 'start'}", "--finetune", "--eval-interval=2"),
-    )
-    jobs = [
-        Job(root / name.replace(" ", "-"), (*flags, *own), num_ranks)
-        for name, (num_ranks, own) in LAYOUTS.items()
-    ]
-    results = run_all(jobs)
-    return {name: result.ledger for name, result in zip(LAYOUTS, results, strict=True)}
+def runs(request, corpus, tmp_path_factory) -> Runs:
+    runs = Runs(tmp_path_factory.mktemp("layouts"), corpus)
+    runs.do(names_of(request), bags=True)
+    return runs
 
 
-@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "one rank"])
-def test_a_layout_trains_as_one_rank_does(ledgers, layout: str) -> None:
-    one, several = ledgers["one rank"], ledgers[layout]
+def _parameters_of(names) -> list:
+    return [pytest.param(name, marks=pytest.mark.large if name in LARGE else ()) for name in names]
+
+
+@pytest.mark.parametrize("layout", _parameters_of(LAYOUTS))
+def test_a_layout_trains_as_one_rank_does(runs: Runs, layout: str) -> None:
+    reference = ONE_RANK + LAYOUTS[layout].model
+    one, several = runs.results[reference, True].ledger, runs.results[layout, True].ledger
     assert [line["bag_size"] for line in several.steps] == [4, 4, 4, 2, 2, 1, 1, 1, 1, 1]
+    close = _equal if layout in EXACT else _within_1e5
     for mine, theirs in zip(several.steps, one.steps, strict=True):
         assert mine["loss_name"] == theirs["loss_name"]
-        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
-        assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
         assert mine["data_tokens"] == theirs["data_tokens"]
+        close([mine["loss"], mine["grad_norm"]], [theirs["loss"], theirs["grad_norm"]])
     for mine, theirs in zip(several.validations, one.validations, strict=True):
         losses = [name for name in ("next_token_loss", "bag_loss") if name in theirs]
-        assert [mine[name] for name in losses] == pytest.approx(
-            [theirs[name] for name in losses], rel=1e-5
-        )
+        close([mine[name] for name in losses], [theirs[name] for name in losses])
         assert ("bag_loss" in mine) == ("bag_loss" in theirs)
+
+
+@pytest.mark.parametrize("layout", _parameters_of(LAYOUTS))
+def test_a_layout_ends_with_the_parameters_of_one_rank(runs: Runs, layout: str) -> None:
+    one = runs.parameters(ONE_RANK + LAYOUTS[layout].model, bags=True)
+    several = runs.parameters(layout, bags=True)
+    assert several.keys() == one.keys()
+    for name, mine in several.items():
+        if layout in EXACT:
+            assert torch.equal(mine, one[name]), name
+        else:
+            # Of the whole tensor: Adam divides the smallest gradients by their own rounding.
+            assert (mine - one[name]).norm() <= 1e-5 * one[name].norm(), name
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_which_layouts_are_exact(runs: Runs, request, layout: str) -> None:
+    """The table is right: stock Megatron without bags gives the numbers of one rank there."""
+    runs.do(names_of(request), bags=False)
+    one = runs.results[ONE_RANK + LAYOUTS[layout].model, False]
+    several = runs.results[layout, False]
+    same = (several.losses, several.grad_norms) == (one.losses, one.grad_norms)
+    assert same == (layout in EXACT)
+
+
+def _equal(mine: list[float], theirs: list[float]) -> None:
+    assert mine == theirs
+
+
+def _within_1e5(mine: list[float], theirs: list[float]) -> None:
+    assert mine == pytest.approx(theirs, rel=1e-5)

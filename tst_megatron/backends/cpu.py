@@ -106,6 +106,41 @@ def _numpy_if_asked(original: Any) -> Any:
     return move
 
 
+def _uneven_all_gather(original: Any) -> Any:
+    """``all_gather`` of parts of several sizes, which gloo lacks: each rank broadcasts its own."""
+
+    @wraps(original)
+    def all_gather(
+        parts: list[torch.Tensor], mine: torch.Tensor, group: Any = None, async_op: bool = False
+    ) -> Any:
+        if len({part.shape for part in parts}) == 1:
+            return original(parts, mine, group=group, async_op=async_op)
+        parts[torch.distributed.get_rank(group)].copy_(mine)
+        for rank, part in enumerate(parts):
+            torch.distributed.broadcast(part, group=group, group_src=rank)
+
+    return all_gather
+
+
+def _uneven_reduce_scatter(original: Any) -> Any:
+    """``reduce_scatter`` of parts of several sizes, which gloo lacks: each is reduced to a rank."""
+
+    @wraps(original)
+    def reduce_scatter(
+        mine: torch.Tensor, parts: list[torch.Tensor], *args: Any, **kwargs: Any
+    ) -> Any:
+        if len({part.shape for part in parts}) == 1 or args:
+            return original(mine, parts, *args, **kwargs)
+        group = kwargs.get("group")
+        for rank, part in enumerate(parts):
+            summed = part.clone()
+            torch.distributed.reduce(summed, group=group, group_dst=rank)
+            if rank == torch.distributed.get_rank(group):
+                mine.copy_(summed)
+
+    return reduce_scatter
+
+
 def _no_pinning(original: Any) -> Any:
     """``DataLoader`` without pinned memory, which needs a GPU."""
 
@@ -245,6 +280,19 @@ ENTRIES: list[Entry] = [
         _returns(None),
         "megatron/core/timers.py",
         "torch.cuda.synchronize()",
+    ),
+    # Collectives.
+    Entry(
+        "torch.distributed.all_gather",
+        _uneven_all_gather,
+        "megatron/core/tensor_parallel/mappings.py",
+        "torch.distributed.all_gather(output_tensor_list, input_, group=group)",
+    ),
+    Entry(
+        "torch.distributed.reduce_scatter",
+        _uneven_reduce_scatter,
+        "megatron/core/tensor_parallel/mappings.py",
+        "torch.distributed.reduce_scatter(output, input_tensor_list, group=group)",
     ),
     # Random numbers: the CPU's generator stands for the GPU's.
     Entry(

@@ -1,0 +1,38 @@
+"""Load a checkpoint into the model that the flags ask for, and write its logits of fixed tokens.
+
+``torchrun logits_worker.py OUT FLAGS…``: with --tst- flags our class, without them Megatron's own.
+"""
+
+import sys
+
+from tst_megatron.backends import prepare_backend
+
+machine_flags = prepare_backend()
+
+import torch
+from megatron.core.utils import unwrap_model
+from megatron.training import training as trainer
+from megatron.training.checkpointing import load_checkpoint
+
+from tst_megatron.training import pretrain
+
+
+def main() -> None:
+    out, sys.argv[1:] = sys.argv[1], [*machine_flags, *sys.argv[2:]]
+    args, superposition = pretrain._parse(on_gpu=False)
+    trainer.initialize_megatron()
+    config = pretrain._model_config(args, superposition)
+    wrapped = config.get_builder_cls()(config).build_distributed_models(wrap_with_ddp=False)
+    args.no_load_optim = args.no_load_rng = True
+    load_checkpoint(wrapped, None, None)
+    (model,) = unwrap_model(wrapped)
+    model.eval()
+    tokens = torch.arange(2 * args.seq_length).view(2, -1) * 7 % args.padded_vocab_size
+    positions = torch.arange(args.seq_length).expand(2, -1)
+    with torch.no_grad():
+        logits = model(tokens, positions, None)
+    torch.save({"class": type(model).__name__, "logits": logits}, out)
+
+
+if __name__ == "__main__":
+    main()

@@ -11,6 +11,7 @@ MODELS = {
     "gpt": (),
     "gpt-mask-from-the-loader": ("--create-attention-mask-in-dataloader",),
     "hybrid": ("--hybrid-layer-pattern=*-*-",),
+    "gpt-two-tokens": ("--mtp-num-layers=1",),
 }
 
 

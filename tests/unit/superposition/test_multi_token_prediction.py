@@ -352,6 +352,8 @@ def test_a_prediction_is_right_when_its_token_is_in_the_bag(bag_size, build, gen
     logits[..., :4] += 3.0
     labels[torch.rand(labels.shape, generator=generator) < 0.3] = EMPTY
     mask = (torch.rand(B, L, generator=generator) < 0.8).float()
+    # One that is right and one that is wrong, whatever was drawn.
+    labels[0, 0, 0], labels[1, 1], mask[0, 0], mask[1, 1] = logits[0, 0].argmax(), EMPTY, 1.0, 1.0
     kept = labels.clone()
 
     correct, total = megatron_mtp._compute_mtp_acceptance_counts(

@@ -11,6 +11,7 @@ MODELS = {
     "gpt": (),
     "gpt-mask-from-the-loader": ("--create-attention-mask-in-dataloader",),
     "hybrid": ("--hybrid-layer-pattern=*-*-",),
+    "gpt-two-tokens": ("--mtp-num-layers=1",),
 }
 
 
@@ -18,7 +19,8 @@ def scalars(folder: Path) -> dict[str, list[float]]:
     """Every scalar of Megatron's own log, in full float32."""
     events = EventAccumulator(str(folder))
     events.Reload()
-    names = ("lm loss", "grad-norm", "learning-rate", "lm loss validation")
+    names = ["lm loss", "grad-norm", "learning-rate", "lm loss validation"]
+    names += [name for name in events.Tags()["scalars"] if name.startswith("mtp_")]
     return {name: [event.value for event in events.Scalars(name)] for name in names}
 
 
@@ -45,6 +47,7 @@ def runs(corpus, tmp_path_factory) -> dict[tuple[str, str], dict[str, list[float
 def test_no_flag_is_stock_megatron(runs, model: str) -> None:
     assert len(runs[model, "stock"]["lm loss"]) == 10
     assert runs[model, "ours"] == runs[model, "stock"]
+    assert ("mtp_1 loss" in runs[model, "ours"]) == (model == "gpt-two-tokens")
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -54,3 +57,7 @@ def test_bags_of_one_are_stock_megatron(runs, model: str) -> None:
     assert ours.pop("lm loss") == stock["lm loss"][5:]
     assert ours["grad-norm"] == stock["grad-norm"]
     assert ours["lm loss validation"] == stock["lm loss validation"]
+    for name in ("mtp_1 loss", "mtp_1_acceptance_rate"):
+        of_bags = name.replace("mtp_1", "mtp_1" + name[5] + "bag")
+        assert ours.get(of_bags, []) == stock.get(name, [])[:5]
+        assert ours.get(name, []) == stock.get(name, [])[5:]

@@ -346,6 +346,12 @@ ENTRIES: list[Entry] = [
         "transformer_layer_spec = default_layer_spec(self._model_config, vp_stage)",
     ),
     Entry(
+        "megatron.training.models.gpt.mtp_block_spec",
+        lambda original: lambda *args, **kwargs: _fused(original(*args, **kwargs)),
+        "megatron/training/models/gpt.py",
+        "mtp_spec = mtp_block_spec(self._model_config, transformer_layer_spec, vp_stage=vp_stage)",
+    ),
+    Entry(
         "megatron.training.models.hybrid.default_hybrid_stack_spec",
         lambda original: _cpu_layers().hybrid_stack_spec,
         "megatron/training/models/hybrid.py",

@@ -13,6 +13,12 @@ from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubm
 from megatron.core.transformer.dot_product_attention import DotProductAttention
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.multi_token_prediction import (
+    MultiTokenPredictionBlock,
+    MultiTokenPredictionBlockSubmodules,
+    MultiTokenPredictionLayer,
+    MultiTokenPredictionLayerSubmodules,
+)
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.torch_norm import WrappedTorchNorm
 from megatron.core.transformer.transformer_layer import (
@@ -25,11 +31,19 @@ from tst_megatron.backends.cpu_attention import ScaledDotProductAttention
 
 
 def with_fused_attention(spec: Any) -> Any:
-    """A GPT layer or block specification with every plain attention fused, in a copy."""
+    """A GPT layer or block specification with every plain attention fused, in a copy.
+
+    So are the heads of multi-token prediction; a stage without heads has None.
+    """
+    if spec is None:
+        return None
     if hasattr(spec, "layer_specs"):
         return replace(
             spec, layer_specs=[with_fused_attention(layer) for layer in spec.layer_specs]
         )
+    if hasattr(spec.submodules, "mtp_model_layer"):
+        with_fused_attention(spec.submodules.mtp_model_layer)
+        return spec
     attention: Any = getattr(spec.submodules.self_attention, "submodules", None)
     if getattr(attention, "core_attention", None) is DotProductAttention:
         attention.core_attention = ScaledDotProductAttention
@@ -73,9 +87,26 @@ hybrid_stack_spec = ModuleSpec(
                 mlp_bda=get_bias_dropout_add,
             ),
         ),
+        mtp_block_spec=ModuleSpec(
+            module=MultiTokenPredictionBlock,
+            submodules=MultiTokenPredictionBlockSubmodules(
+                layer_specs=[
+                    ModuleSpec(
+                        module=MultiTokenPredictionLayer,
+                        submodules=MultiTokenPredictionLayerSubmodules(
+                            enorm=WrappedTorchNorm,
+                            hnorm=WrappedTorchNorm,
+                            layer_norm=WrappedTorchNorm,
+                            eh_proj=ColumnParallelLinear,
+                        ),
+                    )
+                ]
+            ),
+        ),
     ),
 )
-"""``HybridStack`` of attention (``*``), MLP (``-``) and mixture-of-experts (``E``) layers.
+"""``HybridStack`` of attention (``*``), MLP (``-``) and mixture-of-experts (``E``) layers, and the
+heads of multi-token prediction (``/`` and their layers).
 
 State-space layers need kernels that exist for GPUs only.
 """

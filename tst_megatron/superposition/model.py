@@ -3,19 +3,21 @@
 The one idea: a superposed model *is* the stock model, with the same modules, parameters, random
 numbers and checkpoint. Two methods differ, the embedding's look-up and the loss, and both look at
 nothing but the rank of the tensor they are given: ``[b, L]`` are tokens, ``[b, L, s]`` are bags.
+What the heads of multi-token prediction need beside them is in `multi_token_prediction`.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from megatron.core.models.gpt import GPTModel
 from megatron.core.models.hybrid.hybrid_model import HybridModel
 from torch import Tensor
 
-from tst_megatron.superposition.bags import bag_weights, weights_of_filled
+from tst_megatron.superposition.bags import EMPTY, bag_weights, weights_of_filled
 from tst_megatron.superposition.embedding import SuperposedVocabParallelEmbedding
 from tst_megatron.superposition.loss import OBJECTIVES, multi_hot_cross_entropy
+from tst_megatron.superposition.multi_token_prediction import let_heads_predict_bags
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,47 @@ class SuperpositionMixin:
     ) -> None:
         super().__init__(*args, **kwargs)
         _read_bags(self, bag_objective)
+
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        position_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        decoder_input: Tensor | None = None,
+        labels: Tensor | None = None,
+        *args: Any,
+        loss_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """The model's own; without a mask, every position whose target bag holds a token counts.
+
+        Only the heads of multi-token prediction use the mask in here, and the one that Megatron
+        makes for them has the shape of the labels.
+
+        Args:
+            input_ids: ``[b, L]`` or ``[b, L, s]``, int64.
+            labels: ``[b, L]`` or ``[b, L, s]``, int64; without them the result is the logits.
+            loss_mask: ``[b, L]``.
+
+        Returns:
+            ``[b, L]``, float32, or the logits ``[b, L, V/tp]``; hidden states before the last
+            pipeline stage.
+        """
+        # As Megatron, which takes the heads' labels from the inputs where there are none.
+        targets = input_ids if labels is None else labels
+        if loss_mask is None and targets is not None and targets.dim() == 3:
+            loss_mask = (targets != EMPTY).any(dim=-1).float()
+        output = super().forward(  # type: ignore[misc]  # the model class's
+            input_ids,
+            position_ids,
+            attention_mask,
+            decoder_input,
+            labels,
+            *args,
+            loss_mask=loss_mask,
+            **kwargs,
+        )
+        return cast(Tensor, output)
 
     def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
         """Loss of every position; stock for ``[b, L]``, multi-hot cross-entropy for bags.
@@ -126,3 +169,5 @@ def _read_bags(model: Any, bag_objective: BagObjective) -> None:
     if hasattr(model, "embedding"):
         # Not a new module: the parameters are made, and random numbers drawn, once.
         model.embedding.word_embeddings.__class__ = SuperposedVocabParallelEmbedding
+    if model.config.mtp_num_layers:
+        let_heads_predict_bags()

@@ -272,9 +272,9 @@ _UNSUPPORTED: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] =
     (lambda a: a.sft, "--sft", "its data are packed conversations, not running text"),
     (lambda a: a.mock_data, "--mock-data", "mock data have no running text to cut into bags"),
     (
-        lambda a: a.mtp_num_layers,
-        "--mtp-num-layers",
-        "multi-token prediction is not supported with bags yet",
+        lambda a: a.position_embedding_type == "mrope",
+        "--position-embedding-type mrope",
+        "a bag has one position, and mrope three",
     ),
     (
         lambda a: a.hybrid_context_parallel,

@@ -1,4 +1,4 @@
-"""What Megatron's trainer has no seam for: four of its functions, wrapped.
+"""What Megatron's trainer has no seam for: four of its functions, and a class, wrapped.
 
 Each is a name in ``megatron.training.training`` that the trainer looks up when it calls it. A test
 fails when one is gone or takes other arguments.
@@ -9,6 +9,7 @@ fails when one is gone or takes other arguments.
 - ``evaluate``: to measure the loss on bags beside the next-token loss in a superposed stage, and to
   put both into the ledger; with ``--tst-fixed-validation``, on the same samples every time.
 - ``evaluate_and_print_results``: only it knows whether the test set is evaluated.
+- ``MTPLossLoggingHelper``: to name what the heads of multi-token prediction make of bags.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from tst_megatron.training.arguments import Superposition
 from tst_megatron.training.consumed import Progress, ProgressAt
 from tst_megatron.training.datasets import DatasetsProvider
 from tst_megatron.training.forward_step import BAG_LOSS, NEXT_TOKEN_LOSS
+from tst_megatron.training.head_metrics import HeadMetrics
 from tst_megatron.training.ledger import LedgerWriter
 from tst_megatron.training.validation import FixedValidation
 
@@ -64,6 +66,7 @@ def install_hooks(
     hooks = _Hooks(args, superposition, provider, started)
     for name in HOOKED:
         setattr(trainer, name, getattr(hooks, name))
+    trainer.MTPLossLoggingHelper = HeadMetrics(args, hooks.progress)
 
 
 class _Hooks:

@@ -115,7 +115,7 @@ def test_bad_values_are_named(flags: tuple[str, ...], names: tuple[str, ...]) ->
         "--fim-data",
         "--sft",
         "--mock-data",
-        "--mtp-num-layers 1",
+        "--position-embedding-type mrope",
         "--dataloader-type cyclic",
         "--iterations-to-skip 3",
         "--phase-transition-iterations 5",

@@ -1,5 +1,6 @@
 # make demo   train a baseline and a TST run on this machine's CPU and compare them
 # make test   every test but the largest jobs, which make test-all has too
+# make test-te  checks of construction with Transformer Engine, in an environment of their own
 # make setup  the environment alone, into .venv (about 5 GB, once)
 # make lint   ruff and mypy
 # make lock   pin the dependencies again, from pyproject.toml
@@ -16,12 +17,19 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 
+# Transformer Engine needs a GPU to train: its environment is never the one that trains here.
+VENV_TE := .venv-te
+READY_TE := $(VENV_TE)/.ready
+# Where Transformer Engine's compiled PyTorch part lies, which PyPI has as source alone.
+WHEELS ?= ../shared/wheels
+WHEEL_TE = $(wildcard $(WHEELS)/transformer_engine_torch-2.20.2-cp312-cp312-linux_x86_64.whl)
+
 CORPUS ?=
 STEPS ?=
 OUT ?=
 DEMO_FLAGS ?=
 
-.PHONY: demo test test-all setup lint format lock clean
+.PHONY: demo test test-all test-te setup lint format lock clean
 
 demo: $(READY)
 	$(VENV)/bin/tst-megatron demo $(if $(OUT),--out '$(OUT)') $(if $(CORPUS),--corpus '$(CORPUS)') $(if $(STEPS),--steps $(STEPS)) $(DEMO_FLAGS)
@@ -31,6 +39,9 @@ test: $(READY)
 
 test-all: $(READY)
 	$(PYTHON) -m pytest -m 'large or not large' $(TEST_FLAGS)
+
+test-te: $(READY_TE)
+	TST_MEGATRON_NEEDS_TE=1 $(VENV_TE)/bin/python -m pytest -rs tests/layouts $(TEST_FLAGS)
 
 setup: $(READY)
 
@@ -49,6 +60,13 @@ $(READY): requirements/dev.txt pyproject.toml .python-version | $(UV)
 	$(UV) pip install --quiet --python $(PYTHON) --no-deps --no-build-isolation --editable .
 	touch $@
 
+$(READY_TE): requirements/te.txt .python-version | $(UV)
+	@test -n "$(WHEEL_TE)" || { echo "make test-te needs transformer_engine_torch 2.20.2, compiled: give its folder as WHEELS=..., $(WHEELS) has none" >&2; exit 2; }
+	$(UV) venv --quiet --allow-existing --python "$$(cat .python-version)" $(VENV_TE)
+	$(UV) pip sync --quiet --python $(VENV_TE)/bin/python --require-hashes requirements/te.txt
+	$(UV) pip install --quiet --python $(VENV_TE)/bin/python --no-deps "$(WHEEL_TE)"
+	touch $@
+
 .uv/bin/uv: requirements/uv.txt
 	$(BOOTSTRAP_PYTHON) -m pip install --quiet --target .uv --require-hashes --requirement requirements/uv.txt
 	touch $@
@@ -58,8 +76,11 @@ lock: | $(UV)
 		--constraint requirements/pins.in pyproject.toml --output-file requirements/run.txt
 	$(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url \
 		--constraint requirements/pins.in --extra dev pyproject.toml --output-file requirements/dev.txt
+	$(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url \
+		--constraint requirements/pins.in --extra dev pyproject.toml requirements/te.in \
+		--output-file requirements/te.txt
 	echo 'uv' | $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 		--no-header - --output-file requirements/uv.txt
 
 clean:
-	rm -rf $(VENV) .uv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VENV_TE) .uv .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,169 @@
+"""One rank of a large job, alone in this process: fake process groups and the meta device.
+
+The one idea: building a model needs the groups' sizes and this rank's place in them, never another
+rank. What is entered here is left again, so that the next rank, layout or test finds nothing of it.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.distributed as dist
+from layouts import Layout, Rank
+from megatron.core import parallel_state
+from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
+from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+from megatron.training.argument_utils import gpt_config_from_args, hybrid_config_from_args
+from megatron.training.arguments import parse_and_validate_args
+from megatron.training.global_vars import destroy_global_vars
+from megatron.training.models.gpt import GPTModelConfig
+from megatron.training.models.hybrid import HybridModelConfig
+from shapes import Shape
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from tst_megatron.backends import cpu
+from tst_megatron.training import arguments
+from tst_megatron.training.builders import SuperposedGPTModelConfig, SuperposedHybridModelConfig
+
+_RUN = (
+    *("--micro-batch-size=1", "--global-batch-size=1024", "--train-iters=100", "--lr=1e-4"),
+    *("--tokenizer-type=NullTokenizer", "--init-model-with-meta-device"),
+    *("--use-distributed-optimizer", "--tst-bag-size=6"),
+)
+
+LOCAL = tuple(cpu.FLAGS)
+"""Megatron's own modules. Its norm, torch's, refuses sequence parallelism, which changes no shape:
+with these flags tensor parallelism goes without."""
+
+TRANSFORMER_ENGINE = (
+    *("--transformer-impl=transformer_engine", "--sequence-parallel", "--moe-grouped-gemm"),
+    # The LM head is Megatron's own class, which takes this kernel from Apex.
+    "--no-gradient-accumulation-fusion",
+)
+
+
+def flags_of(shape: Shape, layout: Layout) -> tuple[str, ...]:
+    """Megatron's flags of a model in a layout."""
+    flags = (*shape.flags, *layout.all_flags, *_RUN)
+    if not shape.hybrid_layer:
+        return flags
+    # The pattern says where the stages are, and how many layers there are.
+    stages = layout.pp * layout.chunks
+    stage = shape.hybrid_layer * (shape.size("num-layers") // stages)
+    flags = tuple(flag for flag in flags if not flag.startswith(("--num-layers=", "--num-virtual")))
+    return (*flags, f"--hybrid-layer-pattern={'|'.join([stage] * stages)}")
+
+
+@contextmanager
+def megatron_args(flags: Sequence[str], num_ranks: int) -> Iterator[Any]:
+    """Megatron's validated arguments, ours among them, as every rank of a job gets them."""
+    launcher = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(num_ranks)}
+    with patch.dict(os.environ, launcher), patch("sys.argv", ["pretrain", *flags]):
+        try:
+            args = parse_and_validate_args(extra_args_provider=arguments.add_tst_arguments)
+            yield args
+        finally:
+            destroy_global_vars()
+            destroy_num_microbatches_calculator()
+
+
+@contextmanager
+def as_rank(args: Any, rank: Rank) -> Iterator[None]:
+    """This process as one rank, from process group to random-number trackers."""
+    assert not dist.is_initialized(), "another test left its process group behind"
+    dist.init_process_group("fake", rank=rank.rank, world_size=args.world_size, store=FakeStore())
+    try:
+        # As in megatron/training/initialize.py.
+        parallel_state.initialize_model_parallel(
+            args.tensor_model_parallel_size,
+            args.pipeline_model_parallel_size,
+            args.virtual_pipeline_model_parallel_size,
+            context_parallel_size=args.context_parallel_size,
+            expert_model_parallel_size=args.expert_model_parallel_size,
+            expert_tensor_parallel_size=args.expert_tensor_parallel_size,
+            create_gloo_process_groups=False,
+        )
+        model_parallel_cuda_manual_seed(1)
+        yield
+    finally:
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
+
+
+@contextmanager
+def pretended_gpu(with_transformer_engine: bool) -> Iterator[None]:
+    """Weights made on "the current GPU" are made on the meta device.
+
+    Transformer Engine's modules refuse to be made without a GPU: for them there is one of compute
+    capability 10.0, and the hybrid model's modules are Megatron's own again.
+    """
+    answers: list[tuple[str, Any]] = [
+        ("torch.cuda.current_device", lambda: torch.device("meta")),
+    ]
+    if with_transformer_engine:
+        from megatron.core.extensions.transformer_engine import TENorm
+        from megatron.core.models.hybrid.hybrid_layer_specs import hybrid_stack_spec
+
+        blackwell = SimpleNamespace(major=10, minor=0, multi_processor_count=148)
+        answers += [
+            ("torch.cuda.is_available", lambda: True),
+            ("torch.cuda.get_device_properties", lambda *args: blackwell),
+            ("torch.cuda.get_device_capability", lambda *args: (10, 0)),
+            ("megatron.training.models.hybrid.default_hybrid_stack_spec", hybrid_stack_spec),
+            ("megatron.core.models.hybrid.hybrid_block.TENorm", TENorm),
+        ]
+    with ExitStack() as stack:
+        for target, answer in answers:
+            stack.enter_context(patch(target, answer))
+        yield
+
+
+def build(args: Any, superposed: bool) -> list[Any]:
+    """Every chunk of this rank's model, by our builders or by Megatron's."""
+    if args.hybrid_layer_pattern is not None:
+        of_args, config_class = hybrid_config_from_args, HybridModelConfig
+        if superposed:
+            config_class = SuperposedHybridModelConfig
+    else:
+        of_args, config_class = gpt_config_from_args, GPTModelConfig
+        if superposed:
+            config_class = SuperposedGPTModelConfig
+    config = of_args(args, model_config_cls=config_class)
+    builder = config.get_builder_cls()(config)
+    groups = ProcessGroupCollection.use_mpu_process_groups()
+    first, last = groups.pp.rank() == 0, groups.pp.rank() == groups.pp.size() - 1
+    chunks = args.virtual_pipeline_model_parallel_size or 1
+    # As in megatron/training/models/dist_utils.py.
+    return [
+        builder.build_model(
+            groups,
+            pre_process=first and chunk == 0,
+            post_process=last and chunk == chunks - 1,
+            vp_stage=chunk if chunks > 1 else None,
+        )
+        for chunk in range(chunks)
+    ]
+
+
+def shards(model: Any) -> dict[str, list[ShardedTensor]]:
+    """What every parameter is of the whole model, by Megatron's checkpoint.
+
+    Returns:
+        For each name in ``named_parameters``, its parts: one, or two for the halves of SwiGLU.
+    """
+    state = model.sharded_state_dict()
+    apply_factories(state)
+    return {name: _sharded_tensors(state[name]) for name, _ in model.named_parameters()}
+
+
+def _sharded_tensors(entry: Any) -> list[ShardedTensor]:
+    if isinstance(entry, ShardedTensor):
+        return [entry]
+    parts = entry.values() if isinstance(entry, dict) else entry
+    return [tensor for part in parts for tensor in _sharded_tensors(part)]

@@ -77,12 +77,14 @@ def _train(args: argparse.Namespace, superposition: Any, started: float) -> None
     from megatron.training import inprocess_restart, pretrain, set_startup_timestamps
     from megatron.training.argument_utils import pretrain_cfg_container_from_args
 
+    from tst_megatron.training import expert_optimizers
     from tst_megatron.training.datasets import DatasetsProvider
     from tst_megatron.training.forward_step import ForwardStep
     from tst_megatron.training.hooks import install_hooks
 
     set_startup_timestamps(program_start=started, main_entry=time.time())
     provider = DatasetsProvider(superposition)
+    expert_optimizers.install()
 
     @wraps(pretrain)
     def pretrain_with_hooks(*arguments: Any, **named: Any) -> None:

@@ -141,6 +141,49 @@ def _uneven_reduce_scatter(original: Any) -> Any:
     return reduce_scatter
 
 
+def _state_before_the_first_step(original: Any) -> Any:
+    """The distributed optimizer's ``state_dict``, before torch's Adam has made its state.
+
+    Megatron asks for it to load a checkpoint into. Transformer Engine's and Apex's Adam have their
+    step in the parameter groups; torch's makes its state, step included, at the first step.
+    """
+
+    @wraps(original)
+    def state_dict(self: Any) -> Any:
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                state = self.optimizer.state[parameter]
+                if not state:
+                    state["step"] = torch.tensor(0.0)
+                    state |= {key: torch.zeros_like(parameter) for key in self.optimizer_state_keys}
+        return original(self)
+
+    return state_dict
+
+
+def _with_torchs_adam(original: Any) -> Any:
+    """``_set_main_param_and_optimizer_states`` without the step, which comes with the groups."""
+
+    @wraps(original)
+    def set_states(self: Any, model_param: Any, tensors: dict[str, Any]) -> None:
+        with torch.no_grad():
+            original(self, model_param, tensors | {"step": None})
+
+    return set_states
+
+
+def _a_step_each(original: Any) -> Any:
+    """The distributed optimizer's ``load_state_dict``: torch's Adam counts a step up in place."""
+
+    @wraps(original)
+    def load_state_dict(self: Any, state_dict: Any) -> None:
+        original(self, state_dict)
+        for state in self.optimizer.state.values():
+            state["step"] = state["step"].clone()
+
+    return load_state_dict
+
+
 def _no_pinning(original: Any) -> Any:
     """``DataLoader`` without pinned memory, which needs a GPU."""
 
@@ -337,6 +380,25 @@ ENTRIES: list[Entry] = [
         _returns(None),
         "megatron/training/initialize.py",
         "from megatron.core.datasets.utils import compile_helpers",
+    ),
+    Entry(
+        "megatron.core.optimizer.distrib_optimizer.DistributedOptimizer.state_dict",
+        _state_before_the_first_step,
+        "megatron/core/optimizer/distrib_optimizer.py",
+        'steps = list(set([s["step"].item() for s in inner_state_dict["state"].values()]))',
+    ),
+    Entry(
+        "megatron.core.optimizer.distrib_optimizer.DistributedOptimizer.load_state_dict",
+        _a_step_each,
+        "megatron/core/optimizer/distrib_optimizer.py",
+        's["step"] = step',
+    ),
+    Entry(
+        "megatron.core.optimizer.distrib_optimizer.DistributedOptimizer"
+        "._set_main_param_and_optimizer_states",
+        _with_torchs_adam,
+        "megatron/core/optimizer/distrib_optimizer.py",
+        "if not isinstance(tensors[key], torch.Tensor):",
     ),
     # Layers.
     Entry(

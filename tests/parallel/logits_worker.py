@@ -10,6 +10,7 @@ from tst_megatron.backends import prepare_backend
 machine_flags = prepare_backend()
 
 import torch
+from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.utils import unwrap_model
 from megatron.training import training as trainer
 from megatron.training.checkpointing import load_checkpoint
@@ -22,7 +23,9 @@ def main() -> None:
     args, superposition = pretrain._parse(on_gpu=False)
     trainer.initialize_megatron()
     config = pretrain._model_config(args, superposition)
-    wrapped = config.get_builder_cls()(config).build_distributed_models(wrap_with_ddp=False)
+    groups = ProcessGroupCollection.use_mpu_process_groups()
+    builder = config.get_builder_cls()(config)
+    wrapped = builder.build_distributed_models(pg_collection=groups, wrap_with_ddp=False)
     args.no_load_optim = args.no_load_rng = True
     load_checkpoint(wrapped, None, None)
     (model,) = unwrap_model(wrapped)

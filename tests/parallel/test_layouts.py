@@ -1,16 +1,16 @@
 """Every layout trains as one rank does: losses, gradient norms, validation, final parameters.
 
 Each runs Megatron's trainer through two superposed stages and the recovery, from the same
-checkpoint, and is compared with the same run on one rank. The table is in ``layouts.py``.
+checkpoint, and is compared with the same run on one rank. The table is in ``matrix.py``.
 """
 
 from pathlib import Path
 
 import pytest
 import torch
-from layouts import EXACT, LARGE, LAYOUTS, MODELS, SCHEDULE
+from matrix import EXACT, LARGE, LAYOUTS, MODELS, SCHEDULE
 from saved import parameters
-from trainer import Job, Result, run, run_all
+from trainer import Job, Result, run_all
 
 ONE_RANK = "one rank of "
 STEPS = 10

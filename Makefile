@@ -1,5 +1,6 @@
 # make demo   train a baseline and a TST run on this machine's CPU and compare them
 # make test   every test
+# make bench  what superposition costs against Megatron's own code, on an idle machine
 # make setup  the environment alone, into .venv (about 5 GB, once)
 # make lint   ruff and mypy
 # make lock   pin the dependencies again, from pyproject.toml
@@ -20,14 +21,18 @@ CORPUS ?=
 STEPS ?=
 OUT ?=
 DEMO_FLAGS ?=
+BENCH_FLAGS ?=
 
-.PHONY: demo test setup lint format lock clean
+.PHONY: demo test bench setup lint format lock clean
 
 demo: $(READY)
 	$(VENV)/bin/tst-megatron demo $(if $(OUT),--out '$(OUT)') $(if $(CORPUS),--corpus '$(CORPUS)') $(if $(STEPS),--steps $(STEPS)) $(DEMO_FLAGS)
 
 test: $(READY)
 	$(PYTHON) -m pytest $(TEST_FLAGS)
+
+bench: $(READY)
+	$(PYTHON) -m benchmarks $(if $(OUT),--out '$(OUT)') $(BENCH_FLAGS)
 
 setup: $(READY)
 

@@ -269,7 +269,7 @@ def _share_of_token(shares: Tensor, tokens: Tensor) -> Tensor:
     Equal tokens get equal values, so that it does not matter which of them is written last.
     """
     same = tokens.unsqueeze(-1) == tokens.unsqueeze(-2)
-    return (same * shares.unsqueeze(-2)).sum(dim=-1)
+    return torch.where(same, shares.unsqueeze(-2), 0.0).sum(dim=-1)
 
 
 def _bag_log_probability(target_logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:

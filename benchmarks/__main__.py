@@ -92,6 +92,8 @@ def _parse() -> argparse.Namespace:
 def _start_megatron() -> None:
     """Megatron's global state over one process of gloo, without what it says about itself."""
     warnings.simplefilter("ignore")
+    # Of torch's profiler, which says on standard error that it starts and that there is no GPU.
+    os.environ["KINETO_LOG_LEVEL"] = "99"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])

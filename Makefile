@@ -1,6 +1,7 @@
 # make demo   train a baseline and a TST run on this machine's CPU and compare them
 # make test   every test but the largest jobs, which make test-all has too
 # make test-te  checks of construction with Transformer Engine, in an environment of their own
+# make bench  what superposition costs against Megatron's own code, on an idle machine
 # make setup  the environment alone, into .venv (about 5 GB, once)
 # make lint   ruff and mypy
 # make lock   pin the dependencies again, from pyproject.toml
@@ -28,8 +29,9 @@ CORPUS ?=
 STEPS ?=
 OUT ?=
 DEMO_FLAGS ?=
+BENCH_FLAGS ?=
 
-.PHONY: demo test test-all test-te setup lint format lock clean
+.PHONY: demo test test-all test-te bench setup lint format lock clean
 
 demo: $(READY)
 	$(VENV)/bin/tst-megatron demo $(if $(OUT),--out '$(OUT)') $(if $(CORPUS),--corpus '$(CORPUS)') $(if $(STEPS),--steps $(STEPS)) $(DEMO_FLAGS)
@@ -42,6 +44,9 @@ test-all: $(READY)
 
 test-te: $(READY_TE)
 	TST_MEGATRON_NEEDS_TE=1 $(VENV_TE)/bin/python -m pytest -rs tests/layouts $(TEST_FLAGS)
+
+bench: $(READY)
+	$(PYTHON) -m benchmarks $(if $(OUT),--out '$(OUT)') $(BENCH_FLAGS)
 
 setup: $(READY)
 

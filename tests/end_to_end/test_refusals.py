@@ -44,6 +44,10 @@ def cases(corpus, folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, .
             ("--transformer-impl=transformer_engine",),
             ("--transformer-impl", "needs a GPU"),
         ),
+        "compiled loss": (
+            (*BAGS, "--cross-entropy-loss-fusion"),
+            ("--cross-entropy-loss-fusion with bags", "needs a GPU"),
+        ),
         "recipe": (("--recipe=nope",), ("no recipe 'nope'",)),
     }
 

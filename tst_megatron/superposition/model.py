@@ -14,7 +14,7 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.models.hybrid.hybrid_model import HybridModel
 from torch import Tensor
 
-from tst_megatron.superposition.bags import EMPTY, bag_weights, weights_of_filled
+from tst_megatron.superposition.bags import EMPTY, bag_weights
 from tst_megatron.superposition.embedding import SuperposedVocabParallelEmbedding
 from tst_megatron.superposition.loss import OBJECTIVES, multi_hot_cross_entropy
 from tst_megatron.superposition.multi_token_prediction import let_heads_predict_bags
@@ -99,27 +99,36 @@ class SuperpositionMixin:
         return cast(Tensor, output)
 
     def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
-        """Loss of every position; stock for ``[b, L]``, multi-hot cross-entropy for bags.
+        """Loss of every position; stock for single targets, multi-hot cross-entropy for bags.
+
+        With ``--cross-entropy-loss-fusion`` the loss of bags is compiled, and never runs otherwise.
 
         Args:
-            labels: ``[b, L]`` or ``[b, L, s]``, int64; `EMPTY` places carry no weight.
-            logits: ``[L, b, V/tp]``; overwritten, as by the stock loss.
+            labels: ``[b, L]``, or ``[b, L, s]`` where `EMPTY` places carry no weight. A bag of one
+                is a label of the stock loss: an empty one is token 0, as ``GPTDataset`` has it,
+                for the loss mask to take out.
+            logits: ``[L, b, V/tp]``; their memory is the gradient's, as in the stock loss.
 
         Returns:
             ``[b, L]``, float32.
+
+        Raises:
+            RuntimeError: the loss is to be compiled and cannot be.
         """
+        if labels.dim() == 3 and labels.shape[-1] == 1:
+            labels = labels.squeeze(-1).clamp(min=0)
         if labels.dim() == 2:
             return super().compute_language_model_loss(labels, logits)  # type: ignore[misc]  # the model class's
-        targets = labels.transpose(0, 1).contiguous()
         weights = None
         if self.bag_objective.objective == "mce":
-            weights = weights_of_filled(self._weights_of(labels.shape[-1], labels.device), targets)
+            weights = self._weights_of(labels.shape[-1], labels.device)
         loss = multi_hot_cross_entropy(
             logits,
-            targets,
+            labels.transpose(0, 1).contiguous(),
             weights=weights,
             tp_group=self.pg_collection.tp,  # type: ignore[attr-defined]  # the model class's
             objective=self.bag_objective.objective,
+            compiled=self.config.cross_entropy_loss_fusion,  # type: ignore[attr-defined]  # the model class's
         )
         return loss.transpose(0, 1).contiguous()
 

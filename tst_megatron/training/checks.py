@@ -27,6 +27,7 @@ from tst_megatron.training.arguments import (
     Superposition,
     add_tst_arguments,
     check_flags,
+    superposes,
     superposition_from_args,
 )
 
@@ -73,6 +74,11 @@ _NEEDS_A_GPU: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] =
     ),
     (lambda a: a.fp8 is not None, "--fp8-format", "leave it out"),
     (lambda a: a.cuda_graph_impl != "none", "--cuda-graph-impl", "leave it out"),
+    (
+        lambda a: superposes(a) and a.cross_entropy_loss_fusion,
+        "--cross-entropy-loss-fusion with bags",
+        "torch compiles nothing in the CPU backend, so leave it out",
+    ),
 )
 
 

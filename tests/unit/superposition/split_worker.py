@@ -3,6 +3,7 @@
 A module of its own because a spawned process imports it by name.
 """
 
+import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,9 +28,10 @@ class Case:
     empty: bool = False
     extreme: bool = False
     dtype: torch.dtype = torch.float32
+    compiled: bool = False
 
     def __str__(self) -> str:
-        marks = [m for m in ("empty", "extreme") if getattr(self, m)]
+        marks = [m for m in ("empty", "extreme", "compiled") if getattr(self, m)]
         if self.dtype != torch.float32:
             marks.append("bfloat16")
         return "-".join([self.objective, str(self.weights), str(self.bag_size), *marks])
@@ -46,6 +48,7 @@ CASES = [
         for s in (1, 6)
         for objective in ("mce", "mce-alt")
     ),
+    *(Case(None, objective, 6, compiled=True) for objective in ("mce", "mce-alt")),
 ]
 
 
@@ -87,6 +90,8 @@ def shard(whole: Tensor, rank: int, dim: int) -> Tensor:
 def run(rank: int, folder: str) -> None:
     """Compute every case on this rank's half of the vocabulary and save it in ``folder``."""
     torch.set_num_threads(1)
+    # The CPU backend, which the parent process loaded, switches torch's compiler off.
+    os.environ.pop("TORCHDYNAMO_DISABLE", None)
     # Megatron's reduce-scatter makes its output here. The whole CPU backend takes longer to load.
     torch.cuda.current_device = lambda: torch.device("cpu")
     store = dist.FileStore(str(Path(folder) / "store"), TP)
@@ -131,7 +136,9 @@ def _loss(case: Case, rank: int) -> tuple[Tensor, Tensor]:
         if case.empty:
             weights = weights_of_filled(weights, targets)
     leaf = shard(logits, rank, -1).requires_grad_()
-    loss = multi_hot_cross_entropy(leaf, targets, weights=weights, objective=case.objective)
+    loss = multi_hot_cross_entropy(
+        leaf, targets, weights=weights, objective=case.objective, compiled=case.compiled
+    )
     loss.backward(grad_output)
     return loss.detach(), leaf.grad
 
@@ -181,7 +188,10 @@ def _embedding(
 
 
 def _traffic() -> list[list[int]]:
-    """Elements of each collective of mce, mce-alt and the embedding, for bags of 6."""
+    """Elements of each collective of mce, mce-alt and the embedding, for bags of 6.
+
+    Of the losses twice: as they are and compiled.
+    """
     from tst_megatron.superposition.loss import multi_hot_cross_entropy
 
     seen: list[int] = []
@@ -197,6 +207,8 @@ def _traffic() -> list[list[int]]:
         partial(multi_hot_cross_entropy, logits, bags),
         partial(multi_hot_cross_entropy, logits, bags, objective="mce-alt"),
         partial(_module(torch.float32, False, True), bags),
+        partial(multi_hot_cross_entropy, logits, bags, compiled=True),
+        partial(multi_hot_cross_entropy, logits, bags, objective="mce-alt", compiled=True),
     ]
     traffic = []
     dist.all_reduce = counted

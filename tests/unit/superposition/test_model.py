@@ -222,6 +222,26 @@ def test_the_loss_of_bags_is_that_of_its_own_logits(
         )
 
 
+def test_an_empty_bag_of_one_is_masked_as_in_the_stock_loss(build, generator):
+    # GPTDataset's label of a place without a token is 0.
+    bags, labels = draw(generator, 1)
+    labels[0, 3] = -1
+    ours = forward(build(), bags, labels)
+    stock = forward(build(superposed=False), bags.squeeze(-1), labels.squeeze(-1).clamp(min=0))
+    assert torch.equal(ours, stock)
+
+
+def test_a_loss_that_is_to_be_compiled_is_not_run_otherwise(build, generator):
+    model = build()
+    model.config.cross_entropy_loss_fusion = True
+    bags, labels = draw(generator, 3)
+    with (
+        torch._dynamo.config.patch(disable=True),
+        pytest.raises(RuntimeError, match="cannot be compiled"),
+    ):
+        forward(model, bags, labels)
+
+
 def test_the_bag_size_may_change_from_call_to_call(build, generator):
     from tst_megatron.superposition import BagObjective
 

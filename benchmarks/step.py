@@ -1,0 +1,145 @@
+"""A whole training step in bags of 16 against the baseline's step at equal positions.
+
+The step is the trainer's own: Megatron's ``train_step`` with its schedule, DDP and optimizer, and
+our ``ForwardStep``. Both sides train one model, which on ``[b, L]`` runs Megatron's own embedding
+and loss. The samples are made beforehand: reading them has rows of its own.
+"""
+
+import itertools
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.measure import Prepare, Report, Row, time_row
+
+L, BAG_SIZE, VOCABULARY = 1024, 16, 32768
+LAYERS, HIDDEN, FFN, HEADS = 4, 512, 1408, 8
+
+_FLAGS = (
+    *(f"--num-layers={LAYERS}", f"--hidden-size={HIDDEN}", f"--ffn-hidden-size={FFN}"),
+    *(f"--num-attention-heads={HEADS}", f"--seq-length={L}", f"--max-position-embeddings={L}"),
+    *("--position-embedding-type=rope", "--normalization=RMSNorm", "--swiglu"),
+    *("--disable-bias-linear", "--untie-embeddings-and-output-weights"),
+    *("--attention-dropout=0", "--hidden-dropout=0", "--clip-grad=1.0"),
+    *("--micro-batch-size=1", "--global-batch-size=1", "--train-iters=1000", "--lr=1e-4"),
+    *("--tokenizer-type=NullTokenizer", f"--vocab-size={VOCABULARY - 1}", "--mock-data"),
+    *("--no-create-attention-mask-in-dataloader", "--num-workers=0", "--eval-iters=0"),
+    *(f"--tst-bag-size={BAG_SIZE}", "--tst-step-ratio=0.9"),
+)
+
+
+def start_megatron(machine_flags: tuple[str, ...]) -> Any:
+    """Megatron's global state over one process, as its trainer makes it.
+
+    Args:
+        machine_flags: Megatron's flags that this machine needs.
+
+    Returns:
+        Megatron's arguments.
+    """
+    from megatron.training import training
+    from megatron.training.arguments import parse_and_validate_args
+
+    from tst_megatron.training.arguments import add_tst_arguments
+
+    sys.argv = [sys.argv[0], *machine_flags, *_FLAGS]
+    args = parse_and_validate_args(extra_args_provider=add_tst_arguments)
+    # The trainer's name for it, which the CPU backend answers.
+    training.initialize_megatron()
+    return args
+
+
+def rows(report: Report) -> Iterator[Row]:
+    """Time of a step."""
+    what = (
+        f"training step, s = {BAG_SIZE}, {L} positions, {LAYERS} layers, h = {HIDDEN}, "
+        f"vocabulary {VOCABULARY}"
+    )
+    report(what)
+    steps = Steps()
+    ours = steps.prepare(steps.superposed, bags())
+    theirs = steps.prepare(steps.ordinary, tokens())
+    yield time_row(what, "the baseline's step, same process", ours, theirs, turns=20, at_most=1.03)
+
+
+class Steps:
+    """One model and its optimizer, trained by either forward step."""
+
+    def __init__(self) -> None:
+        from megatron.core.distributed import finalize_model_grads
+        from megatron.core.enums import ModelType
+        from megatron.core.process_groups_config import ProcessGroupCollection
+        from megatron.core.utils import get_model_config
+        from megatron.training import get_args, get_timers, training
+        from megatron.training.argument_utils import (
+            gpt_config_from_args,
+            pretrain_cfg_container_from_args,
+        )
+
+        from tst_megatron.training.arguments import superposition_from_args
+        from tst_megatron.training.builders import SuperposedGPTModelConfig
+        from tst_megatron.training.forward_step import ForwardStep
+
+        args = get_args()
+        model_config = gpt_config_from_args(args, model_config_cls=SuperposedGPTModelConfig)
+        self.trainer = training
+        self.model, self.optimizer, self.scheduler = training.setup_model_and_optimizer(
+            ModelType.encoder_or_decoder,
+            cfg_container=pretrain_cfg_container_from_args(args, model_config),
+            pg_collection=ProcessGroupCollection.use_mpu_process_groups(),
+        )
+        for chunk in self.model:
+            chunk.train()
+        # What the trainer sets before its loop.
+        self.config = get_model_config(self.model[0])
+        self.config.grad_scale_func = self.optimizer.scale_loss
+        self.config.timers = get_timers()
+        self.config.finalize_model_grads_func = finalize_model_grads
+        self.ordinary = ForwardStep(None)
+        # Megatron has counted no sample yet, so every step is in the superposed stage.
+        self.superposed = ForwardStep(superposition_from_args(args))
+
+    def prepare(self, forward_step: Any, sample: dict[str, Tensor]) -> Prepare:
+        """A step of Megatron's trainer on one batch."""
+        from megatron.core.pipeline_parallel import get_forward_backward_func
+        from megatron.core.rerun_state_machine import RerunDataIterator
+
+        data = RerunDataIterator(itertools.repeat(sample))
+
+        def step() -> Any:
+            report = self.trainer.train_step(
+                forward_step,
+                data,
+                self.model,
+                self.optimizer,
+                self.scheduler,
+                self.config,
+                get_forward_backward_func(),
+                iteration=0,
+            )
+            name = "lm loss" if forward_step is self.ordinary else "bag loss"
+            assert name in report[0], f"a step of another kind was timed: {report[0]}"
+            return report
+
+        return lambda: step
+
+
+def bags() -> dict[str, Tensor]:
+    """A batch as the superposed data set's loader gives it."""
+    from tst_megatron.data.phased_dataset import BAGS
+
+    return {BAGS: torch.randint(0, VOCABULARY - 1, (1, L + 1, BAG_SIZE))}
+
+
+def tokens() -> dict[str, Tensor]:
+    """A batch as ``GPTDataset``'s loader gives it."""
+    text = torch.randint(0, VOCABULARY - 1, (1, L + 1))
+    return {
+        "tokens": text[:, :-1].contiguous(),
+        "labels": text[:, 1:].contiguous(),
+        "loss_mask": torch.ones(1, L),
+        "position_ids": torch.arange(L).unsqueeze(0),
+    }

@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-MODULES = ("loss", "embedding", "step", "data")
+MODULES = ("loss", "embedding", "step", "data", "collectives")
 
 
 def main() -> int:

@@ -7,7 +7,6 @@ are forks in turn. Rendezvous, process groups, environment and exit codes are to
 Used by ``trainer.py``; ``python job_server.py SOCKET`` serves until its standard input closes.
 """
 
-import atexit
 import os
 import runpy
 import signal
@@ -19,16 +18,12 @@ from typing import Any
 
 def work(program: tuple[str, ...], flags: tuple[str, ...]) -> None:
     """One rank: what ``python [-m] program flags`` does."""
-    try:
-        if program[0] == "-m":
-            sys.argv = [program[1], *program[2:], *flags]
-            runpy.run_module(program[1], run_name="__main__", alter_sys=True)
-        else:
-            sys.argv = [*program, *flags]
-            runpy.run_path(program[0], run_name="__main__")
-    finally:
-        # A forked worker ends without them; TensorBoard writes its last events in one.
-        atexit._run_exitfuncs()
+    if program[0] == "-m":
+        sys.argv = [program[1], *program[2:], *flags]
+        runpy.run_module(program[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = [*program, *flags]
+        runpy.run_path(program[0], run_name="__main__")
 
 
 def launch(program: tuple[str, ...], flags: tuple[str, ...], num_ranks: int) -> int:

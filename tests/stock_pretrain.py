@@ -17,7 +17,7 @@ from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegat
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.enums import ModelType
 from megatron.core.utils import get_batch_on_this_tp_rank
-from megatron.training import get_args, get_tokenizer, pretrain
+from megatron.training import get_args, get_tensorboard_writer, get_tokenizer, pretrain
 from megatron.training.argument_utils import (
     gpt_config_from_args,
     hybrid_config_from_args,
@@ -92,3 +92,6 @@ if __name__ == "__main__":
         ModelType.encoder_or_decoder,
         forward_step,
     )
+    # What the last evaluation logged would be lost with the writer's thread.
+    if (writer := get_tensorboard_writer()) is not None:
+        writer.flush()

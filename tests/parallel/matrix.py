@@ -87,6 +87,7 @@ _FOR_BOTH: dict[str, Layout] = {
 _DENSE = {
     "tp2": Layout("dense", 2, (_TP,)),
     "cp2": Layout("dense", 2, (_CP,)),
+    "fsdp2": Layout("dense", 2, ("--use-torch-fsdp2",)),
     "cp2-dp2": Layout("dense", 4, (_CP, *_SHARDED)),
 }
 

@@ -31,7 +31,7 @@ CLOSE = {
 def results(corpus, tmp_path_factory) -> dict[tuple[tuple[str, ...], int], Result]:
     root = tmp_path_factory.mktemp("settings")
     start = root / "start"
-    save = (f"--save={start}", "--save-interval=1", "--exit-interval=1")
+    save = (f"--save={start}", "--save-interval=3", "--exit-interval=3")
     run(Job(start, (*MODELS["dense"], *corpus.flags, *save)))
     jobs: dict[tuple[tuple[str, ...], int], Job] = {}
     for pair in (BITWISE | CLOSE).values():

@@ -184,6 +184,16 @@ def _a_step_each(original: Any) -> Any:
     return load_state_dict
 
 
+def _mesh_on_cpu(original: Any) -> Any:
+    """``DeviceMesh.from_group`` of CPUs."""
+
+    @wraps(original)
+    def from_group(group: Any, device_type: str, *args: Any, **kwargs: Any) -> Any:
+        return original(group, "cpu", *args, **kwargs)
+
+    return from_group
+
+
 def _no_pinning(original: Any) -> Any:
     """``DataLoader`` without pinned memory, which needs a GPU."""
 
@@ -337,6 +347,12 @@ ENTRIES: list[Entry] = [
         "megatron/core/tensor_parallel/mappings.py",
         "torch.distributed.reduce_scatter(output, input_tensor_list, group=group)",
     ),
+    Entry(
+        "torch.distributed.device_mesh.DeviceMesh.from_group",
+        _mesh_on_cpu,
+        "megatron/core/distributed/torch_fully_sharded_data_parallel.py",
+        'DeviceMesh.from_group(self.process_group, "cuda")',
+    ),
     # Random numbers: the CPU's generator stands for the GPU's.
     Entry(
         "torch.cuda.manual_seed",
@@ -399,6 +415,14 @@ ENTRIES: list[Entry] = [
         _with_torchs_adam,
         "megatron/core/optimizer/distrib_optimizer.py",
         "if not isinstance(tensors[key], torch.Tensor):",
+    ),
+    # A spawned process imports torch again, which takes longer than a small checkpoint; without a
+    # GPU's context a fork is as good.
+    Entry(
+        "megatron.core.dist_checkpointing.strategies.filesystem_async.get_write_results_queue",
+        lambda original: partial(original, mp_mode="fork"),
+        "megatron/core/dist_checkpointing/strategies/filesystem_async.py",
+        "def get_write_results_queue(mp_mode: str = 'spawn')",
     ),
     # Layers.
     Entry(

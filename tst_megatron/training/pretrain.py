@@ -74,7 +74,12 @@ def _parse(on_gpu: bool) -> tuple[argparse.Namespace, Any]:
 
 def _train(args: argparse.Namespace, superposition: Any, started: float) -> None:
     from megatron.core.enums import ModelType
-    from megatron.training import inprocess_restart, pretrain, set_startup_timestamps
+    from megatron.training import (
+        get_tensorboard_writer,
+        inprocess_restart,
+        pretrain,
+        set_startup_timestamps,
+    )
     from megatron.training.argument_utils import pretrain_cfg_container_from_args
 
     from tst_megatron.training import expert_optimizers
@@ -91,6 +96,9 @@ def _train(args: argparse.Namespace, superposition: Any, started: float) -> None
         # In here, so that a restart inside the process starts with hooks that have seen nothing.
         install_hooks(args, superposition, provider, started)
         pretrain(*arguments, **named)
+        # Megatron flushes before its last evaluation, which would be lost with the writer's thread.
+        if (writer := get_tensorboard_writer()) is not None:
+            writer.flush()
 
     train, store = inprocess_restart.maybe_wrap_for_inprocess_restart(pretrain_with_hooks)
     train(

@@ -6,6 +6,7 @@
 import json
 import os
 import sys
+from functools import wraps
 from pathlib import Path
 
 from tst_megatron.backends import prepare_backend
@@ -20,6 +21,7 @@ train_step = hooks._ORIGINALS["train_step"]
 steps: list[dict[str, list]] = []
 
 
+@wraps(train_step)
 def recorded(*args, **kwargs):
     recorder = Recorder()
     forward_step.get_batch = recorder.in_batch(get_batch)

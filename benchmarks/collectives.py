@@ -48,7 +48,7 @@ LAYOUTS: dict[str, tuple[int, tuple[str, ...]]] = {
 
 @dataclass
 class Recorder(TorchDispatchMode):
-    """Writes down every collective that is called while it is active.
+    """Writes down every collective of several ranks that is called while it is active.
 
     Attributes:
         step: ``[kind, ranks of the group, bytes]`` of every collective, in order.
@@ -66,8 +66,9 @@ class Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Torch's hook: the call itself goes on as it is."""
-        if func.namespace == "c10d":
-            entry = [func._schema.name, _ranks(args), _bytes(args)]
+        # In a group of one nothing crosses a wire; Megatron's loss calls its collectives even so.
+        if func.namespace == "c10d" and len(ranks := _ranks(args)) > 1:
+            entry = [func._schema.name, ranks, _bytes(args)]
             (self.batch if self._in_batch else self.step).append(entry)
         return func(*args, **(kwargs or {}))
 

@@ -220,6 +220,7 @@ def test_loss(tp_group, dtype: torch.dtype, objective: str) -> None:
 def test_a_models_weights_are_copied_once(tp_group, weights: str) -> None:
     class Groups:
         pg_collection = SimpleNamespace(tp=tp_group)
+        config = SimpleNamespace(mtp_num_layers=None, cross_entropy_loss_fusion=False)
 
     class Model(SuperpositionMixin, Groups):
         pass

@@ -37,6 +37,7 @@ MODELS: dict[str, tuple[str, ...]] = {
         untie_embeddings_and_output_weights=None,
         position_embedding_type="learned_absolute",
     ),
+    "heads": (*_tiny(num_layers=str(DEPTH)), "--mtp-num-layers=2"),
     "hybrid": (*_tiny(num_layers=None), "--hybrid-layer-pattern=*-*-"),
     "hybrid-moe": (
         *_tiny(num_layers=None),
@@ -103,6 +104,10 @@ _OF_OTHERS = {
     "tied-tp2": Layout("tied", 2, (_TP,)),
     "tied-tp2-sp": Layout("tied", 2, (_TP, _SP)),
     "tied-pp2": Layout("tied", 2, (_PP,)),
+    "heads-tp2-sp": Layout("heads", 2, (_TP, _SP)),
+    # Not context parallelism: Megatron averages a head's loss over each rank's own positions, so
+    # that without bags, too, its numbers are not those of one rank.
+    "heads-pp2": Layout("heads", 2, (_PP,)),
     "hybrid-tp2-sp": Layout("hybrid", 2, (_TP, _SP)),
     "hybrid-pp2": Layout("hybrid", 2, (_PP,)),
     "hybrid-moe-ep2": Layout("hybrid-moe", 2, (_EP,)),

@@ -46,7 +46,7 @@ def launch(program: tuple[str, ...], flags: tuple[str, ...], num_ranks: int) -> 
     try:
         elastic_launch(config, work)(program, flags)
     except ChildFailedError as error:
-        return next(iter(error.failures.values())).exitcode
+        return error.get_first_failure()[1].exitcode
     return 0
 
 
@@ -97,10 +97,12 @@ def main(socket: str) -> None:
     # Only now: a client may connect as soon as the socket exists.
     listener = Listener(socket, family="AF_UNIX", backlog=16)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # Ended forks are nobody's to wait for.
-    watcher = os.fork()
-    if watcher == 0:
+    server = os.getpid()
+    if os.fork() == 0:
         sys.stdin.read()
-        os.kill(os.getppid(), signal.SIGKILL)
+        # Unless it is gone, and somebody else is our parent.
+        if os.getppid() == server:
+            os.kill(server, signal.SIGKILL)
         os._exit(0)
     while True:
         connection = listener.accept()

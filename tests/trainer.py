@@ -101,22 +101,24 @@ def run(job: Job, check: bool = True) -> Result:
 
 def run_all(jobs: list[Job]) -> list[Result]:
     """Run jobs two at a time."""
+    _job_server()  # Once: threads would each start one.
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(run, jobs))
 
 
 def _connect() -> Connection:
-    socket = _job_server()
-    while True:
+    socket, server = _job_server()
+    while server.poll() is None:
         try:
             return Client(str(socket), family="AF_UNIX")
         except (FileNotFoundError, ConnectionRefusedError):
             time.sleep(0.1)
+    raise RuntimeError(f"the job server ended with code {server.returncode}: see its output above")
 
 
 @cache
-def _job_server() -> Path:
-    """The socket of this session's job server; it ends with this process."""
+def _job_server() -> tuple[Path, "subprocess.Popen[bytes]"]:
+    """The socket of this session's job server, and the server; it ends with this process."""
     folder = tempfile.TemporaryDirectory(prefix="jobs-")
     socket = Path(folder.name) / "socket"
     server = subprocess.Popen(
@@ -126,4 +128,4 @@ def _job_server() -> Path:
     )
     atexit.register(folder.cleanup)
     atexit.register(server.kill)
-    return socket
+    return socket, server

@@ -48,6 +48,10 @@ def cases(corpus, folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, .
             (*BAGS, "--cross-entropy-loss-fusion"),
             ("--cross-entropy-loss-fusion with bags", "needs a GPU"),
         ),
+        "context parallelism with a softmax of its own": (
+            ("--context-parallel-size=2", "--softmax-type=off-by-one"),
+            ("--context-parallel-size with --softmax-type", "needs a GPU"),
+        ),
         "recipe": (("--recipe=nope",), ("no recipe 'nope'",)),
     }
 

@@ -202,8 +202,8 @@ def test_loss(tp_group, dtype: torch.dtype, objective: str) -> None:
     with fake_gpu():
         shape = (_LENGTH, _BATCH, _VOCABULARY // tp_group.size())
         logits = torch.zeros(shape, dtype=dtype, device=_GPU, requires_grad=True)
-        # The head's output is not a leaf: the loss may write into it.
-        head = logits * 1
+        # The head's output is not a leaf: the loss may write into it. A view allocates nothing.
+        head = logits.view_as(logits)
         targets = _bags().transpose(0, 1).contiguous()
         with Watch() as watch:
             loss = multi_hot_cross_entropy(head, targets, tp_group=tp_group, objective=objective)
@@ -213,7 +213,8 @@ def test_loss(tp_group, dtype: torch.dtype, objective: str) -> None:
     assert gradient.shape == logits.shape
     assert any("MultiHotCrossEntropy" in name for name in names)
     _assert_stays_on_gpu(watch)
-    assert watch.largest <= logits.numel() * _FLOAT32_BYTES
+    # A block of a sixteenth of the logits in float32, whatever their dtype.
+    assert watch.largest <= logits.numel() * _FLOAT32_BYTES // 8
 
 
 @pytest.mark.parametrize("weights", BAG_WEIGHTS)

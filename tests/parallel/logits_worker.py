@@ -27,14 +27,14 @@ def main() -> None:
     builder = config.get_builder_cls()(config)
     wrapped = builder.build_distributed_models(pg_collection=groups, wrap_with_ddp=False)
     args.no_load_optim = args.no_load_rng = True
-    load_checkpoint(wrapped, None, None)
+    iteration, _ = load_checkpoint(wrapped, None, None)
     (model,) = unwrap_model(wrapped)
     model.eval()
     tokens = torch.arange(2 * args.seq_length).view(2, -1) * 7 % args.padded_vocab_size
     positions = torch.arange(args.seq_length).expand(2, -1)
     with torch.no_grad():
         logits = model(tokens, positions, None)
-    torch.save({"class": type(model).__name__, "logits": logits}, out)
+    torch.save({"class": type(model).__name__, "logits": logits, "iteration": iteration}, out)
 
 
 if __name__ == "__main__":

@@ -54,15 +54,17 @@ def test_a_run_goes_on_in_another_layout(changed, name: str) -> None:
     from tst_megatron.training.ledger import read_ledger
 
     whole, rest = changed
+    _, before, after = CHANGES[name]
+    loss_tolerance, norm_tolerance = (0.0, 0.0) if before == after else (1e-5, 1e-4)
     unbroken = read_ledger(whole[name].out / "ledger.jsonl").steps[CUT:]
     went_on = rest[name].ledger.steps
     assert [line["step"] for line in went_on] == list(range(CUT + 1, 11))
     for mine, theirs in zip(went_on, unbroken, strict=True):
         assert mine["bag_size"] == theirs["bag_size"]
         assert mine["data_tokens"] == theirs["data_tokens"]
-        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=loss_tolerance, abs=0.0)
         # Of a small gradient at the end, where Adam has enlarged the rounding of the layouts.
-        assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
+        assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=norm_tolerance, abs=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +83,7 @@ def test_the_stock_model_reads_it_to_the_same_logits(corpus, superposed: Path, t
         run(Job(tmp_path / name, flags, program=(worker, str(tmp_path / f"{name}.pt"))))
     stock, ours = (torch.load(tmp_path / f"{name}.pt") for name in ("stock", "superposed"))
     assert (stock["class"], ours["class"]) == ("GPTModel", "SuperposedGPTModel")
+    assert (stock["iteration"], ours["iteration"]) == (CUT, CUT)
     assert stock["logits"].shape == (2, 16, 384)
     assert torch.equal(stock["logits"], ours["logits"])
 

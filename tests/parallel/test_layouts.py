@@ -15,6 +15,7 @@ from trainer import Job, Result, run_all
 
 ONE_RANK = "one rank of "
 STEPS = 10
+MICRO_BATCHES = 2  # Of two samples each, in a step of four.
 RECORDED = Path(__file__).with_name("recorded_pretrain.py")
 
 
@@ -103,6 +104,7 @@ def test_a_layout_trains_as_one_rank_does(runs: Runs, layout: str) -> None:
         assert mine["loss_name"] == theirs["loss_name"]
         assert mine["data_tokens"] == theirs["data_tokens"]
         close([mine["loss"], mine["grad_norm"]], [theirs["loss"], theirs["grad_norm"]])
+    assert one.validations
     for mine, theirs in zip(several.validations, one.validations, strict=True):
         losses = [name for name in ("next_token_loss", "bag_loss") if name in theirs]
         close([mine[name] for name in losses], [theirs[name] for name in losses])
@@ -113,6 +115,7 @@ def test_a_layout_trains_as_one_rank_does(runs: Runs, layout: str) -> None:
 def test_a_layout_ends_with_the_parameters_of_one_rank(runs: Runs, layout: str) -> None:
     one = runs.parameters(ONE_RANK + LAYOUTS[layout].model, bags=True)
     several = runs.parameters(layout, bags=True)
+    assert one
     assert several.keys() == one.keys()
     for name, mine in several.items():
         if layout in EXACT:
@@ -129,12 +132,18 @@ def test_a_superposed_step_has_the_collectives_of_the_baselines(runs: Runs, layo
         pytest.skip("gloo gathers parts of several sizes one by one, so the number is the router's")
     for rank in range(LAYOUTS[layout].num_ranks):
         steps = runs.collectives(layout, rank)
-        ordinary = _not_routed(steps[7]["step"])
-        assert ordinary
-        for superposed in (3, 5):
-            assert _not_routed(steps[superposed]["step"]) == ordinary
-            # One broadcast of the text in place of one for each of up to four tensors.
-            assert len(steps[superposed]["batch"]) <= len(steps[7]["batch"])
+        # After an evaluation, and not.
+        for superposed, ordinary in ((3, 7), (5, 9), (2, 8), (4, 8)):
+            mine, theirs = steps[superposed], steps[ordinary]
+            assert theirs["step"]
+            assert _not_routed(mine["step"]) == _not_routed(theirs["step"])
+            # The text in one broadcast a micro-batch, in place of one for each tensor of a batch.
+            text = 2 * (16 + 1) * (4 if superposed <= 3 else 2) * 8
+            groups = {tuple(group) for _, group, _ in theirs["batch"]}
+            expected = [["c10d::broadcast_", list(group), text] for group in groups] * MICRO_BATCHES
+            if "dp2" in layout:
+                expected = expected[: len(expected) // 2]
+            assert mine["batch"] == expected
 
 
 def _not_routed(entries: list[list]) -> list[list]:

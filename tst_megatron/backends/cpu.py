@@ -113,7 +113,7 @@ def _uneven_all_gather(original: Any) -> Any:
     def all_gather(
         parts: list[torch.Tensor], mine: torch.Tensor, group: Any = None, async_op: bool = False
     ) -> Any:
-        if len({part.shape for part in parts}) == 1:
+        if async_op or len({part.shape for part in parts}) == 1:
             return original(parts, mine, group=group, async_op=async_op)
         parts[torch.distributed.get_rank(group)].copy_(mine)
         for rank, part in enumerate(parts):
@@ -129,9 +129,10 @@ def _uneven_reduce_scatter(original: Any) -> Any:
     def reduce_scatter(
         mine: torch.Tensor, parts: list[torch.Tensor], *args: Any, **kwargs: Any
     ) -> Any:
-        if len({part.shape for part in parts}) == 1 or args:
+        # Of anything but a plain sum, gloo's own answer.
+        if len({part.shape for part in parts}) == 1 or args or set(kwargs) != {"group"}:
             return original(mine, parts, *args, **kwargs)
-        group = kwargs.get("group")
+        group = kwargs["group"]
         for rank, part in enumerate(parts):
             summed = part.clone()
             torch.distributed.reduce(summed, group=group, group_dst=rank)
@@ -179,7 +180,8 @@ def _a_step_each(original: Any) -> Any:
     def load_state_dict(self: Any, state_dict: Any) -> None:
         original(self, state_dict)
         for state in self.optimizer.state.values():
-            state["step"] = state["step"].clone()
+            if "step" in state:
+                state["step"] = state["step"].clone()
 
     return load_state_dict
 

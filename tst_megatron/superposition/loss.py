@@ -92,11 +92,6 @@ def multi_hot_cross_entropy(
             f"weights {list(weights.shape)} do not fit targets {list(targets.shape)}: "
             f"give {list(targets.shape[-1:])} or {list(targets.shape)}"
         )
-    if compiled and torch._dynamo.config.disable:
-        raise RuntimeError(
-            "torch.compile is switched off (TORCHDYNAMO_DISABLE), so the loss cannot be compiled: "
-            "leave out compiled=True (--cross-entropy-loss-fusion)"
-        )
     if tp_group is None and parallel_state.model_parallel_is_initialized():
         tp_group = parallel_state.get_tensor_model_parallel_group()
     loss = _MultiHotCrossEntropy.apply(
@@ -224,7 +219,14 @@ def _write_softmax_of_rows(rows: Tensor, maximum: Tensor, scale: Tensor) -> None
 @functools.cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function as one compiled graph; what cannot be compiled raises as it is called."""
-    return torch.compile(function, fullgraph=True)
+    compiled = torch.compile(function, fullgraph=True)
+    # Switched off, torch gives the function back, or calls it, without a word.
+    if compiled is function or torch._dynamo.config.disable:
+        raise RuntimeError(
+            "torch.compile is switched off (TORCHDYNAMO_DISABLE or TORCH_COMPILE_DISABLE), so the "
+            "loss cannot be compiled: leave out compiled=True (--cross-entropy-loss-fusion)"
+        )
+    return compiled
 
 
 def _sum_over_ranks(

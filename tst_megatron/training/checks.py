@@ -75,6 +75,21 @@ _NEEDS_A_GPU: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] =
     (lambda a: a.fp8 is not None, "--fp8-format", "leave it out"),
     (lambda a: a.cuda_graph_impl != "none", "--cuda-graph-impl", "leave it out"),
     (
+        lambda a: a.context_parallel_size > 1 and a.create_attention_mask_in_dataloader,
+        "--context-parallel-size with the attention mask of the data loader",
+        "add --no-create-attention-mask-in-dataloader",
+    ),
+    (
+        lambda a: a.context_parallel_size > 1 and a.window_size is not None,
+        "--context-parallel-size with --window-size",
+        "leave one of them out",
+    ),
+    (
+        lambda a: a.context_parallel_size > 1 and a.softmax_type != "vanilla",
+        "--context-parallel-size with --softmax-type",
+        "leave one of them out",
+    ),
+    (
         lambda a: superposes(a) and a.cross_entropy_loss_fusion,
         "--cross-entropy-loss-fusion with bags",
         "torch compiles nothing in the CPU backend, so leave it out",

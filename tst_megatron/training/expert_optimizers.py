@@ -62,7 +62,7 @@ def _taken_over(
     own = inner["param_groups"] if inner["param_groups"] else [{}] * len(groups)
     inner["param_groups"] = [
         _like(group, found) | {name: loaded[name] for name in ("params",) if name in loaded}
-        for group, loaded in zip(groups, own, strict=False)
+        for group, loaded in zip(groups, own, strict=True)
     ]
     return result
 
@@ -73,7 +73,10 @@ def _like(group: dict[str, Any], saved_groups: list[dict[str, Any]]) -> dict[str
     def settings(of: dict[str, Any]) -> tuple[Any, ...]:
         return tuple(of.get(key) for key in param_group_identifier_keys if key != _OF_EXPERTS)
 
-    match = next(saved for saved in saved_groups if settings(saved) == settings(group))
+    match = next((saved for saved in saved_groups if settings(saved) == settings(group)), None)
+    if match is None:
+        # Megatron's own error names what it looks for.
+        return {}
     return copy.deepcopy(match) | {_OF_EXPERTS: group[_OF_EXPERTS]}
 
 

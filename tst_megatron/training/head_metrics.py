@@ -67,9 +67,10 @@ class HeadMetrics:
             total[name] = total.get(name, 0.0) + loss
             self._steps_of_loss[name] = self._steps_of_loss.get(name, 0) + 1
         if iteration % self.args.log_interval == 0:
-            # It divides every loss by all steps of the interval.
+            # It divides every loss by the steps of the interval that were not skipped.
+            advanced = max(1, total["advanced iterations"])
             for name, own in self._steps_of_loss.items():
-                total[name] = total[name] * (steps / own)
+                total[name] = total[name] * (advanced / own)
 
 
 class _BagNames:

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 from reference import (
@@ -436,9 +438,12 @@ class TestErrors:
         with pytest.raises(ValueError, match="weights"):
             multi_hot_cross_entropy(self.logits, self.targets, weights=torch.ones(shape))
 
-    def test_no_compiler(self):
+    @pytest.mark.parametrize("in_configuration", [True, False])
+    def test_no_compiler(self, in_configuration):
+        # The CPU backend has switched it off in the environment, which torch reads elsewhere.
+        assert os.environ["TORCHDYNAMO_DISABLE"] == "1"
         with (
-            torch._dynamo.config.patch(disable=True),
+            torch._dynamo.config.patch(disable=in_configuration),
             pytest.raises(RuntimeError, match=r"TORCHDYNAMO_DISABLE.*--cross-entropy-loss-fusion"),
         ):
             multi_hot_cross_entropy(self.logits, self.targets, compiled=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+from saved import tensors
 from trainer import TINY, Job, run, run_all
 
 # Ten steps: three on bags of 4, two on bags of 2, five ordinary. Cuts inside each phase, on the
@@ -52,12 +52,7 @@ def lines(job: Job) -> dict[int, tuple[float, ...]]:
 
 def weights(job: Job, step: int) -> dict[str, torch.Tensor]:
     """Model and optimizer state, as saved."""
-    folder = job.out / "checkpoints" / f"iter_{step:07d}"
-    gathered = job.out / f"{step}.pt"
-    if not gathered.exists():
-        dcp_to_torch_save(folder, gathered)
-    saved = torch.load(gathered, weights_only=False)
-    return {name: value for name, value in saved.items() if isinstance(value, torch.Tensor)}
+    return tensors(job.out / "checkpoints", step)
 
 
 def test_the_phases_are_where_the_schedule_says(unbroken: Job) -> None:

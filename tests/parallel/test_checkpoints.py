@@ -23,6 +23,7 @@ CHANGES = {
     "ep2-to-ep1": ("moe", (_EP, 2), ((), 1)),
     "ep1-to-ep2": ("moe", ((), 2), (_EP, 2)),
     "sharded-ep2-to-ep1": ("moe", ((*_EP, *_SHARDED, *_ANY), 2), ((*_SHARDED, *_ANY), 1)),
+    "sharded-ep1-to-ep2": ("moe", ((*_SHARDED, *_ANY), 2), ((*_EP, *_SHARDED, *_ANY), 2)),
     "dp2-to-dp1": ("dense", ((), 2), ((), 1)),
     "sharded-dp2-to-dp2": ("dense", (_SHARDED, 2), (_SHARDED, 2)),
     "sharded-dp2-to-dp1": ("dense", (_SHARDED, 2), (("--use-distributed-optimizer",), 1)),

@@ -31,7 +31,7 @@ from tst_megatron.backends.cpu_attention import ScaledDotProductAttention
 
 
 def with_fused_attention(spec: Any) -> Any:
-    """A GPT layer or block specification with every plain attention fused, in a copy.
+    """A GPT layer or block specification with every plain attention fused, in place.
 
     So are the heads of multi-token prediction; a stage without heads has None.
     """

@@ -47,6 +47,11 @@ def check_before_validation(args: argparse.Namespace, on_gpu: bool) -> None:
         for is_set, flag, instead in _NEEDS_A_GPU:
             if is_set(args):
                 raise UserError(f"{flag} needs a GPU, and there is none here: {instead}")
+    if args.num_experts and args.tensor_model_parallel_size > 1 and not args.sequence_parallel:
+        # Megatron's own refusal, which comes with the first forward pass (moe_layer.py).
+        raise UserError(
+            "--num-experts with --tensor-model-parallel-size needs --sequence-parallel: add it"
+        )
     if args.tokenizer_type in _TOKENIZERS_IN_A_FILE:
         if args.tokenizer_model is None:
             raise UserError(f"--tokenizer-type {args.tokenizer_type} needs a --tokenizer-model")

@@ -59,7 +59,8 @@ def _taken_over(
     # The distributed optimizer keeps its inner optimizer's entries one level down.
     inner = result.get("optimizer", result)
     found = saved.get("optimizer", saved)["param_groups"]
-    own = inner["param_groups"] if inner["param_groups"] else [{}] * len(groups)
+    # Its own lists of parameters, where the run's arrangement has them.
+    own = mine.get("optimizer", mine).get("param_groups") or [{}] * len(groups)
     inner["param_groups"] = [
         _like(group, found) | {name: loaded[name] for name in ("params",) if name in loaded}
         for group, loaded in zip(groups, own, strict=True)

@@ -38,7 +38,7 @@ class Corpus:
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     from tst_megatron.data import corpus as source
-    from tst_megatron.data.indexing import index_documents
+    from tst_megatron.data.indexing.documents import index_documents
     from tst_megatron.data.tokenizer import load_tokenizer, train_tokenizer
 
     folder = tmp_path_factory.mktemp("corpus")

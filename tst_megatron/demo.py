@@ -154,7 +154,7 @@ def _in_words(value: Any) -> str:
 
 
 def _prepare_data(folder: Folder, settings: Settings, console: Console) -> None:
-    from tst_megatron.data.indexing import index_documents
+    from tst_megatron.data.indexing.documents import index_documents
     from tst_megatron.data.tokenizer import load_tokenizer, train_tokenizer
 
     if settings.corpus is None:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from megatron.core.datasets.indexed_dataset import _INDEX_HEADER, DType, IndexedDataset
 
-from tst_megatron.data.phased_dataset import document_parts, documents_of_part, sample_tokens
+from tst_megatron.data.phases import document_parts, documents_of_part, sample_tokens
 from tst_megatron.errors import UserError
 from tst_megatron.superposition.schedule import BagSchedule
 

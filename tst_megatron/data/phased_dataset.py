@@ -13,8 +13,6 @@ The one idea: a sample is a function of its index, so there is no state to save 
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field
-from fractions import Fraction
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -26,29 +24,17 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 from megatron.core.datasets.utils import Split
 from torch import Tensor
 
+from tst_megatron.data.phases import (
+    DocumentPart,
+    document_parts,
+    documents_of_part,
+    sample_tokens,
+)
 from tst_megatron.superposition.bags import EMPTY, fold
 from tst_megatron.superposition.schedule import BagSchedule
 
 BAGS = "bags"
 """Key of a superposed sample: ``[L + 1, s]``, int64."""
-
-
-@dataclass(frozen=True)
-class DocumentPart:
-    """One of several consecutive parts that a split's documents are cut into.
-
-    Attributes:
-        bounds: where the parts begin and the last one ends, as shares of the split's tokens.
-        index: which part.
-    """
-
-    bounds: tuple[float, ...] = (0.0, 1.0)
-    index: int = 0
-
-    @property
-    def unique_identifiers(self) -> list[Any]:
-        """What Megatron names its cache files by."""
-        return [self.bounds, self.index]
 
 
 @dataclass
@@ -146,68 +132,6 @@ def _as_bags_of_one(sample: dict[str, Tensor]) -> Tensor:
     """An ordinary sample as the superposed path reads it: ``[L + 1, 1]``."""
     targets = sample["labels"].masked_fill(sample["loss_mask"] == 0, EMPTY)
     return torch.cat([sample["tokens"][:1], targets]).unsqueeze(-1)
-
-
-def documents_of_part(
-    sequence_lengths: npt.NDArray[np.int32],
-    documents: npt.NDArray[np.int32],
-    part: DocumentPart,
-    seed: int,
-) -> npt.NDArray[np.int32]:
-    """Documents of a stage: those whose first token lies in its part, and one at least.
-
-    Their order is drawn by the seed, because corpora are often sorted by source and a stage should
-    see all of them.
-
-    Args:
-        sequence_lengths: tokens of every document of the corpus.
-        documents: indices of the split's documents.
-        part: which part of them.
-        seed: Megatron's data seed.
-
-    Returns:
-        Indices of the part's documents, ascending; all of them, unchanged, where there is one part.
-        With fewer documents than parts, some parts are empty.
-    """
-    if len(part.bounds) == 2:
-        return documents
-    order = np.random.RandomState(seed).permutation(len(documents))
-    lengths = sequence_lengths[documents[order]].astype(np.int64)
-    first_token = np.cumsum(lengths) - lengths
-    total, num_parts = float(lengths.sum()), len(part.bounds) - 1
-    cuts = [0, *(int(np.searchsorted(first_token, b * total)) for b in part.bounds[1:-1])]
-    cuts.append(len(documents))
-    for i in range(1, num_parts):
-        cuts[i] = max(cuts[i], cuts[i - 1] + 1)
-    for i in range(num_parts - 1, 0, -1):
-        cuts[i] = max(0, min(cuts[i], cuts[i + 1] - 1))
-    chosen = order[cuts[part.index] : cuts[part.index + 1]]
-    return documents[np.sort(chosen)]
-
-
-def sample_tokens(seq_length: int, bag_size: int) -> int:
-    """Tokens a sample moves on by: (L + 1)·s − 1, since neighbours share one (``GPTDataset``)."""
-    return (seq_length + 1) * bag_size - 1
-
-
-def document_parts(schedule: BagSchedule, seq_length: int) -> dict[int, DocumentPart]:
-    """The documents of every bag size, in proportion to the tokens it reads.
-
-    A bag size that is the only one has them all, so that an ordinary run's data are Megatron's own.
-    """
-    needed = tokens_needed(schedule, seq_length)
-    total = sum(needed.values())
-    bounds = tuple(float(Fraction(n, total)) for n in accumulate(needed.values(), initial=0))
-    return {bag_size: DocumentPart(bounds, index) for index, bag_size in enumerate(needed)}
-
-
-def tokens_needed(schedule: BagSchedule, seq_length: int) -> dict[int, int]:
-    """Tokens that the samples of every bag size read, in the order of training."""
-    sizes = dict.fromkeys(stage.bag_size for stage in schedule.stages if stage.num_samples)
-    return {
-        bag_size: schedule.samples_of_bag_size(bag_size) * sample_tokens(seq_length, bag_size) + 1
-        for bag_size in sizes
-    }
 
 
 def stage_config(

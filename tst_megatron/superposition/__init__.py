@@ -1,14 +1,18 @@
 """Token superposition for any Megatron-Core script; needs torch and megatron.core only."""
 
-from tst_megatron.superposition.bags import EMPTY, bag_weights
-from tst_megatron.superposition.loss import multi_hot_cross_entropy
-from tst_megatron.superposition.model import (
-    BagObjective,
-    SuperposedGPTModel,
-    SuperposedHybridModel,
-    superpose,
-)
-from tst_megatron.superposition.schedule import BagSchedule, ScheduleError, Stage
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tst_megatron.superposition.bags import EMPTY, bag_weights
+    from tst_megatron.superposition.loss import multi_hot_cross_entropy
+    from tst_megatron.superposition.model import (
+        BagObjective,
+        SuperposedGPTModel,
+        SuperposedHybridModel,
+        superpose,
+    )
+    from tst_megatron.superposition.schedule import BagSchedule, ScheduleError, Stage
 
 __all__ = [
     "EMPTY",
@@ -22,3 +26,23 @@ __all__ = [
     "multi_hot_cross_entropy",
     "superpose",
 ]
+
+_MODULE_OF_NAME = {
+    "EMPTY": "bags",
+    "BagObjective": "model",
+    "BagSchedule": "schedule",
+    "ScheduleError": "schedule",
+    "Stage": "schedule",
+    "SuperposedGPTModel": "model",
+    "SuperposedHybridModel": "model",
+    "bag_weights": "bags",
+    "multi_hot_cross_entropy": "loss",
+    "superpose": "model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # What needs the schedule alone, such as a budget, does not wait for Megatron.
+    if name not in _MODULE_OF_NAME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF_NAME[name]}"), name)

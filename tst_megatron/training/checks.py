@@ -21,7 +21,7 @@ from megatron.training.checkpointing import get_checkpoint_name, get_checkpoint_
 from megatron.training.utils import get_blend_and_blend_per_split
 
 from tst_megatron.data import budget
-from tst_megatron.data.phased_dataset import sample_tokens
+from tst_megatron.data.phases import sample_tokens
 from tst_megatron.errors import UserError
 from tst_megatron.training.arguments import (
     Superposition,

@@ -19,9 +19,11 @@ from tst_megatron.data.budget import (
 )
 from tst_megatron.data.phased_dataset import (
     BAGS,
-    DocumentPart,
     build_phased_dataset,
     build_validation_dataset,
+)
+from tst_megatron.data.phases import (
+    DocumentPart,
     documents_of_part,
     sample_tokens,
     tokens_needed,

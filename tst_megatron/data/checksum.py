@@ -33,7 +33,7 @@ class Checksum:
         self._side.shutdown()
 
     def update(
-        self, data: bytes | memoryview, meanwhile: Callable[[], None] = lambda: None
+        self, data: bytes | memoryview, meanwhile: Callable[[], object] = lambda: None
     ) -> None:
         """Take the next bytes, and do something else with them at the same time."""
         summing = [

@@ -94,7 +94,7 @@ class CorpusOutput:
         self._journal_file = folder / "journal.json"
 
     def take_back_names(self) -> None:
-        """Undo renames that a killed process left half-way; the folder proves that they are ours."""
+        """Undo the renames that a killed process left half-way: with the folder, they are ours."""
         manifest_path(self.prefix).unlink(missing_ok=True)
         index_path(self.prefix).unlink(missing_ok=True)
         if bin_path(self.prefix).exists():
@@ -162,7 +162,11 @@ class CorpusOutput:
         """
         index_file = self.folder / "index.idx"
         with index_file.open("wb") as file, Checksum() as checksum:
-            write_index(_Summed(file, checksum), dtype, *self._lengths())
+
+            def write(data: bytes) -> None:
+                checksum.update(data, meanwhile=lambda: file.write(data))
+
+            write_index(write, dtype, *self._lengths())
             file.flush()
             os.fsync(file.fileno())
         made = manifest(tokens, checksum.record())
@@ -227,15 +231,3 @@ class Appending:
     def record(self) -> FileRecord:
         """Checksums of all tokens so far."""
         return self._checksum.record()
-
-
-class _Summed:
-    """A file whose written bytes are summed on their way."""
-
-    def __init__(self, file: Any, checksum: Checksum) -> None:
-        self._file = file
-        self._checksum = checksum
-
-    def write(self, data: bytes) -> int:
-        self._checksum.update(data)
-        return int(self._file.write(data))

@@ -5,7 +5,7 @@ is what is read there.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from math import ceil, floor, isfinite, log10
@@ -108,12 +108,19 @@ class Budget:
         """Whether no stage reads text more often than its source allows."""
         return all(stage.is_met for stage in self.stages)
 
-    def stages_of(self, train_iters: int) -> list[StageBudget]:
+    def stages_of(
+        self, train_iters: int, sources: tuple[Source, ...] | None = None
+    ) -> list[StageBudget]:
         """What a run of some length reads, by bag size in the order of training, then by source.
+
+        Args:
+            train_iters: steps.
+            sources: the blend's, perhaps with other weights.
 
         Raises:
             UserError: a stage rounds to 0 steps.
         """
+        sources = sources or self.reading.sources
         schedule = self.reading.schedule(train_iters)
         seq_length = self.reading.seq_length
         found = []
@@ -121,9 +128,9 @@ class Budget:
             owned = [text.part(part.bounds, part.index) for text in self._texts]
             step = sample_tokens(seq_length, bag_size)
             samples = schedule.samples_of_bag_size(bag_size)
-            drawn = self._drawn(samples, step, [tokens for _, tokens in owned])
+            drawn = self._drawn(samples, step, sources, [tokens for _, tokens in owned])
             for source, (documents, available), (draws, laid_out) in zip(
-                self.reading.sources, owned, drawn, strict=True
+                sources, owned, drawn, strict=True
             ):
                 by_size = source.weight is None and len(owned) > 1
                 found.append(
@@ -140,7 +147,9 @@ class Budget:
                 )
         return found
 
-    def _drawn(self, samples: int, step: int, tokens: Sequence[int]) -> list[tuple[int, int]]:
+    def _drawn(
+        self, samples: int, step: int, sources: Sequence[Source], tokens: Sequence[int]
+    ) -> list[tuple[int, int]]:
         """Samples drawn from every source, and laid out in it.
 
         As megatron.core.datasets.blended_megatron_dataset_builder sizes them: by weight, or else by
@@ -149,11 +158,12 @@ class Budget:
         Args:
             samples: of the bag size.
             step: tokens that a sample moves on by.
+            sources: the blend.
             tokens: of the documents of each source.
         """
-        if len(tokens) == 1 and self.reading.sources[0].weight is None:
+        if len(sources) == 1 and sources[0].weight is None:
             return [(samples, samples)]
-        weights = [source.weight for source in self.reading.sources if source.weight is not None]
+        weights = [source.weight for source in sources if source.weight is not None]
         if weights:
             drawn = [ceil(samples * weight) for weight in normalized(weights)]
             return [(n, ceil(n * (1 + self.reading.surplus))) for n in drawn]
@@ -193,30 +203,32 @@ class Budget:
             return False
 
     def weight_that_fits(self, source: Source) -> float | None:
-        """The largest weight with which no stage reads a source more often than it allows.
+        """The largest weight of a source that is read too often with which the run fits.
 
-        The others keep theirs. None where no weight says so: in a blend without weights, or of one
-        source, or where not one sample fits.
+        The others keep theirs. None where no weight does: in a blend without weights or of one
+        source, or where another source is read too often as well, or would be.
         """
-        others = sum(s.weight or 0.0 for s in self.reading.sources if s != source)
+        reading = self.reading
+        others = sum(s.weight or 0.0 for s in reading.sources if s != source)
         if source.weight is None or not others:
             return None
-        schedule = self.reading.schedule(self.reading.train_iters)
+        schedule = reading.schedule(reading.train_iters)
         share = 1.0
         for stage in self.stages:
             if stage.source == source:
-                step = sample_tokens(self.reading.seq_length, stage.bag_size)
+                step = sample_tokens(reading.seq_length, stage.bag_size)
                 room = floor(source.max_epochs * stage.available - 1) // step
-                fitting = floor(room / (1 + self.reading.surplus))
+                fitting = floor(room / (1 + reading.surplus))
                 share = min(share, fitting / schedule.samples_of_bag_size(stage.bag_size))
-        if share >= 1.0:
-            return None
-        if share <= 0.0:
+        if not 0.0 < share < 1.0:
             return None
         weight = share / (1.0 - share) * others
         # Four digits, rounded down and not up to the last bit: what is said must fit.
         unit = 10.0 ** (floor(log10(weight)) - 3)
-        return float(f"{floor(weight / unit * (1.0 - 1e-9)) * unit:.4g}")
+        weight = float(f"{floor(weight / unit * (1.0 - 1e-9)) * unit:.4g}")
+        sources = tuple(replace(s, weight=weight) if s == source else s for s in reading.sources)
+        fits = all(stage.is_met for stage in self.stages_of(reading.train_iters, sources))
+        return weight if fits else None
 
 
 class _Text:
@@ -296,7 +308,6 @@ def check_budget(budget: Budget) -> None:
         f"the corpus {worst.source.prefix} is too small for the schedule: the stage with bag size "
         f"{worst.bag_size} needs {worst.needed:,} tokens and has {worst.available:,} of its own, "
         f"so it would read them {times(worst.epochs)} times of {allowed:g} allowed"
-        + (f", as would {len(short) - 1} more of the budget's lines" if len(short) > 1 else "")
         + f"; {budget.steps_that_fit(steps):,} of {steps:,} steps fit, "
         + (f"or a weight of {weight:g} for it, " if weight else "")
         + "or add --tst-allow-repeats"

@@ -13,6 +13,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tst_megatron.data import budget
 from tst_megatron.data.blend import expand_blend
@@ -169,7 +170,7 @@ def _by_bag_size(lines: Sequence[StageBudget]) -> list[tuple[int, list[StageBudg
 def _show(found: Budget, schedule: BagSchedule, fitting: int, problems: list[str]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
-        console = Console(highlight=False, soft_wrap=True, width=_LOG_WIDTH)
+        console.width = max(console.width, _LOG_WIDTH)
     table = Table(box=SIMPLE_HEAD, title=_title(found), title_justify="left", title_style="")
     table.add_column("stage")
     table.add_column("source", overflow="fold")
@@ -179,7 +180,7 @@ def _show(found: Budget, schedule: BagSchedule, fitting: int, problems: list[str
     for bag_size, lines in _by_bag_size(found.stages):
         stage = _stage_name(bag_size, schedule)
         for line in lines:
-            table.add_row(stage, line.source.prefix, *_numbers([line]), *_verdict(line))
+            table.add_row(stage, Text(line.source.prefix), *_numbers([line]), *_verdict(line))
             stage = ""
         if len(lines) > 1:
             table.add_row("", "all", *_numbers(lines), "", "")
@@ -195,7 +196,7 @@ def _show(found: Budget, schedule: BagSchedule, fitting: int, problems: list[str
     once = "nothing more often than allowed" if _has_caps(found) else "nothing twice"
     console.print(f"Up to {fitting:,} steps read {once}.")
     for problem in problems:
-        console.print(f"Not enough: {problem}.")
+        console.print(f"Not enough: {problem}.", markup=False)
     if not problems and not found.is_met:
         console.print("Text is repeated, as --tst-allow-repeats allows.")
 

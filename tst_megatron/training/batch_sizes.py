@@ -68,7 +68,8 @@ def _parse(text: str, seq_length: int) -> tuple[tuple[int, int], ...]:
     except ValueError:
         changes = []
     starts = [first for first, _ in changes]
-    if not starts or starts[0] or len(set(starts)) < len(starts) or min(changes)[1] < 1:
+    smallest = min((size for _, size in changes), default=0)
+    if smallest < 1 or starts[0] != 0 or len(set(starts)) < len(starts):
         raise UserError(
             f"--step-batch-size-schedule {text!r} is not TOKENS:BATCH_SIZE from 0 on: write for "
             "example '0:768 250B:1536'"

@@ -1,6 +1,7 @@
 """Corpora in which every token is its own place, and runs over them from flags to samples."""
 
 import argparse
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -29,15 +30,19 @@ def write_corpus(prefix: Path, lengths, start: int = 0) -> str:
     return str(prefix)
 
 
+@cache
+def _parser() -> argparse.ArgumentParser:
+    return add_tst_arguments(add_megatron_arguments(argparse.ArgumentParser(allow_abbrev=False)))
+
+
 def parse(*flags: str) -> argparse.Namespace:
     """A command line of ``pretrain``, as its checks see it."""
-    parser = add_tst_arguments(add_megatron_arguments(argparse.ArgumentParser(allow_abbrev=False)))
     usual = (
         *("--seq-length=8", "--global-batch-size=4", "--train-iters=40"),
         *("--tokenizer-type=NullTokenizer", f"--vocab-size={VOCAB_SIZE}", "--eval-iters=0"),
         "--no-create-attention-mask-in-dataloader",
     )
-    args = parser.parse_args(expand_blend([*usual, *flags]))
+    args = _parser().parse_args(expand_blend([*usual, *flags]))
     args.rank, args.data_parallel_size = 0, 1
     return args
 

@@ -1,0 +1,1 @@
+"""The corpus tools' commands: their flags, and what they print."""

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -143,7 +143,7 @@ def read_index(prefix: str | Path) -> IndexFile:
 
 
 def write_index(
-    file: BinaryIO,
+    write: Callable[[bytes], Any],
     dtype: np.dtype[np.generic],
     num_documents: int,
     blocks_of_lengths: Callable[[], Iterable[npt.NDArray[np.int32]]],
@@ -153,7 +153,7 @@ def write_index(
     Memory is that of a block: the lengths are gone through twice and never held at once.
 
     Args:
-        file: where to.
+        write: takes the next bytes of the file.
         dtype: of the tokens.
         num_documents: lengths in all blocks.
         blocks_of_lengths: ``[n]`` tokens of each document, in order; called twice.
@@ -162,15 +162,15 @@ def write_index(
         OSError: the file cannot be written.
     """
     code = _CODE_OF_DTYPE[dtype.name]
-    file.write(FIXED_PART.pack(HEADER, VERSION, code, num_documents, num_documents + 1))
+    write(FIXED_PART.pack(HEADER, VERSION, code, num_documents, num_documents + 1))
     for lengths in blocks_of_lengths():
-        file.write(lengths.astype("<i4", copy=False).tobytes())
+        write(lengths.astype("<i4", copy=False).tobytes())
     for pointers in _pointers(blocks_of_lengths(), dtype.itemsize):
-        file.write(pointers.astype("<i8", copy=False).tobytes())
+        write(pointers.astype("<i8", copy=False).tobytes())
     block = 1 << 20
     for begin in range(0, num_documents + 1, block):
         end = min(begin + block, num_documents + 1)
-        file.write(np.arange(begin, end, dtype="<i8").tobytes())
+        write(np.arange(begin, end, dtype="<i8").tobytes())
 
 
 def _pointers(

@@ -136,9 +136,9 @@ def check_pointers(index: IndexFile, bin_size: int, is_known: bool) -> Finding |
         reason = f"sequence {first} has the negative length {index.lengths[first]}"
         return Finding(index.path, length_begin, length_begin + 4, reason)
     end = begin_of(first) + bytes_of(first)
-    if first + 1 < count and is_wrong(first + 1) and bytes_of(first + 1) >= 0:
-        # Two neighbours that are right together have the wrong pointer between them.
-        if end + bytes_of(first + 1) == begin_of(first + 2):
+    if first + 1 < count and is_wrong(first + 1):
+        right_together = end + bytes_of(first + 1) == begin_of(first + 2)
+        if right_together and bytes_of(first + 1) >= 0:
             return wrong_pointer(first + 1, end)
     if first + 1 == count and not is_known:
         path = bin_path(index.path.with_suffix(""))

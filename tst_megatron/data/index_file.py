@@ -59,7 +59,7 @@ class IndexFile:
 
     @property
     def lengths_begin(self) -> int:
-        """Where the lengths begin in the file, in bytes; the pointers follow, then the boundaries."""
+        """Where the lengths begin in the file, in bytes."""
         return FIXED_PART.size
 
     @property

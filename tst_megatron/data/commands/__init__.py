@@ -1,1 +1,1 @@
-"""The corpus tools' commands: their flags, and what they print."""
+"""The subcommands of ``tst-megatron tokenizer`` and ``tst-megatron index``, a module each."""

@@ -6,7 +6,7 @@ The steps a corpus takes, each of which can be the last of a process and is gone
 2. tokens and lengths are appended, in order; now and then they are synced, and a journal says up
    to where;
 3. the index is written from the lengths, and the manifest from both files' checksums;
-4. the three files are renamed, the manifest last, and the folder is removed.
+4. the files and the tokenizer's folder are renamed, the manifest last, and the folder is removed.
 
 The one idea: a name without ``.partial`` is given to nothing but whole files.
 """
@@ -26,10 +26,17 @@ import numpy.typing as npt
 from tst_megatron.data.checksum import Checksum
 from tst_megatron.data.index_file import bin_path, index_path, write_index
 from tst_megatron.data.indexing.lock import locked
-from tst_megatron.data.manifest import FileRecord, Manifest, manifest_path, write_manifest
+from tst_megatron.data.manifest import (
+    FileRecord,
+    Manifest,
+    manifest_path,
+    tokenizer_folder,
+    write_manifest,
+)
 from tst_megatron.errors import UserError
 from tst_megatron.files import sync_folder, write_whole
 
+LOCK = "lock"
 _READ_BYTES = 8 << 20
 
 
@@ -50,12 +57,20 @@ def corpus_output(prefix: Path) -> Iterator["CorpusOutput"]:
         if not folder.exists():
             check_free(prefix)
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / "lock", f"the corpus {prefix}"):
+        with locked(folder / LOCK, f"the corpus {prefix}"):
             output = CorpusOutput(prefix, folder)
             output.take_back_names()
-            yield output
+            try:
+                yield output
+            finally:
+                _remove_if_empty(folder)
     except OSError as error:
         raise UserError(_in_words(error, prefix)) from None
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.exists() and [path.name for path in folder.iterdir()] == [LOCK]:
+        shutil.rmtree(folder)
 
 
 def _in_words(error: OSError, prefix: Path) -> str:
@@ -67,13 +82,22 @@ def _in_words(error: OSError, prefix: Path) -> str:
     return f"{error.filename or prefix} cannot be written or read: {error.strerror or error}"
 
 
+def _names(prefix: Path) -> tuple[Path, ...]:
+    return (
+        bin_path(prefix),
+        index_path(prefix),
+        tokenizer_folder(prefix),
+        manifest_path(prefix),
+    )
+
+
 def check_free(prefix: Path) -> None:
     """Check that no corpus of that name is there.
 
     Raises:
         UserError: one is, or a file of one.
     """
-    for path in (bin_path(prefix), index_path(prefix), manifest_path(prefix)):
+    for path in _names(prefix):
         if path.exists():
             raise UserError(f"{path} is there already: give another --output, or remove it")
 
@@ -84,11 +108,13 @@ class CorpusOutput:
     Attributes:
         prefix: path of the files without their endings.
         folder: of what is unfinished.
+        tokenizer_folder: for the tokenizer's files, if the corpus has any.
     """
 
     def __init__(self, prefix: Path, folder: Path) -> None:
         self.prefix = prefix
         self.folder = folder
+        self.tokenizer_folder = folder / "tokenizer"
         self._tokens_file = folder / "tokens.bin"
         self._lengths_file = folder / "lengths"
         self._journal_file = folder / "journal.json"
@@ -97,8 +123,21 @@ class CorpusOutput:
         """Undo the renames that a killed process left half-way: with the folder, they are ours."""
         manifest_path(self.prefix).unlink(missing_ok=True)
         index_path(self.prefix).unlink(missing_ok=True)
+        shutil.rmtree(tokenizer_folder(self.prefix), ignore_errors=True)
         if bin_path(self.prefix).exists():
             bin_path(self.prefix).rename(self._tokens_file)
+
+    def clear(self) -> None:
+        """Forget all that is written; the lock stays.
+
+        Raises:
+            OSError: it cannot be removed.
+        """
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
 
     def journal(self) -> dict[str, Any]:
         """The note of the last `Appending.sync`; empty before the first."""
@@ -175,6 +214,8 @@ class CorpusOutput:
         write_manifest(staged, made)
         self._tokens_file.rename(bin_path(self.prefix))
         index_file.rename(index_path(self.prefix))
+        if self.tokenizer_folder.exists():
+            self.tokenizer_folder.rename(tokenizer_folder(self.prefix))
         manifest_path(staged).rename(manifest_path(self.prefix))
         sync_folder(self.prefix.parent)
         shutil.rmtree(self.folder)

@@ -8,14 +8,14 @@ import json
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from tst_megatron.data.manifest import SkippedRecord
 from tst_megatron.files import replace_when_whole
 
 _SIZE = struct.Struct("<Q")
@@ -23,6 +23,21 @@ _READ_BYTES = 8 << 20
 
 MAX_SKIPPED_LISTED = 1000
 """Skipped records that are listed one by one; all of them are counted."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A record that is left out.
+
+    Attributes:
+        input: number of its file.
+        record: its number in the file, from 1, counted from where the summary begins.
+        reason: what is wrong with it.
+    """
+
+    input: int
+    record: int
+    reason: str
 
 
 @dataclass
@@ -36,6 +51,7 @@ class ShardSummary:
         filtered: records that ``--where`` left out.
         checked_documents: encoded by the reference as well, to the same ids.
         documents_of_input: documents of every input, by its number as a string.
+        records_of_input: likewise, with those that are left out.
         sha256_of_input: of the inputs that begin in this shard, by number.
         skipped: records left out, by reason.
         skipped_records: the first `MAX_SKIPPED_LISTED` of them.
@@ -48,34 +64,31 @@ class ShardSummary:
     filtered: int = 0
     checked_documents: int = 0
     documents_of_input: dict[str, int] = field(default_factory=dict)
+    records_of_input: dict[str, int] = field(default_factory=dict)
     sha256_of_input: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
-    skipped_records: list[SkippedRecord] = field(default_factory=list)
+    skipped_records: list[Skipped] = field(default_factory=list)
 
     def add(self, other: "ShardSummary") -> None:
-        """Add what a later shard holds."""
+        """Add what comes next: records are then counted from where this begins."""
         self.documents += other.documents
         self.tokens += other.tokens
         self.text_bytes += other.text_bytes
         self.longest_document = max(self.longest_document, other.longest_document)
         self.filtered += other.filtered
         self.checked_documents += other.checked_documents
-        for number, documents in other.documents_of_input.items():
-            before = self.documents_of_input.get(number, 0)
-            self.documents_of_input[number] = before + documents
-        self.sha256_of_input |= other.sha256_of_input
-        for reason, count in other.skipped.items():
-            self.skipped[reason] = self.skipped.get(reason, 0) + count
         room = MAX_SKIPPED_LISTED - len(self.skipped_records)
-        self.skipped_records += other.skipped_records[:room]
-
-    def skip(self, record: SkippedRecord) -> None:
-        """Note a record that is left out."""
-        # What follows the colon belongs to the record: a column, a type.
-        reason = record.reason.partition(": ")[0]
-        self.skipped[reason] = self.skipped.get(reason, 0) + 1
-        if len(self.skipped_records) < MAX_SKIPPED_LISTED:
-            self.skipped_records.append(record)
+        for skipped in other.skipped_records[:room]:
+            before = self.records_of_input.get(str(skipped.input), 0)
+            self.skipped_records.append(replace(skipped, record=before + skipped.record))
+        for mine, theirs in (
+            (self.documents_of_input, other.documents_of_input),
+            (self.records_of_input, other.records_of_input),
+            (self.skipped, other.skipped),
+        ):
+            for key, count in theirs.items():
+                mine[key] = mine.get(key, 0) + count
+        self.sha256_of_input |= other.sha256_of_input
 
     def as_json(self) -> dict[str, Any]:
         """For a file."""
@@ -84,7 +97,7 @@ class ShardSummary:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Self:
         """From a file."""
-        records = [SkippedRecord(**one) for one in content["skipped_records"]]
+        records = [Skipped(**one) for one in content["skipped_records"]]
         return cls(**content | {"skipped_records": records})
 
 
@@ -96,28 +109,14 @@ class ShardWriter:
         self._lengths: list[npt.NDArray[np.int32]] = []
         self.summary = ShardSummary()
 
-    def append(
-        self,
-        tokens: npt.NDArray[Any],
-        lengths: npt.NDArray[np.int64],
-        text_bytes: int,
-        input_number: int,
-    ) -> None:
+    def append(self, tokens: npt.NDArray[Any], lengths: npt.NDArray[np.int32]) -> None:
         """Append documents: ``[tokens]`` of the corpus's dtype and ``[documents]`` lengths.
 
         Raises:
             OSError: the disk is full.
         """
         self._file.write(memoryview(tokens).cast("B"))
-        self._lengths.append(lengths.astype(np.int32))
-        own = ShardSummary(
-            documents=len(lengths),
-            tokens=len(tokens),
-            text_bytes=text_bytes,
-            longest_document=int(lengths.max(initial=0)),
-            documents_of_input={str(input_number): len(lengths)},
-        )
-        self.summary.add(own)
+        self._lengths.append(lengths)
 
     def finish(self) -> None:
         """Write what is known last.
@@ -131,9 +130,17 @@ class ShardWriter:
         self._file.write(text + _SIZE.pack(len(text)))
 
 
-def write_shard(path: Path) -> Any:
-    """A context in which to write a shard's file: ``ShardWriter`` takes what it gives."""
-    return replace_when_whole(path)
+@contextmanager
+def write_shard(path: Path) -> Iterator[ShardWriter]:
+    """Write a shard; it has its name when what is inside has ended well.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    with replace_when_whole(path) as file:
+        writer = ShardWriter(file)
+        yield writer
+        writer.finish()
 
 
 @dataclass(frozen=True)

@@ -69,10 +69,9 @@ def verify(
         raise UserError(
             f"{manifest_path(prefix)} is broken: {manifest.dtype!r} is no dtype of Megatron's"
         )
-    index, findings = _check_index(prefix, manifest)
+    index, findings = check_sizes(prefix, manifest)
     ids = _id_check(prefix, manifest, index, vocab_size, is_sound=not findings)
     if manifest is not None:
-        findings += _check_sizes(prefix, manifest)
         findings += check_blocks(index_path(prefix), manifest.idx, None, workers, on_progress)
         findings += check_blocks(bin_path(prefix), manifest.bin, ids, workers, on_progress)
     elif ids is not None:
@@ -113,19 +112,27 @@ def leftovers(prefix: Path) -> list[str]:
     return [f"{folder} is what a builder left unfinished: run it again, or remove the folder"]
 
 
-def _check_index(prefix: Path, manifest: Manifest | None) -> tuple[IndexFile | None, list[Finding]]:
-    """The index, if its header can be believed, and what is wrong with it."""
+def check_sizes(prefix: Path, manifest: Manifest | None) -> tuple[IndexFile | None, list[Finding]]:
+    """Check all that can be checked without reading the tokens.
+
+    Returns:
+        The index, if its header can be believed, and what is wrong.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    found = [] if manifest is None else _check_recorded_sizes(prefix, manifest)
     wrong_header = check_header(index_path(prefix), manifest)
     if wrong_header is not None:
-        return None, [wrong_header]
+        return None, [wrong_header, *found]
     index = read_index(prefix)
     is_known = manifest is not None
     bin_size = manifest.bin.size if manifest is not None else bin_path(prefix).stat().st_size
-    found = (check_pointers(index, bin_size, is_known), check_boundaries(index, is_known))
-    return index, [finding for finding in found if finding is not None]
+    entries = (check_pointers(index, bin_size, is_known), check_boundaries(index, is_known))
+    return index, [*(finding for finding in entries if finding is not None), *found]
 
 
-def _check_sizes(prefix: Path, manifest: Manifest) -> list[Finding]:
+def _check_recorded_sizes(prefix: Path, manifest: Manifest) -> list[Finding]:
     """The ``.bin`` file's, and the manifest's own; the index's are its header's to check."""
     path, told = bin_path(prefix), manifest.bin.size
     size = path.stat().st_size

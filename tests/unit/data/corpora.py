@@ -24,15 +24,19 @@ EOD = 3
 
 def write_corpus(
     prefix: Path,
-    documents: Sequence[Sequence[int]],
+    documents: Sequence[Any],
     dtype: Any = np.uint16,
     sequences: Sequence[Sequence[int]] | None = None,
 ) -> Path:
-    """A corpus of given ids; with ``sequences``, the lengths that each document is cut into."""
+    """A corpus of given ids, lists or arrays.
+
+    Args:
+        sequences: lengths that each document is cut into; one sequence each without it.
+    """
     builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=dtype)
     for number, document in enumerate(documents):
         lengths = [len(document)] if sequences is None else list(sequences[number])
-        builder.add_document(torch.tensor(document, dtype=torch.int64), lengths)
+        builder.add_document(torch.as_tensor(document, dtype=torch.int64), lengths)
     builder.finalize(f"{prefix}.idx")
     return prefix
 
@@ -77,6 +81,7 @@ def write_its_manifest(prefix: Path, vocab_size: int = 500, **changes: Any) -> M
         "tokens": index.num_tokens,
         "text_bytes": 4 * index.num_tokens,
         "longest_document": int(index.lengths.max(initial=0)),
+        "filtered": 1,
         "skipped": {"not JSON": 2},
         "skipped_records": [],
         "versions": {"python": "3"},

@@ -14,7 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from megatron.core.datasets.indexed_dataset import _INDEX_HEADER, DType, IndexedDataset
 
-from tst_megatron.data.phases import document_parts, documents_of_part, sample_tokens
+from tst_megatron.data.phases import (
+    document_parts,
+    documents_of_part,
+    places_needed,
+    places_of_documents,
+)
 from tst_megatron.errors import UserError
 from tst_megatron.superposition.schedule import BagSchedule
 
@@ -41,8 +46,8 @@ class StageBudget:
     Attributes:
         source: the corpus.
         bag_size: s.
-        needed: tokens that its samples read.
-        available: tokens of the documents that are its own.
+        needed: places that its samples read: tokens, and the empty places of bags.
+        available: places that the documents which are its own take up.
     """
 
     source: Source
@@ -149,6 +154,7 @@ def budget(
     sources: Sequence[Source],
     seed: int,
     surplus: float | None,
+    bag_boundary: str = "any",
 ) -> list[StageBudget]:
     """What every bag size reads from every source, and what is there for it.
 
@@ -158,11 +164,12 @@ def budget(
         sources: the blend.
         seed: Megatron's data seed.
         surplus: Megatron's ``--mid-level-dataset-surplus``; None for a blend without weights.
+        bag_boundary: whether a bag ends with its document.
     """
     found = []
     for source in sources:
         lengths, documents = split_documents(source)
-        for bag_size, part in document_parts(schedule, seq_length).items():
+        for bag_size, part in document_parts(schedule, seq_length, bag_boundary).items():
             own = documents_of_part(lengths, documents, part, seed)
             samples = schedule.samples_of_bag_size(bag_size)
             if surplus is None:
@@ -174,8 +181,12 @@ def budget(
                 StageBudget(
                     source,
                     bag_size,
-                    needed=samples * sample_tokens(seq_length, bag_size) + 1,
-                    available=int(lengths[own].sum(dtype=np.int64)),
+                    needed=places_needed(samples, seq_length, bag_size, bag_boundary),
+                    available=int(
+                        places_of_documents(lengths[own], bag_size, bag_boundary).sum(
+                            dtype=np.int64
+                        )
+                    ),
                 )
             )
     return found
@@ -217,18 +228,23 @@ def check_no_empty_stage(stages: Sequence[StageBudget]) -> None:
             )
 
 
-def check_validation(source: Source, needed: int) -> None:
+def check_validation(
+    source: Source, needed: int, bag_size: int = 1, bag_boundary: str = "any"
+) -> None:
     """Check that a validation split has tokens for its smallest use.
 
     Args:
         source: with the split's part of the documents.
-        needed: tokens of one sample of the largest bag.
+        needed: places of one sample of the largest bag.
+        bag_size: s of that bag.
+        bag_boundary: whether it ends with its document.
 
     Raises:
         UserError: it has not.
     """
     lengths, documents = split_documents(source)
-    available = int(lengths[documents].sum(dtype=np.int64))
+    places = places_of_documents(lengths[documents], bag_size, bag_boundary)
+    available = int(places.sum(dtype=np.int64))
     if available < needed:
         raise UserError(
             f"the validation split of {source.prefix} has {available:,} tokens and one sample "

@@ -14,6 +14,7 @@ from megatron.core.num_microbatches_calculator import (
     update_num_microbatches,
 )
 
+from tst_megatron.data.phases import BAG_BOUNDARIES
 from tst_megatron.errors import UserError
 from tst_megatron.superposition.bags import BAG_WEIGHTS
 from tst_megatron.superposition.loss import OBJECTIVES
@@ -33,11 +34,13 @@ class Superposition:
         superpose: ``both``, or the paper's ablations ``input`` (bags in, one token out) and
             ``output`` (tokens in, a bag out).
         bag_objective: how a target bag is scored.
+        bag_boundary: ``any``, or ``document``: no bag holds tokens of two documents.
     """
 
     schedule: BagSchedule
     superpose: str
     bag_objective: BagObjective
+    bag_boundary: str = "any"
 
     @property
     def reads_bags(self) -> bool:
@@ -48,6 +51,11 @@ class Superposition:
     def predicts_bags(self) -> bool:
         """Whether a superposed position's target is a bag."""
         return self.superpose != "input"
+
+    @property
+    def reads_empty_places(self) -> bool:
+        """Whether bags that are read may be filled up with `EMPTY`."""
+        return self.reads_bags and self.bag_boundary == "document"
 
     @property
     def data_schedule(self) -> BagSchedule:
@@ -63,6 +71,7 @@ class Superposition:
             "superpose": self.superpose,
             "bag_weights": self.bag_objective.weights,
             "objective": self.bag_objective.objective,
+            "bag_boundary": self.bag_boundary,
         }
 
 
@@ -97,6 +106,13 @@ def add_tst_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParse
         default="both",
         help="superpose both sides (default), or only one: output reads single tokens, predicts "
         "the next bag and consumes no extra data",
+    )
+    group.add_argument(
+        "--tst-bag-boundary",
+        choices=BAG_BOUNDARIES,
+        default="any",
+        help="cut bags from the running text (default), or end a bag with its document: the empty "
+        "places of its last bag have no weight",
     )
     group.add_argument(
         "--tst-bag-weights",
@@ -150,6 +166,7 @@ def check_flags(args: argparse.Namespace) -> None:
     if not superposes(args):
         for flag, default in (
             ("superpose", "both"),
+            ("bag_boundary", "any"),
             ("bag_weights", "uniform"),
             ("objective", "mce"),
         ):
@@ -197,6 +214,7 @@ def superposition_from_args(args: argparse.Namespace) -> Superposition | None:
         schedule=_schedule(args, train_iters, _samples_of_steps(args, train_iters)),
         superpose=args.tst_superpose,
         bag_objective=BagObjective(args.tst_bag_weights, args.tst_objective),
+        bag_boundary=args.tst_bag_boundary,
     )
 
 
@@ -245,23 +263,40 @@ def _train_iters_of_samples(args: argparse.Namespace) -> int:
     return steps
 
 
+_OF_TWO_DOCUMENTS = (
+    "bags hold tokens of neighbouring documents, unless you add --tst-bag-boundary document"
+)
+
 # What bags cannot go with yet: (is it asked for, the flag, why not and what to do).
 _UNSUPPORTED: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] = (
     (
-        lambda a: a.reset_attention_mask,
+        lambda a: a.reset_attention_mask and a.tst_bag_boundary == "any",
         "--reset-attention-mask",
-        "bags hold tokens of neighbouring documents",
+        _OF_TWO_DOCUMENTS,
     ),
     (
-        lambda a: a.reset_position_ids,
+        lambda a: a.reset_position_ids and a.tst_bag_boundary == "any",
         "--reset-position-ids",
-        "bags hold tokens of neighbouring documents",
+        _OF_TWO_DOCUMENTS,
     ),
-    (lambda a: a.eod_mask_loss, "--eod-mask-loss", "bags hold tokens of neighbouring documents"),
     (
-        lambda a: a.dataloader_inter_document_masking,
+        lambda a: a.eod_mask_loss and a.tst_bag_boundary == "any",
+        "--eod-mask-loss",
+        _OF_TWO_DOCUMENTS,
+    ),
+    (
+        lambda a: a.dataloader_inter_document_masking and a.tst_bag_boundary == "any",
         "--dataloader-inter-document-masking",
-        "bags hold tokens of neighbouring documents",
+        _OF_TWO_DOCUMENTS,
+    ),
+    (
+        lambda a: (
+            a.reset_attention_mask
+            and not a.create_attention_mask_in_dataloader
+            and not a.dataloader_inter_document_masking
+        ),
+        "--reset-attention-mask with --no-create-attention-mask-in-dataloader",
+        "there is no mask to reset, so use --dataloader-inter-document-masking",
     ),
     (
         lambda a: a.cuda_graph_impl == "full_iteration",

@@ -21,7 +21,7 @@ from megatron.training.checkpointing import get_checkpoint_name, get_checkpoint_
 from megatron.training.utils import get_blend_and_blend_per_split
 
 from tst_megatron.data import budget
-from tst_megatron.data.phases import sample_tokens
+from tst_megatron.data.phases import places_needed
 from tst_megatron.errors import UserError
 from tst_megatron.training.arguments import (
     Superposition,
@@ -83,6 +83,11 @@ _NEEDS_A_GPU: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] =
         lambda a: a.context_parallel_size > 1 and a.create_attention_mask_in_dataloader,
         "--context-parallel-size with the attention mask of the data loader",
         "add --no-create-attention-mask-in-dataloader",
+    ),
+    (
+        lambda a: a.context_parallel_size > 1 and a.dataloader_inter_document_masking,
+        "--context-parallel-size with --dataloader-inter-document-masking",
+        "leave one of them out",
     ),
     (
         lambda a: a.context_parallel_size > 1 and a.window_size is not None,
@@ -184,7 +189,14 @@ def _check_budget(args: argparse.Namespace, superposition: Superposition) -> Non
     if any(is_object_storage_path(source.prefix) for source in sources):
         return
     schedule = superposition.data_schedule
-    stages = budget.budget(schedule, args.seq_length, sources, args.seed, _surplus(args))
+    stages = budget.budget(
+        schedule,
+        args.seq_length,
+        sources,
+        args.seed,
+        _surplus(args),
+        superposition.bag_boundary,
+    )
     train_iters = args.train_iters or args.train_samples // args.global_batch_size
     if args.tst_allow_repeats:
         budget.check_no_empty_stage(stages)
@@ -200,10 +212,11 @@ def _check_validation(args: argparse.Namespace, superposition: Superposition | N
     bag_size = 1 if schedule is None else max(stage.bag_size for stage in schedule.stages)
     # With full validation every data-parallel rank has a sample of its own.
     num_samples = args.data_parallel_size if args.full_validation else 1
-    needed = num_samples * sample_tokens(args.seq_length, bag_size) + 1
+    boundary = "any" if superposition is None else superposition.bag_boundary
+    needed = places_needed(num_samples, args.seq_length, bag_size, boundary)
     for source in _sources(args, Split.valid):
         if not is_object_storage_path(source.prefix):
-            budget.check_validation(source, needed)
+            budget.check_validation(source, needed, bag_size, boundary)
 
 
 def repeat_free_steps(flags: list[str], train_iters: int) -> int:
@@ -231,6 +244,7 @@ def repeat_free_steps(flags: list[str], train_iters: int) -> int:
             sources,
             args.seed,
             _surplus(args),
+            superposition.bag_boundary,
         )
         if all(stage.is_met for stage in stages):
             break
@@ -280,6 +294,9 @@ def _check_resume(args: argparse.Namespace, superposition: Superposition | None)
                 json.dumps(before),
             )
         return
+    if before is not None:
+        # Of a checkpoint saved before there was a choice.
+        before = before | {"bag_boundary": before.get("bag_boundary", "any")}
     now = superposition.as_saved()
     # Lists come back as tuples or the other way about; JSON has one of them.
     before_text, now_text = json.dumps(before), json.dumps(now)

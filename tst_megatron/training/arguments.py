@@ -291,6 +291,16 @@ _UNSUPPORTED: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] =
     ),
     (
         lambda a: (
+            a.dataloader_inter_document_masking
+            and a.pipeline_model_parallel_size > 1
+            and a.micro_batch_size != 1
+        ),
+        "--dataloader-inter-document-masking with pipeline parallelism and a --micro-batch-size "
+        "above 1",
+        "Megatron packs the samples of a micro-batch, but not between pipeline stages",
+    ),
+    (
+        lambda a: (
             a.reset_attention_mask
             and not a.create_attention_mask_in_dataloader
             and not a.dataloader_inter_document_masking

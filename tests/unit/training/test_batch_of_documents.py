@@ -1,4 +1,4 @@
-"""Masks and positions of bags that end with their documents: Megatron's, of each bag's last token."""
+"""Masks and positions of bags that end with documents: Megatron's, of each bag's last token."""
 
 from types import SimpleNamespace
 

@@ -183,18 +183,19 @@ class CorpusOutput:
 
                 yield Appending(tokens.write, lengths.write, checksum, sync)
 
-    def finish(
+    def finish[Made: Manifest | None](
         self,
         dtype: np.dtype[np.generic],
         tokens: FileRecord,
-        manifest: Callable[[FileRecord, FileRecord], Manifest],
-    ) -> Manifest:
+        manifest: Callable[[FileRecord, FileRecord], Made],
+    ) -> Made:
         """Write index and manifest, and give all three their names. Call after `appending`.
 
         Args:
             dtype: of the tokens.
             tokens: checksums of what was appended.
-            manifest: makes the manifest from the records of the ``.bin`` and ``.idx`` files.
+            manifest: makes the manifest from the records of the ``.bin`` and ``.idx`` files; or
+                None, for a corpus that has none.
 
         Raises:
             OSError: they cannot be written; none then has its name.
@@ -211,12 +212,14 @@ class CorpusOutput:
         made = manifest(tokens, checksum.record())
         # The manifest is made whole before the first name is given: then only renames are left.
         staged = self.folder / "corpus"
-        write_manifest(staged, made)
+        if made is not None:
+            write_manifest(staged, made)
         self._tokens_file.rename(bin_path(self.prefix))
         index_file.rename(index_path(self.prefix))
         if self.tokenizer_folder.exists():
             self.tokenizer_folder.rename(tokenizer_folder(self.prefix))
-        manifest_path(staged).rename(manifest_path(self.prefix))
+        if made is not None:
+            manifest_path(staged).rename(manifest_path(self.prefix))
         sync_folder(self.prefix.parent)
         shutil.rmtree(self.folder)
         return made

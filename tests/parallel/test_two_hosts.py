@@ -6,6 +6,7 @@ takes its name and address, and its agent joins the one that waits.
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -15,58 +16,56 @@ from typing import Any
 
 import pytest
 from hosts import INTERFACE, CannotMakeHostsError, Host, Rack
-from matrix import MODELS, SCHEDULE
 from trainer import REPOSITORY, TIMEOUT_S, Job, run
 
 from tst_megatron.training.ledger import read_ledger
 
+RECIPE = "tiny-moe-tst+2xcpu"
 NUM_STEPS = 80
 SAVE_INTERVAL = 10
 FLAGS = (
-    *MODELS["moe"],
-    *(SCHEDULE, "--expert-model-parallel-size=2", f"--train-iters={NUM_STEPS}"),
-    *(f"--save-interval={SAVE_INTERVAL}", "--eval-interval=1000"),
+    *(f"--train-iters={NUM_STEPS}", "--lr-warmup-iters=8", "--lr-wsd-decay-iters=8"),
+    *(f"--save-interval={SAVE_INTERVAL}", "--log-interval=1", "--eval-interval=1000"),
+    *("--eval-iters=1", "--split=900,100,0"),
     # The first step takes its time; after it, a peer that is silent for this long is gone.
     "--distributed-timeout-seconds-after-init=20",
 )
 
 
 class TwoHostJob:
-    """A job of one rank on each host, which writes into one folder."""
+    """A job of one rank on each host, as ``examples/multi-node-torchrun`` starts it.
+
+    Args:
+        out: takes everything that it writes.
+        flags: after the script's name.
+    """
 
     def __init__(self, out: Path, flags: tuple[str, ...]) -> None:
-        self.ledger = out / "ledger.jsonl"
-        self._out = out
-        self._checkpoints = out / "checkpoints"
-        self._flags = (
-            *(*flags, f"--save={self._checkpoints}", f"--load={self._checkpoints}"),
-            f"--tst-ledger={self.ledger}",
-        )
+        self.out = out
+        self._flags = flags
 
     def start(self, host: Host) -> "subprocess.Popen[bytes]":
-        """torchrun's agent: the same command on each host, and on one that replaces another."""
-        command = [
-            *(sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"),
-            *("--rdzv-backend=c10d", "--rdzv-endpoint=host-1:29500", "--rdzv-id=job"),
-            *("--max-restarts=3", "-m", "tst_megatron", "pretrain", *self._flags),
-        ]
+        """The same command on each host, and on one that replaces another."""
         environment = {
+            **{"HEAD": "host-1", "NNODES": "2", "GPUS_PER_NODE": "1", "JOB": "job"},
+            **{"RECIPE": RECIPE, "RUN": str(self.out), "NCCL_SOCKET_IFNAME": INTERFACE},
+            **{"TST_MEGATRON_DEVICE": "cpu", "OMP_NUM_THREADS": "1"},
             "PYTHONPATH": str(REPOSITORY),
-            "OMP_NUM_THREADS": "1",
-            "TST_MEGATRON_DEVICE": "cpu",
-            "GLOO_SOCKET_IFNAME": INTERFACE,
-            # Otherwise an agent that joins later is not told where the store is that the others
-            # share, and gives up after a minute.
-            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
+        command = [str(REPOSITORY / "examples/multi-node-torchrun/train.sh"), *self._flags]
         return host.start(command, environment, self.log(host))
 
     def log(self, host: Host) -> Path:
-        return self._out / f"{host.name}.log"
+        return self.out / f"{host.name}.log"
+
+    @property
+    def ledger(self) -> Path:
+        return self.out / "checkpoints/ledger.jsonl"
 
     def last_checkpoint(self) -> int:
         """Its step; 0 before there is one."""
-        tracker = self._checkpoints / "latest_checkpointed_iteration.txt"
+        tracker = self.out / "checkpoints/latest_checkpointed_iteration.txt"
         return int(tracker.read_text() or 0) if tracker.exists() else 0
 
     def steps(self) -> list[int]:
@@ -84,7 +83,7 @@ class TwoHostJob:
             time.sleep(0.02)
 
     def ends_of_logs(self) -> str:
-        logs = sorted(self._out.glob("*.log"))
+        logs = sorted(self.out.glob("*.log"))
         return "\n".join(f"{log.name}: {log.read_text(errors='replace')[-4000:]}" for log in logs)
 
     def _lines(self) -> list[dict[str, Any]]:
@@ -117,8 +116,9 @@ def test_a_host_that_is_cut_off_is_replaced_and_the_run_goes_on(
     corpus, tmp_path: Path, rack: Rack, hosts: tuple[Host, Host]
 ) -> None:
     flags = (*FLAGS, *corpus.flags)
-    unbroken = run(Job(tmp_path / "unbroken", flags, num_ranks=2))
-    job = TwoHostJob(tmp_path, flags)
+    unbroken = run(Job(tmp_path / "unbroken", (f"--recipe={RECIPE}", *flags), num_ranks=2))
+    job = TwoHostJob(tmp_path / "run", flags)
+    job.out.mkdir()
     first, second = hosts
     survivor, lost = job.start(first), job.start(second)
 

@@ -282,12 +282,23 @@ def finished(run: Path, num_ranks: int) -> None:
 
 
 def test_a_single_node_for_real(corpus, tmp_path: Path) -> None:
-    done = Machine(tmp_path).run(
-        SCRIPTS["single-node"],
-        (*TINY, *corpus.flags),
-        **(ON_CPU | {"RUN": str(tmp_path / "run"), "GPUS_PER_NODE": "2"}),
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    """Its data's indices made beforehand, on another number of GPUs, as docs/cluster.md says."""
+    machine, cache = Machine(tmp_path), tmp_path / "cache"
+    flags = (*TINY, *corpus.flags, f"--data-cache-path={cache}")
+
+    def run(folder: str, gpus: str, *more: str) -> None:
+        given = ON_CPU | {"RUN": str(tmp_path / folder), "GPUS_PER_NODE": gpus}
+        done = machine.run(SCRIPTS["single-node"], (*flags, *more), **given)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+    run("first", "1", "--exit-interval=1")
+    made = {file: file.stat().st_mtime_ns for file in cache.iterdir()}
+    run("run", "2")
+    then = {file: file.stat().st_mtime_ns for file in cache.iterdir()}
+    assert any("-train-" in file.name for file in made)
+    assert made.items() <= then.items()
+    # Bags of the validation split are laid out when they are first asked for.
+    assert all("-valid-" in file.name for file in then.keys() - made.keys())
     finished(tmp_path / "run", num_ranks=2)
 
 

@@ -78,8 +78,8 @@ def test_a_precision_is_refused_on_a_gpu_without_it(layout: str, precision: str)
         assert recipes.read(name).precision == precision
 
 
-# arXiv 2605.06546, Table 1: steps superposed, steps, and billions of data tokens in either. The table
-# has the last three as 1.05T, 1.68T and 2T.
+# arXiv 2605.06546, Table 1: steps superposed, steps, and billions of data tokens in either. The
+# table has the last three as 1.05T, 1.68T and 2T.
 _TABLE_1 = {
     "smollm2-270m-baseline": (0, 20_000, 0, 42),
     "smollm2-270m-tst": (6_000, 20_000, 75, 105),

@@ -3,8 +3,9 @@
 As everywhere in this folder, nothing is computed: no kernel runs, and no memory is measured.
 """
 
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -18,6 +19,7 @@ from tst_megatron.errors import UserError
 from tst_megatron.superposition.model import SuperpositionMixin
 from tst_megatron.training import checks, recipes
 from tst_megatron.training.arguments import check_flags, superposition_from_args
+from tst_megatron.training.fp8_support import check_fp8
 
 _MODELS = ("smollm2-270m", "smollm2-600m", "smollm3-3b", "moe-10b-a1b")
 _LAYOUTS = ("8xh100", "64xh100", "8xb200", "64xb200")
@@ -131,6 +133,43 @@ def test_transformer_engines_modules(name: str) -> None:
     assert whole == of_recipe(model, model).num_parameters
     assert isinstance(built, SuperpositionMixin) == model.endswith("tst")
     _check_precision(built, config, _PRECISIONS[precision])
+
+
+@pytest.mark.usefixtures("transformer_engine")
+@pytest.mark.parametrize(
+    ("capability", "missing"),
+    [
+        ((8, 0), {"delayed", "tensorwise", "blockwise", "mxfp8"}),
+        ((9, 0), {"mxfp8"}),
+        ((10, 0), set()),
+    ],
+)
+def test_fp8_is_refused_on_a_gpu_without_it(capability: tuple[int, int], missing: set[str]) -> None:
+    from transformer_engine.pytorch import quantization
+
+    kept = ("_FP8_SUPPORT", "_MXFP8_SUPPORT", "_FP8_BLOCK_SCALING_SUPPORT")
+    for recipe in ("delayed", "tensorwise", "blockwise", "mxfp8"):
+        args = Namespace(fp8="hybrid", fp8_recipe=recipe)
+        with ExitStack() as stack:
+            for name in kept:
+                stack.enter_context(patch.object(quantization, name, None))
+            answer = stack.enter_context(
+                patch.object(quantization, "get_device_compute_capability")
+            )
+            answer.return_value = capability
+            if recipe in missing:
+                match = f"--fp8-recipe {recipe} does not run on this GPU: .* compute capability"
+                stack.enter_context(pytest.raises(UserError, match=match))
+            check_fp8(args)
+
+
+def test_fp8_is_refused_without_transformer_engine() -> None:
+    with (
+        patch.dict("sys.modules", {"transformer_engine.pytorch.quantization": None}),
+        pytest.raises(UserError, match="needs a Transformer Engine that has it"),
+    ):
+        check_fp8(Namespace(fp8="hybrid", fp8_recipe="delayed"))
+    check_fp8(Namespace(fp8=None, fp8_recipe="delayed"))
 
 
 def _check_precision(model: Any, config: Any, transformer_engines: str | None) -> None:

@@ -60,6 +60,7 @@ def _parse(on_gpu: bool) -> tuple[argparse.Namespace, Any]:
     from megatron.training.arguments import parse_and_validate_args, parse_args
 
     from tst_megatron.training import arguments, checks
+    from tst_megatron.training.fp8_support import check_fp8
 
     # Twice, because Megatron's validation opens files and so fails in its own ways first.
     flags = parse_args(arguments.add_tst_arguments)
@@ -70,6 +71,8 @@ def _parse(on_gpu: bool) -> tuple[argparse.Namespace, Any]:
         )
     arguments.check_flags(flags)
     checks.check_before_validation(flags, on_gpu)
+    if on_gpu:
+        check_fp8(flags)
     args = parse_and_validate_args(
         extra_args_provider=arguments.add_tst_arguments,
         args_defaults={"tokenizer_type": "GPT2BPETokenizer"},

@@ -7,6 +7,7 @@ functions, so that neither can say anything else than the other.
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,9 @@ def cuts_of_parts(first_token: npt.NDArray[np.int64], bounds: tuple[float, ...])
         bounds: of the parts, as shares of the tokens.
     """
     total, num_parts = float(first_token[-1]), len(bounds) - 1
-    cuts = [0, *(int(np.searchsorted(first_token[:-1], b * total)) for b in bounds[1:-1])]
+    # Whole tokens, or numpy would copy the array as floats to look for one.
+    tokens = [ceil(bound * total) for bound in bounds[1:-1]]
+    cuts = [0, *(int(np.searchsorted(first_token[:-1], token)) for token in tokens)]
     cuts.append(len(first_token) - 1)
     for i in range(1, num_parts):
         cuts[i] = max(cuts[i], cuts[i - 1] + 1)

@@ -21,17 +21,21 @@ from pathlib import Path
 from typing import Any
 
 from tst_megatron.data.index_file import IndexFile, bin_path, index_path
-from tst_megatron.data.indexing.output import Appending, CorpusOutput, corpus_output
+from tst_megatron.data.indexing.output import (
+    Appending,
+    CorpusOutput,
+    corpus_output,
+    partial_folder,
+)
 from tst_megatron.data.indexing.shards import MAX_SKIPPED_LISTED
 from tst_megatron.data.manifest import (
     FileRecord,
     Manifest,
     TokenizerRecord,
     manifest_path,
-    read_manifest,
     tokenizer_folder,
 )
-from tst_megatron.data.verification import check_sizes, check_there
+from tst_megatron.data.verification import open_corpus
 from tst_megatron.errors import UserError
 
 _COPIED_BYTES = 8 << 20
@@ -88,24 +92,13 @@ def open_parts(prefixes: Sequence[Path], output: Path) -> list[Part]:
 
 
 def _open(prefix: Path) -> Part:
-    check_there(prefix)
-    manifest = read_manifest(prefix)
-    try:
-        index, findings = check_sizes(prefix, manifest)
-        size = bin_path(prefix).stat().st_size
-    except OSError as error:
-        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from None
-    if index is not None and _has_more_than_documents(index):
+    index, manifest = open_corpus(prefix)
+    if _has_more_than_documents(index):
         raise UserError(
             f"the corpus {prefix} has several sequences a document, or modes, which data for GPT "
             "have not: merge it with Megatron-LM's tools/merge_datasets.py"
         )
-    if index is None or findings:
-        raise UserError(
-            f"the corpus {prefix} is bad: {findings[0]}; tst-megatron index verify {prefix} says "
-            "more"
-        )
-    return Part(prefix, index, manifest, size)
+    return Part(prefix, index, manifest, bin_path(prefix).stat().st_size)
 
 
 def _has_more_than_documents(index: IndexFile) -> bool:
@@ -156,6 +149,7 @@ def merge(
         UserError: files of that name are there, or being written; one of the corpora is not what
             its manifest says; or the disk is full.
     """
+    _check_not_whole(output)
     with corpus_output(output) as made:
         if (made.folder / "plan.json").exists():
             raise UserError(
@@ -176,6 +170,20 @@ def merge(
         finally:
             if made.folder.exists():
                 made.clear()
+
+
+def _check_not_whole(output: Path) -> None:
+    """Check that no whole corpus has the name, also where a folder of unfinished files lies by it.
+
+    A merge that was killed as it gave names has left its manifest in that folder.
+
+    Raises:
+        UserError: one has.
+    """
+    staged = manifest_path(partial_folder(output) / "corpus")
+    named = index_path(output).exists() and not staged.exists()
+    if named or manifest_path(output).exists():
+        raise UserError(f"{output} is there already: give another --output, or remove it")
 
 
 def _write(parts: Sequence[Part], made: CorpusOutput, on_progress: Callable[[int], None]) -> Merged:

@@ -16,6 +16,7 @@ MODEL = tuple(flag for flag in _LEARNED if "attention-mask-in" not in flag)
 DOCUMENT = "--tst-bag-boundary=document"
 RESETS = ("--reset-position-ids", "--reset-attention-mask", "--eod-mask-loss")
 PACKED = ("--dataloader-inter-document-masking", "--eod-mask-loss")
+HEADS = ("--mtp-num-layers=2", "--position-embedding-type=rope")
 # Without the last flag Megatron averages over each context-parallel rank's own unmasked positions.
 NO_MASK = (
     *("--no-create-attention-mask-in-dataloader", "--reset-position-ids", "--eod-mask-loss"),
@@ -35,8 +36,8 @@ RUNS: dict[str, tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]] = {
     "no-mask": (NO_MASK, ((_CP,),)),
     "output": ((*PACKED, "--tst-superpose=output"), ((_TP,),)),
     "input": ((*RESETS, "--tst-superpose=input"), ()),
-    "heads": ((*PACKED, "--mtp-num-layers=2"), ((_TP, _SP),)),
-    "mce-alt": (("--tst-objective=mce-alt", "--num-workers=1", "--full-validation"), ()),
+    "heads": ((*PACKED, *HEADS), ((_TP, _SP),)),
+    "mce-alt": (("--tst-objective=mce-alt", "--num-workers=1"), ()),
     "power": (("--tst-bag-weights=power",), ()),
 }
 
@@ -63,11 +64,10 @@ def results(lines, tmp_path_factory) -> dict[tuple[str, tuple[str, ...]], tuple[
     root = tmp_path_factory.mktemp("documents")
     # The first step's learning rate is 0: a few steps make them tell.
     save = ("--save-interval=3", "--exit-interval=3")
-    heads = tuple(flag for flag in RUNS["heads"][0] if "mtp" in flag)
     run_all(
         [
             Job(root / of, (*MODEL, *lines, *own, *save, f"--save={root / of}"))
-            for of, own in (("start", ()), ("start-with-heads", heads))
+            for of, own in (("start", ()), ("start-with-heads", HEADS))
         ]
     )
     jobs = {}

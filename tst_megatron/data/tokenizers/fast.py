@@ -201,11 +201,10 @@ class _WhereInNFC:
 
     def encode(self, documents: Sequence[Any]) -> Encoded:
         """See `tst_megatron.data.encoding.Encoder`."""
-        is_other = np.fromiter(
-            (not unicodedata.is_normalized("NFC", text) for text in documents),
-            dtype=bool,
-            count=len(documents),
-        )
+        with explained(documents):
+            is_other = np.array(
+                [not unicodedata.is_normalized("NFC", text) for text in documents], dtype=bool
+            )
         if not is_other.any():
             return self._encoder.encode(documents)
         ours = self._encoder.encode([documents[i] for i in np.flatnonzero(~is_other).tolist()])

@@ -38,6 +38,16 @@ QWEN2_SPLIT = LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
 END = "<|endoftext|>"
 
 
+def tokenizer(folder: Path, name: str) -> Path:
+    """Make a tokenizer by its name: of `SENTENCEPIECE`, of `HUGGING_FACE`, or a tiktoken one."""
+    if name in SENTENCEPIECE:
+        return sentencepiece_model(folder / f"{name}.model", **SENTENCEPIECE[name])
+    if name in HUGGING_FACE:
+        return tokenizer_json(folder / f"{name}.json", name)
+    make = {"tiktoken": tiktoken_json, "tiktoken-ranks": tiktoken_rank_file}[name]
+    return make(folder / f"{name}.json")
+
+
 def sentencepiece_model(path: Path, **settings: Any) -> Path:
     defaults: dict[str, Any] = {
         "model_type": "bpe",
@@ -238,10 +248,16 @@ def tiktoken_json(path: Path) -> Path:
     return path
 
 
-def tiktoken_rank_file(path: Path, ranks: list[bytes] | None = None) -> Path:
-    lines = [
-        base64.b64encode(token) + b" %d" % rank
-        for rank, token in enumerate(ranks or tiktoken_ranks())
-    ]
-    path.write_bytes(b"\n".join(lines) + b"\n")
+def tiktoken_rank_file(path: Path) -> Path:
+    ranks = enumerate(tiktoken_ranks())
+    path.write_bytes(b"".join(base64.b64encode(token) + b" %d\n" % rank for rank, token in ranks))
     return path
+
+
+EVERY = (*SENTENCEPIECE, *HUGGING_FACE, "tiktoken", "tiktoken-ranks")
+FAST = (
+    *("sp-as-ours", "sp-leading-space", "sp-leading-space-symbols", "sp-normalised"),
+    *("sp-stripped", "sp-without-eos"),
+    *("hf-gpt2", "hf-llama3", "hf-qwen2", "hf-roberta", "hf-llama2", "tiktoken"),
+)
+"""Those that gigatoken is proven on."""

@@ -56,18 +56,41 @@ def documents_of_part(
     """
     if len(part.bounds) == 2:
         return documents
+    order, first_token = documents_in_order(sequence_lengths, documents, seed)
+    begin, end = cuts_of_parts(first_token, part.bounds)[part.index : part.index + 2]
+    return documents[np.sort(order[begin:end])]
+
+
+def documents_in_order(
+    sequence_lengths: npt.NDArray[np.int32], documents: npt.NDArray[np.int32], seed: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The order in which parts are cut from a split's documents, whatever the parts.
+
+    Returns:
+        ``[documents]``, places in ``documents``; and ``[documents + 1]``, the tokens before each of
+        them in this order, and of all.
+    """
     order = np.random.RandomState(seed).permutation(len(documents))
-    lengths = sequence_lengths[documents[order]].astype(np.int64)
-    first_token = np.cumsum(lengths) - lengths
-    total, num_parts = float(lengths.sum()), len(part.bounds) - 1
-    cuts = [0, *(int(np.searchsorted(first_token, b * total)) for b in part.bounds[1:-1])]
-    cuts.append(len(documents))
+    first_token = np.zeros(len(documents) + 1, dtype=np.int64)
+    np.cumsum(sequence_lengths[documents[order]], dtype=np.int64, out=first_token[1:])
+    return order, first_token
+
+
+def cuts_of_parts(first_token: npt.NDArray[np.int64], bounds: tuple[float, ...]) -> list[int]:
+    """Where the parts begin and the last one ends, in the order of `documents_in_order`.
+
+    Args:
+        first_token: ``[documents + 1]``, tokens before each document.
+        bounds: of the parts, as shares of the tokens.
+    """
+    total, num_parts = float(first_token[-1]), len(bounds) - 1
+    cuts = [0, *(int(np.searchsorted(first_token[:-1], b * total)) for b in bounds[1:-1])]
+    cuts.append(len(first_token) - 1)
     for i in range(1, num_parts):
         cuts[i] = max(cuts[i], cuts[i - 1] + 1)
     for i in range(num_parts - 1, 0, -1):
         cuts[i] = max(0, min(cuts[i], cuts[i + 1] - 1))
-    chosen = order[cuts[part.index] : cuts[part.index + 1]]
-    return documents[np.sort(chosen)]
+    return cuts
 
 
 def sample_tokens(seq_length: int, bag_size: int) -> int:

@@ -40,7 +40,6 @@ _ARGUMENT_OF_FIELD = {
     "inter_document_masking": "dataloader_inter_document_masking",
 }
 _SAME_NAME = (
-    "split",
     "multiple_validation_sets",
     "full_validation",
     "num_dataset_builder_threads",
@@ -128,6 +127,8 @@ def dataset_config(args: argparse.Namespace) -> GPTDatasetConfig:
     values |= {name: getattr(args, argument) for name, argument in _ARGUMENT_OF_FIELD.items()}
     values |= {
         "blend": blend,
+        # A recipe's --split says nothing of splits that have corpora of their own.
+        "split": args.split if blend_per_split is None else None,
         "blend_per_split": blend_per_split,
         "tokenizer": build_tokenizer(args),
         "sequence_parallel_size": args.tensor_model_parallel_size * args.sequence_parallel,

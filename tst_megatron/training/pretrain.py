@@ -25,11 +25,12 @@ def main(argv: list[str]) -> None:
     started = time.time()
     _be_the_only_rank()
     machine_flags = prepare_backend()
+    from tst_megatron.data.blend import expand_blend
     from tst_megatron.training.recipes import expand_recipe
 
     with user_errors_exit():
         # Megatron parses sys.argv; so does every library it hands the command line on to.
-        sys.argv = [sys.argv[0], *machine_flags, *expand_recipe(argv)]
+        sys.argv = [sys.argv[0], *machine_flags, *expand_blend(expand_recipe(argv))]
         args, superposition = _parse(on_gpu=not machine_flags)
     _train(args, superposition, started)
 

@@ -33,8 +33,7 @@ class TokenizerDescription:
         eod: the id that ends a document, as Megatron's tokenizer has it; None if it has none.
         megatron_flags: for training; ``{folder}`` stands for the folder of the files.
         special_tokens: strings that the tokenizer treats, or might treat, as more than text.
-        library: the object of the library that defines the ids, for ``tiktoken`` in a
-            `tiktoken_vocabulary.Vocabulary`; None for ``null``.
+        library: the object of the library that defines the ids; None for ``null``.
     """
 
     kind: str
@@ -193,7 +192,7 @@ def _tiktoken(spec: str, content: bytes, options: dict[str, str]) -> TokenizerDe
             *("--vocab-size", str(vocabulary.vocab_size)),
         ),
         special_tokens=vocabulary.special_tokens,
-        library=vocabulary,
+        library=vocabulary.encoding,
     )
 
 

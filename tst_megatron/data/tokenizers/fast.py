@@ -18,7 +18,6 @@ import numpy.typing as npt
 import psutil
 
 from tst_megatron.data.encoding import Encoded, Encoder
-from tst_megatron.data.tokenizers import tiktoken_vocabulary
 from tst_megatron.data.tokenizers.description import TokenizerDescription
 from tst_megatron.data.tokenizers.reference import explained, reference_encoder
 
@@ -224,12 +223,13 @@ def _tiktoken(description: TokenizerDescription) -> Encoder:
     """
     import gigatoken
 
-    vocabulary: tiktoken_vocabulary.Vocabulary = description.library
-    if vocabulary.pattern != "v2":
+    if "v2" not in description.megatron_flags:
         raise UnsuitedError("gigatoken does not split text by Megatron's pattern v1")
-    num_ranks, num_special = len(vocabulary.ranks), len(vocabulary.special_tokens)
-    special = {token: num_ranks + i for i, token in enumerate(vocabulary.special_tokens)}
-    lines = [base64.b64encode(t) + b" %d\n" % rank for rank, t in enumerate(vocabulary.ranks)]
+    encoding, num_special = description.library, len(description.special_tokens)
+    num_ranks = description.vocab_size - num_special
+    special = {token: num_ranks + i for i, token in enumerate(description.special_tokens)}
+    ranks = (encoding.decode_single_token_bytes(num_special + rank) for rank in range(num_ranks))
+    lines = [base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(ranks)]
 
     def load() -> Any:
         with tempfile.NamedTemporaryFile(suffix=".tiktoken") as file:

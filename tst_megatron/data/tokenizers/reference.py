@@ -26,7 +26,7 @@ def reference_encoder(description: TokenizerDescription) -> Encoder:
     if description.kind == "huggingface":
         return HuggingFaceEncoder(description.library)
     if description.kind == "tiktoken":
-        return TiktokenEncoder(description.library.encoding)
+        return TiktokenEncoder(description.library)
     return IdsEncoder(description.vocab_size)
 
 

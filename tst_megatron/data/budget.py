@@ -16,10 +16,13 @@ import numpy.typing as npt
 
 from tst_megatron.data.index_file import bin_path, index_path, read_index
 from tst_megatron.data.phases import (
+    DocumentPart,
+    DrawnDocuments,
     cuts_of_parts,
     document_parts,
-    documents_in_order,
+    places_of_documents,
     sample_tokens,
+    shared_tokens,
 )
 from tst_megatron.data.sources import Source, normalized
 from tst_megatron.errors import UserError
@@ -38,6 +41,7 @@ class Reading:
         sources: the blend.
         seed: Megatron's data seed.
         surplus: Megatron's ``--mid-level-dataset-surplus``.
+        bag_boundary: whether a bag ends with its document.
     """
 
     seq_length: int
@@ -46,6 +50,7 @@ class Reading:
     sources: tuple[Source, ...]
     seed: int
     surplus: float
+    bag_boundary: str = "any"
 
 
 @dataclass(frozen=True)
@@ -56,10 +61,11 @@ class StageBudget:
         source: the corpus.
         bag_size: s.
         samples: that are drawn from it, at most.
-        needed: tokens that Megatron lays out for them; for a blend with weights, with its surplus.
-        available: tokens of the documents that are its own.
+        needed: places that Megatron lays out for them (tokens, and the empty places of bags); for a
+            blend with weights, with its surplus.
+        available: places that the documents which are its own take up.
         documents: how many these are.
-        least: tokens without which it cannot be built at all.
+        least: places without which it cannot be built at all.
     """
 
     source: Source
@@ -122,13 +128,15 @@ class Budget:
         """
         sources = sources or self.reading.sources
         schedule = self.reading.schedule(train_iters)
-        seq_length = self.reading.seq_length
+        seq_length, boundary = self.reading.seq_length, self.reading.bag_boundary
         found = []
-        for bag_size, part in document_parts(schedule, seq_length).items():
-            owned = [text.part(part.bounds, part.index) for text in self._texts]
-            step = sample_tokens(seq_length, bag_size)
+        for bag_size, part in document_parts(schedule, seq_length, boundary).items():
+            owned = [text.part(part, bag_size, boundary) for text in self._texts]
+            step = sample_tokens(seq_length, bag_size, boundary)
+            shared = shared_tokens(bag_size, boundary)
             samples = schedule.samples_of_bag_size(bag_size)
-            drawn = self._drawn(samples, step, sources, [tokens for _, tokens in owned])
+            there = [(places - shared) // step for _, places in owned]
+            drawn = self._drawn(samples, sources, there)
             for source, (documents, available), (draws, laid_out) in zip(
                 sources, owned, drawn, strict=True
             ):
@@ -138,17 +146,17 @@ class Budget:
                         source,
                         bag_size,
                         draws,
-                        laid_out * step + 1,
+                        laid_out * step + shared,
                         available,
                         documents,
                         # Megatron's blend takes no weight of 0, which is the samples there by size.
-                        least=step + 1 if by_size else 1,
+                        least=step + shared if by_size else 1,
                     )
                 )
         return found
 
     def _drawn(
-        self, samples: int, step: int, sources: Sequence[Source], tokens: Sequence[int]
+        self, samples: int, sources: Sequence[Source], there: Sequence[int]
     ) -> list[tuple[int, int]]:
         """Samples drawn from every source, and laid out in it.
 
@@ -157,9 +165,8 @@ class Budget:
 
         Args:
             samples: of the bag size.
-            step: tokens that a sample moves on by.
             sources: the blend.
-            tokens: of the documents of each source.
+            there: samples that one epoch of each source has.
         """
         if len(sources) == 1 and sources[0].weight is None:
             return [(samples, samples)]
@@ -167,7 +174,7 @@ class Budget:
         if weights:
             drawn = [ceil(samples * weight) for weight in normalized(weights)]
             return [(n, ceil(n * (1 + self.reading.surplus))) for n in drawn]
-        there = [max(0, own - 1) // step for own in tokens]
+        there = [max(0, own) for own in there]
         total = sum(there) or 1
         return [(n, n) for n in (-(-samples * own // total) for own in there)]
 
@@ -213,11 +220,13 @@ class Budget:
         if source.weight is None or not others:
             return None
         schedule = reading.schedule(reading.train_iters)
+        boundary = reading.bag_boundary
         share = 1.0
         for stage in self.stages:
             if stage.source == source:
-                step = sample_tokens(reading.seq_length, stage.bag_size)
-                room = floor(source.max_epochs * stage.available - 1) // step
+                step = sample_tokens(reading.seq_length, stage.bag_size, boundary)
+                shared = shared_tokens(stage.bag_size, boundary)
+                room = floor(source.max_epochs * stage.available - shared) // step
                 fitting = floor(room / (1 + reading.surplus))
                 share = min(share, fitting / schedule.samples_of_bag_size(stage.bag_size))
         if not 0.0 < share < 1.0:
@@ -239,19 +248,18 @@ class _Text:
         self._seed = seed
 
     @cached_property
-    def _first_token(self) -> npt.NDArray[np.int64]:
-        return documents_in_order(self._lengths, self._documents, self._seed)[1]
+    def _drawn(self) -> DrawnDocuments:
+        return DrawnDocuments(self._lengths, self._documents, self._seed)
 
-    @cached_property
-    def _num_tokens(self) -> int:
-        return int(self._lengths[self._documents].sum(dtype=np.int64))
-
-    def part(self, bounds: tuple[float, ...], index: int) -> tuple[int, int]:
-        """Documents of a part, and their tokens."""
-        if len(bounds) == 2:
-            return len(self._documents), self._num_tokens
-        begin, end = list(pairwise(cuts_of_parts(self._first_token, bounds)))[index]
-        return end - begin, int(self._first_token[end] - self._first_token[begin])
+    def part(self, part: DocumentPart, bag_size: int, boundary: str) -> tuple[int, int]:
+        """Documents of a part, and the places that they take up in bags of its size."""
+        if len(part.bounds) == 2:
+            lengths = self._lengths[self._documents]
+            places = places_of_documents(lengths, bag_size, boundary)
+            return len(lengths), int(places.sum(dtype=np.int64))
+        begin, end = list(pairwise(cuts_of_parts(self._drawn, part)))[part.index]
+        before = self._drawn.places_before(bag_size, boundary)
+        return end - begin, int(before[end] - before[begin])
 
 
 def check_files(prefixes: Sequence[str]) -> None:
@@ -335,18 +343,23 @@ def check_no_empty_stage(stages: Sequence[StageBudget]) -> None:
             )
 
 
-def check_validation(source: Source, needed: int) -> None:
+def check_validation(
+    source: Source, needed: int, bag_size: int = 1, bag_boundary: str = "any"
+) -> None:
     """Check that a validation split has tokens for its smallest use.
 
     Args:
         source: with the split's part of the documents.
-        needed: tokens of one sample of the largest bag.
+        needed: places of one sample of the largest bag.
+        bag_size: s of that bag.
+        bag_boundary: whether it ends with its document.
 
     Raises:
         UserError: it has not.
     """
     lengths, documents = split_documents(source)
-    available = int(lengths[documents].sum(dtype=np.int64))
+    places = places_of_documents(lengths[documents], bag_size, bag_boundary)
+    available = int(places.sum(dtype=np.int64))
     if available < needed:
         raise UserError(
             f"the validation split of {source.prefix} has {available:,} tokens and one sample "

@@ -33,11 +33,13 @@ class Superposition:
         superpose: ``both``, or the paper's ablations ``input`` (bags in, one token out) and
             ``output`` (tokens in, a bag out).
         bag_objective: how a target bag is scored.
+        bag_boundary: ``any``, or ``document``: no bag holds tokens of two documents.
     """
 
     schedule: BagSchedule
     superpose: str
     bag_objective: BagObjective
+    bag_boundary: str = "any"
 
     @property
     def reads_bags(self) -> bool:
@@ -48,6 +50,11 @@ class Superposition:
     def predicts_bags(self) -> bool:
         """Whether a superposed position's target is a bag."""
         return self.superpose != "input"
+
+    @property
+    def reads_empty_places(self) -> bool:
+        """Whether bags that are read may be filled up with `EMPTY`."""
+        return self.reads_bags and self.bag_boundary == "document"
 
     @property
     def data_schedule(self) -> BagSchedule:
@@ -61,6 +68,7 @@ class Superposition:
             "superpose": self.superpose,
             "bag_weights": self.bag_objective.weights,
             "objective": self.bag_objective.objective,
+            "bag_boundary": self.bag_boundary,
         }
 
 
@@ -117,6 +125,7 @@ def check_flags(args: argparse.Namespace) -> None:
     if not superposes(args):
         for flag, default in (
             ("superpose", "both"),
+            ("bag_boundary", "any"),
             ("bag_weights", "uniform"),
             ("objective", "mce"),
         ):
@@ -152,26 +161,54 @@ def superposition_from_args(args: argparse.Namespace) -> Superposition | None:
         schedule=schedule_of_steps(args)(train_steps(args)),
         superpose=args.tst_superpose,
         bag_objective=BagObjective(args.tst_bag_weights, args.tst_objective),
+        bag_boundary=args.tst_bag_boundary,
     )
 
+
+_OF_TWO_DOCUMENTS = (
+    "bags hold tokens of neighbouring documents, unless you add --tst-bag-boundary document"
+)
 
 # What bags cannot go with yet: (is it asked for, the flag, why not and what to do).
 _UNSUPPORTED: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] = (
     (
-        lambda a: a.reset_attention_mask,
+        lambda a: a.reset_attention_mask and a.tst_bag_boundary == "any",
         "--reset-attention-mask",
-        "bags hold tokens of neighbouring documents",
+        _OF_TWO_DOCUMENTS,
     ),
     (
-        lambda a: a.reset_position_ids,
+        lambda a: a.reset_position_ids and a.tst_bag_boundary == "any",
         "--reset-position-ids",
-        "bags hold tokens of neighbouring documents",
+        _OF_TWO_DOCUMENTS,
     ),
-    (lambda a: a.eod_mask_loss, "--eod-mask-loss", "bags hold tokens of neighbouring documents"),
     (
-        lambda a: a.dataloader_inter_document_masking,
+        lambda a: a.eod_mask_loss and a.tst_bag_boundary == "any",
+        "--eod-mask-loss",
+        _OF_TWO_DOCUMENTS,
+    ),
+    (
+        lambda a: a.dataloader_inter_document_masking and a.tst_bag_boundary == "any",
         "--dataloader-inter-document-masking",
-        "bags hold tokens of neighbouring documents",
+        _OF_TWO_DOCUMENTS,
+    ),
+    (
+        lambda a: (
+            a.dataloader_inter_document_masking
+            and a.pipeline_model_parallel_size > 1
+            and a.micro_batch_size != 1
+        ),
+        "--dataloader-inter-document-masking with pipeline parallelism and a --micro-batch-size "
+        "above 1",
+        "Megatron packs the samples of a micro-batch, but not between pipeline stages",
+    ),
+    (
+        lambda a: (
+            a.reset_attention_mask
+            and not a.create_attention_mask_in_dataloader
+            and not a.dataloader_inter_document_masking
+        ),
+        "--reset-attention-mask with --no-create-attention-mask-in-dataloader",
+        "there is no mask to reset, so use --dataloader-inter-document-masking",
     ),
     (
         lambda a: a.cuda_graph_impl == "full_iteration",

@@ -77,6 +77,11 @@ _NEEDS_A_GPU: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] =
         "add --no-create-attention-mask-in-dataloader",
     ),
     (
+        lambda a: a.context_parallel_size > 1 and a.dataloader_inter_document_masking,
+        "--context-parallel-size with --dataloader-inter-document-masking",
+        "leave one of them out",
+    ),
+    (
         lambda a: a.context_parallel_size > 1 and a.window_size is not None,
         "--context-parallel-size with --window-size",
         "leave one of them out",
@@ -216,6 +221,9 @@ def _check_resume(args: argparse.Namespace, superposition: Superposition | None)
                 json.dumps(before),
             )
         return
+    if before is not None:
+        # Of a checkpoint saved before there was a choice.
+        before = before | {"bag_boundary": before.get("bag_boundary", "any")}
     now = superposition.as_saved()
     # Lists come back as tuples or the other way about; JSON has one of them.
     before_text, now_text = json.dumps(before), json.dumps(now)

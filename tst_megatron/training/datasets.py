@@ -90,7 +90,10 @@ class DatasetsProvider:
         ).build()
         if self.superposition is not None and phased:
             train = build_phased_dataset(
-                self.superposition.schedule, config, is_built_on_rank(args, vp_stage)
+                self.superposition.schedule,
+                config,
+                is_built_on_rank(args, vp_stage),
+                self.superposition.bag_boundary,
             )
         print_rank_0("> finished creating datasets ...")
         return train, valid, test
@@ -105,7 +108,11 @@ class DatasetsProvider:
         """
         args = get_args()
         return build_validation_dataset(
-            bag_size, dataset_config(args), num_samples, is_built_on_rank(args, vp_stage)
+            bag_size,
+            dataset_config(args),
+            num_samples,
+            is_built_on_rank(args, vp_stage),
+            "any" if self.superposition is None else self.superposition.bag_boundary,
         )
 
 

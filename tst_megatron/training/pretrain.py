@@ -128,6 +128,7 @@ def _model_config(args: argparse.Namespace, superposition: Any) -> Any:
     config_class = SuperposedHybridModelConfig if hybrid else SuperposedGPTModelConfig
     config = from_args(args, model_config_cls=config_class)
     config.bag_objective = superposition.bag_objective
+    config.has_empty_places = superposition.reads_empty_places
     return config
 
 

@@ -4,7 +4,7 @@ import argparse
 
 from tst_megatron.data import budget
 from tst_megatron.data.budget import Reading
-from tst_megatron.data.phases import sample_tokens
+from tst_megatron.data.phases import places_needed
 from tst_megatron.data.sources import check_sources, sources_of_split
 from tst_megatron.errors import UserError
 from tst_megatron.training.schedule_flags import (
@@ -39,6 +39,7 @@ def reading_from_args(args: argparse.Namespace) -> Reading:
         sources=sources,
         seed=args.seed,
         surplus=args.mid_level_dataset_surplus,
+        bag_boundary=args.tst_bag_boundary,
     )
 
 
@@ -58,7 +59,8 @@ def check_validation(args: argparse.Namespace, num_samples: int = 1) -> None:
     if superposes(args):
         schedule = data_schedule(schedule_of_steps(args)(train_steps(args)), args.tst_superpose)
         bag_size = max(stage.bag_size for stage in schedule.stages)
-    needed = num_samples * sample_tokens(args.seq_length, bag_size) + 1
+    boundary = args.tst_bag_boundary
+    needed = places_needed(num_samples, args.seq_length, bag_size, boundary)
     for source in sources_of_split(args, "valid"):
         if not source.is_remote:
-            budget.check_validation(source, needed)
+            budget.check_validation(source, needed, bag_size, boundary)

@@ -8,6 +8,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from tst_megatron.data.phases import BAG_BOUNDARIES
 from tst_megatron.errors import UserError
 from tst_megatron.superposition.schedule import BagSchedule, ScheduleError, Stage, parse_shares
 from tst_megatron.training.batch_sizes import BatchSizes
@@ -43,6 +44,13 @@ def add_schedule_arguments(group: Any) -> None:
         default="both",
         help="superpose both sides (default), or only one: output reads single tokens, predicts "
         "the next bag and consumes no extra data",
+    )
+    group.add_argument(
+        "--tst-bag-boundary",
+        choices=BAG_BOUNDARIES,
+        default="any",
+        help="cut bags from the running text (default), or end a bag with its document: the empty "
+        "places of its last bag have no weight",
     )
     group.add_argument(
         "--tst-blend",

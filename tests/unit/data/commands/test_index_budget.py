@@ -28,7 +28,7 @@ def folder(tmp_path_factory) -> Path:
         lengths = np.random.default_rng(3).integers(1, 60, size=count).astype(np.int32)
         np.zeros(lengths.sum(), dtype=np.uint16).tofile(f"{made / name}.bin")
         with (made / f"{name}.idx").open("wb") as file:
-            write_index(file, np.dtype(np.uint16), count, lambda found=lengths: [found])
+            write_index(file.write, np.dtype(np.uint16), count, lambda found=lengths: [found])
     (made / "blend.yaml").write_text(
         "sources:\n- {path: web, weight: 0.7}\n- {path: code, weight: 0.3, epochs: 4}\n"
     )

@@ -23,7 +23,9 @@ def parts(corpus, tmp_path_factory) -> Path:
         np.concatenate(own).tofile(f"{folder / name}.bin")
         lengths = np.array([len(piece) for piece in own], dtype=np.int32)
         with (folder / f"{name}.idx").open("wb") as file:
-            write_index(file.write, np.dtype(whole.index.dtype), len(own), lambda found=lengths: [found])
+            write_index(
+                file.write, np.dtype(whole.index.dtype), len(own), lambda found=lengths: [found]
+            )
     return folder
 
 

@@ -95,13 +95,12 @@ def _draw_samples(
             split=split,
             path_to_cache=str(Path(folder) / "cache"),
             tokenizer=_megatrons_tokenizer(description, Path(folder) / "tokenizer"),
-            mid_level_dataset_surplus=reading.surplus,
             reset_position_ids=False,
             reset_attention_mask=False,
             eod_mask_loss=False,
             create_attention_mask=False,
         )
-        dataset = build_phased_dataset(schedule, config, lambda: True)
+        dataset = build_phased_dataset(schedule, config, lambda: True, reading.bag_boundary)
         assert dataset is not None
         return [
             _sample(dataset[index], index, schedule.locate(index).bag_size)
@@ -115,7 +114,7 @@ def _draw_samples(
 def _megatrons_tokenizer(description: TokenizerDescription | None, folder: Path) -> Any:
     """The tokenizer that training would use: its padding and end have a meaning for the data."""
     if description is None:
-        return SimpleNamespace(eod=None, unique_identifiers={})
+        return SimpleNamespace(vocab_size=None, eod=None, unique_identifiers={})
     from megatron.core.tokenizers.utils.build_tokenizer import build_tokenizer
 
     description.copy_to(folder)

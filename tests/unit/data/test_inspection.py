@@ -243,6 +243,32 @@ def test_samples_of_text_show_its_pieces(real: Path, capsys) -> None:
     assert any(text in one for one in TEXTS)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_samples_with_every_kind_of_tokenizer(kind, tmp_path: Path, capsys) -> None:
+    spec = kind(tmp_path)
+    description = describe(spec)
+    prefix = write_corpus(tmp_path / "c", [encode(description, text) for text in TEXTS])
+    assert (
+        command(prefix, "--samples=1", "--seq-length=4", "--bag-size=3", "--tokenizer", spec) == 0
+    )
+    lines = capsys.readouterr().out.split("\n")
+    inputs = [line[len("  inputs   ") :] for line in lines if line.startswith("  inputs")]
+    assert len(inputs) == 2
+    # Documents follow one another without an end here.
+    text = "".join(TEXTS[i] for i in range(60)).replace("\n", "\\n").replace("\t", "\\t")
+    assert inputs[1].replace("|", "")[:3] in text
+
+
+def test_bags_that_end_with_their_documents_show_empty_places(tmp_path: Path, capsys) -> None:
+    prefix = write_corpus(tmp_path / "odd", [[11, 12, 13, 14, 15]] * 500)
+    command(prefix, "--samples=2", "--seq-length=6", "--bag-size=3", "--tst-bag-boundary=document")
+    said = capsys.readouterr().out
+    lines = [line[len("  inputs   ") :] for line in said.split("\n") if line.startswith("  inputs")]
+    whole, end = "[11|12|13]", f"[14|15|{NO_TOKEN}]"
+    assert len(lines) == 4
+    assert set(lines[:2]) <= {3 * (whole + end), 3 * (end + whole)}
+
+
 def test_places_without_a_token_are_dots() -> None:
     sample = Sample(1234, 3, True, [[5, 6, None]], [[7, None, None]])
     shown = [line.plain for line in as_text(sample, TokenText(None))]

@@ -12,6 +12,7 @@ from tst_megatron.data.budget import Budget, Reading, check_no_empty_stage
 from tst_megatron.data.index_file import IndexFile, bin_path
 from tst_megatron.data.lengths import Lengths, draw_histogram, histogram_lines, lengths_of
 from tst_megatron.data.manifest import Manifest
+from tst_megatron.data.phases import BAG_BOUNDARIES
 from tst_megatron.data.sources import Source, split_bounds
 from tst_megatron.data.token_text import TokenText, recorded_tokenizer
 from tst_megatron.data.tokenizers.description import TokenizerDescription, describe
@@ -65,6 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tst-step-ratio", type=float, metavar="R", help="share of the steps with bags"
     )
     group.add_argument("--tst-schedule", metavar="S:R,...", help="several phases with bags")
+    group.add_argument(
+        "--tst-bag-boundary",
+        choices=BAG_BOUNDARIES,
+        default="any",
+        help="whether a bag ends with its document; its empty places are shown as ·",
+    )
     group.add_argument(
         "--train-iters",
         type=int,
@@ -181,7 +188,15 @@ def _reading(args: argparse.Namespace) -> Reading:
     source = Source(str(args.prefix), None, training)
 
     def reading(steps: int) -> Reading:
-        return Reading(args.seq_length, steps, schedule, (source,), args.seed, surplus=0.005)
+        return Reading(
+            seq_length=args.seq_length,
+            train_iters=steps,
+            schedule=schedule,
+            sources=(source,),
+            seed=args.seed,
+            surplus=0.0,  # Of blends with weights alone.
+            bag_boundary=args.tst_bag_boundary,
+        )
 
     steps = args.train_iters or Budget(reading(1 << 10)).steps_that_fit()
     if not steps:

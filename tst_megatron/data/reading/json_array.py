@@ -8,7 +8,6 @@ alone.
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
 from tst_megatron.data.reading.batches import Batch, BrokenFile, DamagedError
 from tst_megatron.data.reading.inputs import InputFile
@@ -16,12 +15,9 @@ from tst_megatron.data.reading.json_lines import BLOCK_BYTES, json_parser
 from tst_megatron.data.reading.options import ReadOptions
 from tst_megatron.data.reading.streams import BYTE_ORDER_MARK, open_stream
 
-_BACKSLASH = ord("\\")
 _QUOTE, _OPEN, _CLOSE, _COMMA = 1, 2, 3, 4
 _SIGNS = {'"': _QUOTE, "[": _OPEN, "{": _OPEN, "]": _CLOSE, "}": _CLOSE, ",": _COMMA}
-_SIGN_OF_BYTE = np.zeros(256, np.uint8)
-for _character, _sign in _SIGNS.items():
-    _SIGN_OF_BYTE[ord(_character)] = _sign
+_SIGN_OF_BYTE = bytes(_SIGNS.get(chr(byte), 0) for byte in range(256))
 
 
 def read_json_array(file: InputFile, options: ReadOptions) -> Iterator[tuple[Batch, int]]:
@@ -103,16 +99,19 @@ class _ElementSplitter:
 
     def _ends(self, block: bytes) -> list[int]:
         """Where elements end in a block: at commas of the array, and at its own bracket."""
-        content = np.frombuffer(block, np.uint8)
-        signs = _SIGN_OF_BYTE[content]
-        positions = np.flatnonzero(signs)
+        if self._escaped:
+            block = b" " + block[1:]
+        # Pairs from the left, so that what is left of a run escapes what comes after it.
+        block = block.replace(rb"\\", b"  ")
+        self._escaped = block.endswith(b"\\")
+        signs = np.frombuffer(block.replace(rb"\"", b"  ").translate(_SIGN_OF_BYTE), np.uint8)
+        positions = np.flatnonzero(signs != 0)
         signs = signs[positions]
         is_quote = signs == _QUOTE
-        is_quote[is_quote] = ~self._find_escaped(content)[positions[is_quote]]
         # An even number of quotes before it: outside of strings.
         outside = (np.cumsum(is_quote) + self._in_string) % 2 == 0
         self._in_string = bool((np.count_nonzero(is_quote) + self._in_string) % 2)
-        outside &= signs != _QUOTE
+        outside &= ~is_quote
         positions, signs = positions[outside], signs[outside]
         steps = (signs == _OPEN).astype(np.int64) - (signs == _CLOSE)
         depths = self._depth + np.cumsum(steps)
@@ -126,19 +125,3 @@ class _ElementSplitter:
             )
         ends = (depths == 0) | ((depths == 1) & (signs == _COMMA))
         return positions[ends].tolist()
-
-    def _find_escaped(self, content: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-        """Which bytes come after an odd number of backslashes: ``[bytes]``."""
-        escaped = np.zeros(len(content) + 1, np.bool_)
-        backslashes = np.flatnonzero(content == _BACKSLASH)
-        index = np.arange(len(backslashes))
-        begins_run = np.ones(len(backslashes), np.bool_)
-        begins_run[1:] = np.diff(backslashes) != 1
-        run = np.maximum.accumulate(np.where(begins_run, index, 0))
-        is_odd = (index - run) % 2 == 0
-        if self._escaped and len(backslashes) and backslashes[0] == 0:
-            is_odd[run == 0] ^= True
-        escaped[backslashes[is_odd] + 1] = True
-        escaped[0] |= self._escaped
-        self._escaped = bool(escaped[-1])
-        return escaped[:-1]

@@ -6,6 +6,8 @@ from each other and every document is read once.
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate, chain
 from pathlib import Path
 
 from tst_megatron.data.reading.batches import Bad, Batch, BrokenFile, DamagedError, UnusableError
@@ -19,7 +21,10 @@ _SPACE = b" \t\r\n"
 _BACKWARDS_BYTES = 4096
 # A line end and the blank lines after it: empty, or of nothing but spaces.
 _SEPARATOR = re.compile(rb"\n(?:[ \t\r]*\n)+")
+# In parentheses, so that splitting gives what stands between the documents as well.
+_TEXT_SEPARATOR = re.compile(f"({_SEPARATOR.pattern.decode()})")
 _BLANK_LINES = re.compile(rb"(?:[ \t\r]*\n)*")
+_MOST_BYTES_OF_CHARACTER = 4
 
 
 def read_whole(file: InputFile, options: ReadOptions) -> Iterator[tuple[Batch, int]]:
@@ -44,7 +49,9 @@ def read_whole(file: InputFile, options: ReadOptions) -> Iterator[tuple[Batch, i
         raise BrokenFile(1, error.reason, error.detail) from None
     content = b"".join(pieces).removeprefix(BYTE_ORDER_MARK)
     pieces.clear()
-    yield _batch([(1, content if len(content) <= limit else None)], 1, options), file.size
+    batch = Batch(records=1)
+    _add(1, content if len(content) <= limit else None, options, batch)
+    yield batch, file.size
 
 
 def read_between_blank_lines(
@@ -66,7 +73,7 @@ def read_between_blank_lines(
         OSError: it cannot be read.
     """
     first = _back_over_space(file.path, begin) if begin else 0
-    splitter = _ParagraphSplitter(first, begin, end, options.max_document_bytes)
+    splitter = _RegionSplitter(first, begin, end, options.max_document_bytes)
     line = 0
     try:
         with open_stream(file.path, file.compression, first) as stream:
@@ -74,32 +81,85 @@ def read_between_blank_lines(
                 # As much as is held, at least, so that a long document is not searched over and
                 # over.
                 block = stream.read(max(BLOCK_BYTES, len(splitter.held)))
-                if not block:
-                    break
-                found = splitter.feed(block)
-                yield _batch(found, splitter.line - line, options), stream.tell()
+                regions = splitter.feed(block) if block else splitter.finish()
+                yield _batch(regions, splitter.line - line, options), stream.tell()
                 line = splitter.line
     except DamagedError as error:
-        raise BrokenFile(splitter.line + 1, error.reason, error.detail) from None
-    if not splitter.done:
-        found = splitter.finish()
-        yield _batch(found, splitter.line - line, options), file.size
+        raise BrokenFile(max(1, splitter.line), error.reason, error.detail) from None
 
 
-def _batch(found: list[tuple[int, bytes | None]], lines: int, options: ReadOptions) -> Batch:
-    """The documents that begin in the given lines, as text; None is one that is too long."""
-    check, batch = document_checker(options), Batch(records=lines)
-    for line, content in found:
-        try:
-            if content is None:
-                raise too_long(options.max_document_bytes)
-            document, num_bytes = check(decoded(content))
-        except UnusableError as error:
-            batch.bad.append(Bad(line, error.reason, error.detail))
-        else:
-            batch.documents.append(document)
-            batch.text_bytes += num_bytes
+@dataclass(frozen=True)
+class _Region:
+    """Documents and the blank lines between them.
+
+    Attributes:
+        line: that it begins in, from the first that begins in the range.
+        content: the bytes; None for a document that is too long to be held.
+    """
+
+    line: int
+    content: bytes | None
+
+
+def _batch(regions: list[_Region], lines: int, options: ReadOptions) -> Batch:
+    """The documents of regions that have so many lines."""
+    batch = Batch(records=lines)
+    for region in regions:
+        if not _add_all(region, options, batch):
+            _add_one_by_one(region, options, batch)
     return batch
+
+
+def _add_all(region: _Region, options: ReadOptions, batch: Batch) -> bool:
+    """Add the documents of a region at once, if there is nothing wrong with any."""
+    if region.content is None:
+        return False
+    try:
+        text = region.content.decode()
+    except UnicodeDecodeError:
+        return False
+    pieces = _TEXT_SEPARATOR.split(text)
+    lines = accumulate((piece.count("\n") for piece in pieces), initial=region.line)
+    found = [one for one in zip(pieces[::2], list(lines)[::2], strict=False) if one[0]]
+    documents = [document for document, _ in found]
+    if "\r" in text:
+        documents = [document.removesuffix("\r") for document in documents]
+    lengths = list(map(len, documents))
+    if max(lengths, default=0) * _MOST_BYTES_OF_CHARACTER > options.max_document_bytes:
+        return False
+    batch.documents += documents
+    batch.numbers += [line for _, line in found]
+    if options.reads == "text":
+        # All that is not in a document is ASCII.
+        batch.text_bytes += len(region.content) - (len(text) - sum(lengths))
+    return True
+
+
+def _add_one_by_one(region: _Region, options: ReadOptions, batch: Batch) -> None:
+    content, begin, line = region.content, 0, region.line
+    if content is None:
+        _add(line, None, options, batch)
+        return
+    for blank in chain(_SEPARATOR.finditer(content), [None]):
+        stop, next_begin = blank.span() if blank else (len(content), len(content))
+        if begin < stop:
+            _add(line, content[begin:stop].removesuffix(b"\r"), options, batch)
+        line += content.count(b"\n", begin, next_begin)
+        begin = next_begin
+
+
+def _add(line: int, content: bytes | None, options: ReadOptions, batch: Batch) -> None:
+    """Add a document that begins in a line; None for one that is too long to be held."""
+    try:
+        if content is None:
+            raise too_long(options.max_document_bytes)
+        document, num_bytes = document_checker(options)(decoded(content))
+    except UnusableError as error:
+        batch.bad.append(Bad(line, error.reason, error.detail))
+    else:
+        batch.documents.append(document)
+        batch.numbers.append(line)
+        batch.text_bytes += num_bytes
 
 
 def _back_over_space(path: Path, begin: int) -> int:
@@ -115,8 +175,8 @@ def _back_over_space(path: Path, begin: int) -> int:
     return begin
 
 
-class _ParagraphSplitter:
-    """Cuts blocks of bytes into the documents between blank lines that begin in a range.
+class _RegionSplitter:
+    """Cuts blocks of bytes, at blank lines, into the documents that begin in a range.
 
     Args:
         first: where the first block begins: at the beginning of the file, or within the document
@@ -127,8 +187,7 @@ class _ParagraphSplitter:
 
     Attributes:
         held: bytes of what has not ended.
-        line: of where the last document was found or ``held`` begins, from the first that begins in
-            the range.
+        line: that ``held`` begins in, from the first that begins in the range.
         done: whether no more documents begin in the range.
     """
 
@@ -136,82 +195,100 @@ class _ParagraphSplitter:
         self._position = first  # Of ``held`` in the file.
         self._begin, self._end, self._limit = begin, end, limit
         self._skips = first > 0  # All up to the next blank line.
-        self._counted = max(0, begin - 1) - first  # Up to here in ``held``, line ends are counted.
+        self._uncounted = max(0, begin - 1) - first  # Bytes before lines are counted.
         self.held = b""
         self.line = 0 if begin else 1
         self.done = False
 
-    def feed(self, block: bytes) -> list[tuple[int, bytes | None]]:
-        """The documents that end in a block, each with its line; None for one too long."""
-        content = self.held = self.held + block
-        found: list[tuple[int, bytes | None]] = []
-        start = 0
-        for blank in _SEPARATOR.finditer(content):
-            if not self._skips:
-                found += self._document(start, blank.start())
-            self._skips, start = False, blank.end()
-            self.done = self._end is not None and self._position + start >= self._end
-            if self.done:
-                break
-        self._count_to(start)
-        self._drop(start)
-        if len(self.held) > self._limit:
-            found += self._let_go()
-        return found
+    def feed(self, block: bytes) -> list[_Region]:
+        """The documents that end in a block, after those before it."""
+        self.held += block
+        if self._skips and not self._skip():
+            return []
+        self._drop(_blank_lines(self.held))
+        if self._position < self._begin:  # Its first line begins there, with spaces.
+            self._skips = bool(self.held.strip(_SPACE))
+            return self.feed(b"") if self._skips else []
+        if self._is_at_end():
+            return []
+        regions = []
+        if stop := self._stop():
+            regions.append(self._take(stop))
+        self._drop(_blank_lines(self.held))
+        if not self._is_at_end() and len(self.held.rstrip(_SPACE)) > self._limit:
+            regions.append(_Region(self.line, None))
+            self._skips = True
+            self._let_go()
+        return regions
 
-    def finish(self) -> list[tuple[int, bytes | None]]:
+    def finish(self) -> list[_Region]:
         """The last document, which has no blank line after it."""
-        stripped = self.held.rstrip(_SPACE)
-        if self._skips or not stripped:
-            return []
-        line_end = self.held.find(b"\n", len(stripped))
-        return self._document(0, len(self.held) if line_end < 0 else line_end)
-
-    def _document(self, start: int, stop: int) -> list[tuple[int, bytes | None]]:
-        """What stands from ``start`` to ``stop`` after blank lines, if it begins in the range."""
-        start = self._after_blank_lines(start)
-        position = self._position + start
-        if start >= stop or position < self._begin:
-            return []
-        if self._end is not None and position >= self._end:
-            return []
-        self._count_to(start)
-        if stop - start > self._limit + len(BYTE_ORDER_MARK):
-            return [(self.line, None)]
-        content = self.held[start:stop].removesuffix(b"\r")
-        if position == 0 and content.startswith(BYTE_ORDER_MARK):
-            content = content.removeprefix(BYTE_ORDER_MARK)
-            if not content.strip(_SPACE):
-                return []
-        return [(self.line, content)]
-
-    def _let_go(self) -> list[tuple[int, bytes | None]]:
-        """Drop what is too long to be held, but a line end that may begin a blank line."""
-        stripped = len(self.held.rstrip(_SPACE))
-        found: list[tuple[int, bytes | None]] = []
-        if not self._skips:
-            if stripped - self._after_blank_lines(0) <= self._limit:
-                return found
-            found += self._document(0, stripped)
-        self._skips = True
-        line_end = self.held.find(b"\n", stripped)
-        self._count_to(len(self.held) if line_end < 0 else line_end)
+        self._drop(_blank_lines(self.held))
+        stop = len(self.held.rstrip(_SPACE))
+        line_end = self.held.find(b"\n", stop)
+        wanted = stop and not self._skips and self._position >= self._begin
+        regions = []
+        if wanted and not self._is_at_end():
+            regions.append(self._take(len(self.held) if line_end < 0 else line_end))
         self._drop(len(self.held))
-        if line_end >= 0:
-            self.held, self._position = b"\n", self._position - 1
-        return found
+        self.done = True
+        return regions
 
-    def _after_blank_lines(self, start: int) -> int:
-        blank = _BLANK_LINES.match(self.held, start)
-        return blank.end() if blank else start
+    def _stop(self) -> int:
+        """Where the last blank line ends that is held, or the first after the end of the range."""
+        if self._end is not None and self._position + len(self.held) >= self._end:
+            for blank in _SEPARATOR.finditer(self.held):
+                if self._position + blank.end() >= self._end:
+                    return blank.end()
+        end = self.held.rfind(b"\n")
+        while (before := self.held.rfind(b"\n", 0, max(0, end))) >= 0:
+            if not self.held[before + 1 : end].strip(_SPACE):
+                return end + 1
+            end = before
+        return 0
 
-    def _count_to(self, index: int) -> None:
-        begin = max(0, self._counted)
-        if index > begin:
-            self.line += self.held.count(b"\n", begin, index)
-            self._counted = index
+    def _take(self, stop: int) -> _Region:
+        line, content = self.line, self.held[:stop]
+        if self._position == 0 and content.startswith(BYTE_ORDER_MARK):
+            content = content.removeprefix(BYTE_ORDER_MARK)
+            blank = _blank_lines(content)
+            line, content = line + content.count(b"\n", 0, blank), content[blank:]
+        self._drop(stop)
+        return _Region(line, content)
+
+    def _is_at_end(self) -> bool:
+        """Whether what is held begins after the range."""
+        self.done = self._end is not None and self._position >= self._end
+        return self.done
+
+    def _skip(self) -> bool:
+        """Drop what is held up to the first blank line; whether there is one."""
+        blank = _SEPARATOR.search(self.held)
+        if blank is None:
+            self._let_go()
+            return False
+        self._drop(blank.end())
+        self._skips = False
+        return True
+
+    def _let_go(self) -> None:
+        """Drop all that is held, but a line end that may begin a blank line."""
+        line_end = self.held.find(b"\n", len(self.held.rstrip(_SPACE)))
+        if line_end < 0:
+            self._drop(len(self.held))
+            return
+        self._drop(line_end)
+        self._position += len(self.held) - 1
+        self.held = b"\n"
 
     def _drop(self, size: int) -> None:
-        self.held = self.held[size:]
+        begin = max(0, self._begin - 1 - self._position)
+        self.line += self.held.count(b"\n", begin, max(begin, size))
         self._position += size
-        self._counted -= size
+        self.held = self.held[size:]
+
+
+def _blank_lines(content: bytes) -> int:
+    """Bytes of the blank lines that content begins with."""
+    blank = _BLANK_LINES.match(content)
+    return blank.end() if blank else 0

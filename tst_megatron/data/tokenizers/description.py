@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qsl
 
 from tst_megatron.data.tokenizers import huggingface, tiktoken_vocabulary
@@ -47,7 +47,7 @@ class TokenizerDescription:
     library: Any = field(repr=False, compare=False)
 
     @property
-    def reads(self) -> str:
+    def reads(self) -> Literal["text", "ids"]:
         """``ids`` where documents are ids already, else ``text``."""
         return "ids" if self.kind == "null" else "text"
 

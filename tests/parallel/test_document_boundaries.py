@@ -46,11 +46,11 @@ RUNS: dict[str, tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]] = {
 def lines(corpus, tmp_path_factory) -> tuple[str, ...]:
     """The corpus indexed in short documents, as data flags: many bags end with one."""
     from tst_megatron.data.indexing.documents import index_documents
-    from tst_megatron.data.tokenizer import load_tokenizer
+    from tst_megatron.data.tokenizers.description import describe
 
     folder = tmp_path_factory.mktemp("lines")
     documents = [line for text in corpus.documents for line in text.splitlines() if line.strip()]
-    index_documents(documents[:6000], load_tokenizer(corpus.tokenizer), folder / "lines")
+    index_documents(documents[:6000], describe(str(corpus.tokenizer)).library, folder / "lines")
     return (
         f"--tokenizer-model={corpus.tokenizer}",
         f"--data-path={folder / 'lines'}",

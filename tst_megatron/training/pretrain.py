@@ -50,6 +50,7 @@ def _parse(on_gpu: bool) -> tuple[argparse.Namespace, Any]:
     from megatron.training.arguments import parse_and_validate_args, parse_args
 
     from tst_megatron.training import arguments, checks
+    from tst_megatron.training.corpus_tokenizer import corpus_tokenizer_flags
 
     # Twice, because Megatron's validation opens files and so fails in its own ways first.
     flags = parse_args(arguments.add_tst_arguments)
@@ -59,6 +60,9 @@ def _parse(on_gpu: bool) -> tuple[argparse.Namespace, Any]:
             "the flags on the command line, or as a --recipe"
         )
     arguments.check_flags(flags)
+    if tokenizer_flags := corpus_tokenizer_flags(flags):
+        sys.argv += tokenizer_flags
+        flags = parse_args(arguments.add_tst_arguments)
     checks.check_before_validation(flags, on_gpu)
     args = parse_and_validate_args(
         extra_args_provider=arguments.add_tst_arguments,

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from matrix import DEPTH, SCHEDULE, _tiny
+from rich.console import Console
 from saved import parameters, tensors
 from trainer import Job, Result, run, run_all
 
@@ -46,11 +47,10 @@ RUNS: dict[str, tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]] = {
 def lines(corpus, tmp_path_factory) -> tuple[str, ...]:
     """The corpus indexed in short documents, as data flags: many bags end with one."""
     from tst_megatron.data.indexing.documents import index_documents
-    from tst_megatron.data.tokenizers.description import describe
 
     folder = tmp_path_factory.mktemp("lines")
     documents = [line for text in corpus.documents for line in text.splitlines() if line.strip()]
-    index_documents(documents[:6000], describe(str(corpus.tokenizer)).library, folder / "lines")
+    index_documents(documents[:6000], corpus.tokenizer, folder / "lines", Console(quiet=True))
     return (
         f"--tokenizer-model={corpus.tokenizer}",
         f"--data-path={folder / 'lines'}",

@@ -72,7 +72,7 @@ def main() -> None:
         if args.command == "recipe":
             _show_recipe(args.name)
         if args.command in ("tokenizer", "index"):
-            _command(args.command, args.job).main(args)
+            sys.exit(_command(args.command, args.job).main(args))
 
 
 def _parser(with_tst_flags: bool) -> argparse.ArgumentParser:

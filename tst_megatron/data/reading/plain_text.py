@@ -14,7 +14,7 @@ from tst_megatron.data.reading.batches import Bad, Batch, BrokenFile, DamagedErr
 from tst_megatron.data.reading.documents import decoded, document_checker, too_long
 from tst_megatron.data.reading.inputs import InputFile
 from tst_megatron.data.reading.options import ReadOptions
-from tst_megatron.data.reading.streams import BYTE_ORDER_MARK, open_stream
+from tst_megatron.data.reading.streams import BYTE_ORDER_MARK, block_size, open_stream
 
 BLOCK_BYTES = 1 << 20
 _SPACE = b" \t\r\n"
@@ -77,9 +77,7 @@ def read_between_blank_lines(
     try:
         with open_stream(file.path, file.compression, first) as stream:
             while not splitter.done:
-                # As much as is held, at least, so that a long document is not searched over and
-                # over.
-                block = stream.read(max(BLOCK_BYTES, len(splitter.held)))
+                block = stream.read(block_size(BLOCK_BYTES, len(splitter.held)))
                 regions = splitter.feed(block) if block else splitter.finish()
                 yield _batch(regions, splitter.line - line, options), stream.tell()
                 line = splitter.line

@@ -39,11 +39,12 @@ class Corpus:
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     from tst_megatron.data import corpus as source
     from tst_megatron.data.indexing.documents import index_documents
-    from tst_megatron.data.tokenizer import load_tokenizer, train_tokenizer
+    from tst_megatron.data.tokenizers.description import describe
+    from tst_megatron.data.tokenizers.training import train_tokenizer
 
     folder = tmp_path_factory.mktemp("corpus")
     documents = tuple(source.read_documents(source.bundled_files()[:60]))
     model, prefix = folder / "tokenizer.model", folder / "corpus"
     train_tokenizer(documents, model, 384)
-    indexed = index_documents(documents, load_tokenizer(model), prefix)
+    indexed = index_documents(documents, describe(str(model)).library, prefix)
     return Corpus(model, prefix, indexed.num_documents, indexed.num_tokens, documents)

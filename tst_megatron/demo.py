@@ -155,7 +155,8 @@ def _in_words(value: Any) -> str:
 
 def _prepare_data(folder: Folder, settings: Settings, console: Console) -> None:
     from tst_megatron.data.indexing.documents import index_documents
-    from tst_megatron.data.tokenizer import load_tokenizer, train_tokenizer
+    from tst_megatron.data.tokenizers.description import describe
+    from tst_megatron.data.tokenizers.training import train_tokenizer
 
     if settings.corpus is None:
         files = corpus.bundled_files()
@@ -173,7 +174,7 @@ def _prepare_data(folder: Folder, settings: Settings, console: Console) -> None:
         with console.status("Indexing the corpus") as status:
             indexed = index_documents(
                 documents,
-                load_tokenizer(folder.tokenizer),
+                describe(str(folder.tokenizer)).library,
                 folder.corpus,
                 lambda tokens: status.update(f"Indexing the corpus: {tokens:,} tokens"),
             )

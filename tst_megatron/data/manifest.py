@@ -105,6 +105,7 @@ class Manifest:
         tokens: in the corpus, ends of documents among them.
         text_bytes: UTF-8 bytes of the documents' text; 0 where ids were read.
         longest_document: tokens of it.
+        filtered: records that ``--where`` left out.
         skipped: how many records were left out for each reason.
         skipped_records: the first of them.
         versions: of the packages that had a hand in it.
@@ -120,6 +121,7 @@ class Manifest:
     tokens: int
     text_bytes: int
     longest_document: int
+    filtered: int
     skipped: dict[str, int]
     skipped_records: list[SkippedRecord]
     versions: dict[str, str]
@@ -135,6 +137,11 @@ class Manifest:
 def manifest_path(prefix: str | Path) -> Path:
     """The manifest of a prefix: several corpora may lie in one folder."""
     return Path(f"{prefix}.manifest.json")
+
+
+def tokenizer_folder(prefix: str | Path) -> Path:
+    """Where the files of a corpus's tokenizer lie, for training."""
+    return Path(f"{prefix}.tokenizer")
 
 
 def write_manifest(prefix: str | Path, manifest: Manifest) -> None:

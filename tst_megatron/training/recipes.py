@@ -1,7 +1,8 @@
 """Recipes: whole training configurations as Megatron's flags, in YAML.
 
 A recipe maps a flag without its dashes to its value: ``true`` for a flag that takes none, a list
-for one that takes several. ``--recipe NAME`` stands for its flags; flags on the command line win.
+for one that takes several, a blend's own mapping for ``tst-blend``. ``--recipe NAME`` stands for
+its flags; flags on the command line win, and data named there replace the recipe's.
 """
 
 from importlib.resources import files
@@ -10,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from tst_megatron.data.blend import DATA_FORMS
 from tst_megatron.errors import UserError
 
 _FOLDER = files("tst_megatron") / "recipes"
@@ -44,6 +46,8 @@ def load(recipe: str) -> dict[str, Any]:
         ) from None
     if not isinstance(values, dict):
         raise UserError(f"the recipe {recipe} is not a mapping of flags to values")
+    if isinstance(values.get("tst-blend"), dict):
+        values["tst-blend"] = str(source)  # Where `load_blend` finds it.
     return values
 
 
@@ -77,4 +81,16 @@ def expand_recipe(argv: list[str]) -> list[str]:
         recipe = value if equals else next(words, None)
         if recipe is None:
             raise UserError(f"--recipe needs a name: use one of {', '.join(names())}")
-    return rest if recipe is None else [*flags(load(recipe)), *rest]
+    return rest if recipe is None else [*flags(_without_other_data(load(recipe), rest)), *rest]
+
+
+def _without_other_data(recipe: dict[str, Any], argv: list[str]) -> dict[str, Any]:
+    """A recipe whose data do not stand beside data that the command line names in another form."""
+    given = {word.partition("=")[0] for word in argv}
+    named = [form for form in DATA_FORMS if given.intersection(form)]
+    other = {flag for form in DATA_FORMS if named and form not in named for flag in form}
+    return {
+        name: value
+        for name, value in recipe.items()
+        if f"--{str(name).replace('_', '-')}" not in other
+    }

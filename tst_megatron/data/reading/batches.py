@@ -61,6 +61,7 @@ class Batch:
 
     Attributes:
         documents: strings; where ids are read, strings or integer arrays ``[tokens]``.
+        numbers: of the records that the documents are of, as in ``bad``.
         bad: the records that give none, in order.
         records: how far the numbers of records go on in this batch: lines (blank ones too), rows
             or elements.
@@ -71,6 +72,7 @@ class Batch:
     """
 
     documents: list[Any] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
     bad: list[Bad] = field(default_factory=list)
     records: int = 0
     filtered: int = 0

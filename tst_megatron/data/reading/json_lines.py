@@ -39,7 +39,7 @@ def json_parser(options: ReadOptions, one: str) -> Parser:
 
     def parse(records: Sequence[bytes | None], number: int) -> Batch:
         batch = Batch(records=len(records))
-        append, num_bytes = batch.documents.append, 0
+        append, append_number, num_bytes = batch.documents.append, batch.numbers.append, 0
         for record_number, content in enumerate(records, number + 1):
             try:
                 record = orjson.loads(content)  # type: ignore[arg-type]  # None fails as it should
@@ -50,6 +50,7 @@ def json_parser(options: ReadOptions, one: str) -> Parser:
                     continue
                 document, length = check(read(record))
                 append(document)
+                append_number(record_number)
                 num_bytes += length
             except UnusableError as error:
                 batch.bad.append(Bad(record_number, error.reason, error.detail))

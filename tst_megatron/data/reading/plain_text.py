@@ -7,7 +7,7 @@ from each other and every document is read once.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 
 from tst_megatron.data.reading.batches import Bad, Batch, BrokenFile, DamagedError, UnusableError
@@ -21,7 +21,8 @@ _SPACE = b" \t\r\n"
 _BACKWARDS_BYTES = 4096
 # A line end and the blank lines after it: empty, or of nothing but spaces.
 _SEPARATOR = re.compile(rb"\n(?:[ \t\r]*\n)+")
-_TEXT_SEPARATOR = re.compile(_SEPARATOR.pattern.decode())
+# In parentheses, so that splitting gives what stands between the documents as well.
+_TEXT_SEPARATOR = re.compile(f"({_SEPARATOR.pattern.decode()})")
 _BLANK_LINES = re.compile(rb"(?:[ \t\r]*\n)*")
 _MOST_BYTES_OF_CHARACTER = 4
 
@@ -115,13 +116,17 @@ def _add_all(region: _Region, options: ReadOptions, batch: Batch) -> bool:
         text = region.content.decode()
     except UnicodeDecodeError:
         return False
-    documents = list(filter(None, _TEXT_SEPARATOR.split(text)))
+    pieces = _TEXT_SEPARATOR.split(text)
+    lines = accumulate((piece.count("\n") for piece in pieces), initial=region.line)
+    found = [one for one in zip(pieces[::2], list(lines)[::2], strict=False) if one[0]]
+    documents = [document for document, _ in found]
     if "\r" in text:
         documents = [document.removesuffix("\r") for document in documents]
     lengths = list(map(len, documents))
     if max(lengths, default=0) * _MOST_BYTES_OF_CHARACTER > options.max_document_bytes:
         return False
     batch.documents += documents
+    batch.numbers += [line for _, line in found]
     if options.reads == "text":
         # All that is not in a document is ASCII.
         batch.text_bytes += len(region.content) - (len(text) - sum(lengths))
@@ -151,6 +156,7 @@ def _add(line: int, content: bytes | None, options: ReadOptions, batch: Batch) -
         batch.bad.append(Bad(line, error.reason, error.detail))
     else:
         batch.documents.append(document)
+        batch.numbers.append(line)
         batch.text_bytes += num_bytes
 
 

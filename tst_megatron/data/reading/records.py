@@ -67,8 +67,15 @@ def records_before(files: Sequence[InputFile], part: Part) -> int:
     return count
 
 
-def read_documents(files: Sequence[InputFile], options: ReadOptions) -> Iterator[str]:
+def read_documents(
+    files: Sequence[InputFile], options: ReadOptions, skips: bool = False
+) -> Iterator[str]:
     """All documents of all files, one after another.
+
+    Args:
+        files: the inputs.
+        options: what is a document.
+        skips: whether a record that gives none is passed over, and the rest of a broken file.
 
     Raises:
         UserError: a record gives none, or a file is broken; the message names it.
@@ -79,12 +86,14 @@ def read_documents(files: Sequence[InputFile], options: ReadOptions) -> Iterator
                 path = files[part.file].path
                 try:
                     for batch in read_part(files, part, options, Path(scratch)):
-                        if batch.bad:
+                        if batch.bad and not skips:
                             bad = batch.bad[0]
                             what = sentence(bad.reason, bad.detail)
                             raise UserError(f"{path}, record {bad.record:,}: {what}")
                         yield from batch.documents
                 except BrokenFile as error:
+                    if skips:
+                        continue
                     what = sentence(error.reason, error.detail)
                     raise UserError(f"{path}, record {error.record:,}: {what}") from None
 

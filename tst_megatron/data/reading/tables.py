@@ -314,7 +314,7 @@ def _batch(
         except pa.ArrowException:  # It is not UTF-8 somewhere.
             pass
         else:
-            batch.documents = strings.tolist()
+            batch.documents, batch.numbers = strings.tolist(), rows.tolist()
             batch.text_bytes = int(num_bytes.sum()) if options.reads == "text" else 0
             return batch
     check = document_checker(options)
@@ -325,6 +325,7 @@ def _batch(
             batch.bad.append(Bad(row, error.reason, error.detail))
         else:
             batch.documents.append(document)
+            batch.numbers.append(row)
             batch.text_bytes += length
     batch.bad.sort(key=lambda bad: bad.record)
     return batch

@@ -1,0 +1,1 @@
+"""The subcommands of ``tst-megatron tokenizer`` and ``tst-megatron index``, a module each."""

@@ -1,0 +1,297 @@
+"""The files of an indexed corpus in the making, and how they get their names.
+
+The steps a corpus takes, each of which can be the last of a process and is gone on from:
+
+1. everything unfinished lies in ``PREFIX.partial/``, whose lock says who writes there;
+2. tokens and lengths are appended, in order; now and then they are synced, and a journal says up
+   to where;
+3. the index is written from the lengths, and the manifest from both files' checksums;
+4. the files and the tokenizer's folder are renamed, the manifest last, and the folder is removed.
+
+The one idea: a name without ``.partial`` is given to nothing but whole files.
+"""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tst_megatron.data.checksum import Checksum
+from tst_megatron.data.index_file import bin_path, index_path, write_index
+from tst_megatron.data.indexing.lock import locked
+from tst_megatron.data.manifest import (
+    FileRecord,
+    Manifest,
+    manifest_path,
+    tokenizer_folder,
+    write_manifest,
+)
+from tst_megatron.errors import UserError
+from tst_megatron.files import sync_folder, write_whole
+
+LOCK = "lock"
+_READ_BYTES = 8 << 20
+
+
+def partial_folder(prefix: Path) -> Path:
+    """Where the unfinished files of a corpus lie."""
+    return prefix.with_name(f"{prefix.name}.partial")
+
+
+def _done_folder(prefix: Path) -> Path:
+    """The same when it has nothing more to say; its lock with it."""
+    return prefix.with_name(f"{prefix.name}.done.partial")
+
+
+@contextmanager
+def corpus_output(prefix: Path) -> Iterator["CorpusOutput"]:
+    """Write a corpus, alone.
+
+    Raises:
+        UserError: another process writes it, files of that name are there, or the disk is full.
+    """
+    folder = partial_folder(prefix)
+    try:
+        # Of a process that was killed when all was done but this.
+        shutil.rmtree(_done_folder(prefix), ignore_errors=True)
+        if not folder.exists():
+            check_free(prefix)
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / LOCK, f"the corpus {prefix}"):
+            output = CorpusOutput(prefix, folder)
+            output.take_back_names()
+            check_free(prefix)
+            try:
+                yield output
+            finally:
+                _remove_if_empty(folder)
+    except OSError as error:
+        raise UserError(_in_words(error, prefix)) from None
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.exists() and [path.name for path in folder.iterdir()] == [LOCK]:
+        shutil.rmtree(folder)
+
+
+def _in_words(error: OSError, prefix: Path) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"the disk of {prefix} is full: free some space and run the same command again, "
+            "which goes on from what is done"
+        )
+    return f"{error.filename or prefix} cannot be written or read: {error.strerror or error}"
+
+
+def _names(prefix: Path) -> tuple[Path, ...]:
+    return (
+        bin_path(prefix),
+        index_path(prefix),
+        tokenizer_folder(prefix),
+        manifest_path(prefix),
+    )
+
+
+def check_free(prefix: Path) -> None:
+    """Check that no corpus of that name is there.
+
+    Raises:
+        UserError: one is, or a file of one.
+    """
+    for path in _names(prefix):
+        if path.exists():
+            raise UserError(f"{path} is there already: give another --output, or remove it")
+
+
+class CorpusOutput:
+    """What is written of one corpus so far. Made by `corpus_output`.
+
+    Attributes:
+        prefix: path of the files without their endings.
+        folder: of what is unfinished.
+        tokenizer_folder: for the tokenizer's files, if the corpus has any.
+    """
+
+    def __init__(self, prefix: Path, folder: Path) -> None:
+        self.prefix = prefix
+        self.folder = folder
+        self.tokenizer_folder = folder / "tokenizer"
+        self._naming = folder / "naming"
+        self._tokens_file = folder / "tokens.bin"
+        self._lengths_file = folder / "lengths"
+        self._journal_file = folder / "journal.json"
+
+    def take_back_names(self) -> None:
+        """Undo the renames that a killed process left half-way.
+
+        Raises:
+            OSError: they cannot be undone.
+        """
+        if not self._naming.exists():
+            return
+        manifest_path(self.prefix).unlink(missing_ok=True)
+        index_path(self.prefix).unlink(missing_ok=True)
+        if tokenizer_folder(self.prefix).exists():
+            shutil.rmtree(tokenizer_folder(self.prefix))
+        if bin_path(self.prefix).exists():
+            bin_path(self.prefix).rename(self._tokens_file)
+        self._naming.unlink()
+
+    def clear(self) -> None:
+        """Forget all that is written; the lock stays.
+
+        Raises:
+            OSError: it cannot be removed.
+        """
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+
+    def journal(self) -> dict[str, Any]:
+        """The note of the last `Appending.sync`; empty before the first."""
+        if not self._journal_file.exists():
+            return {}
+        note: dict[str, Any] = json.loads(self._journal_file.read_bytes())["note"]
+        return note
+
+    @contextmanager
+    def appending(self, dtype: np.dtype[np.generic]) -> Iterator["Appending"]:
+        """Go on from the last `Appending.sync`.
+
+        Raises:
+            OSError: the files cannot be written.
+        """
+        sizes = {"tokens": 0, "documents": 0}
+        if self._journal_file.exists():
+            sizes = json.loads(self._journal_file.read_bytes())["sizes"]
+        for file, size in (
+            (self._tokens_file, sizes["tokens"] * dtype.itemsize),
+            (self._lengths_file, sizes["documents"] * 4),
+        ):
+            with file.open("ab") as opened:
+                opened.truncate(size)
+        with Checksum() as checksum:
+            with self._tokens_file.open("rb", buffering=0) as before:
+                while block := before.read(_READ_BYTES):
+                    checksum.update(block)
+            with (
+                self._tokens_file.open("ab", buffering=0) as tokens,
+                self._lengths_file.open("ab") as lengths,
+            ):
+
+                def sync(note: dict[str, Any]) -> None:
+                    lengths.flush()
+                    for file in (tokens, lengths):
+                        os.fsync(file.fileno())
+                    sizes = {
+                        "tokens": checksum.size // dtype.itemsize,
+                        "documents": lengths.tell() // 4,
+                    }
+                    write_whole(self._journal_file, json.dumps({"sizes": sizes, "note": note}))
+
+                yield Appending(tokens.write, lengths.write, checksum, sync)
+
+    def finish[Made: Manifest | None](
+        self,
+        dtype: np.dtype[np.generic],
+        tokens: FileRecord,
+        manifest: Callable[[FileRecord, FileRecord], Made],
+    ) -> Made:
+        """Write index and manifest, and give all three their names. Call after `appending`.
+
+        Args:
+            dtype: of the tokens.
+            tokens: checksums of what was appended.
+            manifest: makes the manifest from the records of the ``.bin`` and ``.idx`` files; or
+                None, for a corpus that has none.
+
+        Raises:
+            OSError: they cannot be written; none then has its name.
+        """
+        index_file = self.folder / "index.idx"
+        with index_file.open("wb") as file, Checksum() as checksum:
+
+            def write(data: bytes) -> None:
+                checksum.update(data, meanwhile=lambda: file.write(data))
+
+            write_index(write, dtype, *self._lengths())
+            file.flush()
+            os.fsync(file.fileno())
+        made = manifest(tokens, checksum.record())
+        # The manifest is made whole before the first name is given: then only renames are left.
+        staged = self.folder / "corpus"
+        if made is not None:
+            write_manifest(staged, made)
+        write_whole(self._naming, "")
+        self._tokens_file.rename(bin_path(self.prefix))
+        index_file.rename(index_path(self.prefix))
+        if self.tokenizer_folder.exists():
+            self.tokenizer_folder.rename(tokenizer_folder(self.prefix))
+        if made is not None:
+            manifest_path(staged).rename(manifest_path(self.prefix))
+        sync_folder(self.prefix.parent)
+        # In one step, so that names are never taken back from here on.
+        done = self.folder.rename(_done_folder(self.prefix))
+        shutil.rmtree(done)
+        return made
+
+    def _lengths(self) -> tuple[int, Callable[[], Iterator[npt.NDArray[np.int32]]]]:
+        def blocks() -> Iterator[npt.NDArray[np.int32]]:
+            with self._lengths_file.open("rb") as file:
+                while block := file.read(_READ_BYTES):
+                    yield np.frombuffer(block, np.int32)
+
+        return self._lengths_file.stat().st_size // 4, blocks
+
+
+class Appending:
+    """Tokens and lengths go in here, in order."""
+
+    def __init__(
+        self,
+        write_tokens: Callable[[memoryview], int | None],
+        write_lengths: Callable[[memoryview], int],
+        checksum: Checksum,
+        sync: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self._write_tokens = write_tokens
+        self._write_lengths = write_lengths
+        self._checksum = checksum
+        self.sync = sync
+        """Make what was appended last, and remember a note with it."""
+
+    def tokens(self, data: bytes | memoryview) -> None:
+        """Append the bytes of tokens.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        whole = memoryview(data).cast("B")
+
+        def write() -> None:
+            rest = whole
+            while len(rest):
+                rest = rest[self._write_tokens(rest) or 0 :]
+
+        self._checksum.update(whole, meanwhile=write)
+
+    def lengths(self, lengths: npt.NDArray[np.int32]) -> None:
+        """Append ``[n]`` tokens of each of the documents appended.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        self._write_lengths(memoryview(np.ascontiguousarray(lengths)))
+
+    def record(self) -> FileRecord:
+        """Checksums of all tokens so far."""
+        return self._checksum.record()

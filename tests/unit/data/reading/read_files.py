@@ -79,6 +79,7 @@ class Read:
 
     Attributes:
         documents: of all parts.
+        numbers: the records that they are of, from the beginning of their file.
         bad: (record, reason, detail) of all parts, records from the beginning of their file.
         broken: the same of what ended a part.
         batches: of all parts.
@@ -97,6 +98,7 @@ class Read:
         options = options or ReadOptions()
         self.files = find_inputs([str(spec) for spec in specs], format)
         self.batches: list[Batch] = []
+        self.numbers: list[int] = []
         self.bad: list[tuple[int, str, str]] = []
         self.broken: list[tuple[int, str, str]] = []
         self.read = [0] * len(self.files)
@@ -108,6 +110,8 @@ class Read:
                 for batch in read_part(self.files, part, options, scratch):
                     self.batches.append(batch)
                     self.read[part.file] += batch.bytes_read
+                    assert len(batch.numbers) == len(batch.documents)
+                    self.numbers += [before + number for number in batch.numbers]
                     self.bad += [(before + b.record, b.reason, b.detail) for b in batch.bad]
             except BrokenFile as error:
                 self.broken.append((before + error.record, error.reason, error.detail))

@@ -52,6 +52,7 @@ def written(folder: Path, name: str, content: bytes) -> Path:
 
 def check_reasons(read: Read) -> None:
     assert read.documents == ["good"] * (len(RECORDS) + 1)
+    assert read.numbers == [2 * i + 1 for i in range(len(RECORDS) + 1)]
     assert [one[0] for one in read.bad] == [2 * i + 2 for i in range(len(RECORDS))]
     for (_, reason, detail), (_, expected, expected_detail) in zip(read.bad, RECORDS, strict=True):
         assert reason == expected
@@ -118,6 +119,7 @@ def test_bad_rows(tmp_path, format):
     options = ReadOptions(max_document_bytes=100, where=parse_where("score >= 2"))
     read = Read([path], options, target_bytes=1)
     assert read.documents == ["good", "good"]
+    assert read.numbers == [1, 6]
     assert [one[:2] for one in read.bad] == [
         (2, 'field "text" is null, not a string'),
         (3, "the document is empty"),

@@ -66,6 +66,8 @@ def test_json_lines(lines, line_end, ends, block, target):
         wrong = ("{}", "not JSON", '{"text": ""}')
         read = read_with_blocks(block, [path], target_bytes=target)
         assert read.documents == expected
+        right = [i for i, x in enumerate(lines, 1) if x.strip() and x not in wrong]
+        assert read.numbers == right
         assert [one[0] for one in read.bad] == [i for i, x in enumerate(lines, 1) if x in wrong]
         assert read.read == [path.stat().st_size]
         assert sum(batch.records for batch in read.batches) == len(path.read_bytes().splitlines())
@@ -121,12 +123,14 @@ def test_text_between_blank_lines(pieces, mark, block, target):
     assert (read.documents, read.bad) == (whole.documents, whole.bad)
     assert read.read == [len(content)]
     good, bad, short_good, short_bad = [], [], [], []
+    numbers = []
     for line, document in obvious_paragraphs(content):
         document = document.removesuffix(b"\r")
         if len(document) > 8:
             short_bad.append((line, "the document is longer than 8 bytes", ""))
         try:
             good.append(document.decode())
+            numbers.append(line)
             if len(document) <= 8:
                 short_good.append(document.decode())
         except UnicodeDecodeError as error:
@@ -135,6 +139,7 @@ def test_text_between_blank_lines(pieces, mark, block, target):
             if len(document) <= 8:
                 short_bad.append(one)
     assert (read.documents, read.bad) == (good, bad)
+    assert read.numbers == numbers
     assert (short.documents, [one[0] for one in short.bad]) == (
         short_good,
         [one[0] for one in short_bad],
@@ -149,6 +154,7 @@ def test_parquet(documents, target):
         path.write_bytes(parquet(documents))
         read = Read([path], target_bytes=target)
         assert read.documents == documents
+        assert read.numbers == list(range(1, len(documents) + 1))
         assert read.read == [path.stat().st_size]
 
 

@@ -86,14 +86,19 @@ def find_inputs(specs: Sequence[str], format: str | None = None) -> list[InputFi
     found: dict[Path, str] = {}
     files: list[InputFile] = []
     for spec in specs:
-        for path in _paths(spec, format):
-            same = path.parent.resolve() / path.name
-            if same in found:
-                raise UserError(
-                    f"the input {path} is named twice, by {found[same]} and by {spec}: name it once"
-                )
-            found[same] = spec
-            files.append(_input_file(path, format))
+        try:
+            for path in _paths(spec, format):
+                same = path.parent.resolve() / path.name
+                if same in found:
+                    raise UserError(
+                        f"the input {path} is named twice, by {found[same]} and by {spec}: "
+                        "name it once"
+                    )
+                found[same] = spec
+                files.append(_input_file(path, format))
+        except OSError as error:
+            name = error.filename or spec
+            raise UserError(f"the input {name} cannot be read: {error.strerror}") from None
     return files
 
 
@@ -134,7 +139,7 @@ def _below(folder: Path) -> Iterator[Path]:
     """All files in a folder and below that are not hidden."""
 
     def fail(error: OSError) -> None:
-        raise UserError(f"the folder {error.filename} cannot be read: {error.strerror}")
+        raise error
 
     for root, folders, names in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -157,12 +162,9 @@ def _known(path: Path) -> Format | None:
 
 
 def _input_file(path: Path, format: str | None) -> InputFile:
-    try:
-        status = path.stat()
-        with path.open("rb"):
-            pass
-    except OSError as error:
-        raise UserError(f"the input {path} cannot be read: {error.strerror}") from None
+    status = path.stat()
+    with path.open("rb"):
+        pass
     compression = _COMPRESSION_OF_SUFFIX.get(path.suffix.lower())
     chosen = next((one for one in get_args(Format) if one == format), None) or _known(path)
     assert chosen is not None  # `_paths` has seen to it.

@@ -13,7 +13,7 @@ from tst_megatron.data.reading.batches import Batch, BrokenFile, DamagedError
 from tst_megatron.data.reading.inputs import InputFile
 from tst_megatron.data.reading.json_lines import BLOCK_BYTES, json_parser
 from tst_megatron.data.reading.options import ReadOptions
-from tst_megatron.data.reading.streams import BYTE_ORDER_MARK, open_stream
+from tst_megatron.data.reading.streams import BYTE_ORDER_MARK, block_size, open_stream
 
 _QUOTE, _OPEN, _CLOSE, _COMMA = 1, 2, 3, 4
 _SIGNS = {'"': _QUOTE, "[": _OPEN, "{": _OPEN, "]": _CLOSE, "}": _CLOSE, ",": _COMMA}
@@ -34,7 +34,7 @@ def read_json_array(file: InputFile, options: ReadOptions) -> Iterator[tuple[Bat
     splitter = _ElementSplitter(options.max_record_bytes)
     try:
         with open_stream(file.path, file.compression) as stream:
-            while block := stream.read(max(BLOCK_BYTES, len(splitter.unfinished))):
+            while block := stream.read(block_size(BLOCK_BYTES, len(splitter.unfinished))):
                 elements = splitter.feed(block)
                 batch = parse(elements, number)
                 number += len(elements)

@@ -16,7 +16,7 @@ from tst_megatron.data.reading.documents import document_checker
 from tst_megatron.data.reading.fields import field_reader, kind_of
 from tst_megatron.data.reading.inputs import InputFile
 from tst_megatron.data.reading.options import ReadOptions
-from tst_megatron.data.reading.streams import BYTE_ORDER_MARK, Stream, open_stream
+from tst_megatron.data.reading.streams import BYTE_ORDER_MARK, Stream, block_size, open_stream
 
 BLOCK_BYTES = 1 << 20
 """Read at a time: enough to be quick, and little enough to stay in a processor's cache."""
@@ -147,8 +147,7 @@ def _lines(
     that at ``end - 1`` or after it."""
     position, inside = max(0, begin - 1), begin == 0
     while end is None or position < end - 1:
-        # As much as is held, at least, so that a long line is not copied over and over.
-        size = max(BLOCK_BYTES, len(splitter.unfinished))
+        size = block_size(BLOCK_BYTES, len(splitter.unfinished))
         block = stream.read(size if end is None else min(size, end - 1 - position))
         if not block:
             yield splitter.finish()
@@ -161,7 +160,7 @@ def _lines(
             yield splitter.feed(block)
     if not inside:
         return
-    while block := stream.read(max(_END_BLOCK_BYTES, len(splitter.unfinished))):
+    while block := stream.read(block_size(_END_BLOCK_BYTES, len(splitter.unfinished))):
         last, line_end, _ = block.partition(b"\n")
         yield splitter.feed(last + line_end)
         if line_end:

@@ -14,7 +14,7 @@ from tst_megatron.data.reading.batches import Bad, Batch, BrokenFile, DamagedErr
 from tst_megatron.data.reading.documents import decoded, document_checker, too_long
 from tst_megatron.data.reading.inputs import InputFile
 from tst_megatron.data.reading.options import ReadOptions
-from tst_megatron.data.reading.streams import BYTE_ORDER_MARK, open_stream
+from tst_megatron.data.reading.streams import BYTE_ORDER_MARK, block_size, open_stream
 
 BLOCK_BYTES = 1 << 20
 _SPACE = b" \t\r\n"
@@ -78,9 +78,7 @@ def read_between_blank_lines(
     try:
         with open_stream(file.path, file.compression, first) as stream:
             while not splitter.done:
-                # As much as is held, at least, so that a long document is not searched over and
-                # over.
-                block = stream.read(max(BLOCK_BYTES, len(splitter.held)))
+                block = stream.read(block_size(BLOCK_BYTES, len(splitter.held)))
                 regions = splitter.feed(block) if block else splitter.finish()
                 yield _batch(regions, splitter.line - line, options), stream.tell()
                 line = splitter.line
@@ -163,7 +161,8 @@ def _add(line: int, content: bytes | None, options: ReadOptions, batch: Batch) -
 
 
 def _back_over_space(path: Path, begin: int) -> int:
-    """Where the white space before ``begin`` begins, in bytes."""
+    """Where the white space before ``begin`` begins, in bytes; a byte order mark is part of it."""
+    mark = len(BYTE_ORDER_MARK)
     with path.open("rb", buffering=0) as file:
         while begin:
             size = min(begin, _BACKWARDS_BYTES)
@@ -172,7 +171,8 @@ def _back_over_space(path: Path, begin: int) -> int:
             begin -= size - kept
             if kept:
                 break
-    return begin
+        file.seek(0)
+        return 0 if begin <= mark and file.read(mark) == BYTE_ORDER_MARK else begin
 
 
 class _RegionSplitter:
@@ -203,6 +203,10 @@ class _RegionSplitter:
     def feed(self, block: bytes) -> list[_Region]:
         """The documents that end in a block, after those before it."""
         self.held += block
+        if self._position == 0 and BYTE_ORDER_MARK.startswith(self.held[: len(BYTE_ORDER_MARK)]):
+            if len(self.held) < len(BYTE_ORDER_MARK):
+                return []
+            self._drop(len(BYTE_ORDER_MARK))
         if self._skips and not self._skip():
             return []
         self._drop(_blank_lines(self.held))
@@ -248,13 +252,9 @@ class _RegionSplitter:
         return 0
 
     def _take(self, stop: int) -> _Region:
-        line, content = self.line, self.held[:stop]
-        if self._position == 0 and content.startswith(BYTE_ORDER_MARK):
-            content = content.removeprefix(BYTE_ORDER_MARK)
-            blank = _blank_lines(content)
-            line, content = line + content.count(b"\n", 0, blank), content[blank:]
+        region = _Region(self.line, self.held[:stop])
         self._drop(stop)
-        return _Region(line, content)
+        return region
 
     def _is_at_end(self) -> bool:
         """Whether what is held begins after the range."""
@@ -272,14 +272,9 @@ class _RegionSplitter:
         return True
 
     def _let_go(self) -> None:
-        """Drop all that is held, but a line end that may begin a blank line."""
+        """Drop all that is held, but a line end that may be before a blank line."""
         line_end = self.held.find(b"\n", len(self.held.rstrip(_SPACE)))
-        if line_end < 0:
-            self._drop(len(self.held))
-            return
-        self._drop(line_end)
-        self._position += len(self.held) - 1
-        self.held = b"\n"
+        self._drop(len(self.held) if line_end < 0 else line_end)
 
     def _drop(self, size: int) -> None:
         begin = max(0, self._begin - 1 - self._position)

@@ -22,6 +22,16 @@ _PIECE_BYTES = 1 << 20
 # A zstd block of four bytes can become 128 KiB: what is given at a time bounds what comes out.
 _ZSTD_INPUT_BYTES = 16 << 10
 _ZSTD_LARGEST_WINDOW = 1 << 31  # Files of ``zstd --long=31``.
+_LARGEST_BLOCK_BYTES = 64 << 20
+
+
+def block_size(least: int, held: int) -> int:
+    """Bytes to read next, when some are held whose end has not come.
+
+    As much as is held, so that a long record is not copied over and over; and no more than can be
+    afforded.
+    """
+    return max(least, min(held, _LARGEST_BLOCK_BYTES))
 
 
 class Stream(Protocol):

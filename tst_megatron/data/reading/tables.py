@@ -4,13 +4,14 @@ The one idea: a column of text has its lengths in bytes beside it, so that batch
 counted, without looking at the text.
 """
 
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise, repeat
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -138,25 +139,27 @@ def unpacked(file: InputFile, scratch: Path) -> Iterator[InputFile]:
         UserError: there is no room for the copy.
         OSError: the file cannot be read.
     """
-    with tempfile.NamedTemporaryFile(dir=scratch, prefix="unpacked-") as copy:
+    try:
+        copy = tempfile.NamedTemporaryFile(dir=scratch, prefix="unpacked-")  # noqa: SIM115
+    except OSError as error:
+        raise _no_copy(file, scratch, error) from None
+    with copy:
         try:
             with open_stream(file.path, file.compression) as stream:
                 while block := stream.read(_BUFFER_BYTES):
-                    _write(copy, block, file, scratch)
+                    try:
+                        copy.write(block)
+                        copy.flush()
+                    except OSError as error:
+                        raise _no_copy(file, scratch, error) from None
         except DamagedError as error:
             raise BrokenFile(0, error.reason, error.detail) from None
         # The size stays that of the input: it is what has been read.
         yield replace(file, path=Path(copy.name), compression=None)
 
 
-def _write(copy: IO[bytes], block: bytes, file: InputFile, scratch: Path) -> None:
-    try:
-        copy.write(block)
-        copy.flush()
-    except OSError as error:
-        raise UserError(
-            f"the input {file.path} cannot be unpacked into {scratch}: {error.strerror}"
-        ) from None
+def _no_copy(file: InputFile, scratch: Path, error: OSError) -> UserError:
+    return UserError(f"the input {file.path} cannot be unpacked into {scratch}: {error.strerror}")
 
 
 @contextmanager
@@ -174,8 +177,9 @@ def _rows_before(parquet: pq.ParquetFile, row_group: int) -> int:
 
 
 def _broken(record: int, format: str, error: Exception) -> Exception:
+    """What to raise for pyarrow's error: its own, where the file is not to blame."""
     if isinstance(error, OSError) and error.errno is not None:
-        return error
+        return OSError(error.errno, os.strerror(error.errno))
     message = str(error).partition("\n")[0][:_MESSAGE_CHARACTERS]
     return BrokenFile(record, f"not {format} that can be read", message)
 
@@ -190,7 +194,10 @@ class _Prefixed:
 
     def read(self, size: int) -> bytes:
         taken, self._prefix = self._prefix[:size], self._prefix[size:]
-        return taken + self._stream.read(size - len(taken)) if len(taken) < size else taken
+        # A stream that breaks off gives what it has before it says so.
+        while len(taken) < size and (more := self._stream.read(size - len(taken))):
+            taken += more
+        return taken
 
 
 def _column(schema: pa.Schema, path: str) -> tuple[tuple[str, ...], pa.DataType] | None:

@@ -159,8 +159,10 @@ def _translate(
             return _call("multiply", below(node.left), below(node.right))
         case ast.Compare():
             return _comparison(node, below, refuse)
-        case ast.Tuple(elts=items) | ast.List(elts=items) | ast.Set(elts=items):
-            return ast.Tuple([below(item) for item in items], ast.Load())
+        case ast.Tuple() | ast.List():
+            return type(node)([below(item) for item in node.elts], ast.Load())
+        case ast.Set():
+            return ast.Set([below(item) for item in node.elts])
         case ast.Call(func=ast.Name(id="len"), args=[argument], keywords=[]):
             return _call("len", below(argument))
     refuse(f"has {ast.unparse(node)!r}, which it cannot have")

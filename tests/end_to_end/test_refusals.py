@@ -64,7 +64,14 @@ def cases(corpus, folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, .
             (f"the corpus {indexed}", "another tokenizer than --tokenizer-model"),
         ),
         "missing tokenizer": (("--tokenizer-model=gone.model",), ("gone.model", "missing")),
-        "reset attention mask": ((*BAGS, "--reset-attention-mask"), ("--reset-attention-mask",)),
+        "reset attention mask": (
+            (*BAGS, "--reset-attention-mask"),
+            ("--reset-attention-mask", "--tst-bag-boundary document"),
+        ),
+        "too few short documents": (
+            (*BAGS, "--tst-bag-boundary=document", "--train-iters=100000"),
+            ("too small for the schedule", "steps fit"),
+        ),
         "output folder": ((f"--save={text / 'below'}",), ("--save", "cannot be written")),
         "transformer engine": (
             ("--transformer-impl=transformer_engine",),

@@ -25,7 +25,6 @@ from tst_megatron.data.indexing.output import (
     Appending,
     CorpusOutput,
     corpus_output,
-    partial_folder,
 )
 from tst_megatron.data.indexing.shards import MAX_SKIPPED_LISTED
 from tst_megatron.data.manifest import (
@@ -149,7 +148,6 @@ def merge(
         UserError: files of that name are there, or being written; one of the corpora is not what
             its manifest says; or the disk is full.
     """
-    _check_not_whole(output)
     with corpus_output(output) as made:
         if (made.folder / "plan.json").exists():
             raise UserError(
@@ -170,20 +168,6 @@ def merge(
         finally:
             if made.folder.exists():
                 made.clear()
-
-
-def _check_not_whole(output: Path) -> None:
-    """Check that no whole corpus has the name, also where a folder of unfinished files lies by it.
-
-    A merge that was killed as it gave names has left its manifest in that folder.
-
-    Raises:
-        UserError: one has.
-    """
-    staged = manifest_path(partial_folder(output) / "corpus")
-    named = index_path(output).exists() and not staged.exists()
-    if named or manifest_path(output).exists():
-        raise UserError(f"{output} is there already: give another --output, or remove it")
 
 
 def _write(parts: Sequence[Part], made: CorpusOutput, on_progress: Callable[[int], None]) -> Merged:

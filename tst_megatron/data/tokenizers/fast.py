@@ -22,7 +22,7 @@ from tst_megatron.data.tokenizers.description import TokenizerDescription
 from tst_megatron.data.tokenizers.reference import explained, reference_encoder
 
 # gigatoken remembers every word it has seen, without end (its issue 36).
-_CACHE_BYTES = 512 << 20
+_CACHE_BYTES = 256 << 20
 _SPACE = " "
 
 
@@ -146,10 +146,9 @@ class _Normalised:
 
 
 def _huggingface(description: TokenizerDescription) -> Encoder:
-    """What a post-processor puts around text is put around ids; NFC is known to differ.
+    """What a post-processor puts around text is put around ids, and NFC is left to the library.
 
-    The two libraries have Unicode's tables of different years, so that text which is not in NFC
-    already, by the later tables of Python, is left to the reference.
+    The two libraries have Unicode's tables of different years.
     """
     import gigatoken
 
@@ -166,7 +165,7 @@ def _huggingface(description: TokenizerDescription) -> Encoder:
     begin, end = marks.index(0), len(marks) - marks[::-1].index(0)
     finish = _Frame(framed.ids[:begin], framed.ids[end:]) if 1 in marks else None
     encoder = GigatokenEncoder(lambda: gigatoken.Tokenizer.from_json(tokenizer_json), finish=finish)
-    return _WhereInNFC(encoder, reference_encoder(description)) if is_normalised else encoder
+    return _NFC(encoder, description) if is_normalised else encoder
 
 
 class _Frame:
@@ -189,31 +188,42 @@ class _Frame:
         return Encoded(ids, lengths)
 
 
-class _WhereInNFC:
-    """One encoder for documents in NFC, another for the rest."""
+class _NFC:
+    """Text goes to gigatoken in NFC, and to the reference where that may hide an added token."""
 
-    def __init__(self, encoder: Encoder, other: Encoder) -> None:
+    def __init__(self, encoder: Encoder, description: TokenizerDescription) -> None:
         self.name = encoder.name
         self.version = encoder.version
         self._encoder = encoder
-        self._other = other
+        self._reference = reference_encoder(description)
+        self._normalizer = description.library.normalizer
+        self._added_tokens = description.special_tokens
 
     def encode(self, documents: Sequence[Any]) -> Encoded:
         """See `tst_megatron.data.encoding.Encoder`."""
         with explained(documents):
-            is_other = np.array(
-                [not unicodedata.is_normalized("NFC", text) for text in documents], dtype=bool
-            )
+            texts = [self._normalised(text) for text in documents]
+        is_other = np.array([text is None for text in texts], dtype=bool)
+        ours = self._encoder.encode([text for text in texts if text is not None])
         if not is_other.any():
-            return self._encoder.encode(documents)
-        ours = self._encoder.encode([documents[i] for i in np.flatnonzero(~is_other).tolist()])
-        others = self._other.encode([documents[i] for i in np.flatnonzero(is_other).tolist()])
+            return ours
+        others = self._reference.encode([documents[i] for i in np.flatnonzero(is_other).tolist()])
         lengths = np.empty(len(documents), np.int64)
         lengths[~is_other], lengths[is_other] = ours.lengths, others.lengths
         is_others = np.repeat(is_other, lengths)
         ids: npt.NDArray[Any] = np.empty(len(is_others), np.uint32)
         ids[~is_others], ids[is_others] = ours.ids, others.ids
         return Encoded(ids, lengths)
+
+    def _normalised(self, text: str) -> str | None:
+        # Python's tables are the later ones: what they find normal, the library's do as well.
+        if unicodedata.is_normalized("NFC", text):
+            return text
+        normalised: str = self._normalizer.normalize_str(text)
+        if any(token in text or token in normalised for token in self._added_tokens):
+            # Such tokens are taken out of text before it is normalised, or after.
+            return None
+        return normalised
 
 
 def _tiktoken(description: TokenizerDescription) -> Encoder:

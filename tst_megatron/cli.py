@@ -4,7 +4,9 @@ Subcommands import what they need when they run, so that ``--help`` answers at o
 """
 
 import argparse
+import importlib
 import sys
+from typing import Any
 
 from tst_megatron.errors import user_errors_exit
 
@@ -24,6 +26,18 @@ examples:
   tst-megatron demo --corpus notes/ --steps 4000 --tst-bag-size 4 --tst-step-ratio 0.25
   tst-megatron demo --out runs/seed-2 --seed 2   any flag of Megatron's goes to both runs
 """
+# Jobs of a group: (name, what it does). Each is a module of data/commands/, GROUP_NAME.
+_TOKENIZER_JOBS = (
+    ("train", "train a SentencePiece tokenizer on text files"),
+    ("inspect", "show what a tokenizer is, and what it makes of a text"),
+)
+_INDEX_JOBS = (
+    ("build", "turn text files into Megatron's .bin and .idx"),
+    ("merge", "join indexed corpora into one"),
+    ("inspect", "show a corpus: its documents, its samples, its lengths"),
+    ("verify", "check that a corpus is whole, to the last byte"),
+    ("budget", "say what every stage of a schedule will read, and whether it is there"),
+)
 _RECIPE_EXAMPLES = """\
 examples:
   tst-megatron recipe           names of the recipes
@@ -33,6 +47,10 @@ examples:
 
 def main() -> None:
     """Run the subcommand on the command line."""
+    if sys.argv[1:3] == ["index", "budget"] and not {"-h", "--help"} & set(sys.argv[3:]):
+        # It takes pretrain's whole command line, of which most is not for it.
+        with user_errors_exit():
+            sys.exit(_command("index", "budget").main(sys.argv[3:]))
     helps_with_pretrain = sys.argv[1:] in (["pretrain"], ["pretrain", "-h"], ["pretrain", "--help"])
     # Megatron parses what follows: it has some thousand flags of its own.
     if sys.argv[1:2] == ["pretrain"] and not helps_with_pretrain:
@@ -53,6 +71,8 @@ def main() -> None:
             parser.error(f"unrecognized arguments: {' '.join(others)}")
         if args.command == "recipe":
             _show_recipe(args.name)
+        if args.command in ("tokenizer", "index"):
+            sys.exit(_command(args.command, args.job).main(args))
 
 
 def _parser(with_tst_flags: bool) -> argparse.ArgumentParser:
@@ -83,14 +103,39 @@ def _parser(with_tst_flags: bool) -> argparse.ArgumentParser:
         "train a small baseline and TST run on a CPU and compare them",
         _DEMO_EXAMPLES,
     )
-    from tst_megatron.demo import add_arguments
+    if sys.argv[1:2] == ["demo"]:
+        from tst_megatron.demo import add_arguments
 
-    add_arguments(demo)
+        add_arguments(demo)
     recipe = _add(
         commands, "recipe", "list recipes, or print one as Megatron's flags", _RECIPE_EXAMPLES
     )
     recipe.add_argument("name", nargs="?", help="the recipe to print")
+    _add_group(commands, "tokenizer", "make and look at tokenizers", _TOKENIZER_JOBS)
+    _add_group(commands, "index", "make, check and look at indexed corpora", _INDEX_JOBS)
     return parser
+
+
+def _add_group(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    group: str,
+    purpose: str,
+    jobs: tuple[tuple[str, str], ...],
+) -> None:
+    parser = _add(commands, group, purpose, f"tst-megatron {group} JOB --help shows a job's flags.")
+    added = parser.add_subparsers(dest="job", required=True, metavar="JOB")
+    # Flags are added for the one that is asked for: the others need not be imported.
+    asked_for = sys.argv[2:3] if sys.argv[1:2] == [group] else []
+    for job, what in jobs:
+        if asked_for == [job]:
+            command = _command(group, job)
+            command.add_arguments(_add(added, job, what, command.EXAMPLES))
+        else:
+            added.add_parser(job, help=what)
+
+
+def _command(group: str, job: str) -> Any:
+    return importlib.import_module(f"tst_megatron.data.commands.{group}_{job}")
 
 
 def _add(

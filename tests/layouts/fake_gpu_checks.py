@@ -158,9 +158,12 @@ def test_tensors_elsewhere_and_copies_are_seen() -> None:
     assert len(watch.waiting_copies) == 1
 
 
+@pytest.mark.parametrize("has_empty_places", [False, True], ids=["", "empty-places"])
 @pytest.mark.parametrize("sequence_parallel", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_embedding(tp_group, dtype: torch.dtype, sequence_parallel: bool) -> None:
+def test_embedding(
+    tp_group, dtype: torch.dtype, sequence_parallel: bool, has_empty_places: bool
+) -> None:
     size = tp_group.size()
     sequence_parallel = sequence_parallel and size > 1
     config = ModelParallelConfig(
@@ -178,6 +181,7 @@ def test_embedding(tp_group, dtype: torch.dtype, sequence_parallel: bool) -> Non
             config=config,
             tp_group=tp_group,
         )
+        table.has_empty_places = has_empty_places
         bags = _bags()
         with Watch() as forward:
             output = table(bags)
@@ -240,16 +244,22 @@ def test_a_models_weights_are_copied_once(tp_group, weights: str) -> None:
 
 @pytest.mark.parametrize("with_mask", [False, True], ids=["", "attention-mask"])
 @pytest.mark.parametrize("predicts_bags", [True, False], ids=["bags", "tokens"])
-def test_batch(tp_group, predicts_bags: bool, with_mask: bool) -> None:
-    args = SimpleNamespace(create_attention_mask_in_dataloader=with_mask)
+@pytest.mark.parametrize("documents", [None, batch_code.Documents(eod=0)], ids=["", "documents"])
+def test_batch(tp_group, predicts_bags: bool, with_mask: bool, documents: Any) -> None:
+    args = SimpleNamespace(
+        create_attention_mask_in_dataloader=with_mask,
+        reset_attention_mask=True,
+        reset_position_ids=True,
+        eod_mask_loss=True,
+    )
     with fake_gpu():
         shape = (_BATCH, _LENGTH + 1, _BAG_SIZE)
         sample = {BAGS: _bags(_LENGTH + 1, device="cpu")}
         with Watch() as watch:
-            bags = batch_code._broadcast_bags(iter([sample]), shape)
-            whole = batch_code.bag_batch(args, bags, predicts_bags)
+            bags, _ = batch_code._broadcast_sample(iter([sample]), shape, has_boundaries=False)
+            whole = batch_code.bag_batch(args, bags, predicts_bags, documents)
         with Watch() as splitting:
-            batch = batch_code.split_over_context(whole)
+            batch = batch_code.split_over_context(args, whole)
     bag = (_BAG_SIZE,)
     assert batch.tokens.shape == (_BATCH, _LENGTH // 2, *bag)
     assert batch.labels.shape == (_BATCH, _LENGTH // 2, *(bag if predicts_bags else ()))

@@ -43,34 +43,37 @@ class ScaledDotProductAttention(DotProductAttention):
     ) -> Tensor:
         """Attention over ``[L/cp, b, n/tp, d]`` queries: ``[L/cp, b, n·d/tp]``.
 
-        A mask from the data loader, a window, a softmax offset, a bias or packed documents go the
-        parent's way.
+        Packed documents ``[L, n/tp, d]`` attend to themselves: ``[L, 1, n·d/tp]``. A mask from
+        the data loader, a window, a softmax offset or a bias go the parent's way.
 
         Raises:
-            RuntimeError: the parent would be needed and context parallelism is on.
+            RuntimeError: the parent would be needed, or documents are packed, and context
+                parallelism is on.
         """
         mask_type = self.attn_mask_type if attn_mask_type is None else attn_mask_type
         plain = (
             mask_type == AttnMaskType.causal
             and attention_mask is None
             and attention_bias is None
-            and packed_seq_params is None
             and self.softmax_offset is None
             and self.scale_mask_softmax.window_size is None
             and not self.config.apply_query_key_layer_scaling
         )
         split = self.config.context_parallel_size > 1
-        if not plain:
+        if not plain or (split and packed_seq_params is not None):
             if split:
                 raise RuntimeError(
                     "context parallelism on a CPU needs plain causal attention: leave masks, "
-                    "windows and softmax offsets out"
+                    "windows, softmax offsets and packed documents out"
                 )
             return super().forward(
                 query, key, value, attention_mask, attn_mask_type, attention_bias, packed_seq_params
             )
         mask = None
-        if split:
+        if packed_seq_params is not None:
+            query, key, value = (x.unsqueeze(1) for x in (query, key, value))
+            mask = causal_mask_of_documents(packed_seq_params.cu_seqlens_q, query.shape[0])
+        elif split:
             mask = causal_mask(query.shape[0], self.pg_collection.cp, query.device)
             key, value = (
                 gather_from_sequence_parallel_region(x, group=self.pg_collection.cp)
@@ -83,7 +86,7 @@ class ScaledDotProductAttention(DotProductAttention):
             key,
             value,
             attn_mask=mask,
-            is_causal=not split,
+            is_causal=mask is None,
             scale=self.softmax_scale,
             enable_gqa=key.shape[1] != query.shape[1],
         )
@@ -108,3 +111,19 @@ def causal_mask(local_length: int, group: dist.ProcessGroup, device: torch.devic
     positions = torch.arange(2 * group.size() * chunk, device=device).view(2 * group.size(), chunk)
     of_rank = torch.cat((positions[: group.size()], positions.flip(0)[: group.size()]), dim=1)
     return of_rank.flatten().unsqueeze(0) <= of_rank[group.rank()].unsqueeze(1)
+
+
+def causal_mask_of_documents(cu_seqlens: Tensor, length: int) -> Tensor:
+    """Which keys every query of packed documents may see: the earlier ones of its own.
+
+    Args:
+        cu_seqlens: where the documents begin, and the end of the last, int32.
+        length: L, positions of all together.
+
+    Returns:
+        ``[L, L]``, bool, True where attention is allowed.
+    """
+    positions = torch.arange(length, device=cu_seqlens.device)
+    document = torch.bucketize(positions, cu_seqlens[1:], right=True)
+    is_own = document.unsqueeze(0) == document.unsqueeze(1)
+    return is_own & (positions.unsqueeze(0) <= positions.unsqueeze(1))

@@ -22,7 +22,8 @@ from tst_megatron.errors import UserError
 
 HEADER = b"MMIDIDX\x00\x00"
 VERSION = 1
-_FIXED = struct.Struct("<9sQBQQ")
+FIXED_PART = struct.Struct("<9sQBQQ")
+"""Header, version, code of the dtype, and the numbers of sequences and of boundaries."""
 # indexed_dataset.DType
 _CODE_OF_DTYPE = {
     "uint8": 1,
@@ -34,7 +35,7 @@ _CODE_OF_DTYPE = {
     "float32": 7,
     "uint16": 8,
 }
-_DTYPE_OF_CODE = {code: np.dtype(name) for name, code in _CODE_OF_DTYPE.items()}
+DTYPE_OF_CODE = {code: np.dtype(name) for name, code in _CODE_OF_DTYPE.items()}
 _LARGEST_UINT16_VOCABULARY = 65500  # indexed_dataset.DType.optimal_dtype
 
 
@@ -55,6 +56,26 @@ class IndexFile:
     lengths: npt.NDArray[np.int32]
     pointers: npt.NDArray[np.int64]
     document_boundaries: npt.NDArray[np.int64]
+
+    @property
+    def lengths_begin(self) -> int:
+        """Where the lengths begin in the file, in bytes."""
+        return FIXED_PART.size
+
+    @property
+    def pointers_begin(self) -> int:
+        """Where the pointers begin in the file, in bytes."""
+        return self.lengths_begin + self.lengths.nbytes
+
+    @property
+    def boundaries_begin(self) -> int:
+        """Where the document boundaries begin in the file, in bytes."""
+        return self.pointers_begin + self.pointers.nbytes
+
+    @property
+    def end(self) -> int:
+        """Where they end; indices of multimodal corpora go on with a mode for every sequence."""
+        return self.boundaries_begin + self.document_boundaries.nbytes
 
     @property
     def num_tokens(self) -> int:
@@ -91,31 +112,31 @@ def read_index(prefix: str | Path) -> IndexFile:
     path = index_path(prefix)
     try:
         with path.open("rb") as file:
-            head = file.read(_FIXED.size)
+            head = file.read(FIXED_PART.size)
         size = path.stat().st_size
     except OSError as error:
         raise UserError(f"the corpus index {path} cannot be read: {error.strerror}") from None
-    if len(head) < _FIXED.size or not head.startswith(HEADER):
+    if len(head) < FIXED_PART.size or not head.startswith(HEADER):
         raise UserError(f"the corpus index {path} is broken: it is not an index of Megatron's")
-    _, version, code, num_sequences, num_boundaries = _FIXED.unpack(head)
-    if version != VERSION or code not in _DTYPE_OF_CODE:
+    _, version, code, num_sequences, num_boundaries = FIXED_PART.unpack(head)
+    if version != VERSION or code not in DTYPE_OF_CODE:
         raise UserError(
             f"the corpus index {path} is broken: version {version} with dtype code {code} is not "
             "Megatron's"
         )
-    least = _FIXED.size + num_sequences * (4 + 8) + num_boundaries * 8
+    least = FIXED_PART.size + num_sequences * (4 + 8) + num_boundaries * 8
     if size < least:
         raise UserError(
             f"the corpus file {path} is cut short: it has {size:,} bytes of {least:,}; "
             "index the corpus again"
         )
     mapped = np.memmap(path, dtype=np.uint8, mode="r")
-    lengths_end = _FIXED.size + num_sequences * 4
+    lengths_end = FIXED_PART.size + num_sequences * 4
     pointers_end = lengths_end + num_sequences * 8
     return IndexFile(
         path,
-        _DTYPE_OF_CODE[code],
-        np.frombuffer(mapped, np.int32, num_sequences, _FIXED.size),
+        DTYPE_OF_CODE[code],
+        np.frombuffer(mapped, np.int32, num_sequences, FIXED_PART.size),
         np.frombuffer(mapped, np.int64, num_sequences, lengths_end),
         np.frombuffer(mapped, np.int64, num_boundaries, pointers_end),
     )
@@ -141,7 +162,7 @@ def write_index(
         OSError: the file cannot be written.
     """
     code = _CODE_OF_DTYPE[dtype.name]
-    write(_FIXED.pack(HEADER, VERSION, code, num_documents, num_documents + 1))
+    write(FIXED_PART.pack(HEADER, VERSION, code, num_documents, num_documents + 1))
     for lengths in blocks_of_lengths():
         write(lengths.astype("<i4", copy=False).tobytes())
     for pointers in _pointers(blocks_of_lengths(), dtype.itemsize):

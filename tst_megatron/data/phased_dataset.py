@@ -7,6 +7,9 @@ The steps a sample takes:
    text is read in two phases; its samples are (L + 1)·s contiguous tokens;
 3. a superposed sample is cut into L + 1 bags; an ordinary one is Megatron's, untouched.
 
+Where bags end with their documents, the corpus is seen as bags from the start (`DocumentBags`), and
+Megatron's index makes samples of L + 1 of them.
+
 The one idea: a sample is a function of its index, so there is no state to save or restore.
 """
 
@@ -24,7 +27,9 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 from megatron.core.datasets.utils import Split
 from torch import Tensor
 
+from tst_megatron.data.document_bags import DocumentBags
 from tst_megatron.data.phases import (
+    BagBoundary,
     DocumentPart,
     document_parts,
     documents_of_part,
@@ -35,6 +40,9 @@ from tst_megatron.superposition.schedule import BagSchedule
 
 BAGS = "bags"
 """Key of a superposed sample: ``[L + 1, s]``, int64."""
+DOCUMENT_BOUNDARIES = "cu_seqlens"
+"""Megatron's key of where the documents among a sample's inputs begin and end: ``[L + 1]``, int32,
+filled up with L."""
 
 
 @dataclass
@@ -42,11 +50,14 @@ class StageDatasetConfig(GPTDatasetConfig):
     """A ``GPTDatasetConfig`` for one bag size of the schedule.
 
     Attributes:
-        bag_size: s; the parent's ``sequence_length`` is (L + 1)·s − 1.
+        bag_size: s; the parent's ``sequence_length`` is (L + 1)·s − 1 tokens, or L bags where
+            bags end with their documents.
+        bag_boundary: ``any``, or ``document``.
         document_part: which part of the split's documents.
     """
 
     bag_size: int = 1
+    bag_boundary: str = "any"
     document_part: DocumentPart = field(default_factory=DocumentPart)
 
 
@@ -57,6 +68,7 @@ class StageDataset(GPTDataset):
     """
 
     config: StageDatasetConfig
+    _pad_token_id: Any
 
     def __init__(
         self,
@@ -75,26 +87,60 @@ class StageDataset(GPTDataset):
                 config.document_part,
                 config.random_seed,
             )
-        super().__init__(
-            indexed_dataset, dataset_path, indexed_indices, num_samples, index_split, config
-        )
+        corpus: Any = indexed_dataset
+        counts_bags = config.bag_size > 1 and config.bag_boundary == "document"
+        if counts_bags:
+            corpus = DocumentBags(indexed_dataset, config.bag_size)
+        super().__init__(corpus, dataset_path, indexed_indices, num_samples, index_split, config)
+        self._padding_in_text: int | None = self._pad_token_id
+        if counts_bags:
+            # Megatron fills a split's last sample up with it.
+            self._pad_token_id = [EMPTY] * config.bag_size
 
     @staticmethod
     def _key_config_attributes() -> list[str]:
         # Megatron names its cache files by these: two stages must not share one.
-        return [*GPTDataset._key_config_attributes(), "bag_size", "document_part"]
+        own = ["bag_size", "bag_boundary", "document_part"]
+        return [*GPTDataset._key_config_attributes(), *own]
 
     def __getitem__(self, idx: int | None) -> dict[str, Tensor]:
-        """A sample: the parent's dictionary, or ``{"bags": [L + 1, s]}``, int64."""
+        """A sample: the parent's dictionary, or ``{"bags": [L + 1, s]}``, int64.
+
+        With inter-document masking, bags come with ``cu_seqlens``.
+        """
         if self.config.bag_size == 1:
             return super().__getitem__(idx)
-        text, _, _ = self._query_document_sample_shuffle_indices(0 if idx is None else idx)
-        tokens = torch.from_numpy(text)
-        # Padding, of a batch's or a split's end, is no token.
-        tokens = tokens.masked_fill(tokens == self._pad_token_id, EMPTY)
+        text, _, lengths = self._query_document_sample_shuffle_indices(0 if idx is None else idx)
+        tokens = torch.from_numpy(text).flatten()
+        # Padding, of a batch's or a split's end, is no token. Some tokenizers have none.
+        if self._padding_in_text is not None:
+            tokens = tokens.masked_fill(tokens == self._padding_in_text, EMPTY)
         if idx is None:
             tokens = torch.full_like(tokens, EMPTY)
-        return {BAGS: fold(tokens, self.config.bag_size)}
+        sample = {BAGS: fold(tokens, self.config.bag_size)}
+        if self.config.inter_document_masking:
+            boundaries = document_boundaries(lengths, self.config.sequence_length)
+            sample[DOCUMENT_BOUNDARIES] = boundaries
+        return sample
+
+
+def document_boundaries(lengths: list[int], seq_length: int) -> Tensor:
+    """Where the documents among a sample's inputs begin and end, as ``GPTDataset`` has it.
+
+    Args:
+        lengths: bags of every document in the sample; L + 1 together, or fewer where it is padded,
+            which goes to its last document.
+        seq_length: L.
+
+    Returns:
+        ``[L + 1]``, int32, filled up with L.
+    """
+    ends = torch.tensor([0, *lengths]).cumsum(dim=0).clamp_(max=seq_length)
+    ends[-1] = seq_length
+    ends = ends.unique_consecutive()
+    boundaries = torch.full((seq_length + 1,), seq_length, dtype=torch.int32)
+    boundaries[: len(ends)] = ends
+    return boundaries
 
 
 class PhasedDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
@@ -103,14 +149,18 @@ class PhasedDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
     Args:
         schedule: bag size of every sample.
         of_bag_size: a data set for every bag size in the schedule that has samples.
+        eod: the end-of-document token, where its loss is masked.
     """
 
     split = Split.train
     """Megatron's loader reads this to tell training from validation batches."""
 
-    def __init__(self, schedule: BagSchedule, of_bag_size: dict[int, Any]) -> None:
+    def __init__(
+        self, schedule: BagSchedule, of_bag_size: dict[int, Any], eod: int | None = None
+    ) -> None:
         self.schedule = schedule
         self.of_bag_size = of_bag_size
+        self.eod = eod
 
     def __len__(self) -> int:
         # One more than is trained on: Megatron's sampler refuses a data set with no sample left,
@@ -124,14 +174,24 @@ class PhasedDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         # A blend without weights may hold fewer samples than a run with --tst-allow-repeats reads.
         sample = dict(dataset[self.schedule.index_in_bag_size(location) % len(dataset)])
         if location.bag_size == 1 and location.stage < len(self.schedule.superposed_stages):
-            return {BAGS: _as_bags_of_one(sample)}
+            return _as_bags_of_one(sample, self.eod)
         return sample
 
 
-def _as_bags_of_one(sample: dict[str, Tensor]) -> Tensor:
-    """An ordinary sample as the superposed path reads it: ``[L + 1, 1]``."""
-    targets = sample["labels"].masked_fill(sample["loss_mask"] == 0, EMPTY)
-    return torch.cat([sample["tokens"][:1], targets]).unsqueeze(-1)
+def _as_bags_of_one(sample: dict[str, Tensor], eod: int | None) -> dict[str, Tensor]:
+    """An ordinary sample as the superposed path reads it: bags ``[L + 1, 1]``.
+
+    Padding is no token. The loss may be masked after an end-of-document token, too; that is done
+    again from the bags.
+    """
+    is_padding = sample["loss_mask"] == 0
+    if eod is not None:
+        is_padding &= sample["tokens"] != eod
+    targets = sample["labels"].masked_fill(is_padding, EMPTY)
+    bags = {BAGS: torch.cat([sample["tokens"][:1], targets]).unsqueeze(-1)}
+    if DOCUMENT_BOUNDARIES in sample:
+        bags[DOCUMENT_BOUNDARIES] = sample[DOCUMENT_BOUNDARIES]
+    return bags
 
 
 def stage_config(
@@ -139,20 +199,26 @@ def stage_config(
     split: Split,
     bag_size: int,
     document_part: DocumentPart | None = None,
+    bag_boundary: BagBoundary | str = "any",
 ) -> StageDatasetConfig:
     """The run's data configuration for one split and one bag size.
 
     Args:
         config: the run's, with sequence_length = L.
+        bag_boundary: whether a bag ends with its document.
     """
     values = {
         name: getattr(config, name)
         for name, declared in GPTDatasetConfig.__dataclass_fields__.items()
         if declared.init
     }
-    values["sequence_length"] = sample_tokens(config.sequence_length, bag_size)
+    if bag_boundary == "any":
+        values["sequence_length"] = sample_tokens(config.sequence_length, bag_size)
     made = StageDatasetConfig(
-        **values, bag_size=bag_size, document_part=document_part or DocumentPart()
+        **values,
+        bag_size=bag_size,
+        bag_boundary=bag_boundary,
+        document_part=document_part or DocumentPart(),
     )
     for other in Split:
         if other != split:
@@ -175,7 +241,10 @@ def without_split[Config: GPTDatasetConfig](config: Config, split: Split) -> Con
 
 
 def build_phased_dataset(
-    schedule: BagSchedule, config: GPTDatasetConfig, is_built_on_rank: Callable[[], bool]
+    schedule: BagSchedule,
+    config: GPTDatasetConfig,
+    is_built_on_rank: Callable[[], bool],
+    bag_boundary: BagBoundary | str = "any",
 ) -> PhasedDataset | None:
     """The training data of a run; must be called on all ranks, as Megatron's builder must.
 
@@ -183,21 +252,23 @@ def build_phased_dataset(
         schedule: bag size of every sample, as the data see it.
         config: the run's data configuration, with sequence_length = L.
         is_built_on_rank: whether this rank reads data.
+        bag_boundary: whether a bag ends with its document.
 
     Returns:
         None on ranks that read no data.
     """
     built: dict[int, Any] = {}
-    for bag_size, part in document_parts(schedule, config.sequence_length).items():
+    parts = document_parts(schedule, config.sequence_length, bag_boundary)
+    for bag_size, part in parts.items():
         built[bag_size] = BlendedMegatronDatasetBuilder(
             StageDataset,
             [schedule.samples_of_bag_size(bag_size), 0, 0],
             is_built_on_rank,
-            stage_config(config, Split.train, bag_size, part),
+            stage_config(config, Split.train, bag_size, part, bag_boundary),
         ).build()[Split.train.value]
     if any(dataset is None for dataset in built.values()):
         return None
-    return PhasedDataset(schedule, built)
+    return PhasedDataset(schedule, built, config.tokenizer.eod if config.eod_mask_loss else None)
 
 
 def build_validation_dataset(
@@ -205,11 +276,13 @@ def build_validation_dataset(
     config: GPTDatasetConfig,
     num_samples: int | None,
     is_built_on_rank: Callable[[], bool],
+    bag_boundary: BagBoundary | str = "any",
 ) -> Any:
     """The validation split in bags, or with bag size 1 as Megatron has it.
 
     Args:
         num_samples: None for one pass over the split.
+        bag_boundary: whether a bag ends with its document.
 
     Returns:
         None on ranks that read no data.
@@ -218,5 +291,5 @@ def build_validation_dataset(
         StageDataset,
         [0, num_samples, 0],
         is_built_on_rank,
-        stage_config(config, Split.valid, bag_size),
+        stage_config(config, Split.valid, bag_size, bag_boundary=bag_boundary),
     ).build()[Split.valid.value]

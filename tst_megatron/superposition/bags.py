@@ -15,7 +15,7 @@ from torch import Tensor
 BagWeights = Literal["uniform", "power", "exponential", "first", "mutual-information"]
 
 EMPTY = -1
-"""The id of a place in a target bag that holds no token: it has no weight and gets no gradient."""
+"""The id of a place in a bag that holds no token: it has no weight and gets no gradient."""
 
 # Mutual information between tokens d apart in DCLM: C0 + a·d^k (arXiv 2605.06546, Appendix C).
 _MUTUAL_INFORMATION_C0 = 3.63
@@ -82,6 +82,27 @@ def look_ahead(labels: Tensor, bag_size: int) -> Tensor:
         ``[b, L, s]``, int64, contiguous.
     """
     return F.pad(labels, (0, bag_size - 1), value=EMPTY).unfold(1, bag_size, 1).contiguous()
+
+
+def end_with_document(bags: Tensor, eod: int) -> Tensor:
+    """Empty the places after a bag's first end-of-document token.
+
+    Args:
+        bags: ``[..., s]``, int64.
+        eod: id of the end-of-document token.
+
+    Returns:
+        ``[..., s]``, int64.
+    """
+    is_end = bags == eod
+    return bags.masked_fill(is_end.cumsum(dim=-1) - is_end.long() > 0, EMPTY)
+
+
+def last_tokens(bags: Tensor) -> Tensor:
+    """The last token of every bag, `EMPTY` where it has none: ``[..., s]`` → ``[...]``, int64."""
+    places = torch.arange(bags.shape[-1], device=bags.device)
+    last = places.where(bags != EMPTY, 0).amax(dim=-1, keepdim=True)
+    return bags.gather(-1, last).squeeze(-1)
 
 
 def weights_of_filled(weights: Tensor, targets: Tensor) -> Tensor:

@@ -45,17 +45,23 @@ class SuperpositionMixin:
     """Bags for a Megatron language model; put before the model class in the bases.
 
     Args:
-        bag_objective: how a target bag is scored; the other arguments are the model's own.
+        bag_objective: how a target bag is scored.
+        has_empty_places: whether input bags may have `EMPTY` places, as those that end with their
+            document do. Target bags always may. The other arguments are the model's own.
     """
 
     bag_objective: BagObjective
     _weights_on_device: dict[tuple[int, torch.device], Tensor]
 
     def __init__(
-        self, *args: Any, bag_objective: BagObjective = BagObjective(), **kwargs: Any
+        self,
+        *args: Any,
+        bag_objective: BagObjective = BagObjective(),
+        has_empty_places: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        _read_bags(self, bag_objective)
+        _read_bags(self, bag_objective, has_empty_places)
 
     def forward(
         self,
@@ -151,9 +157,11 @@ class SuperposedHybridModel(SuperpositionMixin, HybridModel):
 
 
 def superpose(
-    model: GPTModel | HybridModel, bag_objective: BagObjective = BagObjective()
+    model: GPTModel | HybridModel,
+    bag_objective: BagObjective = BagObjective(),
+    has_empty_places: bool = False,
 ) -> "SuperposedGPTModel | SuperposedHybridModel":
-    """Turn a stock model into its superposed class, in place.
+    """Turn a stock model into its superposed class, in place; arguments as `SuperpositionMixin`'s.
 
     Megatron's builders name the model class they construct, so the class is changed afterwards:
     parameters, initialisation and everything a builder decides stay exactly Megatron's.
@@ -167,16 +175,17 @@ def superpose(
     if superposed_class is None:
         raise TypeError(f"{type(model).__name__} cannot be superposed: it is not a stock model")
     model.__class__ = superposed_class
-    _read_bags(model, bag_objective)
+    _read_bags(model, bag_objective, has_empty_places)
     return model
 
 
-def _read_bags(model: Any, bag_objective: BagObjective) -> None:
+def _read_bags(model: Any, bag_objective: BagObjective, has_empty_places: bool) -> None:
     model.bag_objective = bag_objective
     model._weights_on_device = {}
     # A pipeline stage without an embedding has none to change.
     if hasattr(model, "embedding"):
         # Not a new module: the parameters are made, and random numbers drawn, once.
         model.embedding.word_embeddings.__class__ = SuperposedVocabParallelEmbedding
+        model.embedding.word_embeddings.has_empty_places = has_empty_places
     if model.config.mtp_num_layers:
         let_heads_predict_bags()

@@ -59,7 +59,8 @@ def _roll_positions(
 ) -> Any:
     """Megatron's, along the positions.
 
-    The last position becomes 0, in every place of a bag; the loss mask has moved with it.
+    The last position, of the sample or of every packed document, becomes 0, in every place of a
+    bag; the loss mask has moved with it.
 
     Args:
         tensor: ``[b, L/cp]``, or bags ``[b, L/cp, s]``.
@@ -68,9 +69,14 @@ def _roll_positions(
     Returns:
         The moved tensor and its sum.
     """
-    if tensor is not None and tensor.dim() == 3 and dims == -1:
-        dims = -2
-    return _ORIGINALS["roll_tensor"](tensor, shifts, dims, cp_group, packed_seq_params)
+    roll = _ORIGINALS["roll_tensor"]
+    if tensor is None or tensor.dim() != 3 or dims != -1:
+        return roll(tensor, shifts, dims, cp_group, packed_seq_params)
+    if packed_seq_params is None:
+        return roll(tensor, shifts, -2, cp_group, None)
+    # Megatron moves packed documents along the last dimension alone.
+    moved, total = roll(tensor.transpose(1, 2), shifts, -1, cp_group, packed_seq_params)
+    return moved.transpose(1, 2).contiguous(), total
 
 
 def _acceptance_counts(

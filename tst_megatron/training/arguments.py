@@ -9,19 +9,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from megatron.core.num_microbatches_calculator import (
-    get_current_global_batch_size,
-    update_num_microbatches,
-)
-
 from tst_megatron.errors import UserError
 from tst_megatron.superposition.bags import BAG_WEIGHTS
 from tst_megatron.superposition.loss import OBJECTIVES
 from tst_megatron.superposition.model import BagObjective
-from tst_megatron.superposition.schedule import BagSchedule, ScheduleError, Stage, parse_shares
-
-DEFAULT_STEP_RATIO = 0.3  # arXiv 2605.06546, Section 4: 0.2 to 0.4 is best.
-SUPERPOSE = ("both", "input", "output")
+from tst_megatron.superposition.schedule import BagSchedule
+from tst_megatron.training.schedule_flags import (
+    add_schedule_arguments,
+    check_schedule_flags,
+    data_schedule,
+    schedule_of_steps,
+    superposes,
+    train_steps,
+)
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,13 @@ class Superposition:
         superpose: ``both``, or the paper's ablations ``input`` (bags in, one token out) and
             ``output`` (tokens in, a bag out).
         bag_objective: how a target bag is scored.
+        bag_boundary: ``any``, or ``document``: no bag holds tokens of two documents.
     """
 
     schedule: BagSchedule
     superpose: str
     bag_objective: BagObjective
+    bag_boundary: str = "any"
 
     @property
     def reads_bags(self) -> bool:
@@ -50,11 +52,14 @@ class Superposition:
         return self.superpose != "input"
 
     @property
+    def reads_empty_places(self) -> bool:
+        """Whether bags that are read may be filled up with `EMPTY`."""
+        return self.reads_bags and self.bag_boundary == "document"
+
+    @property
     def data_schedule(self) -> BagSchedule:
         """The schedule as the data see it: output superposition reads single tokens throughout."""
-        if self.reads_bags:
-            return self.schedule
-        return BagSchedule(tuple(Stage(1, stage.num_samples) for stage in self.schedule.stages))
+        return data_schedule(self.schedule, self.superpose)
 
     def as_saved(self) -> dict[str, Any]:
         """What a checkpoint remembers, to tell a resume under another method."""
@@ -63,6 +68,7 @@ class Superposition:
             "superpose": self.superpose,
             "bag_weights": self.bag_objective.weights,
             "objective": self.bag_objective.objective,
+            "bag_boundary": self.bag_boundary,
         }
 
 
@@ -72,32 +78,7 @@ def add_tst_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParse
         title="token superposition",
         description="Train the first part of the run on bags of tokens (arXiv 2605.06546).",
     )
-    group.add_argument(
-        "--tst-bag-size",
-        type=int,
-        metavar="S",
-        help="tokens in a bag in the superposition phase; without this flag or --tst-schedule "
-        "the run is ordinary",
-    )
-    group.add_argument(
-        "--tst-step-ratio",
-        type=float,
-        metavar="R",
-        help=f"share of the steps in the superposition phase (default {DEFAULT_STEP_RATIO})",
-    )
-    group.add_argument(
-        "--tst-schedule",
-        metavar="S:R,...",
-        help="several phases as bag size : share of the steps, such as 16:0.2,4:0.1; "
-        "the rest is ordinary",
-    )
-    group.add_argument(
-        "--tst-superpose",
-        choices=SUPERPOSE,
-        default="both",
-        help="superpose both sides (default), or only one: output reads single tokens, predicts "
-        "the next bag and consumes no extra data",
-    )
+    add_schedule_arguments(group)
     group.add_argument(
         "--tst-bag-weights",
         choices=BAG_WEIGHTS,
@@ -109,11 +90,6 @@ def add_tst_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParse
         choices=OBJECTIVES,
         default="mce",
         help="multi-hot cross-entropy (default) or the bag's total probability",
-    )
-    group.add_argument(
-        "--tst-allow-repeats",
-        action="store_true",
-        help="go on although a stage reads some of its text more than once",
     )
     group.add_argument(
         "--tst-allow-schedule-change",
@@ -139,17 +115,17 @@ def check_flags(args: argparse.Namespace) -> None:
     Raises:
         UserError: a value is out of range, or flags contradict one another.
     """
-    if args.tst_schedule is not None and (
-        args.tst_bag_size is not None or args.tst_step_ratio is not None
-    ):
-        raise UserError(
-            "--tst-schedule and --tst-bag-size/--tst-step-ratio are two forms of one thing: use one"
-        )
-    if args.tst_step_ratio is not None and args.tst_bag_size is None:
-        raise UserError("--tst-step-ratio needs a bag size: add --tst-bag-size")
+    check_schedule_flags(args)
+    if args.tst_blend is not None:
+        for is_set, flag in ((args.sft, "--sft"), (args.mock_data, "--mock-data")):
+            if is_set:
+                raise UserError(
+                    f"--tst-blend names indexed corpora, and {flag} reads none: use one"
+                )
     if not superposes(args):
         for flag, default in (
             ("superpose", "both"),
+            ("bag_boundary", "any"),
             ("bag_weights", "uniform"),
             ("objective", "mce"),
         ):
@@ -159,8 +135,6 @@ def check_flags(args: argparse.Namespace) -> None:
                     "add --tst-bag-size or --tst-schedule"
                 )
         return
-    # A run long enough for any share, so that only the shares themselves can be at fault.
-    _schedule(args, train_iters=10**9, samples_of_steps=lambda steps: steps)
     if args.tst_objective == "mce-alt" and args.tst_bag_weights != "uniform":
         raise UserError(
             "--tst-objective mce-alt takes no weights: leave --tst-bag-weights out or use mce"
@@ -175,11 +149,6 @@ def check_flags(args: argparse.Namespace) -> None:
     _check_combinations(args)
 
 
-def superposes(args: argparse.Namespace) -> bool:
-    """Whether the flags ask for a superposition phase at all."""
-    return args.tst_bag_size is not None or args.tst_schedule is not None
-
-
 def superposition_from_args(args: argparse.Namespace) -> Superposition | None:
     """The run's superposition, from validated arguments; None for an ordinary run.
 
@@ -188,80 +157,58 @@ def superposition_from_args(args: argparse.Namespace) -> Superposition | None:
     """
     if not superposes(args):
         return None
-    if not args.train_iters and not args.train_samples:
-        raise UserError(
-            "a superposition phase is a share of the steps: add --train-iters or --train-samples"
-        )
-    train_iters = args.train_iters or _train_iters_of_samples(args)
     return Superposition(
-        schedule=_schedule(args, train_iters, _samples_of_steps(args, train_iters)),
+        schedule=schedule_of_steps(args)(train_steps(args)),
         superpose=args.tst_superpose,
         bag_objective=BagObjective(args.tst_bag_weights, args.tst_objective),
+        bag_boundary=args.tst_bag_boundary,
     )
 
 
-def _schedule(
-    args: argparse.Namespace, train_iters: int, samples_of_steps: Callable[[int], int]
-) -> BagSchedule:
-    try:
-        return BagSchedule.from_shares(_shares(args), train_iters, samples_of_steps)
-    except ScheduleError as error:
-        flag = (
-            "--tst-schedule" if args.tst_schedule is not None else "--tst-bag-size/--tst-step-ratio"
-        )
-        raise UserError(f"{flag}: {error}") from None
-
-
-def _shares(args: argparse.Namespace) -> tuple[tuple[int, float], ...]:
-    if args.tst_schedule is not None:
-        return parse_shares(args.tst_schedule)
-    ratio = DEFAULT_STEP_RATIO if args.tst_step_ratio is None else args.tst_step_ratio
-    return ((args.tst_bag_size, ratio),)
-
-
-def _samples_of_steps(args: argparse.Namespace, train_iters: int) -> Callable[[int], int]:
-    """Samples consumed by the first n steps, as Megatron's trainer will count them."""
-    if args.step_batch_size_schedule is None:
-        return lambda steps: steps * args.global_batch_size
-    # As megatron.training.training.update_train_iters steps through a batch-size ramp.
-    totals = [0]
-    for _ in range(train_iters):
-        update_num_microbatches(totals[-1], consistency_check=False)
-        totals.append(totals[-1] + get_current_global_batch_size())
-    update_num_microbatches(0, consistency_check=False)
-    return totals.__getitem__
-
-
-def _train_iters_of_samples(args: argparse.Namespace) -> int:
-    """Steps of a sample-based run (megatron.training.training.update_train_iters)."""
-    if args.step_batch_size_schedule is None:
-        return int(args.train_samples // args.global_batch_size)
-    steps = consumed = 0
-    while consumed < args.train_samples:
-        update_num_microbatches(consumed, consistency_check=False)
-        consumed += get_current_global_batch_size()
-        steps += 1
-    update_num_microbatches(0, consistency_check=False)
-    return steps
-
+_OF_TWO_DOCUMENTS = (
+    "bags hold tokens of neighbouring documents, unless you add --tst-bag-boundary document"
+)
 
 # What bags cannot go with yet: (is it asked for, the flag, why not and what to do).
 _UNSUPPORTED: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] = (
     (
-        lambda a: a.reset_attention_mask,
+        lambda a: a.reset_attention_mask and a.tst_bag_boundary == "any",
         "--reset-attention-mask",
-        "bags hold tokens of neighbouring documents",
+        _OF_TWO_DOCUMENTS,
     ),
     (
-        lambda a: a.reset_position_ids,
+        lambda a: a.reset_position_ids and a.tst_bag_boundary == "any",
         "--reset-position-ids",
-        "bags hold tokens of neighbouring documents",
+        _OF_TWO_DOCUMENTS,
     ),
-    (lambda a: a.eod_mask_loss, "--eod-mask-loss", "bags hold tokens of neighbouring documents"),
     (
-        lambda a: a.dataloader_inter_document_masking,
+        lambda a: a.eod_mask_loss and a.tst_bag_boundary == "any",
+        "--eod-mask-loss",
+        _OF_TWO_DOCUMENTS,
+    ),
+    (
+        lambda a: a.dataloader_inter_document_masking and a.tst_bag_boundary == "any",
         "--dataloader-inter-document-masking",
-        "bags hold tokens of neighbouring documents",
+        _OF_TWO_DOCUMENTS,
+    ),
+    (
+        lambda a: (
+            a.dataloader_inter_document_masking
+            and a.pipeline_model_parallel_size > 1
+            and a.micro_batch_size != 1
+        ),
+        "--dataloader-inter-document-masking with pipeline parallelism and a --micro-batch-size "
+        "above 1",
+        "Megatron packs the samples of a micro-batch, but not between pipeline stages",
+    ),
+    (
+        lambda a: (
+            a.reset_attention_mask
+            and not a.create_attention_mask_in_dataloader
+            and not a.dataloader_inter_document_masking
+        ),
+        "--reset-attention-mask with --no-create-attention-mask-in-dataloader",
+        "there is no mask to reset, so use --dataloader-inter-document-masking",
     ),
     (
         lambda a: a.cuda_graph_impl == "full_iteration",

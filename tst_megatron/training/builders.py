@@ -21,6 +21,7 @@ class SuperposedGPTModelConfig(GPTModelConfig):
 
     builder: ClassVar[str] = f"{__name__}.SuperposedGPTModelBuilder"
     bag_objective: BagObjective = field(default_factory=BagObjective)
+    has_empty_places: bool = False
 
 
 @dataclass(kw_only=True)
@@ -29,6 +30,7 @@ class SuperposedHybridModelConfig(HybridModelConfig):
 
     builder: ClassVar[str] = f"{__name__}.SuperposedHybridModelBuilder"
     bag_objective: BagObjective = field(default_factory=BagObjective)
+    has_empty_places: bool = False
 
 
 class SuperposedGPTModelBuilder(GPTModelBuilder):
@@ -38,7 +40,9 @@ class SuperposedGPTModelBuilder(GPTModelBuilder):
 
     def build_model(self, *args: Any, **kwargs: Any) -> GPTModel:
         """One pipeline stage; the arguments are the parent's."""
-        return superpose(super().build_model(*args, **kwargs), self._model_config.bag_objective)
+        config = self._model_config
+        model = super().build_model(*args, **kwargs)
+        return superpose(model, config.bag_objective, config.has_empty_places)
 
 
 class SuperposedHybridModelBuilder(HybridModelBuilder):
@@ -48,4 +52,6 @@ class SuperposedHybridModelBuilder(HybridModelBuilder):
 
     def build_model(self, *args: Any, **kwargs: Any) -> HybridModel:
         """One pipeline stage; the arguments are the parent's."""
-        return superpose(super().build_model(*args, **kwargs), self._model_config.bag_objective)
+        config = self._model_config
+        model = super().build_model(*args, **kwargs)
+        return superpose(model, config.bag_objective, config.has_empty_places)

@@ -3,33 +3,24 @@
 import argparse
 import json
 import logging
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from megatron.core import dist_checkpointing
-from megatron.core.datasets.blended_megatron_dataset_config import (
-    convert_split_vector_to_split_matrix,
-    parse_and_normalize_split,
-)
-from megatron.core.datasets.object_storage_utils import is_object_storage_path
-from megatron.core.datasets.utils import Split, normalize
 from megatron.training import get_tokenizer
 from megatron.training.arguments import add_megatron_arguments
 from megatron.training.checkpointing import get_checkpoint_name, get_checkpoint_tracker_filename
-from megatron.training.utils import get_blend_and_blend_per_split
 
 from tst_megatron.data import budget
-from tst_megatron.data.phases import sample_tokens
+from tst_megatron.data.blend import is_remote
+from tst_megatron.data.sources import all_prefixes
 from tst_megatron.errors import UserError
-from tst_megatron.training.arguments import (
-    Superposition,
-    add_tst_arguments,
-    check_flags,
-    superposes,
-    superposition_from_args,
-)
+from tst_megatron.training.arguments import Superposition, add_tst_arguments, check_flags
+from tst_megatron.training.reading import check_validation, reading_from_args
+from tst_megatron.training.schedule_flags import superposes
 
 logger = logging.getLogger(__name__)
 
@@ -57,10 +48,11 @@ def check_before_validation(args: argparse.Namespace, on_gpu: bool) -> None:
             raise UserError(f"--tokenizer-type {args.tokenizer_type} needs a --tokenizer-model")
         if not Path(args.tokenizer_model).is_file():
             raise UserError(f"--tokenizer-model {args.tokenizer_model} is missing: no such file")
-    budget.check_files(_local_prefixes(args))
+    if _is_first_of_node():
+        budget.check_files(_local_prefixes(args))
     for flag in ("save", "tensorboard_dir", "data_cache_path"):
         folder = getattr(args, flag)
-        if folder is not None and not is_object_storage_path(folder):
+        if folder is not None and not is_remote(folder):
             check_writable(Path(folder), f"--{flag.replace('_', '-')}")
     if args.tst_ledger is not None:
         check_writable(Path(args.tst_ledger).parent, "--tst-ledger")
@@ -83,6 +75,11 @@ _NEEDS_A_GPU: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] =
         lambda a: a.context_parallel_size > 1 and a.create_attention_mask_in_dataloader,
         "--context-parallel-size with the attention mask of the data loader",
         "add --no-create-attention-mask-in-dataloader",
+    ),
+    (
+        lambda a: a.context_parallel_size > 1 and a.dataloader_inter_document_masking,
+        "--context-parallel-size with --dataloader-inter-document-masking",
+        "leave one of them out",
     ),
     (
         lambda a: a.context_parallel_size > 1 and a.window_size is not None,
@@ -109,9 +106,12 @@ def check_after_validation(args: argparse.Namespace, superposition: Superpositio
         UserError: they do not fit.
     """
     _check_vocabulary(args)
-    if superposition is not None:
-        _check_budget(args, superposition)
-    _check_validation(args, superposition)
+    if _is_first_of_node():
+        _check_ids(args)
+        _check_budget(args)
+        if not (args.mock_data or args.sft):
+            # With full validation every data-parallel rank has a sample of its own.
+            check_validation(args, args.data_parallel_size if args.full_validation else 1)
     _check_resume(args, superposition)
 
 
@@ -129,81 +129,34 @@ def check_writable(folder: Path, flag: str) -> None:
         raise UserError(f"{flag} {folder} cannot be written: {error.strerror}") from None
 
 
+def _is_first_of_node() -> bool:
+    """Whether this rank looks at the corpora for its node.
+
+    One is enough, and all at once would each shuffle every document of every source. The others
+    go on to the rendezvous, and are ended there by torchrun if this one refuses.
+    """
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def _local_prefixes(args: argparse.Namespace) -> list[str]:
     """Indexed corpora on this machine; Megatron's fine-tuning data are not indexed."""
     if args.sft:
         return []
-    return [prefix for prefix in _all_prefixes(args) if not is_object_storage_path(prefix)]
+    return [prefix for prefix in all_prefixes(args) if not is_remote(prefix)]
 
 
-def _all_prefixes(args: argparse.Namespace) -> list[str]:
-    try:
-        blend, blend_per_split = get_blend_and_blend_per_split(args)
-    except OSError as error:
-        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from None
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"--per-split-data-args-path {args.per_split_data_args_path} is not JSON: {error}"
-        ) from None
-    blends = [blend, *(blend_per_split or [])]
-    return [prefix for one in blends if one is not None for prefix in one[0]]
-
-
-def _sources(args: argparse.Namespace, split: Split) -> list[budget.Source]:
-    """The corpora that a split is drawn from; none where it has none."""
-    blend, blend_per_split = get_blend_and_blend_per_split(args)
-    documents = (0.0, 1.0)
-    if blend is None:
-        blend = None if blend_per_split is None else blend_per_split[split.value]
-    else:
-        matrix = convert_split_vector_to_split_matrix(parse_and_normalize_split(args.split))
-        documents = matrix[split.value] or (0.0, 0.0)
-    if blend is None:
-        return []
-    prefixes, weights = blend
-    if weights is None:
-        # Megatron then draws from every source in proportion to its size.
-        weights = [float(budget.document_lengths(p).sum()) for p in prefixes]
-    return [
-        budget.Source(prefix, weight, documents)
-        for prefix, weight in zip(prefixes, normalize(weights), strict=True)
-    ]
-
-
-def _surplus(args: argparse.Namespace) -> float | None:
-    """What Megatron adds to the samples of every source of a weighted blend."""
-    blend, blend_per_split = get_blend_and_blend_per_split(args)
-    blend = blend or (blend_per_split or [None])[Split.train.value]
-    return None if blend is None or blend[1] is None else float(args.mid_level_dataset_surplus)
-
-
-def _check_budget(args: argparse.Namespace, superposition: Superposition) -> None:
-    sources = _sources(args, Split.train)
-    if not sources:
-        raise UserError("there is no training data: add --data-path or --train-data-path")
-    if any(is_object_storage_path(source.prefix) for source in sources):
+def _check_budget(args: argparse.Namespace) -> None:
+    """Of an ordinary run, only a blend of ours says how often its text may be read."""
+    if not superposes(args) and args.tst_blend is None:
         return
-    schedule = superposition.data_schedule
-    stages = budget.budget(schedule, args.seq_length, sources, args.seed, _surplus(args))
-    train_iters = args.train_iters or args.train_samples // args.global_batch_size
+    reading = reading_from_args(args)
+    if any(source.is_remote for source in reading.sources):
+        return
+    found = budget.Budget(reading)
     if args.tst_allow_repeats:
-        budget.check_no_empty_stage(stages)
+        budget.check_no_empty_stage(found.stages)
     else:
-        budget.check_budget(stages, train_iters)
-
-
-def _check_validation(args: argparse.Namespace, superposition: Superposition | None) -> None:
-    """Megatron counts epochs of an empty split for ever."""
-    if not args.eval_iters or args.mock_data or args.sft:
-        return
-    schedule = None if superposition is None else superposition.data_schedule
-    bag_size = 1 if schedule is None else max(stage.bag_size for stage in schedule.stages)
-    # With full validation every data-parallel rank has a sample of its own.
-    num_samples = args.data_parallel_size if args.full_validation else 1
-    needed = num_samples * sample_tokens(args.seq_length, bag_size) + 1
-    for source in _sources(args, Split.valid):
-        if not is_object_storage_path(source.prefix):
-            budget.check_validation(source, needed)
+        budget.check_budget(found)
 
 
 def repeat_free_steps(flags: list[str], train_iters: int) -> int:
@@ -217,25 +170,10 @@ def repeat_free_steps(flags: list[str], train_iters: int) -> int:
         UserError: a flag is wrong, or the corpus is missing.
     """
     parser = add_tst_arguments(add_megatron_arguments(argparse.ArgumentParser(allow_abbrev=False)))
-    args = parser.parse_args(flags)
+    args = parser.parse_args([*flags, f"--train-iters={train_iters}"])
     check_flags(args)
     budget.check_files(_local_prefixes(args))
-    sources = _sources(args, Split.train)
-    while train_iters > 0:
-        args.train_iters = train_iters
-        superposition = superposition_from_args(args)
-        assert superposition is not None, "the run is superposed"
-        stages = budget.budget(
-            superposition.data_schedule,
-            args.seq_length,
-            sources,
-            args.seed,
-            _surplus(args),
-        )
-        if all(stage.is_met for stage in stages):
-            break
-        train_iters = min(train_iters - 1, budget.steps_that_fit(stages, train_iters))
-    return train_iters
+    return budget.Budget(reading_from_args(args)).steps_that_fit(train_iters)
 
 
 def _check_vocabulary(args: argparse.Namespace) -> None:
@@ -250,6 +188,9 @@ def _check_vocabulary(args: argparse.Namespace) -> None:
         raise UserError(
             f"--padded-vocab-size {args.padded_vocab_size} is below the tokenizer's {size} tokens"
         )
+
+
+def _check_ids(args: argparse.Namespace) -> None:
     for prefix in _local_prefixes(args):
         largest = budget.largest_id(prefix)
         if largest >= args.padded_vocab_size:
@@ -280,6 +221,9 @@ def _check_resume(args: argparse.Namespace, superposition: Superposition | None)
                 json.dumps(before),
             )
         return
+    if before is not None:
+        # Of a checkpoint saved before there was a choice.
+        before = before | {"bag_boundary": before.get("bag_boundary", "any")}
     now = superposition.as_saved()
     # Lists come back as tuples or the other way about; JSON has one of them.
     before_text, now_text = json.dumps(before), json.dumps(now)

@@ -40,7 +40,6 @@ _ARGUMENT_OF_FIELD = {
     "inter_document_masking": "dataloader_inter_document_masking",
 }
 _SAME_NAME = (
-    "split",
     "multiple_validation_sets",
     "full_validation",
     "num_dataset_builder_threads",
@@ -91,7 +90,10 @@ class DatasetsProvider:
         ).build()
         if self.superposition is not None and phased:
             train = build_phased_dataset(
-                self.superposition.schedule, config, is_built_on_rank(args, vp_stage)
+                self.superposition.schedule,
+                config,
+                is_built_on_rank(args, vp_stage),
+                self.superposition.bag_boundary,
             )
         print_rank_0("> finished creating datasets ...")
         return train, valid, test
@@ -106,7 +108,11 @@ class DatasetsProvider:
         """
         args = get_args()
         return build_validation_dataset(
-            bag_size, dataset_config(args), num_samples, is_built_on_rank(args, vp_stage)
+            bag_size,
+            dataset_config(args),
+            num_samples,
+            is_built_on_rank(args, vp_stage),
+            "any" if self.superposition is None else self.superposition.bag_boundary,
         )
 
 
@@ -128,6 +134,8 @@ def dataset_config(args: argparse.Namespace) -> GPTDatasetConfig:
     values |= {name: getattr(args, argument) for name, argument in _ARGUMENT_OF_FIELD.items()}
     values |= {
         "blend": blend,
+        # A recipe's --split says nothing of splits that have corpora of their own.
+        "split": args.split if blend_per_split is None else None,
         "blend_per_split": blend_per_split,
         "tokenizer": build_tokenizer(args),
         "sequence_parallel_size": args.tensor_model_parallel_size * args.sequence_parallel,

@@ -25,12 +25,13 @@ def main(argv: list[str]) -> None:
     started = time.time()
     _be_the_only_rank()
     machine_flags = prepare_backend()
+    from tst_megatron.data.blend import expand_blend
     from tst_megatron.training.recipes import expand_recipe
 
     with user_errors_exit():
         _check_recipe(argv)
         # Megatron parses sys.argv; so does every library it hands the command line on to.
-        sys.argv = [sys.argv[0], *machine_flags, *expand_recipe(argv)]
+        sys.argv = [sys.argv[0], *machine_flags, *expand_blend(expand_recipe(argv))]
         args, superposition = _parse(on_gpu=not machine_flags)
     _train(args, superposition, started)
 
@@ -60,6 +61,7 @@ def _parse(on_gpu: bool) -> tuple[argparse.Namespace, Any]:
     from megatron.training.arguments import parse_and_validate_args, parse_args
 
     from tst_megatron.training import arguments, checks
+    from tst_megatron.training.corpus_tokenizer import corpus_tokenizer_flags
     from tst_megatron.training.fp8_support import check_fp8
 
     # Twice, because Megatron's validation opens files and so fails in its own ways first.
@@ -70,6 +72,9 @@ def _parse(on_gpu: bool) -> tuple[argparse.Namespace, Any]:
             "the flags on the command line, or as a --recipe"
         )
     arguments.check_flags(flags)
+    if tokenizer_flags := corpus_tokenizer_flags(flags):
+        sys.argv += tokenizer_flags
+        flags = parse_args(arguments.add_tst_arguments)
     checks.check_before_validation(flags, on_gpu)
     if on_gpu:
         check_fp8(flags)
@@ -141,6 +146,7 @@ def _model_config(args: argparse.Namespace, superposition: Any) -> Any:
     config_class = SuperposedHybridModelConfig if hybrid else SuperposedGPTModelConfig
     config = from_args(args, model_config_cls=config_class)
     config.bag_objective = superposition.bag_objective
+    config.has_empty_places = superposition.reads_empty_places
     return config
 
 

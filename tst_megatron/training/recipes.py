@@ -1,9 +1,10 @@
 """Recipes: whole training configurations as Megatron's flags, in YAML.
 
 A recipe maps a flag without its dashes to its value: ``true`` for a flag that takes none, a list
-for one that takes several, ``false`` or ``null`` to leave out what a parent has. The one idea: a
-value given later takes the place of an earlier one, in this order: the files that a recipe extends,
-the recipe, its layout, its precision, the command line. ``NAME+LAYOUT+PRECISION``, as in
+for one that takes several, a blend's own mapping for ``tst-blend``, ``false`` or ``null`` to leave
+out what a parent has. The one idea: a value given later takes the place of an earlier one, and of
+other forms of the same thing, in this order: the files that a recipe extends, the recipe, its
+layout, its precision, the command line. ``NAME+LAYOUT+PRECISION``, as in
 ``moe-10b-a1b-tst+64xh100+fp8-blockwise``, says which; what is left out is the recipe's default.
 """
 
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tst_megatron.data.blend import DATA_FORMS
 from tst_megatron.errors import UserError
 from tst_megatron.training.recipe_files import (
     Part,
@@ -24,10 +26,10 @@ from tst_megatron.training.recipe_files import (
 __all__ = ["Part", "Recipe", "Setting", "expand_recipe", "flags", "load", "names", "read"]
 
 COMMAND_LINE = "command line"
-# Two forms of one thing: on the command line, one takes the place of the other.
-_FORMS = (
-    {"tst-bag-size", "tst-step-ratio"},
-    {"tst-schedule"},
+# Things that have several forms, each of one flag or more: one takes the place of the others.
+_FORMS: tuple[tuple[frozenset[str], ...], ...] = (
+    (frozenset({"tst-bag-size", "tst-step-ratio"}), frozenset({"tst-schedule"})),
+    tuple(frozenset(flag.removeprefix("--") for flag in form) for form in DATA_FORMS),
 )
 
 
@@ -90,8 +92,7 @@ class Recipe:
             main_name: of the names that a flag has, the one in recipes.
         """
         given = {main_name(key): value for key, value in _flags_of(words).items()}
-        displaced = {key: None for key in _displaced(given) if key in self.settings}
-        return replace(self, settings=_with(self.settings, displaced | given, COMMAND_LINE))
+        return replace(self, settings=_with(self.settings, given, COMMAND_LINE))
 
 
 def read(recipe: str) -> Recipe:
@@ -237,8 +238,10 @@ def _merged(sections: Iterable[dict[str, Part]]) -> dict[str, Part]:
 def _with(
     settings: dict[str, tuple[Setting, ...]], given: dict[str, Any], source: str
 ) -> dict[str, tuple[Setting, ...]]:
+    displaced = {key: None for key in _displaced(given) if key in settings}
     return settings | {
-        key: (*settings.get(key, ()), Setting(value, source)) for key, value in given.items()
+        key: (*settings.get(key, ()), Setting(value, source))
+        for key, value in (displaced | given).items()
     }
 
 
@@ -258,10 +261,11 @@ def _flags_of(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _displaced(given: dict[str, Any]) -> set[str]:
-    """Flags of a recipe that a command line replaces by another form of the same thing."""
-    first, second = _FORMS
+    """Flags that stand for the same things as the given ones do, in other forms."""
+    is_given = {key for key, value in given.items() if Setting(value, "").is_given}
     displaced: set[str] = set()
-    for form, other in ((first, second), (second, first)):
-        if form & given.keys() and not other & given.keys():
-            displaced |= other
+    for forms in _FORMS:
+        named = [form for form in forms if form & is_given]
+        if named:
+            displaced.update(*(form for form in forms if form not in named))
     return displaced

@@ -1,5 +1,6 @@
 """Attention over positions that two ranks share is attention over all of them."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ def attention(query, key, value):
     repeat = query.shape[2] // key.shape[2]
     key, value = (x.repeat_interleave(repeat, dim=2) for x in (key, value))
     scores = torch.einsum("ibnd,jbnd->bnij", query, key) / query.shape[-1] ** 0.5
-    later = torch.ones(L, L, dtype=torch.bool).triu(1)
+    later = torch.ones(len(query), len(key), dtype=torch.bool).triu(1)
     shares = scores.masked_fill(later, float("-inf")).softmax(dim=-1)
     return torch.einsum("bnij,jbnd->ibnd", shares, value).flatten(start_dim=2)
 
@@ -46,3 +47,52 @@ def test_two_ranks_attend_as_one(tmp_path: Path, groups: int) -> None:
     torch.testing.assert_close(joined("output"), expected.detach(), rtol=1e-12, atol=1e-12)
     for name, tensor in inputs.items():
         torch.testing.assert_close(joined(name), tensor.grad, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("groups", [HEADS, GROUPS])
+def test_packed_documents_attend_to_themselves(groups: int) -> None:
+    from megatron.core import parallel_state
+    from megatron.core.packed_seq_params import PackedSeqParams
+    from megatron.core.process_groups_config import ProcessGroupCollection
+    from megatron.core.transformer import TransformerConfig
+    from megatron.core.transformer.enums import AttnMaskType
+
+    from tst_megatron.backends.cpu_attention import ScaledDotProductAttention
+
+    dist = torch.distributed
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    parallel_state.initialize_model_parallel()
+    try:
+        config = TransformerConfig(
+            num_layers=1,
+            hidden_size=HEADS * D,
+            num_attention_heads=HEADS,
+            num_query_groups=groups,
+            attention_dropout=0.0,
+        )
+        attend = ScaledDotProductAttention(
+            config,
+            layer_number=1,
+            attn_mask_type=AttnMaskType.causal,
+            attention_type="self",
+            pg_collection=ProcessGroupCollection.use_mpu_process_groups(),
+        )
+        ends = [0, 1, 9, 10, L]
+        packed = PackedSeqParams(
+            qkv_format="thd",
+            cu_seqlens_q=torch.tensor(ends, dtype=torch.int32),
+            cu_seqlens_kv=torch.tensor(ends, dtype=torch.int32),
+        )
+        query, key, value = (
+            torch.randn(L, 1, heads, D, dtype=torch.float64) for heads in (HEADS, groups, groups)
+        )
+        output = attend(
+            *(x.squeeze(1) for x in (query, key, value)), None, packed_seq_params=packed
+        )
+    finally:
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
+    assert output.shape == (L, 1, HEADS * D)
+    for begin, end in pairwise(ends):
+        alone = attention(*(x[begin:end] for x in (query, key, value)))
+        torch.testing.assert_close(output[begin:end], alone, rtol=1e-12, atol=1e-12)

@@ -10,13 +10,6 @@ from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegat
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
 
-from tst_megatron.data.budget import (
-    Source,
-    budget,
-    check_budget,
-    document_lengths,
-    steps_that_fit,
-)
 from tst_megatron.data.phased_dataset import (
     BAGS,
     build_phased_dataset,
@@ -26,9 +19,7 @@ from tst_megatron.data.phases import (
     DocumentPart,
     documents_of_part,
     sample_tokens,
-    tokens_needed,
 )
-from tst_megatron.errors import UserError
 from tst_megatron.superposition.bags import EMPTY
 from tst_megatron.superposition.schedule import BagSchedule
 
@@ -214,41 +205,3 @@ def test_every_part_has_a_document(bounds: tuple[float, ...]) -> None:
     ]
     assert all(len(part) for part in parts)
     assert np.array_equal(np.sort(np.concatenate(parts)), documents)
-
-
-def test_fewer_documents_than_stages_is_named(tmp_path) -> None:
-    builder = IndexedDatasetBuilder(str(tmp_path / "one.bin"), dtype=np.int32)
-    builder.add_document(torch.arange(10_000), [10_000])
-    builder.finalize(str(tmp_path / "one.idx"))
-    source = Source(str(tmp_path / "one"), 1.0)
-    stages = budget(schedule_of([(4, 0.3)], 10), L, [source], 1234, None)
-    with pytest.raises(UserError, match="too few documents"):
-        check_budget(stages, 10)
-
-
-def test_the_budget_counts_what_the_data_sets_read(tmp_path, counted: str) -> None:
-    schedule = schedule_of([(4, 0.3), (2, 0.2)], 20)
-    dataset = build_phased_dataset(schedule, config(tmp_path, counted), everywhere)
-    stages = budget(schedule, L, [Source(counted, 1.0)], seed=1234, surplus=None)
-    for stage in stages:
-        built = dataset.of_bag_size[stage.bag_size]
-        assert stage.available == int(built.dataset.sequence_lengths[built.indices].sum())
-        assert stage.needed == tokens_needed(schedule, L)[stage.bag_size]
-        epochs = built._get_num_epochs(built._get_num_tokens_per_epoch())
-        assert stage.is_met == (epochs == 1)
-
-
-def test_a_corpus_that_is_too_small_says_what_would_fit(counted: str) -> None:
-    def stages_of(steps: int):
-        return budget(schedule_of([(4, 0.3)], steps), L, [Source(counted, 1.0)], 1234, None)
-
-    total = int(document_lengths(counted).sum())
-    steps = 10 * total // (L * GLOBAL_BATCH_SIZE)
-    with pytest.raises(UserError, match=r"too small for the schedule") as refused:
-        check_budget(stages_of(steps), steps)
-    fitting = steps_that_fit(stages_of(steps), steps)
-    message = str(refused.value)
-    assert f"{total:,} training tokens" in message
-    assert f"about {fitting:,} of {steps:,} steps fit" in message
-    # The documents are whole ones, so the figure is good to within one of them.
-    assert all(stage.is_met for stage in stages_of(int(fitting * 0.98)))

@@ -83,6 +83,15 @@ def embedding_inputs(bag_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor,
     return table, bags, torch.randn(B, L, HIDDEN, generator=generator).to(dtype)
 
 
+def bags_with_empty_places(bags: Tensor) -> Tensor:
+    """Some places hold no token, and one bag none at all; the first token of a shard is nowhere."""
+    generator = torch.Generator().manual_seed(bags.shape[-1])
+    bags = bags + (bags % (VOCABULARY // TP) == 0).long()
+    bags[torch.rand(bags.shape, generator=generator) < 0.4] = EMPTY
+    bags[2, 3] = EMPTY
+    return bags
+
+
 def shard(whole: Tensor, rank: int, dim: int) -> Tensor:
     return whole.chunk(TP, dim=dim)[rank].contiguous()
 
@@ -109,6 +118,11 @@ def run(rank: int, folder: str) -> None:
             for bag_size in EMBEDDING_SIZES
             for dtype in (torch.float32, torch.bfloat16)
             for sequence_parallel in (False, True)
+        },
+        "embedding of filled places": {
+            (bag_size, dtype): _embedding(bag_size, dtype, False, rank, has_empty_places=True)
+            for bag_size in EMBEDDING_SIZES[1:]
+            for dtype in (torch.float32, torch.bfloat16)
         },
         "stock embedding": {
             sequence_parallel: _embedding(
@@ -174,10 +188,17 @@ def _module(dtype: torch.dtype, sequence_parallel: bool, superposed: bool) -> to
 
 
 def _embedding(
-    bag_size: int, dtype: torch.dtype, sequence_parallel: bool, rank: int, superposed: bool = True
+    bag_size: int,
+    dtype: torch.dtype,
+    sequence_parallel: bool,
+    rank: int,
+    superposed: bool = True,
+    has_empty_places: bool = False,
 ) -> tuple[Tensor, Tensor]:
     table, bags, grad_output = embedding_inputs(bag_size, dtype)
     module = _module(dtype, sequence_parallel, superposed)
+    if has_empty_places:
+        module.has_empty_places, bags = True, bags_with_empty_places(bags)
     module.weight.data.copy_(shard(table, rank, 0))
     output = module(bags if superposed else bags[..., 0])
     if sequence_parallel:

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from reference import SIZES
+from reference import EMPTY, SIZES
 
 VOCABULARY, HIDDEN = 23, 16
 
@@ -58,6 +58,65 @@ def test_the_mean_of_a_bag(bag_size, vocabulary, build, generator):
     assert output.dtype == torch.float32
     torch.testing.assert_close(output.double(), mean, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(module.weight.grad.double(), gradient, rtol=1e-5, atol=1e-6)
+
+
+def with_empty_places(bags, generator):
+    """Two places in five hold no token, and one bag none at all; token 0 is nowhere."""
+    bags = bags.clamp(min=1)
+    bags[torch.rand(bags.shape, generator=generator) < 0.4] = EMPTY
+    bags[1, 2] = EMPTY
+    return bags
+
+
+def mean_of_filled_and_gradient(table, bags, grad_output):
+    """In float64, a bag at a time; zero for a bag without a token."""
+    table = table.double().requires_grad_()
+    means = []
+    for bag in bags.flatten(0, 1).tolist():
+        rows = [table[token] for token in bag if token != EMPTY]
+        means.append(sum(rows) / len(rows) if rows else table[0] * 0.0)
+    mean = torch.stack(means).view(*bags.shape[:2], -1)
+    mean.backward(grad_output.double())
+    return mean.detach(), table.grad
+
+
+@pytest.mark.parametrize("vocabulary", [3, VOCABULARY])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bag_size", SIZES[1:])
+def test_the_mean_is_over_filled_places(bag_size, dtype, vocabulary, build, generator):
+    table, bags, grad_output = draw(generator, bag_size, dtype, vocabulary)
+    bags = with_empty_places(bags, generator)
+    module = build(table)
+    module.has_empty_places = True
+
+    output = module(bags)
+    output.backward(grad_output)
+
+    mean, gradient = mean_of_filled_and_gradient(table, bags, grad_output)
+    assert output.dtype == module.weight.grad.dtype == dtype
+    assert (output[1, 2] == 0.0).all()
+    # No bag holds token 0, and an empty place is nobody's.
+    assert (module.weight.grad[0] == 0.0).all()
+    if dtype == torch.bfloat16:
+        half_a_place = half_a_place_of_bfloat16(mean)
+        slack = 2**-23 * table.double().abs().max() * bag_size
+        assert ((output.double() - mean).abs() <= 4 * half_a_place + slack).all()
+        torch.testing.assert_close(module.weight.grad.double(), gradient, rtol=0.02, atol=0.06)
+    else:
+        torch.testing.assert_close(output.double(), mean, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(module.weight.grad.double(), gradient, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bag_size", SIZES)
+def test_full_bags_are_the_same_where_places_may_be_empty(bag_size, build, generator):
+    table, bags, grad_output = draw(generator, bag_size)
+    plain, careful = build(table), build(table)
+    careful.has_empty_places = True
+    outputs = [module(bags) for module in (plain, careful)]
+    for output in outputs:
+        output.backward(grad_output)
+    torch.testing.assert_close(*outputs, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(plain.weight.grad, careful.weight.grad, rtol=1e-5, atol=1e-6)
 
 
 def half_a_place_of_bfloat16(x):

@@ -3,7 +3,7 @@
 import pytest
 import split_worker
 import torch
-from reference import expected, filled_weights, scheme_weights
+from reference import EMPTY, expected, filled_weights, scheme_weights
 from split_worker import CASES, EMBEDDING_SIZES, HIDDEN, TP, B, L
 
 
@@ -101,6 +101,34 @@ def test_a_bfloat16_table_rounds_a_few_times(bag_size, sequence_parallel, ranks)
     # Every occurrence of a token adds to its row in bfloat16.
     assert gradients[0].dtype == torch.bfloat16
     torch.testing.assert_close(torch.cat(gradients).double(), true_gradient, rtol=0.02, atol=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bag_size", EMBEDDING_SIZES[1:])
+def test_the_mean_is_over_filled_places_of_all_ranks(bag_size, dtype, ranks):
+    outputs, gradients = zip(
+        *(rank["embedding of filled places"][bag_size, dtype] for rank in ranks), strict=True
+    )
+    table, bags, grad_output = split_worker.embedding_inputs(bag_size, dtype)
+    bags = split_worker.bags_with_empty_places(bags)
+    table = table.double().requires_grad_()
+    means = []
+    for bag in bags.flatten(0, 1).tolist():
+        rows = [table[token] for token in bag if token != EMPTY]
+        means.append(sum(rows) / len(rows) if rows else table[0] * 0.0)
+    mean = torch.stack(means).view(B, L, HIDDEN)
+    mean.backward(grad_output.double())
+    bound = {"rtol": 1e-5, "atol": 1e-6}
+    if dtype == torch.bfloat16:
+        bound = {"rtol": 0.02, "atol": 0.05}
+
+    assert torch.equal(outputs[0], outputs[1])
+    assert (outputs[0][2, 3] == 0.0).all()
+    torch.testing.assert_close(outputs[0].double(), mean.detach(), **bound)
+    torch.testing.assert_close(torch.cat(gradients).double(), table.grad, **bound)
+    # The first row of a shard stands in for places that are empty or another rank's.
+    for gradient in gradients:
+        assert (gradient[0] == 0.0).all()
 
 
 @pytest.mark.parametrize("sequence_parallel", [False, True])

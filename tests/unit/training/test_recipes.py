@@ -62,11 +62,25 @@ def test_one_form_of_the_schedule_replaces_the_other(mine) -> None:
     schedule = mine("tst-schedule: 4:0.3\nlr: 1\n", "schedule.yaml")
     for recipe, own in ((bags, ["--tst-schedule", "4:0.1"]), (schedule, ["--tst-bag-size=8"])):
         assert recipes.expand_recipe(["--recipe", recipe, *own]) == ["--lr", "1", *own]
+    child = mine("extends: bags.yaml\ntst-schedule: 16:0.2,4:0.1\n", "child.yaml")
+    assert recipes.flags(recipes.load(child)) == ["--lr", "1", "--tst-schedule", "16:0.2,4:0.1"]
     # One of a pair leaves the other as it is; both forms at once are for the checks to refuse.
     kept = recipes.expand_recipe(["--recipe", bags, "--tst-step-ratio=0.2"])
     assert kept[:4] == ["--tst-bag-size", "4", "--tst-step-ratio", "0.3"]
     both = ["--tst-bag-size=8", "--tst-schedule=4:0.1"]
     assert recipes.expand_recipe(["--recipe", bags, *both])[:2] == ["--tst-bag-size", "4"]
+
+
+def test_one_form_of_the_data_replaces_the_others(mine) -> None:
+    parent = mine("tst-blend: {sources: [{path: web}]}\nlr: 1\n", "parent.yaml")
+    assert recipes.load(parent) == {"tst-blend": parent, "lr": 1}
+    child = mine("extends: parent.yaml\ndata_path: code\n")
+    assert recipes.flags(recipes.load(child)) == ["--lr", "1", "--data-path", "code"]
+    own = ["--train-data-path", "a", "--valid-data-path=b"]
+    assert recipes.expand_recipe(["--recipe", child, *own]) == ["--lr", "1", *own]
+    # What is left out displaces nothing.
+    without = mine("extends: parent.yaml\ntst-schedule: null\ndata-path: null\n", "without.yaml")
+    assert recipes.load(without)["tst-blend"] == parent
 
 
 def test_a_later_value_takes_the_place_of_an_earlier_one(mine) -> None:

@@ -8,6 +8,7 @@ import argparse
 import shlex
 import sys
 
+from tst_megatron.data.blend import load_blend
 from tst_megatron.training import recipes
 
 EXAMPLES = """\
@@ -34,13 +35,13 @@ def main(args: argparse.Namespace) -> None:
         UserError: the recipe cannot be read.
     """
     values = recipes.load(args.recipe)
-    left_out: list[str] = []
-    if not any(recipes.Setting(values.get(key), "").is_given for key in _SUPERPOSE):
-        left_out = recipes.flags({k: v for k, v in values.items() if k.startswith("tst-")})
-        values = {k: v for k, v in values.items() if not k.startswith("tst-")}
-    print(shlex.join(recipes.flags(values)))
-    if left_out:
-        print(
-            f"left out, as Megatron has no such flag: {shlex.join(left_out)}",
-            file=sys.stderr,
-        )
+    if any(recipes.Setting(values.get(key), "").is_given for key in _SUPERPOSE):
+        print(shlex.join(recipes.flags(values)))
+        return
+    blend = values.pop("tst-blend", None)
+    own = {key: value for key, value in values.items() if key.startswith("tst-")}
+    line = recipes.flags({key: value for key, value in values.items() if key not in own})
+    # Megatron has a blend too, under flags of its own.
+    print(shlex.join([*line, *(load_blend(blend).flags if blend else [])]))
+    if left_out := recipes.flags(own):
+        print(f"left out, as Megatron has no such flag: {shlex.join(left_out)}", file=sys.stderr)

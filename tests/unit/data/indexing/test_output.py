@@ -142,7 +142,7 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(output_module, "write_index", full)
     with (
-        pytest.raises(UserError, match="the disk of .* is full: free some space and run"),
+        pytest.raises(UserError, match=r"the disk of .* is full: free some space and run"),
         corpus_output(tmp_path / "c") as output,
     ):
         output.finish(UINT16, write(output), manifest)

@@ -1,6 +1,7 @@
 import argparse
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -71,6 +72,13 @@ def test_flags_of_a_baseline_are_megatrons_alone(capsys) -> None:
     args = parser.parse_args(printed.out.split())
     assert (args.num_layers, args.fp8_recipe, args.micro_batch_size) == (36, "tensorwise", 2)
     assert "--tst-fixed-validation" in printed.err
+
+
+def test_flags_of_a_baselines_blend_are_megatrons(capsys, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("extends: tiny\ntst-blend: {sources: [{path: /web, weight: 2}]}\n")
+    run(recipe_flags, str(recipe))
+    assert capsys.readouterr().out.split()[-3:] == ["--data-path", "2.0", "/web"]
 
 
 def test_flags_of_a_superposed_run_are_those_of_pretrain(capsys) -> None:

@@ -1,0 +1,1 @@
+"""Tokenizers: described once, encoded with the fastest library that gives the reference's ids."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
@@ -39,11 +40,11 @@ class Corpus:
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     from tst_megatron.data import corpus as source
     from tst_megatron.data.indexing.documents import index_documents
-    from tst_megatron.data.tokenizer import load_tokenizer, train_tokenizer
+    from tst_megatron.data.tokenizers.training import train_tokenizer
 
     folder = tmp_path_factory.mktemp("corpus")
-    documents = tuple(source.read_documents(source.bundled_files()[:60]))
+    documents = tuple(source.documents_of(source.bundled_files()[:60]))
     model, prefix = folder / "tokenizer.model", folder / "corpus"
     train_tokenizer(documents, model, 384)
-    indexed = index_documents(documents, load_tokenizer(model), prefix)
-    return Corpus(model, prefix, indexed.num_documents, indexed.num_tokens, documents)
+    indexed = index_documents(documents, model, prefix, Console(quiet=True))
+    return Corpus(model, prefix, indexed.documents, indexed.tokens, documents)

@@ -47,6 +47,10 @@ examples:
 
 def main() -> None:
     """Run the subcommand on the command line."""
+    if sys.argv[1:3] == ["index", "budget"] and not {"-h", "--help"} & set(sys.argv[3:]):
+        # It takes pretrain's whole command line, of which most is not for it.
+        with user_errors_exit():
+            sys.exit(_command("index", "budget").main(sys.argv[3:]))
     helps_with_pretrain = sys.argv[1:] in (["pretrain"], ["pretrain", "-h"], ["pretrain", "--help"])
     # Megatron parses what follows: it has some thousand flags of its own.
     if sys.argv[1:2] == ["pretrain"] and not helps_with_pretrain:
@@ -68,7 +72,7 @@ def main() -> None:
         if args.command == "recipe":
             _show_recipe(args.name)
         if args.command in ("tokenizer", "index"):
-            _command(args.command, args.job).main(args)
+            sys.exit(_command(args.command, args.job).main(args))
 
 
 def _parser(with_tst_flags: bool) -> argparse.ArgumentParser:

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from tst_megatron.comparison.report import render_text, write_report
 from tst_megatron.data import corpus
+from tst_megatron.data.manifest import manifest_path
 from tst_megatron.errors import UserError
 from tst_megatron.files import write_whole
 from tst_megatron.training import recipes
@@ -155,32 +156,24 @@ def _in_words(value: Any) -> str:
 
 def _prepare_data(folder: Folder, settings: Settings, console: Console) -> None:
     from tst_megatron.data.indexing.documents import index_documents
-    from tst_megatron.data.tokenizer import load_tokenizer, train_tokenizer
+    from tst_megatron.data.tokenizers.training import train_tokenizer
 
     if settings.corpus is None:
         files = corpus.bundled_files()
     else:
-        files = corpus.corpus_files(Path(settings.corpus))
+        files = corpus.corpus_files(settings.corpus)
     folder.tokenizer.parent.mkdir(exist_ok=True)
-    if folder.tokenizer.exists() and folder.corpus.with_suffix(".idx").exists():
+    if folder.tokenizer.exists() and manifest_path(folder.corpus).exists():
         return
-    documents = corpus.at_least(_FEWEST_DOCUMENTS, list(corpus.read_documents(files)))
+    documents = corpus.at_least(_FEWEST_DOCUMENTS, list(corpus.documents_of(files)))
     if not folder.tokenizer.exists():
         with console.status("Training the tokenizer"):
             train_tokenizer(documents, folder.tokenizer, settings.vocab_size)
         console.print(f"Trained a tokenizer of {settings.vocab_size} pieces.", highlight=False)
-    if not folder.corpus.with_suffix(".idx").exists():
-        with console.status("Indexing the corpus") as status:
-            indexed = index_documents(
-                documents,
-                load_tokenizer(folder.tokenizer),
-                folder.corpus,
-                lambda tokens: status.update(f"Indexing the corpus: {tokens:,} tokens"),
-            )
-        console.print(
-            f"Indexed {indexed.num_documents:,} documents, {indexed.num_tokens:,} tokens.",
-            highlight=False,
-        )
+    indexed = index_documents(documents, folder.tokenizer, folder.corpus, console)
+    console.print(
+        f"Indexed {indexed.documents:,} documents, {indexed.tokens:,} tokens.", highlight=False
+    )
 
 
 def _steps_to_train(folder: Folder, settings: Settings, console: Console) -> int:

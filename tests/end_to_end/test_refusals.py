@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from trainer import TINY, Job, Result, run
 
+from tst_megatron.data.manifest import FileRecord, Manifest, TokenizerRecord, write_manifest
 from tst_megatron.training.ledger import read_ledger
 
 BAGS = ("--tst-bag-size=4",)
@@ -23,6 +24,11 @@ def cases(corpus, folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, .
     whole = corpus.prefix.with_suffix(".bin").read_bytes()
     cut.with_suffix(".bin").write_bytes(whole[: len(whole) // 2])
     cut.with_suffix(".idx").write_bytes(corpus.prefix.with_suffix(".idx").read_bytes())
+    indexed, file = folder / "indexed", FileRecord(0, "", [])
+    tokenizer = TokenizerRecord("sentencepiece", "tokenizer", "0", 384, 2, [], "", 0, None)
+    write_manifest(
+        indexed, Manifest([], {}, tokenizer, "uint16", 1, 1, 1, 1, 0, {}, [], {}, file, file)
+    )
     blend, mistyped = folder / "blend.yaml", folder / "mistyped.yaml"
     blend.write_text(f"sources:\n- {{path: {corpus.prefix}, epochs: 2.5}}\n")
     mistyped.write_text(f"sources:\n- {{path: {corpus.prefix}, wieght: 1}}\n")
@@ -33,7 +39,7 @@ def cases(corpus, folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, .
         "corpus cut short": ((f"--data-path={cut}",), (f"{cut}.bin", "cut short")),
         "too small a corpus": (
             (*BAGS, "--train-iters=100000"),
-            ("too small for the schedule", "the stage with bag size 4 needs", "steps fit"),
+            ("too small for the schedule", "the stage with bag size", "steps fit"),
         ),
         "a corpus named twice": (
             (*BAGS, "--data-path", str(corpus.prefix), str(corpus.prefix)),
@@ -53,8 +59,19 @@ def cases(corpus, folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, .
             ("--tokenizer-type=NullTokenizer", "--vocab-size=100"),
             ("holds token id", "another tokenizer"),
         ),
+        "another tokenizer than the manifest's": (
+            (f"--data-path={indexed}",),
+            (f"the corpus {indexed}", "another tokenizer than --tokenizer-model"),
+        ),
         "missing tokenizer": (("--tokenizer-model=gone.model",), ("gone.model", "missing")),
-        "reset attention mask": ((*BAGS, "--reset-attention-mask"), ("--reset-attention-mask",)),
+        "reset attention mask": (
+            (*BAGS, "--reset-attention-mask"),
+            ("--reset-attention-mask", "--tst-bag-boundary document"),
+        ),
+        "too few short documents": (
+            (*BAGS, "--tst-bag-boundary=document", "--train-iters=100000"),
+            ("too small for the schedule", "steps fit"),
+        ),
         "output folder": ((f"--save={text / 'below'}",), ("--save", "cannot be written")),
         "transformer engine": (
             ("--transformer-impl=transformer_engine",),

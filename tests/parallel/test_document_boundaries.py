@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from matrix import DEPTH, SCHEDULE, _tiny
+from rich.console import Console
 from saved import parameters, tensors
 from trainer import Job, Result, run, run_all
 
@@ -16,6 +17,7 @@ MODEL = tuple(flag for flag in _LEARNED if "attention-mask-in" not in flag)
 DOCUMENT = "--tst-bag-boundary=document"
 RESETS = ("--reset-position-ids", "--reset-attention-mask", "--eod-mask-loss")
 PACKED = ("--dataloader-inter-document-masking", "--eod-mask-loss")
+HEADS = ("--mtp-num-layers=2", "--position-embedding-type=rope")
 # Without the last flag Megatron averages over each context-parallel rank's own unmasked positions.
 NO_MASK = (
     *("--no-create-attention-mask-in-dataloader", "--reset-position-ids", "--eod-mask-loss"),
@@ -35,20 +37,20 @@ RUNS: dict[str, tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]] = {
     "no-mask": (NO_MASK, ((_CP,),)),
     "output": ((*PACKED, "--tst-superpose=output"), ((_TP,),)),
     "input": ((*RESETS, "--tst-superpose=input"), ()),
-    "mce-alt": (("--tst-objective=mce-alt",), ()),
+    "heads": ((*PACKED, *HEADS), ((_TP, _SP),)),
+    "mce-alt": (("--tst-objective=mce-alt", "--num-workers=1"), ()),
     "power": (("--tst-bag-weights=power",), ()),
 }
 
 
 @pytest.fixture(scope="module")
 def lines(corpus, tmp_path_factory) -> tuple[str, ...]:
-    """The corpus in short documents, as data flags: most bags of 4 meet a document's end."""
+    """The corpus indexed in short documents, as data flags: many bags end with one."""
     from tst_megatron.data.indexing.documents import index_documents
-    from tst_megatron.data.tokenizer import load_tokenizer
 
     folder = tmp_path_factory.mktemp("lines")
     documents = [line for text in corpus.documents for line in text.splitlines() if line.strip()]
-    index_documents(documents[:6000], load_tokenizer(corpus.tokenizer), folder / "lines")
+    index_documents(documents[:6000], corpus.tokenizer, folder / "lines", Console(quiet=True))
     return (
         f"--tokenizer-model={corpus.tokenizer}",
         f"--data-path={folder / 'lines'}",
@@ -60,12 +62,17 @@ def lines(corpus, tmp_path_factory) -> tuple[str, ...]:
 def results(lines, tmp_path_factory) -> dict[tuple[str, tuple[str, ...]], tuple[Job, Result]]:
     """Every run of the table, by name and layout, from the same weights."""
     root = tmp_path_factory.mktemp("documents")
-    start = root / "start"
     # The first step's learning rate is 0: a few steps make them tell.
-    save = (f"--save={start}", "--save-interval=3", "--exit-interval=3")
-    run(Job(start, (*MODEL, *lines, *save)))
+    save = ("--save-interval=3", "--exit-interval=3")
+    run_all(
+        [
+            Job(root / of, (*MODEL, *lines, *own, *save, f"--save={root / of}"))
+            for of, own in (("start", ()), ("start-with-heads", HEADS))
+        ]
+    )
     jobs = {}
     for name, (own, layouts) in RUNS.items():
+        start = root / ("start-with-heads" if name == "heads" else "start")
         for layout in ((), *layouts):
             out = root / f"{name}{len(jobs)}"
             flags = (

@@ -2,7 +2,9 @@
 
 A blend is ``sources:``, one list for all splits (cut by ``--split``), or lists ``train:``,
 ``valid:`` and ``test:``. A source has a ``path``, perhaps a ``weight``, and for training perhaps
-``epochs``, how often a stage may read it. A recipe carries one as the mapping ``tst-blend:``.
+``epochs``, how often a stage may read it (1 if it does not say). A recipe carries one as the
+mapping ``tst-blend:``. A corpus left in shards is as many sources, each shuffled by itself;
+``index merge`` makes it one.
 
 The one idea: what Megatron is given is its own blend, so a run can be repeated without us.
 """

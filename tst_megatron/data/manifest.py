@@ -14,7 +14,7 @@ from tst_megatron.files import write_whole
 
 SCHEMA_VERSION = 1
 
-CHECKSUM_BLOCK = 64 << 20
+CHECKSUM_BLOCK = 8 << 20
 """Bytes of a file that each entry of ``block_sha256`` is of."""
 
 

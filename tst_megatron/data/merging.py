@@ -21,17 +21,20 @@ from pathlib import Path
 from typing import Any
 
 from tst_megatron.data.index_file import IndexFile, bin_path, index_path
-from tst_megatron.data.indexing.output import Appending, CorpusOutput, corpus_output
+from tst_megatron.data.indexing.output import (
+    Appending,
+    CorpusOutput,
+    corpus_output,
+)
 from tst_megatron.data.indexing.shards import MAX_SKIPPED_LISTED
 from tst_megatron.data.manifest import (
     FileRecord,
     Manifest,
     TokenizerRecord,
     manifest_path,
-    read_manifest,
     tokenizer_folder,
 )
-from tst_megatron.data.verification import check_sizes, check_there
+from tst_megatron.data.verification import open_corpus
 from tst_megatron.errors import UserError
 
 _COPIED_BYTES = 8 << 20
@@ -88,24 +91,13 @@ def open_parts(prefixes: Sequence[Path], output: Path) -> list[Part]:
 
 
 def _open(prefix: Path) -> Part:
-    check_there(prefix)
-    manifest = read_manifest(prefix)
-    try:
-        index, findings = check_sizes(prefix, manifest)
-        size = bin_path(prefix).stat().st_size
-    except OSError as error:
-        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from None
-    if index is not None and _has_more_than_documents(index):
+    index, manifest = open_corpus(prefix)
+    if _has_more_than_documents(index):
         raise UserError(
             f"the corpus {prefix} has several sequences a document, or modes, which data for GPT "
             "have not: merge it with Megatron-LM's tools/merge_datasets.py"
         )
-    if index is None or findings:
-        raise UserError(
-            f"the corpus {prefix} is bad: {findings[0]}; tst-megatron index verify {prefix} says "
-            "more"
-        )
-    return Part(prefix, index, manifest, size)
+    return Part(prefix, index, manifest, bin_path(prefix).stat().st_size)
 
 
 def _has_more_than_documents(index: IndexFile) -> bool:

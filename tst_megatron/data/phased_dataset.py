@@ -92,7 +92,7 @@ class StageDataset(GPTDataset):
         if counts_bags:
             corpus = DocumentBags(indexed_dataset, config.bag_size)
         super().__init__(corpus, dataset_path, indexed_indices, num_samples, index_split, config)
-        self._padding_in_text: int = self._pad_token_id
+        self._padding_in_text: int | None = self._pad_token_id
         if counts_bags:
             # Megatron fills a split's last sample up with it.
             self._pad_token_id = [EMPTY] * config.bag_size
@@ -112,8 +112,9 @@ class StageDataset(GPTDataset):
             return super().__getitem__(idx)
         text, _, lengths = self._query_document_sample_shuffle_indices(0 if idx is None else idx)
         tokens = torch.from_numpy(text).flatten()
-        # Padding, of a batch's or a split's end, is no token.
-        tokens = tokens.masked_fill(tokens == self._padding_in_text, EMPTY)
+        # Padding, of a batch's or a split's end, is no token. Some tokenizers have none.
+        if self._padding_in_text is not None:
+            tokens = tokens.masked_fill(tokens == self._padding_in_text, EMPTY)
         if idx is None:
             tokens = torch.full_like(tokens, EMPTY)
         sample = {BAGS: fold(tokens, self.config.bag_size)}

@@ -11,6 +11,7 @@ and the places of its last one that hold no token are counted like the others.
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate, pairwise
+from math import ceil
 from typing import Any, Literal
 
 import numpy as np
@@ -120,8 +121,9 @@ def cuts_of_parts(drawn: DrawnDocuments, part: DocumentPart) -> list[int]:
         inner = _cuts_of_bags(drawn, part)
     else:
         before = drawn.places_before(1, "any")
-        total = float(before[-1])
-        inner = [int(np.searchsorted(before[:-1], b * total)) for b in part.bounds[1:-1]]
+        # Whole tokens, or numpy would copy the array as floats to look for one.
+        tokens = [ceil(bound * float(before[-1])) for bound in part.bounds[1:-1]]
+        inner = [int(np.searchsorted(before[:-1], token)) for token in tokens]
     cuts = [0, *inner, num_documents]
     for i in range(1, num_parts):
         cuts[i] = max(cuts[i], cuts[i - 1] + 1)
@@ -142,7 +144,7 @@ def _cuts_of_bags(drawn: DrawnDocuments, part: DocumentPart) -> list[int]:
         for share, of_part in zip(shares, places, strict=True):
             if ends[-1] > num_documents:
                 break
-            ends.append(int(np.searchsorted(of_part, of_part[ends[-1]] + share * total)))
+            ends.append(int(np.searchsorted(of_part, ceil(of_part[ends[-1]] + share * total))))
         return ends[1:]
 
     fits, too_much = 0.0, float(sum(of_part[-1] for of_part in places)) + 1.0

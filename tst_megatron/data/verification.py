@@ -112,6 +112,26 @@ def leftovers(prefix: Path) -> list[str]:
     return [f"{folder} is what a builder left unfinished: run it again, or remove the folder"]
 
 
+def open_corpus(prefix: Path) -> tuple[IndexFile, Manifest | None]:
+    """The index and the manifest of a corpus, after `check_sizes`.
+
+    Raises:
+        UserError: the files are not there, or are bad.
+    """
+    check_there(prefix)
+    manifest = read_manifest(prefix)
+    try:
+        index, findings = check_sizes(prefix, manifest)
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from None
+    if index is None or findings:
+        raise UserError(
+            f"the corpus {prefix} is bad: {findings[0]}; tst-megatron index verify {prefix} says "
+            "more"
+        )
+    return index, manifest
+
+
 def check_sizes(prefix: Path, manifest: Manifest | None) -> tuple[IndexFile | None, list[Finding]]:
     """Check all that can be checked without reading the tokens.
 

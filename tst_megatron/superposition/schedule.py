@@ -132,6 +132,9 @@ class BagSchedule:
     def data_tokens(self, num_samples: int, seq_length: int) -> int:
         """Tokens read by the first samples: L · s a sample (arXiv 2605.06546, Table 1).
 
+        Places, to be exact: where bags end with their documents, empty ones are counted, since how
+        many there are is not known from the number of samples.
+
         Args:
             num_samples: samples consumed so far.
             seq_length: L, positions a sample.

@@ -6,6 +6,7 @@ import pytest
 from megatron.training.arguments import add_megatron_arguments
 
 from tst_megatron.errors import UserError
+from tst_megatron.training import checks
 from tst_megatron.training.arguments import (
     _UNSUPPORTED,
     add_tst_arguments,
@@ -72,9 +73,61 @@ def test_output_superposition_reads_single_tokens() -> None:
     assert superposition.data_schedule.data_tokens(800, 16) == 800 * 16
 
 
+OF_DOCUMENTS = ("--tst-bag-size=4", "--tst-bag-boundary=document")
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--reset-attention-mask",
+        "--reset-position-ids",
+        "--eod-mask-loss",
+        "--dataloader-inter-document-masking",
+    ],
+)
+def test_documents_are_kept_apart_in_bags_of_their_own(flag: str) -> None:
+    assert "add --tst-bag-boundary document" in refusal("--tst-bag-size=4", flag)
+    check_flags(parse(*OF_DOCUMENTS, flag))
+
+
+def test_what_cannot_keep_documents_apart_is_named() -> None:
+    no_mask = "--no-create-attention-mask-in-dataloader"
+    message = refusal(*OF_DOCUMENTS, "--reset-attention-mask", no_mask)
+    assert "--dataloader-inter-document-masking" in message
+    packed = (*OF_DOCUMENTS, "--dataloader-inter-document-masking")
+    check_flags(parse(*packed, "--reset-attention-mask", no_mask))
+    stages = "--pipeline-model-parallel-size=2"
+    assert "--micro-batch-size" in refusal(*packed, stages, "--micro-batch-size=2")
+    check_flags(parse(*packed, stages, "--micro-batch-size=1"))
+
+
+def test_where_empty_places_are() -> None:
+    def reads(*flags: str) -> bool:
+        return superposition_from_args(parse(*flags)).reads_empty_places
+
+    assert not reads("--tst-bag-size=4")
+    assert reads(*OF_DOCUMENTS)
+    assert reads(*OF_DOCUMENTS, "--tst-superpose=input")
+    assert not reads(*OF_DOCUMENTS, "--tst-superpose=output")
+
+
+def test_a_checkpoint_knows_the_boundary(monkeypatch) -> None:
+    """One saved before there was a choice was trained on bags of the running text."""
+    saved = superposition_from_args(parse("--tst-bag-size=4")).as_saved()
+    assert saved.pop("bag_boundary") == "any"
+    args = parse("--load=somewhere")
+    monkeypatch.setattr(
+        checks, "_saved_arguments", lambda args: argparse.Namespace(tst_superposition=saved)
+    )
+    checks._check_resume(args, superposition_from_args(parse("--tst-bag-size=4")))
+    with pytest.raises(UserError, match=r'"any".*"document"'):
+        checks._check_resume(args, superposition_from_args(parse(*OF_DOCUMENTS)))
+
+
 @pytest.mark.parametrize(
     ("flags", "names"),
     [
+        (("--tst-bag-boundary=document",), ("--tst-bag-boundary", "add --tst-bag-size")),
         (("--tst-bag-size=0",), ("--tst-bag-size", "0", "below 1")),
         (("--tst-bag-size=-3",), ("-3", "below 1")),
         (("--tst-bag-size=4", "--tst-step-ratio=0"), ("share 0", "not above 0")),

@@ -27,6 +27,15 @@ from tst_megatron.training.schedule_flags import add_schedule_arguments
 
 NOT_ENOUGH_EXIT_CODE = 1
 
+EXAMPLES = """\
+examples:
+  tst-megatron index budget --recipe tiny --data-path data/corpus --tst-bag-size 4
+  tst-megatron index budget --seq-length 4096 --global-batch-size 512 --train-iters 50000 \\
+      --tst-schedule 16:0.3 --tst-blend blend.yaml --json
+
+It takes the whole command line of pretrain. The exit code is 0 if the text is there, 1 if not.
+"""
+
 # Flags of ours that change nothing about what is read.
 _SAYS_NOTHING = (
     "--tst-bag-weights",

@@ -79,11 +79,11 @@ def build(settings: BuildSettings, prefix: Path, console: Console) -> Manifest:
             disk is full; or a corpus of that name is there with other inputs or settings.
     """
     files = find_inputs(settings.inputs, settings.format)
+    built = _built_before(settings, files, prefix)
+    if built is not None:
+        console.print(f"{prefix} is there already, of the same inputs and settings.")
+        return built
     if not partial_folder(prefix).exists():
-        built = _built_before(settings, files, prefix)
-        if built is not None:
-            console.print(f"{prefix} is there already, of the same inputs and settings.")
-            return built
         check_free(prefix)
     chunk_bytes = settings.chunk_bytes or _chunk_bytes(files)
     chunks = list(cut(files, settings.options, chunk_bytes))

@@ -1,63 +1,45 @@
-"""From documents to Megatron's ``.bin`` and ``.idx``."""
+"""Documents that are in memory to an indexed corpus, for small ones."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from itertools import batched
+from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-import torch
-from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
-from sentencepiece import SentencePieceProcessor
+import orjson
+from rich.console import Console
 
-_DOCUMENTS_AT_ONCE = 64
-
-
-@dataclass(frozen=True)
-class Indexed:
-    """What was written: documents, and tokens with every document's end."""
-
-    num_documents: int
-    num_tokens: int
+from tst_megatron.data.indexing.build import build
+from tst_megatron.data.indexing.plan import BuildSettings
+from tst_megatron.data.manifest import Manifest
+from tst_megatron.data.reading.options import ReadOptions
+from tst_megatron.data.tokenizers.description import describe
+from tst_megatron.files import replace_when_whole
 
 
 def index_documents(
-    documents: Iterable[str],
-    tokenizer: SentencePieceProcessor,
-    prefix: Path,
-    on_progress: Callable[[int], None] = lambda num_tokens: None,
-) -> Indexed:
-    """Tokenize documents and write them in order, each with the end-of-document token after it.
+    documents: Iterable[str], tokenizer: Path, prefix: Path, console: Console
+) -> Manifest:
+    """Index documents in their order, by way of a file of them, ``PREFIX.jsonl``, which stays.
+
+    A call that was cut off is gone on with: the documents must be the same.
 
     Args:
-        documents: the text.
-        tokenizer: its end-of-sentence piece ends a document, as in Megatron's tokenizer.
-        prefix: path of the two files without their ending; they appear when both are whole.
-        on_progress: told the number of tokens written so far.
+        documents: none of them empty.
+        tokenizer: a SentencePiece model or a ``tokenizer.json``.
+        prefix: path of the corpus.
+        console: for what there is to say.
 
     Raises:
-        OSError: the files cannot be written.
+        UserError: the corpus cannot be written, or is there already with other documents.
     """
-    partial = prefix.with_name(f"{prefix.name}.partial")
-    tokens_file, index_file = (partial.with_name(partial.name + e) for e in (".bin", ".idx"))
-    dtype = DType.optimal_dtype(tokenizer.vocab_size())
-    builder = IndexedDatasetBuilder(str(tokens_file), dtype=dtype)
-    num_documents = num_tokens = 0
-    for ids in _encoded(documents, tokenizer):
-        builder.add_document(torch.from_numpy(ids), [len(ids)])
-        num_documents, num_tokens = num_documents + 1, num_tokens + len(ids)
-        on_progress(num_tokens)
-    builder.finalize(str(index_file))
-    # The index last: Megatron and we take a corpus for there when it is.
-    tokens_file.replace(prefix.with_name(f"{prefix.name}.bin"))
-    index_file.replace(prefix.with_name(f"{prefix.name}.idx"))
-    return Indexed(num_documents, num_tokens)
-
-
-def _encoded(
-    documents: Iterable[str], tokenizer: SentencePieceProcessor
-) -> Iterator[np.ndarray[tuple[int], np.dtype[np.int64]]]:
-    end = tokenizer.eos_id()
-    for batch in batched(documents, _DOCUMENTS_AT_ONCE):
-        for ids in tokenizer.encode(list(batch), num_threads=-1):
-            yield np.array([*ids, end], dtype=np.int64)
+    text = prefix.with_name(f"{prefix.name}.jsonl")
+    if not text.exists():
+        with replace_when_whole(text) as file:
+            for document in documents:
+                file.write(orjson.dumps({"text": document}) + b"\n")
+    settings = BuildSettings(
+        inputs=(str(text),),
+        format="jsonl",
+        options=ReadOptions(),
+        where=None,
+        tokenizer=describe(str(tokenizer)),
+    )
+    return build(settings, prefix, console)

@@ -45,6 +45,11 @@ def partial_folder(prefix: Path) -> Path:
     return prefix.with_name(f"{prefix.name}.partial")
 
 
+def _done_folder(prefix: Path) -> Path:
+    """The same when it has nothing more to say; its lock with it."""
+    return prefix.with_name(f"{prefix.name}.done.partial")
+
+
 @contextmanager
 def corpus_output(prefix: Path) -> Iterator["CorpusOutput"]:
     """Write a corpus, alone.
@@ -54,12 +59,15 @@ def corpus_output(prefix: Path) -> Iterator["CorpusOutput"]:
     """
     folder = partial_folder(prefix)
     try:
+        # Of a process that was killed when all was done but this.
+        shutil.rmtree(_done_folder(prefix), ignore_errors=True)
         if not folder.exists():
             check_free(prefix)
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / LOCK, f"the corpus {prefix}"):
             output = CorpusOutput(prefix, folder)
             output.take_back_names()
+            check_free(prefix)
             try:
                 yield output
             finally:
@@ -115,17 +123,26 @@ class CorpusOutput:
         self.prefix = prefix
         self.folder = folder
         self.tokenizer_folder = folder / "tokenizer"
+        self._naming = folder / "naming"
         self._tokens_file = folder / "tokens.bin"
         self._lengths_file = folder / "lengths"
         self._journal_file = folder / "journal.json"
 
     def take_back_names(self) -> None:
-        """Undo the renames that a killed process left half-way: with the folder, they are ours."""
+        """Undo the renames that a killed process left half-way.
+
+        Raises:
+            OSError: they cannot be undone.
+        """
+        if not self._naming.exists():
+            return
         manifest_path(self.prefix).unlink(missing_ok=True)
         index_path(self.prefix).unlink(missing_ok=True)
-        shutil.rmtree(tokenizer_folder(self.prefix), ignore_errors=True)
+        if tokenizer_folder(self.prefix).exists():
+            shutil.rmtree(tokenizer_folder(self.prefix))
         if bin_path(self.prefix).exists():
             bin_path(self.prefix).rename(self._tokens_file)
+        self._naming.unlink()
 
     def clear(self) -> None:
         """Forget all that is written; the lock stays.
@@ -214,6 +231,7 @@ class CorpusOutput:
         staged = self.folder / "corpus"
         if made is not None:
             write_manifest(staged, made)
+        write_whole(self._naming, "")
         self._tokens_file.rename(bin_path(self.prefix))
         index_file.rename(index_path(self.prefix))
         if self.tokenizer_folder.exists():
@@ -221,7 +239,9 @@ class CorpusOutput:
         if made is not None:
             manifest_path(staged).rename(manifest_path(self.prefix))
         sync_folder(self.prefix.parent)
-        shutil.rmtree(self.folder)
+        # In one step, so that names are never taken back from here on.
+        done = self.folder.rename(_done_folder(self.prefix))
+        shutil.rmtree(done)
         return made
 
     def _lengths(self) -> tuple[int, Callable[[], Iterator[npt.NDArray[np.int32]]]]:

@@ -1,24 +1,28 @@
 """gigatoken: encoding many times faster than the libraries that define the ids.
 
-The one idea: it is made to give the reference's ids wherever its own reading of a tokenizer differs
-from the reference's in a way that is known, and `proof` finds out whether that was enough.
+The one idea: where its own reading of a tokenizer is known to differ from the library's, it gets
+text or a tokenizer on which the two agree; and `proof` finds out whether that was enough.
 """
 
+import base64
 import json
-from collections.abc import Sequence
+import tempfile
+import unicodedata
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import psutil
 
-from tst_megatron.data.encoding import Encoded
+from tst_megatron.data.encoding import Encoded, Encoder
 from tst_megatron.data.tokenizers.description import TokenizerDescription
-from tst_megatron.data.tokenizers.reference import explained
+from tst_megatron.data.tokenizers.reference import explained, reference_encoder
 
 # gigatoken remembers every word it has seen, without end (its issue 36).
-_CACHE_BYTES = 512 << 20
+_CACHE_BYTES = 256 << 20
 _SPACE = " "
 
 
@@ -26,71 +30,68 @@ class UnsuitedError(Exception):
     """gigatoken does not take this tokenizer; the message says why, in a few words."""
 
 
-def fast_encoder(description: TokenizerDescription) -> "GigatokenEncoder":
+def fast_encoder(description: TokenizerDescription) -> Encoder:
     """The fast encoder of a tokenizer, not yet proven.
 
     Raises:
         UnsuitedError: there is none.
     """
+    make = {
+        "sentencepiece": _sentencepiece,
+        "huggingface": _huggingface,
+        "tiktoken": _tiktoken,
+    }[description.kind]
     try:
-        if description.kind == "sentencepiece":
-            return _from_sentencepiece(description)
-        if description.kind == "huggingface":
-            return _from_huggingface(description)
+        return make(description)
     except UnsuitedError:
         raise
     except Exception as error:  # The library raises no narrower one.
         raise UnsuitedError(f"gigatoken does not load it: {_first_line(error)}") from None
-    raise UnsuitedError("gigatoken does not read Megatron's tiktoken vocabularies")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:160] if lines else repr(error)
+
+
+def _as_they_are(documents: Sequence[str]) -> list[str]:
+    return list(documents)
 
 
 class GigatokenEncoder:
-    """gigatoken's ``encode_batch`` on the calling thread, and what a post-processor adds to it.
+    """gigatoken's ``encode_batch`` on the calling thread.
 
     Args:
-        tokenizer_json: a Hugging Face ``tokenizer.json``.
-        prefix: ids before those of every document.
-        suffix: ids after them.
-        leads_with_space: whether a document that is not empty is encoded with a space before it.
+        load: makes the ``gigatoken.Tokenizer``.
+        prepare: text to what gigatoken is given.
+        finish: its ids to the tokenizer's; None where they are.
     """
 
     name = "gigatoken"
 
     def __init__(
         self,
-        tokenizer_json: str,
-        prefix: Sequence[int] = (),
-        suffix: Sequence[int] = (),
-        leads_with_space: bool = False,
+        load: Callable[[], Any],
+        prepare: Callable[[Sequence[str]], list[str]] = _as_they_are,
+        finish: Callable[[Encoded], Encoded] | None = None,
     ) -> None:
         self.version = version(self.name)
-        self._json = tokenizer_json
-        self._prefix = prefix
-        self._suffix = suffix
-        self._leads_with_space = leads_with_space
-        self._backend = self._load()
+        self._load = load
+        self._prepare = prepare
+        self._finish = finish
+        self._tokenizer = load()
         self._least_memory: int | None = None
 
     def encode(self, documents: Sequence[Any]) -> Encoded:
         """See `tst_megatron.data.encoding.Encoder`."""
         if not documents:
             return Encoded(np.empty(0, np.uint32), np.empty(0, np.int64))
-        if self._leads_with_space:
-            documents = [text and _SPACE + text for text in documents]
         with explained(documents):
             # Its thread pool does not survive a fork.
-            rows = self._backend.encode_batch(list(documents), parallel=False).layout
-        ids, ends = np.asarray(rows.content.data), np.asarray(rows.offsets.data)
+            rows = self._tokenizer.encode_batch(self._prepare(documents), parallel=False).layout
         self._forget_in_time()
-        encoded = Encoded(ids, np.diff(ends))
-        if self._prefix or self._suffix:
-            return _framed(encoded, self._prefix, self._suffix)
-        return encoded
-
-    def _load(self) -> Any:
-        import gigatoken
-
-        return gigatoken.Tokenizer.from_json(self._json)
+        encoded = Encoded(np.asarray(rows.content.data), np.diff(np.asarray(rows.offsets.data)))
+        return encoded if self._finish is None else self._finish(encoded)
 
     def _forget_in_time(self) -> None:
         """Begin with an empty cache when this process has grown by more than a cache may take."""
@@ -98,54 +99,155 @@ class GigatokenEncoder:
         if self._least_memory is None or memory < self._least_memory:
             self._least_memory = memory
         elif memory - self._least_memory > _CACHE_BYTES:
-            self._backend = self._least_memory = None
-            self._backend = self._load()
+            # The old one goes first: both at once would be the peak.
+            self._tokenizer = self._least_memory = None
+            self._tokenizer = self._load()
 
 
-def _framed(encoded: Encoded, prefix: Sequence[int], suffix: Sequence[int]) -> Encoded:
-    """Every document between a prefix and a suffix."""
-    lengths = encoded.lengths + (len(prefix) + len(suffix))
-    ends = np.cumsum(lengths)
-    ids: npt.NDArray[Any] = np.empty(int(lengths.sum()), encoded.ids.dtype)
-    is_text = np.ones(len(ids), dtype=bool)
-    places = [(ends - lengths + i, token) for i, token in enumerate(prefix)]
-    places += [(ends - len(suffix) + i, token) for i, token in enumerate(suffix)]
-    for place, token in places:
-        ids[place], is_text[place] = token, False
-    ids[is_text] = encoded.ids
-    return Encoded(ids, lengths)
-
-
-def _from_huggingface(description: TokenizerDescription) -> GigatokenEncoder:
-    framed = description.library.encode("a")
-    marks = framed.special_tokens_mask
-    begin = marks.index(0)
-    end = len(marks) - marks[::-1].index(0)
-    return GigatokenEncoder(
-        description.library.to_str(), prefix=framed.ids[:begin], suffix=framed.ids[end:]
-    )
-
-
-def _from_sentencepiece(description: TokenizerDescription) -> GigatokenEncoder:
+def _sentencepiece(description: TokenizerDescription) -> Encoder:
     """gigatoken reads a model through a ``tokenizer.json``, which is put right here.
 
-    Two differences: to SentencePiece a control piece as text is text, and a leading space is put
-    before the document, not before every stretch between the user's own symbols as well.
+    Three differences: a control piece as text is text to SentencePiece; a leading space goes before
+    the document, and not before each stretch between the user's own symbols as well; and gigatoken
+    normalises by graphemes where SentencePiece takes the longest match, so that SentencePiece does
+    it, unless there is nothing to do but that leading space.
     """
+    import gigatoken
     from gigatoken._load.sentencepiece import sentencepiece_to_tokenizer_json
 
     (model,) = description.files.values()
     content = json.loads(sentencepiece_to_tokenizer_json(model))
     content["added_tokens"] = [t for t in content["added_tokens"] if not t["special"]]
-    steps = content["normalizer"]["normalizers"]
-    kinds = [step["type"] for step in steps]
-    # Where spaces at the ends are stripped, a leading one would be too.
-    leads_with_space = "Prepend" in kinds and "Strip" not in kinds
-    if leads_with_space:
-        del steps[kinds.index("Prepend")]
-    return GigatokenEncoder(json.dumps(content), leads_with_space=leads_with_space)
+    steps = [step["type"] for step in content["normalizer"]["normalizers"]]
+    prepare: Callable[[Sequence[str]], list[str]]
+    if steps == ["Replace"]:
+        prepare = _as_they_are
+    elif steps == ["Prepend", "Replace"]:
+        prepare = _after_a_space
+        del content["normalizer"]["normalizers"][0]
+    else:
+        prepare = _Normalised(description.library)
+        content["normalizer"] = None
+    tokenizer_json = json.dumps(content)
+    return GigatokenEncoder(lambda: gigatoken.Tokenizer.from_json(tokenizer_json), prepare)
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:160] if lines else repr(error)
+def _after_a_space(documents: Sequence[str]) -> list[str]:
+    return [text and _SPACE + text for text in documents]
+
+
+class _Normalised:
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+
+    def __call__(self, documents: Sequence[str]) -> list[str]:
+        texts: list[str] = self._processor.normalize(list(documents))
+        return texts
+
+
+def _huggingface(description: TokenizerDescription) -> Encoder:
+    """What a post-processor puts around text is put around ids, and NFC is left to the library.
+
+    The two libraries have Unicode's tables of different years.
+    """
+    import gigatoken
+
+    content = json.loads(description.library.to_str())
+    is_normalised = content["normalizer"] in (
+        {"type": "NFC"},
+        {"type": "Sequence", "normalizers": [{"type": "NFC"}]},
+    )
+    if is_normalised:
+        content["normalizer"] = None
+    tokenizer_json = json.dumps(content)
+    framed = description.library.encode("a")
+    marks = framed.special_tokens_mask
+    begin, end = marks.index(0), len(marks) - marks[::-1].index(0)
+    finish = _Frame(framed.ids[:begin], framed.ids[end:]) if 1 in marks else None
+    encoder = GigatokenEncoder(lambda: gigatoken.Tokenizer.from_json(tokenizer_json), finish=finish)
+    return _NFC(encoder, description) if is_normalised else encoder
+
+
+class _Frame:
+    """Every document between a prefix and a suffix."""
+
+    def __init__(self, prefix: Sequence[int], suffix: Sequence[int]) -> None:
+        self._prefix = prefix
+        self._suffix = suffix
+
+    def __call__(self, encoded: Encoded) -> Encoded:
+        lengths = encoded.lengths + (len(self._prefix) + len(self._suffix))
+        ends = np.cumsum(lengths)
+        ids: npt.NDArray[Any] = np.empty(int(ends[-1]), encoded.ids.dtype)
+        is_text = np.ones(len(ids), dtype=bool)
+        places = [(ends - lengths + i, token) for i, token in enumerate(self._prefix)]
+        places += [(ends - len(self._suffix) + i, token) for i, token in enumerate(self._suffix)]
+        for place, token in places:
+            ids[place], is_text[place] = token, False
+        ids[is_text] = encoded.ids
+        return Encoded(ids, lengths)
+
+
+class _NFC:
+    """Text goes to gigatoken in NFC, and to the reference where that may hide an added token."""
+
+    def __init__(self, encoder: Encoder, description: TokenizerDescription) -> None:
+        self.name = encoder.name
+        self.version = encoder.version
+        self._encoder = encoder
+        self._reference = reference_encoder(description)
+        self._normalizer = description.library.normalizer
+        self._added_tokens = description.special_tokens
+
+    def encode(self, documents: Sequence[Any]) -> Encoded:
+        """See `tst_megatron.data.encoding.Encoder`."""
+        with explained(documents):
+            texts = [self._normalised(text) for text in documents]
+        is_other = np.array([text is None for text in texts], dtype=bool)
+        ours = self._encoder.encode([text for text in texts if text is not None])
+        if not is_other.any():
+            return ours
+        others = self._reference.encode([documents[i] for i in np.flatnonzero(is_other).tolist()])
+        lengths = np.empty(len(documents), np.int64)
+        lengths[~is_other], lengths[is_other] = ours.lengths, others.lengths
+        is_others = np.repeat(is_other, lengths)
+        ids: npt.NDArray[Any] = np.empty(len(is_others), np.uint32)
+        ids[~is_others], ids[is_others] = ours.ids, others.ids
+        return Encoded(ids, lengths)
+
+    def _normalised(self, text: str) -> str | None:
+        # Python's tables are the later ones: what they find normal, the library's do as well.
+        if unicodedata.is_normalized("NFC", text):
+            return text
+        normalised: str = self._normalizer.normalize_str(text)
+        if any(token in text or token in normalised for token in self._added_tokens):
+            # Such tokens are taken out of text before it is normalised, or after.
+            return None
+        return normalised
+
+
+def _tiktoken(description: TokenizerDescription) -> Encoder:
+    """gigatoken knows Megatron's second pattern, by the name of a model that has it.
+
+    It counts special tokens after the ranks, where Megatron has them first.
+    """
+    import gigatoken
+
+    if "v2" not in description.megatron_flags:
+        raise UnsuitedError("gigatoken does not split text by Megatron's pattern v1")
+    encoding, num_special = description.library, len(description.special_tokens)
+    num_ranks = description.vocab_size - num_special
+    special = {token: num_ranks + i for i, token in enumerate(description.special_tokens)}
+    ranks = (encoding.decode_single_token_bytes(num_special + rank) for rank in range(num_ranks))
+    lines = [base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(ranks)]
+
+    def load() -> Any:
+        with tempfile.NamedTemporaryFile(suffix=".tiktoken") as file:
+            Path(file.name).write_bytes(b"".join(lines))
+            return gigatoken.Tokenizer.from_tiktoken(file.name, "nemotron", special)
+
+    def finish(encoded: Encoded) -> Encoded:
+        ids = (encoded.ids + num_special) % (num_ranks + num_special)
+        return Encoded(ids, encoded.lengths)
+
+    return GigatokenEncoder(load, finish=finish)

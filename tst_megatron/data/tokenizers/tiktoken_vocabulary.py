@@ -41,7 +41,6 @@ class Vocabulary:
         pattern: ``v1`` or ``v2``.
         vocab_size: special tokens and ranks in all.
         special_tokens: theirs are the first ids.
-        ranks: the bytes of every other token; their ids follow.
         encoding: tiktoken's object.
     """
 
@@ -49,7 +48,6 @@ class Vocabulary:
     pattern: str
     vocab_size: int
     special_tokens: tuple[str, ...]
-    ranks: list[bytes]
     encoding: tiktoken.Encoding
 
 
@@ -105,7 +103,7 @@ def read(spec: str, content: bytes, options: dict[str, str]) -> Vocabulary:
         mergeable_ranks={token: rank + num_special for rank, token in enumerate(ranks)},
         special_tokens={token: i for i, token in enumerate(special_tokens)},
     )
-    return Vocabulary(content, pattern, vocab_size, special_tokens, ranks, encoding)
+    return Vocabulary(content, pattern, vocab_size, special_tokens, encoding)
 
 
 def _number(spec: str, options: dict[str, str], name: str, default: int) -> int:

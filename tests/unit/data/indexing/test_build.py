@@ -16,8 +16,6 @@ import torch
 from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
 from rich.console import Console
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
-from tst_megatron.data.reading.options import ReadOptions
-from tst_megatron.data.reading.where import parse_where
 
 from tst_megatron.data.encoding import Encoded
 from tst_megatron.data.indexing import build as build_module
@@ -26,6 +24,8 @@ from tst_megatron.data.indexing.build import build
 from tst_megatron.data.indexing.output import partial_folder
 from tst_megatron.data.indexing.plan import BuildSettings
 from tst_megatron.data.manifest import Manifest, megatron_flags, read_manifest
+from tst_megatron.data.reading.options import ReadOptions
+from tst_megatron.data.reading.where import parse_where
 from tst_megatron.data.tokenizers.description import describe
 from tst_megatron.errors import UserError
 
@@ -232,7 +232,7 @@ def test_the_first_bad_record_is_named_by_its_line(
     write_jsonl(tmp_path / "0.jsonl", texts)
     (tmp_path / "1.jsonl").write_text("".join('{"text": "a"}\n' for _ in range(5000)) + BAD)
     asked = settings([str(tmp_path / "0.jsonl"), str(tmp_path / "1.jsonl")], model)
-    with pytest.raises(UserError, match=r"1\.jsonl, record 5002: .*--on-error skip"):
+    with pytest.raises(UserError, match=r"1\.jsonl, record 5,002: .*--on-error skip"):
         build(asked, tmp_path / "c", quiet())
     assert not (tmp_path / "c.bin").exists()
 

@@ -1,0 +1,85 @@
+"""What reading gives: documents in batches, and what could not be read."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class UnusableError(Exception):
+    """A record that gives no document.
+
+    Args:
+        reason: one of a few, so that they can be counted.
+        detail: what is particular to this record; may be empty.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+
+class DamagedError(UnusableError):
+    """A file whose bytes cannot be unpacked from here on."""
+
+
+class BrokenFile(Exception):  # noqa: N818 — the name that stands in messages
+    """A file that cannot be read any further; what came before has been yielded.
+
+    Attributes:
+        record: the first that could not be read, from 1 within the part; 0 for a file of which
+            nothing can be read.
+        reason: one of a few, so that they can be counted.
+        detail: what is particular to this file; may be empty.
+    """
+
+    def __init__(self, record: int, reason: str, detail: str = "") -> None:
+        super().__init__(record, reason, detail)
+        self.record = record
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """A record that gives no document.
+
+    Attributes:
+        record: its number, from 1 within the part: of its line (JSON lines; the line that a
+            document of a text file begins in), row, or element.
+        reason: one of a few, so that they can be counted.
+        detail: what is particular to this record; may be empty.
+    """
+
+    record: int
+    reason: str
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class Batch:
+    """Documents read together: a few megabytes, or one that is longer.
+
+    Attributes:
+        documents: strings; where ids are read, strings or integer arrays ``[tokens]``.
+        numbers: of the records that the documents are of, as in ``bad``.
+        bad: the records that give none, in order.
+        records: how far the numbers of records go on in this batch: lines (blank ones too), rows
+            or elements.
+        filtered: records that ``where`` does not want.
+        text_bytes: UTF-8 bytes of the documents; 0 where ids are read.
+        bytes_read: of the file as it lies on the disk. Those of all batches of a part that was read
+            to its end make up the part, those of all parts the file.
+    """
+
+    documents: list[Any] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    bad: list[Bad] = field(default_factory=list)
+    records: int = 0
+    filtered: int = 0
+    text_bytes: int = 0
+    bytes_read: int = 0
+
+
+def sentence(reason: str, detail: str) -> str:
+    """Reason and detail in one line."""
+    return f"{reason}: {detail}" if detail else reason

@@ -13,7 +13,7 @@ RECIPE=${RECIPE:?the recipe with its layout, as in tst-megatron recipe list}
 RUN=${RUN:?the folder of this run: checkpoints, logs, ledger}
 GPUS_PER_NODE=${GPUS_PER_NODE:-$(nvidia-smi --list-gpus | wc -l)}
 if [ -z "${PRECISION:-}" ]; then
-    capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1)
+    capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | sed -n 1p)
     case $capability in
         9.*) PRECISION=fp8-blockwise ;;
         10.*) PRECISION=mxfp8 ;;

@@ -79,7 +79,7 @@ def machine(tmp_path: Path) -> Machine:
         "nvidia-smi",
         'case "$1" in',
         "--list-gpus) for gpu in 0 1 2 3 4 5 6 7; do echo GPU $gpu; done ;;",
-        "--query-gpu=compute_cap) for gpu in 0 1 2 3 4 5 6 7; do echo 9.0; done ;;",
+        "--query-gpu=compute_cap) for gpu in {1..20000}; do echo 9.0; done ;;",
         "esac",
     )
     machine.add("scontrol", '[ "$1 $2" = "show hostnames" ]', 'tr , "\\n" <<< "$3"')

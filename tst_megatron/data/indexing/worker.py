@@ -33,7 +33,7 @@ from tst_megatron.data.tokenizers.proof import differs
 from tst_megatron.errors import UserError
 
 # Of one document a chunk, checked once more against the reference: a thousandth of the work.
-_CHECKED_CHARACTERS = 16_384
+_CHECKED_CHARACTERS = 4_096
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 _NO_TOKENS = "the document has no tokens"

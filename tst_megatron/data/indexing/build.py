@@ -68,7 +68,7 @@ _SYNC_BYTES = 256 << 20
 _SAMPLED_PARTS = 8
 _SAMPLED_CHARACTERS = 32_768
 
-_PACKAGES = ("tst-megatron", "numpy", "pyarrow", "orjson", "ijson", "zstandard")
+_PACKAGES = ("tst-megatron", "numpy", "pyarrow", "orjson", "zstandard")
 
 
 def build(settings: BuildSettings, prefix: Path, console: Console) -> Manifest:

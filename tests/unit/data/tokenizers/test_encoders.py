@@ -89,7 +89,7 @@ def test_made_in_one_process_and_used_in_its_fork(name: str, is_fast: bool) -> N
         assert pool.apply(_ids_and_threads, (name, is_fast)) == (expected, threads)
 
 
-@pytest.mark.parametrize("name", ["hf-gpt2", "tiktoken-v2"])
+@pytest.mark.parametrize("name", ["hf-gpt2", "tiktoken"])
 def test_characters_newer_than_a_librarys_tables_get_the_references_ids(name: str) -> None:
     """U+A7CF is of Unicode 17: a letter to gigatoken, and nothing to tokenizers."""
     ours, reference, _ = _pair(name)

@@ -29,6 +29,7 @@ def main(argv: list[str]) -> None:
     from tst_megatron.training.recipes import expand_recipe
 
     with user_errors_exit():
+        _check_recipe(argv)
         # Megatron parses sys.argv; so does every library it hands the command line on to.
         sys.argv = [sys.argv[0], *machine_flags, *expand_blend(expand_recipe(argv))]
         args, superposition = _parse(on_gpu=not machine_flags)
@@ -46,11 +47,22 @@ def _be_the_only_rank() -> None:
     os.environ |= alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
+def _check_recipe(argv: list[str]) -> None:
+    """Megatron would name a flag that it does not know, and not the file that has it."""
+    from tst_megatron.training.recipe_keys import check_keys
+    from tst_megatron.training.recipes import named_recipe, read
+
+    name, _ = named_recipe(argv)
+    if name is not None:
+        check_keys(read(name))
+
+
 def _parse(on_gpu: bool) -> tuple[argparse.Namespace, Any]:
     from megatron.training.arguments import parse_and_validate_args, parse_args
 
     from tst_megatron.training import arguments, checks
     from tst_megatron.training.corpus_tokenizer import corpus_tokenizer_flags
+    from tst_megatron.training.fp8_support import check_fp8
 
     # Twice, because Megatron's validation opens files and so fails in its own ways first.
     flags = parse_args(arguments.add_tst_arguments)
@@ -64,6 +76,8 @@ def _parse(on_gpu: bool) -> tuple[argparse.Namespace, Any]:
         sys.argv += tokenizer_flags
         flags = parse_args(arguments.add_tst_arguments)
     checks.check_before_validation(flags, on_gpu)
+    if on_gpu:
+        check_fp8(flags)
     args = parse_and_validate_args(
         extra_args_provider=arguments.add_tst_arguments,
         args_defaults={"tokenizer_type": "GPT2BPETokenizer"},

@@ -25,6 +25,10 @@ READY_TE := $(VENV_TE)/.ready
 WHEELS ?= ../shared/wheels
 WHEEL_TE = $(wildcard $(WHEELS)/transformer_engine_torch-2.20.2-cp312-cp312-linux_x86_64.whl)
 
+# NVIDIA's image has torch, built with its own CUDA: docker/Dockerfile.gpu installs the rest.
+OF_THE_IMAGE = grep -oE '^(torch|triton|(cuda|nvidia)-[a-z0-9-]+)==' requirements/run.txt | \
+	sed 's/^/--no-emit-package=/; s/==$$//'
+
 CORPUS ?=
 STEPS ?=
 OUT ?=
@@ -84,6 +88,9 @@ lock: | $(UV)
 	$(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url \
 		--constraint requirements/pins.in --extra dev pyproject.toml requirements/te.in \
 		--output-file requirements/te.txt
+	$(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url \
+		--constraint requirements/run.txt $$($(OF_THE_IMAGE)) --no-header --no-annotate \
+		pyproject.toml --output-file requirements/gpu.txt
 	echo 'uv' | $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 		--no-header - --output-file requirements/uv.txt
 

@@ -88,6 +88,9 @@ def build(settings: BuildSettings, prefix: Path, console: Console) -> Manifest:
     chunk_bytes = settings.chunk_bytes or _chunk_bytes(files)
     chunks = list(cut(files, settings.options, chunk_bytes))
     with corpus_output(prefix) as output:
+        if not output.has_shards():
+            # Such as a plan whose flags were wrong, or a merge that was killed: no start for this.
+            output.clear()
         begun = read_plan(output.folder)
         sample = _sample(files, chunks, settings.options, output.folder)
         chosen = choose_encoder(settings.tokenizer, sample)

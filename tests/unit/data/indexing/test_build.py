@@ -300,6 +300,26 @@ def test_a_built_corpus_is_left_as_it_is(inputs: list[str], model: Path, tmp_pat
         build(settings(inputs, model, append_eod=False), tmp_path / "c", quiet())
 
 
+@pytest.mark.parametrize("ending", ["bin", "idx"])
+def test_a_corpus_with_a_file_missing_is_not_taken_for_built(
+    ending: str, inputs: list[str], model: Path, tmp_path: Path
+) -> None:
+    build(settings(inputs, model), tmp_path / "c", quiet())
+    (tmp_path / f"c.{ending}").unlink()
+    with pytest.raises(UserError, match="is there already: give another --output"):
+        build(settings(inputs, model), tmp_path / "c", quiet())
+
+
+def test_an_input_of_the_same_size_and_another_time_is_another_input(
+    model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "1.jsonl").write_text('{"text": "old"}\n')
+    build(settings([str(tmp_path / "1.jsonl")], model), tmp_path / "c", quiet())
+    (tmp_path / "1.jsonl").write_text('{"text": "new"}\n')
+    with pytest.raises(UserError, match="is there already: give another --output"):
+        build(settings([str(tmp_path / "1.jsonl")], model), tmp_path / "c", quiet())
+
+
 def test_a_worker_that_is_killed_is_one_sentence(
     inputs: list[str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

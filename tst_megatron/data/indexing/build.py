@@ -22,7 +22,7 @@ from typing import Any
 from rich.console import Console
 
 from tst_megatron.data.byte_progress import ByteProgress
-from tst_megatron.data.index_file import dtype_of_vocabulary
+from tst_megatron.data.index_file import bin_path, dtype_of_vocabulary, index_path
 from tst_megatron.data.indexing.output import (
     Appending,
     CorpusOutput,
@@ -47,6 +47,7 @@ from tst_megatron.data.manifest import (
     Manifest,
     SkippedRecord,
     TokenizerRecord,
+    manifest_path,
     read_manifest,
     tokenizer_folder,
 )
@@ -88,6 +89,9 @@ def build(settings: BuildSettings, prefix: Path, console: Console) -> Manifest:
     chunk_bytes = settings.chunk_bytes or _chunk_bytes(files)
     chunks = list(cut(files, settings.options, chunk_bytes))
     with corpus_output(prefix) as output:
+        if not output.has_shards():
+            # Such as a plan whose flags were wrong, or a merge that was killed: no start for this.
+            output.clear()
         begun = read_plan(output.folder)
         sample = _sample(files, chunks, settings.options, output.folder)
         chosen = choose_encoder(settings.tokenizer, sample)
@@ -129,12 +133,24 @@ def _sample(
 
 
 def _built_before(settings: BuildSettings, files: list[InputFile], prefix: Path) -> Manifest | None:
-    """The manifest of the same corpus, if it is there; inputs go by name and size."""
+    """The manifest of the same corpus, if all of it is there.
+
+    Inputs go by name and size, and are older than the manifest.
+    """
     built = read_manifest(prefix)
     if built is None or built.settings != _settings_of_manifest(settings):
         return None
-    before = [(one.path, one.size) for one in built.inputs]
-    return built if before == [(str(file.path), file.size) for file in files] else None
+    written = manifest_path(prefix).stat().st_mtime_ns
+    before = [(one.path, one.size, True) for one in built.inputs]
+    now = [(str(file.path), file.size, file.mtime_ns <= written) for file in files]
+    return built if before == now and _has_files(built, prefix) else None
+
+
+def _has_files(built: Manifest, prefix: Path) -> bool:
+    recorded = ((bin_path(prefix), built.bin), (index_path(prefix), built.idx))
+    return all(path.is_file() and path.stat().st_size == of.size for path, of in recorded) and (
+        built.tokenizer.folder is None or tokenizer_folder(prefix).is_dir()
+    )
 
 
 def _settings_of_manifest(settings: BuildSettings) -> dict[str, Any]:

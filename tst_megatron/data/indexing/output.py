@@ -37,6 +37,7 @@ from tst_megatron.errors import UserError
 from tst_megatron.files import sync_folder, write_whole
 
 LOCK = "lock"
+SHARD_SUFFIX = ".shard"
 _READ_BYTES = 8 << 20
 
 
@@ -143,6 +144,10 @@ class CorpusOutput:
         if bin_path(self.prefix).exists():
             bin_path(self.prefix).rename(self._tokens_file)
         self._naming.unlink()
+
+    def has_shards(self) -> bool:
+        """Whether a build has finished something: a shard that is joined, or one that is not."""
+        return "shards" in self.journal() or any(self.folder.glob(f"*{SHARD_SUFFIX}"))
 
     def clear(self) -> None:
         """Forget all that is written; the lock stays.

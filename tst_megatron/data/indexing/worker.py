@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tst_megatron.data.encoding import Encoded, Encoder
+from tst_megatron.data.indexing.output import SHARD_SUFFIX
 from tst_megatron.data.indexing.shards import (
     MAX_SKIPPED_LISTED,
     ShardSummary,
@@ -78,7 +79,7 @@ class Job:
 
     def shard(self, number: int) -> Path:
         """The file of a chunk's shard."""
-        return self.folder / f"{number:06d}.shard"
+        return self.folder / f"{number:06d}{SHARD_SUFFIX}"
 
 
 @dataclass(frozen=True)
@@ -205,8 +206,10 @@ class _PartWriter:
         return self._job.encoder.encode(good)
 
     def _check(self, documents: list[Any]) -> None:
-        """Encode a piece of one document of the part with the reference as well."""
-        if self._job.reference is None or self._summary.checked_documents or not documents:
+        """Encode a piece of one document of the chunk with the reference as well."""
+        # Not one of every part: parts may be small files, and the reference is slow.
+        checked = self._writer.summary.checked_documents + self._summary.checked_documents
+        if self._job.reference is None or checked or not documents:
             return
         piece = documents[len(documents) // 2][:_CHECKED_CHARACTERS]
         if differs(self._job.encoder, self._job.reference, [piece]) is not None:

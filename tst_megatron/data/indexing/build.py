@@ -228,8 +228,8 @@ class _Build:
                 if number in todo:
                     next(finished)
                 shard = read_shard(job.shard(number), self._dtype.itemsize)
-                for block in shard.blocks():
-                    appending.tokens(block)
+                with shard.path.open("rb", buffering=0) as file:
+                    appending.tokens_of(file, shard.token_bytes)
                 appending.lengths(shard.lengths)
                 whole.add(shard.summary)
                 joined.append(shard.path)

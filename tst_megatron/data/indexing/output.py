@@ -17,8 +17,9 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,8 @@ from tst_megatron.errors import UserError
 from tst_megatron.files import sync_folder, write_whole
 
 LOCK = "lock"
+# Of file systems, or pairs of them, whose files the kernel does not copy (copy_file_range(2)).
+_NO_KERNEL_COPY = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM)
 SHARD_SUFFIX = ".shard"
 _READ_BYTES = 8 << 20
 
@@ -189,9 +192,11 @@ class CorpusOutput:
                 while block := before.read(_READ_BYTES):
                     checksum.update(block)
             with (
-                self._tokens_file.open("ab", buffering=0) as tokens,
+                self._tokens_file.open("r+b", buffering=0) as tokens,
                 self._lengths_file.open("ab") as lengths,
             ):
+                # The kernel copies into no file that is opened to append.
+                tokens.seek(0, os.SEEK_END)
 
                 def sync(note: dict[str, Any]) -> None:
                     lengths.flush()
@@ -203,7 +208,7 @@ class CorpusOutput:
                     }
                     write_whole(self._journal_file, json.dumps({"sizes": sizes, "note": note}))
 
-                yield Appending(tokens.write, lengths.write, checksum, sync)
+                yield Appending(tokens, lengths, checksum, sync)
 
     def finish[Made: Manifest | None](
         self,
@@ -263,13 +268,13 @@ class Appending:
 
     def __init__(
         self,
-        write_tokens: Callable[[memoryview], int | None],
-        write_lengths: Callable[[memoryview], int],
+        tokens: FileIO,
+        lengths: BinaryIO,
         checksum: Checksum,
         sync: Callable[[dict[str, Any]], None],
     ) -> None:
-        self._write_tokens = write_tokens
-        self._write_lengths = write_lengths
+        self._tokens = tokens
+        self._lengths = lengths
         self._checksum = checksum
         self.sync = sync
         """Make what was appended last, and remember a note with it."""
@@ -281,13 +286,38 @@ class Appending:
             OSError: they cannot be written.
         """
         whole = memoryview(data).cast("B")
+        self._checksum.update(whole, meanwhile=lambda: self._write(whole))
 
-        def write() -> None:
-            rest = whole
-            while len(rest):
-                rest = rest[self._write_tokens(rest) or 0 :]
+    def tokens_of(self, file: FileIO, size: int) -> None:
+        """Append the first ``size`` bytes of a file, which the kernel copies where it can.
 
-        self._checksum.update(whole, meanwhile=write)
+        Raises:
+            OSError: they cannot be read or written.
+        """
+        begin = 0
+        while begin < size:
+            block = os.pread(file.fileno(), min(size - begin, _READ_BYTES), begin)
+            if not block:
+                raise OSError(errno.EIO, "it is shorter than it was", str(file.name))
+            at = begin
+            self._checksum.update(block, meanwhile=lambda: self._copy(file, at, block))  # noqa: B023
+            begin += len(block)
+
+    def _copy(self, file: FileIO, begin: int, block: bytes) -> None:
+        copied = 0
+        try:
+            while copied < len(block):
+                copied += os.copy_file_range(
+                    file.fileno(), self._tokens.fileno(), len(block) - copied, begin + copied
+                )
+        except OSError as error:
+            if error.errno not in _NO_KERNEL_COPY:
+                raise
+            self._write(memoryview(block)[copied:])
+
+    def _write(self, data: memoryview) -> None:
+        while len(data):
+            data = data[self._tokens.write(data) or 0 :]
 
     def lengths(self, lengths: npt.NDArray[np.int32]) -> None:
         """Append ``[n]`` tokens of each of the documents appended.
@@ -295,7 +325,7 @@ class Appending:
         Raises:
             OSError: they cannot be written.
         """
-        self._write_lengths(memoryview(np.ascontiguousarray(lengths)))
+        self._lengths.write(memoryview(np.ascontiguousarray(lengths)))
 
     def record(self) -> FileRecord:
         """Checksums of all tokens so far."""

@@ -4,10 +4,12 @@ Workers are forked from the builder with everything they need, so only numbers o
 answers travel between processes; text and ids never do.
 """
 
-import ctypes
 import hashlib
 import multiprocessing
+import os
 import signal
+import threading
+import time
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
@@ -35,7 +37,7 @@ from tst_megatron.errors import UserError
 
 # Of one document a chunk, checked once more against the reference: a thousandth of the work.
 _CHECKED_CHARACTERS = 4_096
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_LOOKS_EVERY_S = 0.2
 
 _NO_TOKENS = "the document has no tokens"
 _NOT_ENCODABLE = "the document cannot be encoded"
@@ -105,15 +107,25 @@ _job: Job | None = None
 _shared: Shared | None = None
 
 
-def start_worker(job: Job, shared: Shared) -> None:
-    """What a worker does first: it ends with its builder, and leaves Ctrl-C to it."""
+def start_worker(job: Job, shared: Shared, builder: int) -> None:
+    """What a worker does first: it ends with its builder, and leaves Ctrl-C to it.
+
+    Args:
+        job: what the chunks are made from.
+        shared: with the builder.
+        builder: its process id, which the worker may have outlived by now.
+    """
     global _job, _shared
     _job, _shared = job, shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Linux alone has it; elsewhere an orphan ends with its chunk.
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-    if prctl is not None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_end_with, args=(builder,), daemon=True).start()
+
+
+def _end_with(builder: int) -> None:
+    # Not Linux's PR_SET_PDEATHSIG, which comes too late if the builder was killed before it is set.
+    while os.getppid() == builder:
+        time.sleep(_LOOKS_EVERY_S)
+    os._exit(1)
 
 
 def write_chunk(number: int) -> None:

@@ -28,6 +28,30 @@ def manifest(tokens: FileRecord, index: FileRecord) -> Manifest:
     return Manifest([], {}, tokenizer, "uint16", 5, 22, 0, 9, 0, {}, [], {}, bin=tokens, idx=index)
 
 
+@pytest.mark.parametrize("by_kernel", [True, False])
+def test_files_are_appended_as_their_bytes_would_be(
+    by_kernel: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: Any) -> int:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(output_module, "_READ_BYTES", 1000)
+    if not by_kernel:
+        monkeypatch.setattr(os, "copy_file_range", refuses)
+    shard = tmp_path / "shard"
+    tokens = np.arange(4000, dtype=np.uint16)
+    shard.write_bytes(tokens.tobytes() + b"what is known last")
+    with corpus_output(tmp_path / "c") as output, output.appending(UINT16) as appending:
+        appending.tokens(tokens[:3])
+        with shard.open("rb", buffering=0) as file:
+            appending.tokens_of(file, tokens.nbytes)
+        appending.tokens(tokens[:2])
+        written = (output.folder / "tokens.bin").read_bytes()
+        record = appending.record()
+    assert written == np.concatenate([tokens[:3], tokens, tokens[:2]]).tobytes()
+    assert record.sha256 == hashlib.sha256(written).hexdigest()
+
+
 def write(output: CorpusOutput, begin: int = 0, end: int = 5, sync: bool = True) -> FileRecord:
     with output.appending(UINT16) as appending:
         for document in DOCUMENTS[begin:end]:

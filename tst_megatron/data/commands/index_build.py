@@ -89,7 +89,11 @@ def main(args: argparse.Namespace) -> None:
     console = Console()
     began = time.monotonic()
     prefix = Path(args.output)
-    manifest = build(settings, prefix, console)
+    try:
+        manifest = build(settings, prefix, console)
+    except KeyboardInterrupt:
+        console.print("Stopping: the same command goes on from what is done.", soft_wrap=True)
+        raise
     seconds = time.monotonic() - began
     read = sum(one.size for one in manifest.inputs)
     lines = [

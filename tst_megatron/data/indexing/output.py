@@ -64,12 +64,11 @@ def corpus_output(prefix: Path) -> Iterator["CorpusOutput"]:
         shutil.rmtree(_done_folder(prefix), ignore_errors=True)
         if not folder.exists():
             check_free(prefix)
-        folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / LOCK, f"the corpus {prefix}"):
             output = CorpusOutput(prefix, folder)
-            output.take_back_names()
-            check_free(prefix)
             try:
+                output.take_back_names()
+                check_free(prefix)
                 yield output
             finally:
                 _remove_if_empty(folder)

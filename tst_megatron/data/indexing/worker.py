@@ -86,19 +86,21 @@ class Job:
 class Shared:
     """What builder and workers both see.
 
+    The builder takes no lock of it: a worker may be killed with the lock held.
+
     Attributes:
         bytes_read: of the inputs, by all workers.
         stop: not 0 when the workers should stop.
     """
 
     bytes_read: "Synchronized[int]"
-    stop: "Synchronized[int]"
+    stop: ctypes.c_byte
 
 
 def make_shared() -> Shared:
     """Before the workers are forked."""
     context = multiprocessing.get_context("fork")
-    return Shared(context.Value("q", 0), context.Value("b", 0))
+    return Shared(context.Value("q", 0), context.RawValue(ctypes.c_byte, 0))
 
 
 _job: Job | None = None

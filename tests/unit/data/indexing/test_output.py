@@ -4,6 +4,7 @@ import errno
 import hashlib
 import multiprocessing
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,32 @@ def test_two_builders_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with corpus_output(tmp_path / "c"):
         pass
     assert list(tmp_path.iterdir()) == [], "nothing is left of a build that has done nothing"
+
+
+def test_who_waited_is_told_what_the_other_has_finished(tmp_path: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    held, let_go = fork.Event(), fork.Event()
+
+    def finish() -> None:
+        with corpus_output(tmp_path / "c") as output:
+            tokens = write(output)
+            held.set()
+            let_go.wait()
+            time.sleep(0.3)
+            output.finish(UINT16, tokens, manifest)
+
+    other = fork.Process(target=finish)
+    other.start()
+    held.wait()
+    let_go.set()
+    with (
+        pytest.raises(UserError, match=r"c\.bin is there already"),
+        corpus_output(tmp_path / "c"),
+    ):
+        pass
+    other.join()
+    assert other.exitcode == 0
+    assert not partial_folder(tmp_path / "c").exists()
 
 
 @pytest.mark.parametrize("name", ["c.bin", "c.idx", "c.manifest.json", "c.tokenizer"])

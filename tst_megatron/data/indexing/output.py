@@ -76,6 +76,20 @@ def corpus_output(prefix: Path) -> Iterator["CorpusOutput"]:
         raise UserError(_in_words(error, prefix)) from None
 
 
+def named_prefix(output: str) -> Path:
+    """The prefix that ``--output`` names.
+
+    Raises:
+        UserError: it names a folder, beside which the files would come to lie.
+    """
+    if not Path(output).name or output.endswith(("/", "/.", "/..")) or output == "..":
+        raise UserError(
+            f"--output {output} is a folder: add how the files in it are to be called, "
+            f"{Path(output) / 'corpus'}"
+        )
+    return Path(output)
+
+
 def _remove_if_empty(folder: Path) -> None:
     if folder.exists() and [path.name for path in folder.iterdir()] == [LOCK]:
         shutil.rmtree(folder)

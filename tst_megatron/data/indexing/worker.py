@@ -222,11 +222,11 @@ class _PartWriter:
     def _leave_out(self, record: int, reason: str, detail: str = "") -> None:
         what = sentence(reason, detail)
         if not self._job.skips:
-            before = records_before(self._job.files, self._part)
-            path = self._job.files[self._part.file].path
+            where = str(self._job.files[self._part.file].path)
+            if record:  # Of a file that cannot be read at all there is none.
+                where += f", record {records_before(self._job.files, self._part) + record:,}"
             raise UserError(
-                f"{path}, record {before + record:,}: {what}; repair it, or leave such records out "
-                "with --on-error skip"
+                f"{where}: {what}; repair it, or leave such records out with --on-error skip"
             )
         self._summary.skipped[reason] = self._summary.skipped.get(reason, 0) + 1
         if len(self._summary.skipped_records) < MAX_SKIPPED_LISTED:

@@ -405,3 +405,9 @@ def test_of_many_small_files_one_a_chunk_is_checked(model: Path, tmp_path: Path)
     made = build(settings([str(folder)], model, chunk_bytes=None), tmp_path / "c", quiet())
     # The sample's, which is the first file of the only chunk, and the chunk's.
     assert made.tokenizer.checked_documents == 2
+
+
+def test_a_file_that_cannot_be_read_at_all_has_no_record(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "1.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"1\.parquet: not Parquet that can be read"):
+        build(settings([str(tmp_path / "1.parquet")], model), tmp_path / "c", quiet())

@@ -16,7 +16,12 @@ from hypothesis import strategies as st
 from tst_megatron.data import checksum
 from tst_megatron.data.checksum import Checksum
 from tst_megatron.data.indexing import output as output_module
-from tst_megatron.data.indexing.output import CorpusOutput, corpus_output, partial_folder
+from tst_megatron.data.indexing.output import (
+    CorpusOutput,
+    corpus_output,
+    named_prefix,
+    partial_folder,
+)
 from tst_megatron.data.manifest import FileRecord, Manifest, TokenizerRecord, read_manifest
 from tst_megatron.errors import UserError
 
@@ -190,3 +195,13 @@ def test_checksums_are_of_the_whole_and_of_every_block(pieces: list[bytes]) -> N
     assert record.size == len(data)
     assert record.sha256 == hashlib.sha256(data).hexdigest()
     assert record.block_sha256 == [hashlib.sha256(block).hexdigest() for block in blocks]
+
+
+@pytest.mark.parametrize("output", ["data/", "/", ".", "data/.", ".."])
+def test_a_folder_is_no_prefix(output: str) -> None:
+    with pytest.raises(UserError, match=f"--output {output} is a folder: add how"):
+        named_prefix(output)
+
+
+def test_a_prefix_may_be_called_as_a_folder_beside_it(tmp_path: Path) -> None:
+    assert named_prefix(str(tmp_path)) == tmp_path

@@ -76,6 +76,25 @@ def corpus_output(prefix: Path) -> Iterator["CorpusOutput"]:
         raise UserError(_in_words(error, prefix)) from None
 
 
+def remove_leftovers(prefix: Path) -> None:
+    """Remove the folder of a process that was killed when all names were given but this was left.
+
+    Call for a corpus that is whole: whoever finds the folder later takes its names back.
+
+    Raises:
+        UserError: another process is in there, or it cannot be removed.
+    """
+    folder = partial_folder(prefix)
+    if not folder.exists():
+        return
+    try:
+        with locked(folder / LOCK, f"the corpus {prefix}"):
+            shutil.rmtree(_done_folder(prefix), ignore_errors=True)
+            shutil.rmtree(folder.rename(_done_folder(prefix)))
+    except OSError as error:
+        raise UserError(_in_words(error, prefix)) from None
+
+
 def named_prefix(output: str) -> Path:
     """The prefix that ``--output`` names.
 

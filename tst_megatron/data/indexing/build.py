@@ -29,6 +29,7 @@ from tst_megatron.data.indexing.output import (
     check_free,
     corpus_output,
     partial_folder,
+    remove_leftovers,
 )
 from tst_megatron.data.indexing.plan import (
     BuildSettings,
@@ -82,6 +83,7 @@ def build(settings: BuildSettings, prefix: Path, console: Console) -> Manifest:
     files = find_inputs(settings.inputs, settings.format)
     built = _built_before(settings, files, prefix)
     if built is not None:
+        remove_leftovers(prefix)
         console.print(f"{prefix} is there already, of the same inputs and settings.")
         return built
     if not partial_folder(prefix).exists():

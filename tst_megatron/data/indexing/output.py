@@ -67,17 +67,49 @@ def corpus_output(prefix: Path) -> Iterator["CorpusOutput"]:
         shutil.rmtree(_done_folder(prefix), ignore_errors=True)
         if not folder.exists():
             check_free(prefix)
-        folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / LOCK, f"the corpus {prefix}"):
             output = CorpusOutput(prefix, folder)
-            output.take_back_names()
-            check_free(prefix)
             try:
+                output.take_back_names()
+                check_free(prefix)
                 yield output
             finally:
                 _remove_if_empty(folder)
     except OSError as error:
         raise UserError(_in_words(error, prefix)) from None
+
+
+def remove_leftovers(prefix: Path) -> None:
+    """Remove the folder of a process that was killed when all names were given but this was left.
+
+    Call for a corpus that is whole: whoever finds the folder later takes its names back.
+
+    Raises:
+        UserError: another process is in there, or it cannot be removed.
+    """
+    folder = partial_folder(prefix)
+    if not folder.exists():
+        return
+    try:
+        with locked(folder / LOCK, f"the corpus {prefix}"):
+            shutil.rmtree(_done_folder(prefix), ignore_errors=True)
+            shutil.rmtree(folder.rename(_done_folder(prefix)))
+    except OSError as error:
+        raise UserError(_in_words(error, prefix)) from None
+
+
+def named_prefix(output: str) -> Path:
+    """The prefix that ``--output`` names.
+
+    Raises:
+        UserError: it names a folder, beside which the files would come to lie.
+    """
+    if not Path(output).name or output.endswith(("/", "/.", "/..")) or output == "..":
+        raise UserError(
+            f"--output {output} is a folder: add how the files in it are to be called, "
+            f"{Path(output) / 'corpus'}"
+        )
+    return Path(output)
 
 
 def _remove_if_empty(folder: Path) -> None:

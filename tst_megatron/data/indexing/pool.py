@@ -48,7 +48,7 @@ def finished_in_order(
     try:
         futures = [pool.submit(write_chunk, number) for number in numbers]
         for number, future in zip(numbers, futures, strict=True):
-            _wait(future, lambda: on_progress(shared.bytes_read.value))
+            _wait(future, lambda: on_progress(shared.bytes_read.get_obj().value))
             yield number
     except BrokenProcessPool:
         raise UserError(

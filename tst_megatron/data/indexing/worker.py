@@ -88,19 +88,21 @@ class Job:
 class Shared:
     """What builder and workers both see.
 
+    The builder takes no lock of it: a worker may be killed with the lock held.
+
     Attributes:
         bytes_read: of the inputs, by all workers.
         stop: not 0 when the workers should stop.
     """
 
     bytes_read: "Synchronized[int]"
-    stop: "Synchronized[int]"
+    stop: ctypes.c_byte
 
 
 def make_shared() -> Shared:
     """Before the workers are forked."""
     context = multiprocessing.get_context("fork")
-    return Shared(context.Value("q", 0), context.Value("b", 0))
+    return Shared(context.Value("q", 0), context.RawValue(ctypes.c_byte, 0))
 
 
 _job: Job | None = None
@@ -232,11 +234,11 @@ class _PartWriter:
     def _leave_out(self, record: int, reason: str, detail: str = "") -> None:
         what = sentence(reason, detail)
         if not self._job.skips:
-            before = records_before(self._job.files, self._part)
-            path = self._job.files[self._part.file].path
+            where = str(self._job.files[self._part.file].path)
+            if record:  # Of a file that cannot be read at all there is none.
+                where += f", record {records_before(self._job.files, self._part) + record:,}"
             raise UserError(
-                f"{path}, record {before + record:,}: {what}; repair it, or leave such records out "
-                "with --on-error skip"
+                f"{where}: {what}; repair it, or leave such records out with --on-error skip"
             )
         self._summary.skipped[reason] = self._summary.skipped.get(reason, 0) + 1
         if len(self._summary.skipped_records) < MAX_SKIPPED_LISTED:

@@ -101,6 +101,9 @@ class GigatokenEncoder:
             rows = [self._tokenizer.encode(text) for text in texts]
             lengths = np.fromiter(map(len, rows), np.int64, len(rows))
             return Encoded(np.concatenate(rows), lengths)
+        # The library does so by itself, and takes a Ctrl-C in the middle for a missing package.
+        import awkward  # noqa: F401
+
         # Its thread pool does not survive a fork.
         layout = self._tokenizer.encode_batch(texts, parallel=False).layout
         return Encoded(np.asarray(layout.content.data), np.diff(np.asarray(layout.offsets.data)))

@@ -405,3 +405,31 @@ def test_of_many_small_files_one_a_chunk_is_checked(model: Path, tmp_path: Path)
     made = build(settings([str(folder)], model, chunk_bytes=None), tmp_path / "c", quiet())
     # The sample's, which is the first file of the only chunk, and the chunk's.
     assert made.tokenizer.checked_documents == 2
+
+
+def test_a_file_that_cannot_be_read_at_all_has_no_record(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "1.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"1\.parquet: not Parquet that can be read"):
+        build(settings([str(tmp_path / "1.parquet")], model), tmp_path / "c", quiet())
+
+
+def test_a_whole_corpus_is_safe_from_the_folder_of_who_was_killed_last(
+    inputs: list[str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def dies(self: Path, target: Path) -> Path:
+        if self == partial_folder(tmp_path / "c"):
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", dies)
+    with pytest.raises(KeyboardInterrupt):
+        build(settings(inputs, model), tmp_path / "c", quiet())
+    monkeypatch.undo()
+    build(settings(inputs, model), tmp_path / "c", quiet())
+    whole = built(tmp_path / "c")
+    with pytest.raises(UserError, match="is there already: give another --output"):
+        build(settings(inputs, model, append_eod=False), tmp_path / "c", quiet())
+    assert built(tmp_path / "c") == whole
+    assert not list(tmp_path.glob("*.partial"))

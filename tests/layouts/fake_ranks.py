@@ -33,9 +33,13 @@ from tst_megatron.training.builders import SuperposedGPTModelConfig, SuperposedH
 
 _RUN = (
     *("--micro-batch-size=1", "--global-batch-size=1024", "--train-iters=100", "--lr=1e-4"),
-    *("--tokenizer-type=NullTokenizer", "--init-model-with-meta-device"),
     *("--use-distributed-optimizer", "--tst-bag-size=6"),
 )
+
+NO_FILES = ("--tokenizer-type=NullTokenizer", "--vocab-size=1000")
+"""In place of a tokenizer's file; the model's vocabulary is the recipe's, whatever this says."""
+
+ON_META = "--init-model-with-meta-device"
 
 LOCAL = tuple(cpu.FLAGS)
 """Megatron's own modules. Its norm, torch's, refuses sequence parallelism, which changes no shape:
@@ -50,7 +54,7 @@ TRANSFORMER_ENGINE = (
 
 def flags_of(shape: Shape, layout: Layout) -> tuple[str, ...]:
     """Megatron's flags of a model in a layout."""
-    flags = (*shape.flags, *layout.all_flags, *_RUN)
+    flags = (*shape.flags, *layout.all_flags, *_RUN, *NO_FILES, ON_META)
     if not shape.hybrid_layer:
         return flags
     # The pattern says where the stages are, and how many layers there are.

@@ -1,39 +1,22 @@
-"""The recipe-sized models as Megatron's flags, and their sizes by arithmetic.
+"""The recipes' models as Megatron's flags, and their sizes by arithmetic.
 
-The one idea: a shape is nothing but its flags. What a test expects of it, such as its number of
+The one idea: a shape is nothing but the flags that its recipe gives for the model; those for the
+machines and the run are left to each test. What a test expects of a shape, such as its number of
 parameters, is computed from those flags by hand and not by Megatron.
 """
 
 from dataclasses import dataclass, replace
 
-_COMMON = (
-    *("--group-query-attention", "--position-embedding-type=rope", "--normalization=RMSNorm"),
-    *("--swiglu", "--disable-bias-linear", "--untie-embeddings-and-output-weights"),
-    *("--attention-dropout=0", "--hidden-dropout=0", "--bf16"),
-    # Divides both vocabularies at every tensor-parallel size up to 8: no layout pads them, and a
-    # checkpoint fits all.
-    "--make-vocab-size-divisible-by=16",
-)
+from tst_megatron.training import recipes
 
-# SmolLM3-3B's shape with Llama 3's vocabulary, untied (arXiv 2605.06546, Section 4).
-_DENSE_3B = (
-    *("--num-layers=36", "--hidden-size=2048", "--ffn-hidden-size=11008"),
-    *("--num-attention-heads=16", "--num-query-groups=4", "--kv-channels=128"),
-    *("--seq-length=4096", "--max-position-embeddings=4096", "--rotary-base=500000"),
-    "--vocab-size=128256",
-    *_COMMON,
-)
-
-# Qwen3-MoE's shape scaled to 10B parameters, of which 1B work on a token (same section).
-_MOE_10B = (
-    *("--num-layers=32", "--hidden-size=1536", "--ffn-hidden-size=512"),
-    *("--num-attention-heads=16", "--num-query-groups=4", "--kv-channels=128", "--qk-layernorm"),
-    *("--seq-length=8192", "--max-position-embeddings=8192", "--rotary-base=1000000"),
-    "--vocab-size=151936",
-    *("--num-experts=128", "--moe-router-topk=8", "--moe-ffn-hidden-size=512"),
-    *("--moe-router-load-balancing-type=aux_loss", "--moe-aux-loss-coeff=1e-3"),
-    *("--moe-token-dispatcher-type=alltoall", "--moe-router-dtype=fp32"),
-    *_COMMON,
+_MODEL = (
+    *("num-layers", "hidden-size", "ffn-hidden-size", "num-attention-heads", "kv-channels"),
+    *("group-query-attention", "num-query-groups", "qk-layernorm", "seq-length"),
+    *("max-position-embeddings", "position-embedding-type", "rotary-base", "padded-vocab-size"),
+    *("normalization", "norm-epsilon", "swiglu", "disable-bias-linear"),
+    *("untie-embeddings-and-output-weights", "attention-dropout", "hidden-dropout", "bf16"),
+    *("num-experts", "moe-router-topk", "moe-ffn-hidden-size", "moe-router-dtype"),
+    *("moe-router-load-balancing-type", "moe-aux-loss-coeff", "moe-token-dispatcher-type"),
 )
 
 
@@ -77,7 +60,7 @@ class Shape:
 
     @property
     def _vocabulary(self) -> int:
-        return self.size("vocab-size") * self.size("hidden-size")
+        return self.size("padded-vocab-size") * self.size("hidden-size")
 
     def _layer(self, num_experts: int) -> int:
         hidden, head = self.size("hidden-size"), self.size("kv-channels")
@@ -90,7 +73,14 @@ class Shape:
         return attention + norms + router + num_experts * mlp
 
 
-DENSE = Shape("dense-3b", _DENSE_3B)
-MOE = Shape("moe-10b", _MOE_10B)
+def of_recipe(name: str, recipe: str) -> Shape:
+    """The model of a recipe, whatever its layout."""
+    values = recipes.load(recipe)
+    words = (recipes.flags({key: values[key]}) for key in _MODEL if key in values)
+    return Shape(name, tuple("=".join(one) for one in words))
+
+
+DENSE = of_recipe("dense-3b", "smollm3-3b-baseline")
+MOE = of_recipe("moe-10b", "moe-10b-a1b-baseline")
 DENSE_HYBRID = replace(DENSE, name="hybrid-dense-3b", hybrid_layer="*-")
 MOE_HYBRID = replace(MOE, name="hybrid-moe-10b", hybrid_layer="*E")

@@ -30,7 +30,7 @@ from layouts import (
 )
 from megatron.core import mpu
 from megatron.core.tensor_parallel.layers import VocabParallelEmbedding
-from shapes import DENSE, DENSE_HYBRID, MOE, MOE_HYBRID, Shape
+from shapes import DENSE, DENSE_HYBRID, MOE, MOE_HYBRID, Shape, of_recipe
 
 from tst_megatron.superposition.embedding import SuperposedVocabParallelEmbedding
 from tst_megatron.superposition.model import SuperpositionMixin
@@ -55,14 +55,21 @@ def _id(case: Any) -> str:
     return case.name if isinstance(case, Shape) else str(case)
 
 
-@pytest.mark.parametrize(("shape", "billions"), [(DENSE, (3.2, 3.5)), (MOE, (10.0, 10.5))], ids=_id)
-def test_a_shape_is_as_large_as_its_name_says(shape, billions) -> None:
-    low, high = billions
-    assert low * 1e9 <= shape.num_parameters <= high * 1e9
+@pytest.mark.parametrize(
+    ("recipe", "num_parameters"),
+    [
+        ("smollm2-270m-tst", 253_954_368),
+        ("smollm2-600m-tst", 560_886_720),
+        ("smollm3-3b-tst", 3_337_766_912),
+        ("moe-10b-a1b-tst", 10_388_481_536),
+    ],
+)
+def test_a_recipes_model_is_as_large_as_its_file_says(recipe: str, num_parameters: int) -> None:
+    assert of_recipe(recipe, recipe).num_parameters == num_parameters
 
 
 def test_a_tenth_of_the_experts_model_works_on_a_token() -> None:
-    assert 0.95e9 <= MOE.num_active_parameters <= 1.10e9
+    assert MOE.num_active_parameters == 1_095_411_200
 
 
 @pytest.mark.parametrize(("shape", "layout"), _CASES, ids=_id)

@@ -28,6 +28,7 @@ def main(argv: list[str]) -> None:
     from tst_megatron.training.recipes import expand_recipe
 
     with user_errors_exit():
+        _check_recipe(argv)
         # Megatron parses sys.argv; so does every library it hands the command line on to.
         sys.argv = [sys.argv[0], *machine_flags, *expand_recipe(argv)]
         args, superposition = _parse(on_gpu=not machine_flags)
@@ -43,6 +44,16 @@ def _be_the_only_rank() -> None:
         port = probe.getsockname()[1]
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     os.environ |= alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+def _check_recipe(argv: list[str]) -> None:
+    """Megatron would name a flag that it does not know, and not the file that has it."""
+    from tst_megatron.training.recipe_keys import check_keys
+    from tst_megatron.training.recipes import named_recipe, read
+
+    name, _ = named_recipe(argv)
+    if name is not None:
+        check_keys(read(name))
 
 
 def _parse(on_gpu: bool) -> tuple[argparse.Namespace, Any]:

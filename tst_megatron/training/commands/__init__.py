@@ -1,0 +1,1 @@
+"""Commands of ``tst-megatron`` about training, a module each."""

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples:
-  tst-megatron plan --recipe moe-10b-a1b-tst --gpus 64 --gpu b200
-  tst-megatron plan --recipe smollm3-3b-tst --gpus 64 --gpu h100 --micro-batch-size 4
+  tst-megatron plan --recipe moe-10b-a1b-tst
+  tst-megatron plan --recipe smollm3-3b-tst+fp8-blockwise --gpus 8 --gpu h100 --micro-batch-size 4
   tst-megatron plan --recipe smollm3-3b-tst --gpus 8 --sweep
   tst-megatron plan --gpus 16 --json $YOUR_MEGATRON_FLAGS
 
@@ -25,14 +25,19 @@ Every other flag is Megatron's or a --tst- flag, and wins over the recipe's.
 """
 
 _WIDTH_OF_A_LOG = 120
+_DEFAULT_GPU = "h100"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``plan``; Megatron's follow them."""
     parser.add_argument("--recipe", help="flags from a recipe, or a .yaml file of your own")
-    parser.add_argument("--gpus", type=int, metavar="N", help="GPUs in all (default: one node's)")
     parser.add_argument(
-        "--gpu", default="h100", metavar="NAME", help=f"{', '.join(GPUS)} (default h100)"
+        "--gpus", type=int, metavar="N", help="GPUs in all (default: the recipe's, or one node's)"
+    )
+    parser.add_argument(
+        "--gpu",
+        metavar="NAME",
+        help=f"{', '.join(GPUS)} (default: the recipe's, or {_DEFAULT_GPU})",
     )
     parser.add_argument(
         "--sweep", action="store_true", help="try every layout instead of the flags' own"
@@ -80,22 +85,25 @@ def main(args: argparse.Namespace, others: list[str]) -> None:
     from tst_megatron.planner import tables
     from tst_megatron.planner.plan import make_plan
     from tst_megatron.planner.sweep import sweep
-    from tst_megatron.training import recipes
+    from tst_megatron.training.recipes import expand_recipe
 
-    gpu = _with_figures(args, gpu_named(args.gpu))
+    machine = recipe = None
+    if args.recipe is not None:
+        recipe, machine = _recipe_for(args)
+    number, kind = machine or (None, _DEFAULT_GPU)
+    gpu = _with_figures(args, gpu_named(args.gpu or kind))
     assumptions = _assumptions(args)
-    num_gpus = gpu.gpus_per_node if args.gpus is None else args.gpus
+    num_gpus = args.gpus or number or gpu.gpus_per_node
     if num_gpus < 1:
         raise UserError(f"--gpus {num_gpus} is not a number of GPUs: give 1 or more")
-    recipe = [] if args.recipe is None else recipes.flags(recipes.load(args.recipe))
-    flags = [*recipe, *others]
+    flags = others if recipe is None else expand_recipe(["--recipe", recipe, *others])
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_A_LOG, highlight=False)
     if args.sweep:
         swept = sweep(flags, num_gpus, gpu, assumptions)
         if args.json:
             print(json.dumps(swept.as_json(), indent=2))
         else:
-            tables.print_sweep(console, args.recipe, swept)
+            tables.print_sweep(console, recipe, swept)
         if not any(one.fits for one in swept.tried):
             raise UserError(
                 f"no layout fits {num_gpus} x {gpu.name}: take more GPUs, or GPUs with more memory"
@@ -105,7 +113,7 @@ def main(args: argparse.Namespace, others: list[str]) -> None:
     if args.json:
         print(json.dumps(plan.as_json(), indent=2))
     else:
-        tables.print_plan(console, args.recipe, plan)
+        tables.print_plan(console, recipe, plan)
     if not plan.fits:
         worst = plan.worst
         raise UserError(
@@ -113,6 +121,21 @@ def main(args: argparse.Namespace, others: list[str]) -> None:
             f"{worst.memory.total / GB:.1f} GB of the {plan.available / GB:.1f} GB that are "
             f"planned of a {gpu.name}: add --sweep to see the layouts that fit"
         )
+
+
+def _recipe_for(args: argparse.Namespace) -> tuple[str, tuple[int, str] | None]:
+    """The recipe in its layout for the GPUs that were asked for, and the GPUs of its layout."""
+    from tst_megatron.training import recipes
+
+    name: str = args.recipe
+    read = recipes.read(name)
+    number, kind = read.machine or (None, _DEFAULT_GPU)
+    wanted = f"{args.gpus or number}x{(args.gpu or kind).lower()}"
+    names_a_layout = any(layout in name.split("+") for layout in read.layouts)
+    if not names_a_layout and wanted in read.layouts and wanted != read.layout:
+        base, *parts = name.split("+")
+        name = "+".join((base, wanted, *parts))
+    return name, recipes.read(name).machine
 
 
 def _with_figures(args: argparse.Namespace, gpu: Gpu) -> Gpu:

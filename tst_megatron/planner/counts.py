@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from tst_megatron.errors import UserError
 from tst_megatron.planner.fake_ranks import as_rank, build, on_meta_device
 from tst_megatron.planner.flags import quiet
 
@@ -187,7 +188,13 @@ def count_stages(args: argparse.Namespace) -> tuple[Stage, ...]:
     stages = []
     for first in range(0, args.world_size, size):
         with quiet(), as_rank(args, first), on_meta_device():
-            chunks = tuple(count_chunk(args, model) for model in build(args))
+            try:
+                models = build(args)
+            except (AssertionError, ValueError) as error:
+                raise UserError(
+                    f"Megatron does not build this model: {' '.join(str(error).split())}"
+                ) from None
+            chunks = tuple(count_chunk(args, model) for model in models)
         stages.append(Stage(range(first, first + size), chunks))
     return tuple(stages)
 

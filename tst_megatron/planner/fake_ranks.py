@@ -65,6 +65,8 @@ _WITHOUT_GPU = {
     "moe_grouped_gemm": False,
     "moe_permute_fusion": False,
     "moe_router_fusion": False,
+    "moe_router_padding_for_quantization": False,
+    "moe_router_padding_for_fp8": False,
     "moe_shared_expert_overlap": False,
     "moe_token_dispatcher_type": "alltoall",
     "use_transformer_engine_op_fuser": False,

@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tst_megatron.planner.counts import Chunk, Layer, Mlp
+from tst_megatron.planner.counts import Chunk, Experts, Layer, Mlp
 from tst_megatron.planner.precision import Precision
 
 _STATISTIC = 4  # Norms, softmax and router keep float32.
@@ -227,9 +227,7 @@ class Activations:
         rows, hidden, compute = self.stream_positions, args.hidden_size, self._precision.compute
         copies = rows * experts.top_k * args.expert_tensor_parallel_size
         again = [
-            Saved("choice of experts", rows * experts.top_k * 2 * _INDEX),
-            Saved("weights of experts", rows * experts.top_k * _STATISTIC),
-            Saved("scores of all experts", rows * experts.num * _STATISTIC * self._score_tensors),
+            *self._router(rows, experts),
             Saved("order of positions", self._permutation(rows, experts.num, experts.top_k)),
             self._linear_input("experts", copies * hidden),
             Saved("weights of positions", copies * _STATISTIC),
@@ -262,16 +260,29 @@ class Activations:
     def _normed(self) -> int:
         return self.stream_positions * self._args.hidden_size
 
-    @property
-    def _score_tensors(self) -> int:
-        """Float32 tensors over all experts: of the losses, and of scores made before the choice."""
-        kinds = self._args.moe_router_load_balancing_type
-        kinds = [kinds] if isinstance(kinds, str) else kinds
-        losses = sum(kind not in ("none", "sinkhorn") for kind in kinds)
-        before = (
-            self._args.moe_router_pre_softmax or self._args.moe_router_score_function == "sigmoid"
+    def _router(self, rows: int, experts: Experts) -> list[Saved]:
+        """In float32, of those chosen and of all: the router's own scores, and those of losses."""
+        args = self._args
+        kinds = args.moe_router_load_balancing_type
+        losses = sum(
+            kind not in ("none", "sinkhorn")
+            for kind in ([kinds] if isinstance(kinds, str) else kinds)
         )
-        return losses + bool(before) + bool(self._args.moe_z_loss_coeff)
+        sigmoid = args.moe_router_score_function == "sigmoid"
+        scored_first = bool(args.moe_router_pre_softmax or sigmoid)
+        # Softmax before the choice leaves nothing to be made of what was chosen.
+        weighs = sigmoid or not scored_first
+        of_z_loss = bool(args.moe_z_loss_coeff)
+        per_position = (1 + losses if sigmoid else 0) + of_z_loss
+        return [
+            Saved("choice of experts", rows * experts.top_k * (1 + losses) * _INDEX),
+            Saved("weights of experts", rows * experts.top_k * _STATISTIC * weighs),
+            Saved(
+                "scores of all experts",
+                rows * experts.num * _STATISTIC * (losses + scored_first + of_z_loss),
+            ),
+            Saved("sums of scores", rows * _STATISTIC * per_position),
+        ]
 
     def _permutation(self, rows: int, num_experts: int, top_k: int) -> int:
         if self._args.moe_permute_fusion:

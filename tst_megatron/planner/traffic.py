@@ -338,28 +338,35 @@ class Traffic:
                     yield Collective("keys and values", "send", group, keys, steps, "attention")
 
     def _expert(self, stage: int, groups: dict[str, Group]) -> Iterator[Collective]:
-        args, rows = self._args, self._sizes.stream_positions
-        compute = self._precision.compute
+        args, compute = self._args, self._precision.compute
+        over, beside = groups["expert"], groups["expert tensor"]
+        of_weight = {"fp32": 4, "fp64": 8}.get(args.moe_router_dtype, compute)
         for chunk in self._stages[stage].chunks:
             for place, layer in enumerate(chunk.layers):
                 if layer.experts is None:
                     continue
                 again = self._is_recomputed(place) or "moe" in self._recomputation.modules
-                times = self._micro_batches * (3 if again else 2)
-                copies = rows * layer.experts.top_k
-                size = copies * args.hidden_size * compute
-                # To the experts with the router's weights, in float32.
-                yield Collective(
-                    "positions to experts", "all_to_all", groups["expert"], size + 4 * copies, times
-                )
-                yield Collective(
-                    "positions from experts", "all_to_all", groups["expert"], size, times
-                )
-                gathered = size * groups["expert tensor"].size
-                for kind in ("all_gather", "reduce_scatter"):
-                    yield Collective(
-                        "positions of experts", kind, groups["expert tensor"], gathered, times
-                    )
+                backward = self._micro_batches
+                forward = backward * (2 if again else 1)
+                copies = self._sizes.stream_positions * layer.experts.top_k
+                size, weights = copies * args.hidden_size * compute, copies * of_weight
+                for what, one in (
+                    ("positions to experts", size),
+                    ("positions from experts", size),
+                    ("weights of positions", weights),
+                ):
+                    yield Collective(what, "all_to_all", over, one, forward + backward)
+                # What is split over the ranks of an expert is summed in the router's precision
+                # (combine_preprocess in megatron/core/transformer/moe/token_dispatcher.py).
+                summed = copies * args.hidden_size * of_weight
+                for what, one, there, back in (
+                    ("positions into experts", size, "all_gather", "reduce_scatter"),
+                    ("weights of positions", weights, "all_gather", "reduce_scatter"),
+                    ("positions out of experts", summed, "reduce_scatter", "all_gather"),
+                ):
+                    whole = one * beside.size
+                    yield Collective(what, there, beside, whole, forward)
+                    yield Collective(what, back, beside, whole, backward)
 
     def _pipeline(self, stage: int, groups: dict[str, Group]) -> Iterator[Collective]:
         if "pipeline" not in groups:

@@ -58,7 +58,7 @@ def test_the_model_is_the_same_in_every_layout(flags, num_gpus, layout) -> None:
 
 
 def test_a_rank_holds_its_shards() -> None:
-    with built([*MOE, *_layout(tp=2, pp=2, ep=4, etp=1)], 16) as (args, stages):
+    with built([*MOE, *_layout(tp=2, pp=2, ep=4, etp=1)], 16) as (_, stages):
         assert [stage.ranks for stage in stages] == [range(8), range(8, 16)]
     layer = _ATTENTION // 2 + _MOE_LAYER - _ATTENTION + 2 * _EXPERT
     assert stages[0].parameters == _TABLE // 2 + 2 * layer

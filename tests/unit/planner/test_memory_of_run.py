@@ -90,9 +90,7 @@ def _of_megatron(args: argparse.Namespace) -> tuple[int, int, int]:
 
 def test_megatrons_formula_for_a_dense_model() -> None:
     """It deals the final norm out to all stages, which the last one has."""
-    flags = recipe_flags(
-        "smollm3-3b-baseline+64xh100", *_TP2, "--pipeline-model-parallel-size=2"
-    )
+    flags = recipe_flags("smollm3-3b-baseline+64xh100", *_TP2, "--pipeline-model-parallel-size=2")
     with built(flags, 64) as (args, stages):
         memory = _memory(args, stages)
         planned = [memory.of_stage(stage) for stage in (0, 1)]

@@ -12,6 +12,7 @@ import difflib
 import io
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,7 +21,9 @@ from unittest.mock import patch
 
 from megatron.core.num_microbatches_calculator import (
     destroy_num_microbatches_calculator,
+    get_current_global_batch_size,
     init_num_microbatches_calculator,
+    update_num_microbatches,
 )
 from megatron.core.tokenizers.utils.build_tokenizer import build_tokenizer, vocab_size_with_padding
 from megatron.training.arguments import add_megatron_arguments, validate_args
@@ -58,6 +61,11 @@ def planned_args(flags: Sequence[str], num_gpus: int, gpu: Gpu) -> Iterator[argp
         seq_length=args.seq_length,
     )
     try:
+        if args.step_batch_size_schedule is not None:
+            # Megatron leaves one micro-batch a rank here; plans are of the full batch.
+            update_num_microbatches(sys.maxsize, consistency_check=False)
+            args.global_batch_size = get_current_global_batch_size()
+            update_num_microbatches(0, consistency_check=False)
         yield args
     finally:
         destroy_num_microbatches_calculator()
@@ -67,7 +75,7 @@ def parse(flags: Sequence[str]) -> argparse.Namespace:
     """A command line as Megatron's parser and ours read it, before validation.
 
     Raises:
-        UserError: a flag or its value is unknown.
+        UserError: a flag or its value is unknown, or is not counted.
     """
     with quiet():
         parser = _Parser(allow_abbrev=False)
@@ -81,6 +89,8 @@ def parse(flags: Sequence[str]) -> argparse.Namespace:
         raise UserError(f"{name} is no flag of Megatron's or ours{hint}")
     if args.yaml_cfg is not None:
         raise UserError("--yaml-cfg is not planned: give the flags on the command line")
+    check_flags(args)
+    _check_countable(args)
     return args
 
 
@@ -100,8 +110,6 @@ def validated(parsed: argparse.Namespace, num_gpus: int, gpu: Gpu) -> argparse.N
     args._is_global_batch_size_explicitly_specified = args.global_batch_size is not None
     args.enable_msc = False
     with quiet():
-        check_flags(args)
-        _check_countable(args)
         _check_divides(args)
         _validate(args, gpu)
         args.padded_vocab_size = _padded_vocabulary(args)

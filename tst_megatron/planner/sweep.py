@@ -22,7 +22,6 @@ from tst_megatron.planner.precision import Precision
 from tst_megatron.planner.timing import StepTime, step_time
 from tst_megatron.planner.traffic import Traffic
 from tst_megatron.superposition.schedule import parse_shares
-from tst_megatron.training.arguments import check_flags
 
 _MICRO_BATCHES = (1, 2, 4, 8)
 _CONTEXT = (1, 2, 4, 8)
@@ -140,11 +139,12 @@ class _Sweep:
                 "--sweep cannot deal out --hybrid-layer-pattern, which says itself where stages "
                 "end: plan its layouts one by one"
             )
+        if not parsed.global_batch_size:
+            raise UserError("--sweep deals out a batch of one size: add --global-batch-size")
         self._parsed = parsed
         self._num_gpus = num_gpus
         self._gpu = gpu
         self._assumptions = assumptions
-        check_flags(parsed)
         self._bag_sizes = _bag_sizes(parsed)
         self._whole: dict[tuple[int, int], Chunk] = {}
 
@@ -155,6 +155,8 @@ class _Sweep:
                 f"no layout divides --gpus {self._num_gpus} and --global-batch-size "
                 f"{self._parsed.global_batch_size}: change one of them"
             )
+        if all(one.memory is None for one in tried):
+            raise UserError(tried[0].reason)
         return sorted(tried, key=_rank)
 
     def _layouts(self) -> Iterator[Layout]:

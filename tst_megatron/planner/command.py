@@ -93,9 +93,9 @@ def main(args: argparse.Namespace, others: list[str]) -> None:
     number, kind = machine or (None, _DEFAULT_GPU)
     gpu = _with_figures(args, gpu_named(args.gpu or kind))
     assumptions = _assumptions(args)
+    if args.gpus is not None and args.gpus < 1:
+        raise UserError(f"--gpus {args.gpus} is not a number of GPUs: give 1 or more")
     num_gpus = args.gpus or number or gpu.gpus_per_node
-    if num_gpus < 1:
-        raise UserError(f"--gpus {num_gpus} is not a number of GPUs: give 1 or more")
     flags = others if recipe is None else expand_recipe(["--recipe", recipe, *others])
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_A_LOG, highlight=False)
     if args.sweep:
@@ -126,33 +126,44 @@ def main(args: argparse.Namespace, others: list[str]) -> None:
 def _recipe_for(args: argparse.Namespace) -> tuple[str, tuple[int, str] | None]:
     """The recipe in its layout for the GPUs that were asked for, and the GPUs of its layout."""
     from tst_megatron.training import recipes
+    from tst_megatron.training.recipe_files import is_path
 
     name: str = args.recipe
-    read = recipes.read(name)
-    number, kind = read.machine or (None, _DEFAULT_GPU)
-    wanted = f"{args.gpus or number}x{(args.gpu or kind).lower()}"
-    names_a_layout = any(layout in name.split("+") for layout in read.layouts)
-    if not names_a_layout and wanted in read.layouts and wanted != read.layout:
-        base, *parts = name.split("+")
-        name = "+".join((base, wanted, *parts))
+    # A file's own name may hold a plus.
+    base, *parts = [name] if is_path(name) else name.split("+")
+    bare = recipes.read(base)
+    if not any(part in bare.layouts for part in parts):
+        number, kind = bare.machine or (None, _DEFAULT_GPU)
+        wanted = f"{args.gpus or number}x{(args.gpu or kind).lower()}"
+        if wanted in bare.layouts and wanted != bare.layout:
+            name = "+".join((base, wanted, *parts))
     return name, recipes.read(name).machine
 
 
 def _with_figures(args: argparse.Namespace, gpu: Gpu) -> Gpu:
     """The GPU of the table, with the user's figures in it."""
     figures = {
-        "memory": (args.gpu_memory, GB),
-        "bf16_flops": (args.peak_tflops, TERA),
-        "fp8_flops": (args.fp8_peak_tflops, TERA),
-        "nvlink": (args.nvlink, GB),
-        "network": (args.network, GB),
-        "gpus_per_node": (args.gpus_per_node, 1),
+        "gpu_memory": ("memory", GB),
+        "peak_tflops": ("bf16_flops", TERA),
+        "fp8_peak_tflops": ("fp8_flops", TERA),
+        "nvlink": ("nvlink", GB),
+        "network": ("network", GB),
+        "gpus_per_node": ("gpus_per_node", 1),
     }
-    given = {name: value * unit for name, (value, unit) in figures.items() if value is not None}
-    for name, value in given.items():
-        if not value > 0:
-            raise UserError(f"the GPU's {name} has to be above 0, not {value:g}: give its figure")
-    return dataclasses.replace(gpu, **given)
+    given = {
+        field: value * unit
+        for name, (field, unit) in figures.items()
+        if (value := _above_0(args, name)) is not None
+    }
+    return dataclasses.replace(gpu, **given)  # type: ignore[arg-type]  # None is a capability.
+
+
+def _above_0(args: argparse.Namespace, name: str) -> float | None:
+    value: float | None = getattr(args, name)
+    if value is not None and not value > 0:
+        flag = name.replace("_", "-")
+        raise UserError(f"--{flag} {value:g} has to be above 0: leave it out or give a figure")
+    return value
 
 
 def _assumptions(args: argparse.Namespace) -> "Assumptions":
@@ -166,8 +177,6 @@ def _assumptions(args: argparse.Namespace) -> "Assumptions":
     for name, value in given.items():
         if not (0 <= value < 1 if name == "reserve" else 0 < value <= 1):
             raise UserError(f"--{name} {value:g} is no share: give a number between 0 and 1")
-    if args.storage is not None:
-        if not args.storage > 0:
-            raise UserError(f"--storage {args.storage:g} is no bandwidth: give GB a second")
-        given["storage"] = args.storage * GB
+    if (storage := _above_0(args, "storage")) is not None:
+        given["storage"] = storage * GB
     return Assumptions(**given)

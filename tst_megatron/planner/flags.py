@@ -110,6 +110,10 @@ def validated(parsed: argparse.Namespace, num_gpus: int, gpu: Gpu) -> argparse.N
     args._is_global_batch_size_explicitly_specified = args.global_batch_size is not None
     args.enable_msc = False
     with quiet():
+        if args.fp8 and not gpu.fp8_flops:
+            raise UserError(
+                f"the {gpu.name} has no FP8: leave --fp8-format out or plan another GPU"
+            )
         _check_divides(args)
         _validate(args, gpu)
         args.padded_vocab_size = _padded_vocabulary(args)

@@ -5,6 +5,7 @@ tokens; so a step is a step, and only the data differ (arXiv 2605.06546, Table 1
 """
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -69,39 +70,32 @@ def _stages(args: argparse.Namespace, superposition: Superposition) -> list[RunS
 
 
 def _steps(args: argparse.Namespace) -> int:
+    """As megatron.training.training.update_train_iters counts them."""
     if args.train_iters:
         return int(args.train_iters)
+    if args.step_batch_size_schedule is None:
+        # A last step that is not full is left out.
+        return int(args.train_samples // args.global_batch_size)
     steps = samples = 0
-    try:
-        while samples < args.train_samples:
-            samples += _batch_at(args, samples)
-            steps += 1
-    finally:
-        _forget(args)
-    # As megatron.training.training.update_train_iters, which drops a last step that is not full.
-    return steps if args.step_batch_size_schedule else args.train_samples // args.global_batch_size
+    while samples < args.train_samples:
+        samples += _batch_at(samples)
+        steps += 1
+    update_num_microbatches(0, consistency_check=False)
+    return steps
 
 
-def _samples(args: argparse.Namespace, steps: int) -> list[int]:
+def _samples(args: argparse.Namespace, steps: int) -> Sequence[int]:
     """Samples consumed after 0, 1, 2 … steps."""
     if args.step_batch_size_schedule is None:
-        return [step * args.global_batch_size for step in range(steps + 1)]
+        batch = args.global_batch_size
+        return range(0, steps * batch + 1, batch)
     totals = [0]
-    try:
-        for _ in range(steps):
-            totals.append(totals[-1] + _batch_at(args, totals[-1]))
-    finally:
-        _forget(args)
+    for _ in range(steps):
+        totals.append(totals[-1] + _batch_at(totals[-1]))
+    update_num_microbatches(0, consistency_check=False)
     return totals
 
 
-def _batch_at(args: argparse.Namespace, samples: int) -> int:
-    if args.step_batch_size_schedule is None:
-        return int(args.global_batch_size)
+def _batch_at(samples: int) -> int:
     update_num_microbatches(samples, consistency_check=False)
     return int(get_current_global_batch_size())
-
-
-def _forget(args: argparse.Namespace) -> None:
-    if args.step_batch_size_schedule is not None:
-        update_num_microbatches(0, consistency_check=False)

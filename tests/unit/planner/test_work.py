@@ -42,6 +42,14 @@ def test_mixed_layers_are_megatrons_but_for_the_router(more) -> None:
     assert work.total - work.by_kind["router"] == megatrons
 
 
+@pytest.mark.parametrize("pattern", ["*-*-", "*E*-"])
+def test_hybrid_models_are_megatrons_but_for_the_router(pattern: str) -> None:
+    without = ("--num-layers", "--qk-layernorm")
+    flags = [flag for flag in MOE if not flag.startswith(without)]
+    work, megatrons = _kinds((*flags, f"--hybrid-layer-pattern={pattern}"))
+    assert work.total - work.by_kind.get("router", 0) == megatrons
+
+
 def test_a_split_model_does_the_same_work() -> None:
     whole, _ = _kinds(MOE)
     split = ("--tensor-model-parallel-size=2", "--sequence-parallel")

@@ -135,6 +135,10 @@ _NOT_COUNTED: tuple[tuple[Callable[[argparse.Namespace], Any], str], ...] = (
     (lambda a: a.attention_output_gate, "--attention-output-gate"),
     (lambda a: a.mtp_num_layers, "--mtp-num-layers"),
     (lambda a: a.moe_latent_size, "--moe-latent-size"),
+    (
+        lambda a: set(a.hybrid_layer_pattern or "") - set("*-E|"),
+        "layers other than *, - and E in --hybrid-layer-pattern",
+    ),
     (lambda a: a.window_size, "--window-size"),
     (lambda a: a.fp4, "--fp4-format"),
     (lambda a: a.optimizer != "adam", "--optimizer other than adam"),
@@ -160,7 +164,7 @@ _NOT_COUNTED: tuple[tuple[Callable[[argparse.Namespace], Any], str], ...] = (
 def _check_countable(args: argparse.Namespace) -> None:
     for is_asked, flag in _NOT_COUNTED:
         if is_asked(args):
-            raise UserError(f"the planner does not count {flag}: leave it out to plan the rest")
+            raise UserError(f"the planner does not count {flag}: leave that out to plan the rest")
 
 
 def _check_divides(args: argparse.Namespace) -> None:

@@ -27,6 +27,7 @@ _REFUSED = [
     (DENSE, 1, "--multi-latent-attention", "does not count --multi-latent-attention"),
     (DENSE, 1, "--use-torch-fsdp2", "does not count --use-torch-fsdp2"),
     (DENSE, 1, "--optimizer=sgd", "does not count --optimizer other than adam"),
+    (DENSE, 1, "--hybrid-layer-pattern=M-*-", "does not count layers other than .*, - and E"),
     (DENSE, 1, "--yaml-cfg=a.yaml", "--yaml-cfg is not planned"),
     (DENSE, 1, "--tst-step-ratio=0.3", "--tst-step-ratio needs a bag size"),
     (DENSE, 1, "--bf16 --fp16", "Megatron refuses these flags: "),

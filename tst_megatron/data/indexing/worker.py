@@ -4,6 +4,7 @@ Workers are forked from the builder with everything they need, so only numbers o
 answers travel between processes; text and ids never do.
 """
 
+import ctypes
 import hashlib
 import multiprocessing
 import os

@@ -73,6 +73,11 @@ def main() -> None:
             from tst_megatron.demo import main as demo
 
             sys.exit(demo(args, others))
+        if args.command == "plan":
+            from tst_megatron.planner.command import main as plan
+
+            plan(args, others)
+            return
         if others:
             parser.error(f"unrecognized arguments: {' '.join(others)}")
         if args.command in _FOLDERS:
@@ -111,10 +116,21 @@ def _parser(with_tst_flags: bool) -> argparse.ArgumentParser:
         from tst_megatron.demo import add_arguments
 
         add_arguments(demo)
+    _add_plan(commands)
     _add_group(commands, "recipe", "look at whole training recipes", _RECIPE_JOBS)
     _add_group(commands, "tokenizer", "make and look at tokenizers", _TOKENIZER_JOBS)
     _add_group(commands, "index", "make, check and look at indexed corpora", _INDEX_JOBS)
     return parser
+
+
+def _add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    purpose = "say what a run needs: memory, operations, bytes on the wire, hours"
+    if sys.argv[1:2] != ["plan"]:
+        commands.add_parser("plan", help=purpose)
+        return
+    from tst_megatron.planner import command
+
+    command.add_arguments(_add(commands, "plan", purpose, command.EXAMPLES))
 
 
 def _add_group(

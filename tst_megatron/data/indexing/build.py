@@ -67,7 +67,8 @@ _LARGEST_CHUNK = 64 << 20
 # Joined shards are kept until so much of the corpus is on the disk.
 _SYNC_BYTES = 256 << 20
 # An encoder is proven on documents from places all over the corpus.
-_SAMPLED_PARTS = 8
+_SAMPLED_CHUNKS = 8
+_SAMPLED_PARTS = 100
 _SAMPLED_CHARACTERS = 32_768
 
 _PACKAGES = ("tst-megatron", "numpy", "pyarrow", "orjson", "zstandard")
@@ -120,15 +121,18 @@ def _sample(
 ) -> list[Any]:
     """Some documents from places all over the corpus, cut short where they are long."""
     sampled: list[Any] = []
-    for chunk in chunks[:: max(1, len(chunks) // _SAMPLED_PARTS)]:
-        try:
-            batch = next(read_part(files, chunk.parts[0], options, scratch), None)
-        except BrokenFile:
-            continue
+    for chunk in chunks[:: max(1, len(chunks) // _SAMPLED_CHUNKS)]:
         room = _SAMPLED_CHARACTERS
-        for document in batch.documents if batch else []:
-            sampled.append(document[:room])
-            room -= len(sampled[-1])
+        # Small files are a part each.
+        for part in chunk.parts[:_SAMPLED_PARTS]:
+            try:
+                batch = next(read_part(files, part, options, scratch), None)
+            except BrokenFile:
+                continue
+            for document in batch.documents if batch else []:
+                if room > 0:
+                    sampled.append(document[:room])
+                    room -= len(sampled[-1])
             if room <= 0:
                 break
     return sampled

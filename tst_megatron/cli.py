@@ -14,7 +14,7 @@ _PRETRAIN_EXAMPLES = """\
 examples:
   torchrun --nproc-per-node 8 -m tst_megatron pretrain $YOUR_MEGATRON_FLAGS \\
       --tst-bag-size 6 --tst-step-ratio 0.3
-  torchrun --nproc-per-node 1 -m tst_megatron pretrain --recipe tiny --train-iters 2000 \\
+  torchrun --nproc-per-node 1 -m tst_megatron pretrain --recipe tiny-tst \\
       --tokenizer-model tokenizer.model --data-path corpus --tst-schedule 4:0.2,2:0.1
 
 Every other flag is Megatron's, and keeps its meaning.
@@ -26,7 +26,18 @@ examples:
   tst-megatron demo --corpus notes/ --steps 4000 --tst-bag-size 4 --tst-step-ratio 0.25
   tst-megatron demo --out runs/seed-2 --seed 2   any flag of Megatron's goes to both runs
 """
-# Jobs of a group: (name, what it does). Each is a module of data/commands/, GROUP_NAME.
+# Jobs of a group: (name, what it does). Each is a module, GROUP_NAME, of the folder.
+_FOLDERS = {
+    "tokenizer": "tst_megatron.data.commands",
+    "index": "tst_megatron.data.commands",
+    "recipe": "tst_megatron.training.commands",
+}
+_RECIPE_JOBS = (
+    ("list", "list the recipes, their layouts and precisions"),
+    ("show", "show a recipe's flags, and where each value comes from"),
+    ("diff", "show the flags in which two recipes differ"),
+    ("flags", "print a recipe as a command line of Megatron's"),
+)
 _TOKENIZER_JOBS = (
     ("train", "train a SentencePiece tokenizer on text files"),
     ("inspect", "show what a tokenizer is, and what it makes of a text"),
@@ -38,11 +49,6 @@ _INDEX_JOBS = (
     ("verify", "check that a corpus is whole, to the last byte"),
     ("budget", "say what every stage of a schedule will read, and whether it is there"),
 )
-_RECIPE_EXAMPLES = """\
-examples:
-  tst-megatron recipe           names of the recipes
-  tst-megatron recipe tiny      Megatron's command line for one
-"""
 
 
 def main() -> None:
@@ -67,11 +73,14 @@ def main() -> None:
             from tst_megatron.demo import main as demo
 
             sys.exit(demo(args, others))
+        if args.command == "plan":
+            from tst_megatron.planner.command import main as plan
+
+            plan(args, others)
+            return
         if others:
             parser.error(f"unrecognized arguments: {' '.join(others)}")
-        if args.command == "recipe":
-            _show_recipe(args.name)
-        if args.command in ("tokenizer", "index"):
+        if args.command in _FOLDERS:
             sys.exit(_command(args.command, args.job).main(args))
 
 
@@ -107,13 +116,21 @@ def _parser(with_tst_flags: bool) -> argparse.ArgumentParser:
         from tst_megatron.demo import add_arguments
 
         add_arguments(demo)
-    recipe = _add(
-        commands, "recipe", "list recipes, or print one as Megatron's flags", _RECIPE_EXAMPLES
-    )
-    recipe.add_argument("name", nargs="?", help="the recipe to print")
+    _add_plan(commands)
+    _add_group(commands, "recipe", "look at whole training recipes", _RECIPE_JOBS)
     _add_group(commands, "tokenizer", "make and look at tokenizers", _TOKENIZER_JOBS)
     _add_group(commands, "index", "make, check and look at indexed corpora", _INDEX_JOBS)
     return parser
+
+
+def _add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    purpose = "say what a run needs: memory, operations, bytes on the wire, hours"
+    if sys.argv[1:2] != ["plan"]:
+        commands.add_parser("plan", help=purpose)
+        return
+    from tst_megatron.planner import command
+
+    command.add_arguments(_add(commands, "plan", purpose, command.EXAMPLES))
 
 
 def _add_group(
@@ -135,7 +152,7 @@ def _add_group(
 
 
 def _command(group: str, job: str) -> Any:
-    return importlib.import_module(f"tst_megatron.data.commands.{group}_{job}")
+    return importlib.import_module(f"{_FOLDERS[group]}.{group}_{job}")
 
 
 def _add(
@@ -152,14 +169,3 @@ def _add(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-
-
-def _show_recipe(name: str | None) -> None:
-    import shlex
-
-    from tst_megatron.training import recipes
-
-    if name is None:
-        print("\n".join(recipes.names()))
-    else:
-        print(shlex.join(recipes.flags(recipes.load(name))))

@@ -19,7 +19,7 @@ from rich.console import Console
 from tst_megatron.comparison.report import render_text, write_report
 from tst_megatron.data import corpus
 from tst_megatron.data.manifest import manifest_path
-from tst_megatron.errors import UserError
+from tst_megatron.errors import INTERRUPTED_EXIT_CODE, UserError
 from tst_megatron.files import write_whole
 from tst_megatron.training import recipes
 from tst_megatron.training.launch import Run, start_on_cpu
@@ -41,7 +41,6 @@ _CHECKPOINTS = 8
 _FEWEST_STEPS = 100
 # Enough for phases and held-out text of the right sizes, as these are cut at whole documents.
 _FEWEST_DOCUMENTS = 500
-_INTERRUPTED_EXIT_CODE = 130
 _QUICK_NOTE = (
     "This was a quick look: so short a run favours the baseline, since the recovery from the "
     "phase switch takes thousands of steps."
@@ -123,7 +122,7 @@ def run_demo(out: Path, settings: Settings, console: Console) -> int:
     report = _report(folder, steps)
     console.print(render_text(report))
     console.print(f"Report: {out / 'report.html'}   chart: {out / 'loss.png'}", highlight=False)
-    return 0 if finished else _INTERRUPTED_EXIT_CODE
+    return 0 if finished else INTERRUPTED_EXIT_CODE
 
 
 def _begin(folder: Folder, settings: Settings) -> None:
@@ -325,7 +324,7 @@ def main(args: argparse.Namespace, other_flags: list[str]) -> int:
     try:
         return run_demo(out.resolve(), settings, Console())
     except KeyboardInterrupt:
-        return _INTERRUPTED_EXIT_CODE
+        return INTERRUPTED_EXIT_CODE
 
 
 def _split_flags(flags: list[str]) -> tuple[list[str], list[str]]:

@@ -1,33 +1,29 @@
-"""One rank of a large job, alone in this process: fake process groups and the meta device.
+"""One rank of a large job for tests, made as the planner makes it (`tst_megatron.planner`).
 
-The one idea: building a model needs the groups' sizes and this rank's place in them, never another
-rank. What is entered here is left again, so that the next rank, layout or test finds nothing of it.
+What they add: any layer implementation, with its initialisation, and what the checkpoint would make
+of every parameter. What is entered here is left again, so that the next test finds nothing of it.
 """
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 import torch
-import torch.distributed as dist
 from layouts import Layout, Rank
-from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
 from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
-from megatron.core.process_groups_config import ProcessGroupCollection
-from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from megatron.training.argument_utils import gpt_config_from_args, hybrid_config_from_args
 from megatron.training.arguments import parse_and_validate_args
 from megatron.training.global_vars import destroy_global_vars
 from megatron.training.models.gpt import GPTModelConfig
 from megatron.training.models.hybrid import HybridModelConfig
 from shapes import Shape
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from tst_megatron.backends import cpu
+from tst_megatron.planner import fake_ranks
 from tst_megatron.training import arguments
 from tst_megatron.training.builders import SuperposedGPTModelConfig, SuperposedHybridModelConfig
 
@@ -77,27 +73,9 @@ def megatron_args(flags: Sequence[str], num_ranks: int) -> Iterator[Any]:
             destroy_num_microbatches_calculator()
 
 
-@contextmanager
-def as_rank(args: Any, rank: Rank) -> Iterator[None]:
-    """This process as one rank, from process group to random-number trackers."""
-    assert not dist.is_initialized(), "another test left its process group behind"
-    dist.init_process_group("fake", rank=rank.rank, world_size=args.world_size, store=FakeStore())
-    try:
-        # As in megatron/training/initialize.py.
-        parallel_state.initialize_model_parallel(
-            args.tensor_model_parallel_size,
-            args.pipeline_model_parallel_size,
-            args.virtual_pipeline_model_parallel_size,
-            context_parallel_size=args.context_parallel_size,
-            expert_model_parallel_size=args.expert_model_parallel_size,
-            expert_tensor_parallel_size=args.expert_tensor_parallel_size,
-            create_gloo_process_groups=False,
-        )
-        model_parallel_cuda_manual_seed(1)
-        yield
-    finally:
-        parallel_state.destroy_model_parallel()
-        dist.destroy_process_group()
+def as_rank(args: Any, rank: Rank) -> AbstractContextManager[None]:
+    """This process as one rank."""
+    return fake_ranks.as_rank(args, rank.rank)
 
 
 @contextmanager
@@ -138,21 +116,7 @@ def build(args: Any, superposed: bool) -> list[Any]:
         of_args, config_class = gpt_config_from_args, GPTModelConfig
         if superposed:
             config_class = SuperposedGPTModelConfig
-    config = of_args(args, model_config_cls=config_class)
-    builder = config.get_builder_cls()(config)
-    groups = ProcessGroupCollection.use_mpu_process_groups()
-    first, last = groups.pp.rank() == 0, groups.pp.rank() == groups.pp.size() - 1
-    chunks = args.virtual_pipeline_model_parallel_size or 1
-    # As in megatron/training/models/dist_utils.py.
-    return [
-        builder.build_model(
-            groups,
-            pre_process=first and chunk == 0,
-            post_process=last and chunk == chunks - 1,
-            vp_stage=chunk if chunks > 1 else None,
-        )
-        for chunk in range(chunks)
-    ]
+    return fake_ranks.build_chunks(of_args(args, model_config_cls=config_class))
 
 
 def shards(model: Any) -> dict[str, list[ShardedTensor]]:

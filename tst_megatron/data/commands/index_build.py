@@ -3,7 +3,6 @@
 import argparse
 import shlex
 import time
-from pathlib import Path
 
 from tst_megatron.data.commands.input_flags import add_input_arguments, read_options
 from tst_megatron.errors import UserError
@@ -61,6 +60,7 @@ def main(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from tst_megatron.data.indexing.build import build
+    from tst_megatron.data.indexing.output import named_prefix
     from tst_megatron.data.indexing.plan import BuildSettings
     from tst_megatron.data.tokenizers.description import describe
 
@@ -68,6 +68,7 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f"--workers {args.workers} is below 1: leave it out for one a core")
     if args.chunk_bytes is not None and args.chunk_bytes < 1:
         raise UserError(f"--chunk-bytes {args.chunk_bytes} is below 1: leave it out")
+    prefix = named_prefix(args.output)
     tokenizer = describe(args.tokenizer, args.eod_token)
     if tokenizer.eod is None and not args.no_eod:
         raise UserError(
@@ -88,8 +89,11 @@ def main(args: argparse.Namespace) -> None:
     )
     console = Console()
     began = time.monotonic()
-    prefix = Path(args.output)
-    manifest = build(settings, prefix, console)
+    try:
+        manifest = build(settings, prefix, console)
+    except KeyboardInterrupt:
+        console.print("Stopping: the same command goes on from what is done.", soft_wrap=True)
+        raise
     seconds = time.monotonic() - began
     read = sum(one.size for one in manifest.inputs)
     lines = [

@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tst_megatron.data.byte_progress import ByteProgress
+from tst_megatron.data.indexing.output import named_prefix
 from tst_megatron.data.manifest import manifest_path
 from tst_megatron.data.merging import Merged, merge, open_parts
 
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="paths of .bin and .idx without the ending, in order",
     )
     parser.add_argument(
-        "--output", required=True, type=Path, metavar="PREFIX", help="of the new .bin and .idx"
+        "--output", required=True, metavar="PREFIX", help="of the new .bin and .idx"
     )
 
 
@@ -38,7 +39,8 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         UserError: they cannot be merged.
     """
-    parts = open_parts(args.prefixes, args.output)
+    output = named_prefix(args.output)
+    parts = open_parts(args.prefixes, output)
     console = Console()
     done = 0
     with ByteProgress(console, "Merging", sum(part.size for part in parts)) as progress:
@@ -48,8 +50,8 @@ def main(args: argparse.Namespace) -> int:
             done += size
             progress.update(done)
 
-        merged = merge(parts, args.output, on_progress)
-    for line in _lines(args.output, merged):
+        merged = merge(parts, output, on_progress)
+    for line in _lines(output, merged):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return 0
 

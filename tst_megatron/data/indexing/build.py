@@ -22,13 +22,14 @@ from typing import Any
 from rich.console import Console
 
 from tst_megatron.data.byte_progress import ByteProgress
-from tst_megatron.data.index_file import dtype_of_vocabulary
+from tst_megatron.data.index_file import bin_path, dtype_of_vocabulary, index_path
 from tst_megatron.data.indexing.output import (
     Appending,
     CorpusOutput,
     check_free,
     corpus_output,
     partial_folder,
+    remove_leftovers,
 )
 from tst_megatron.data.indexing.plan import (
     BuildSettings,
@@ -47,6 +48,7 @@ from tst_megatron.data.manifest import (
     Manifest,
     SkippedRecord,
     TokenizerRecord,
+    manifest_path,
     read_manifest,
     tokenizer_folder,
 )
@@ -65,10 +67,11 @@ _LARGEST_CHUNK = 64 << 20
 # Joined shards are kept until so much of the corpus is on the disk.
 _SYNC_BYTES = 256 << 20
 # An encoder is proven on documents from places all over the corpus.
-_SAMPLED_PARTS = 8
+_SAMPLED_CHUNKS = 8
+_SAMPLED_PARTS = 100
 _SAMPLED_CHARACTERS = 32_768
 
-_PACKAGES = ("tst-megatron", "numpy", "pyarrow", "orjson", "ijson", "zstandard")
+_PACKAGES = ("tst-megatron", "numpy", "pyarrow", "orjson", "zstandard")
 
 
 def build(settings: BuildSettings, prefix: Path, console: Console) -> Manifest:
@@ -81,6 +84,7 @@ def build(settings: BuildSettings, prefix: Path, console: Console) -> Manifest:
     files = find_inputs(settings.inputs, settings.format)
     built = _built_before(settings, files, prefix)
     if built is not None:
+        remove_leftovers(prefix)
         console.print(f"{prefix} is there already, of the same inputs and settings.")
         return built
     if not partial_folder(prefix).exists():
@@ -88,6 +92,9 @@ def build(settings: BuildSettings, prefix: Path, console: Console) -> Manifest:
     chunk_bytes = settings.chunk_bytes or _chunk_bytes(files)
     chunks = list(cut(files, settings.options, chunk_bytes))
     with corpus_output(prefix) as output:
+        if not output.has_shards():
+            # Such as a plan whose flags were wrong, or a merge that was killed: no start for this.
+            output.clear()
         begun = read_plan(output.folder)
         sample = _sample(files, chunks, settings.options, output.folder)
         chosen = choose_encoder(settings.tokenizer, sample)
@@ -114,27 +121,42 @@ def _sample(
 ) -> list[Any]:
     """Some documents from places all over the corpus, cut short where they are long."""
     sampled: list[Any] = []
-    for chunk in chunks[:: max(1, len(chunks) // _SAMPLED_PARTS)]:
-        try:
-            batch = next(read_part(files, chunk.parts[0], options, scratch), None)
-        except BrokenFile:
-            continue
+    for chunk in chunks[:: max(1, len(chunks) // _SAMPLED_CHUNKS)]:
         room = _SAMPLED_CHARACTERS
-        for document in batch.documents if batch else []:
-            sampled.append(document[:room])
-            room -= len(sampled[-1])
+        # Small files are a part each.
+        for part in chunk.parts[:_SAMPLED_PARTS]:
+            try:
+                batch = next(read_part(files, part, options, scratch), None)
+            except BrokenFile:
+                continue
+            for document in batch.documents if batch else []:
+                if room > 0:
+                    sampled.append(document[:room])
+                    room -= len(sampled[-1])
             if room <= 0:
                 break
     return sampled
 
 
 def _built_before(settings: BuildSettings, files: list[InputFile], prefix: Path) -> Manifest | None:
-    """The manifest of the same corpus, if it is there; inputs go by name and size."""
+    """The manifest of the same corpus, if all of it is there.
+
+    Inputs go by name and size, and are older than the manifest.
+    """
     built = read_manifest(prefix)
     if built is None or built.settings != _settings_of_manifest(settings):
         return None
-    before = [(one.path, one.size) for one in built.inputs]
-    return built if before == [(str(file.path), file.size) for file in files] else None
+    written = manifest_path(prefix).stat().st_mtime_ns
+    before = [(one.path, one.size, True) for one in built.inputs]
+    now = [(str(file.path), file.size, file.mtime_ns <= written) for file in files]
+    return built if before == now and _has_files(built, prefix) else None
+
+
+def _has_files(built: Manifest, prefix: Path) -> bool:
+    recorded = ((bin_path(prefix), built.bin), (index_path(prefix), built.idx))
+    return all(path.is_file() and path.stat().st_size == of.size for path, of in recorded) and (
+        built.tokenizer.folder is None or tokenizer_folder(prefix).is_dir()
+    )
 
 
 def _settings_of_manifest(settings: BuildSettings) -> dict[str, Any]:
@@ -212,8 +234,8 @@ class _Build:
                 if number in todo:
                     next(finished)
                 shard = read_shard(job.shard(number), self._dtype.itemsize)
-                for block in shard.blocks():
-                    appending.tokens(block)
+                with shard.path.open("rb", buffering=0) as file:
+                    appending.tokens_of(file, shard.token_bytes)
                 appending.lengths(shard.lengths)
                 whole.add(shard.summary)
                 joined.append(shard.path)

@@ -20,7 +20,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
     """Hold a lock file while inside; forked children hold it too, until all of them have ended.
 
     Args:
-        path: the file; its folder must be there.
+        path: the file; its folder is made.
         what: is built, for the message.
 
     Raises:
@@ -28,7 +28,12 @@ def locked(path: Path, what: str) -> Iterator[None]:
     """
     deadline = time.monotonic() + _PATIENCE_S
     while True:
-        file = path.open("a+")
+        # Its holder may have finished and taken the folder away by now.
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = path.open("a+")
+        except FileNotFoundError:
+            continue
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -45,9 +50,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
             continue
         if _is_still_there(path, file.fileno()):
             break
-        # Its holder has finished and taken the folder away in between.
         file.close()
-        path.parent.mkdir(parents=True, exist_ok=True)
     with file:
         file.truncate(0)
         file.write(f"{socket.gethostname()} {os.getpid()}")

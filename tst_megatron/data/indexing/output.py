@@ -17,8 +17,9 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,9 @@ from tst_megatron.errors import UserError
 from tst_megatron.files import sync_folder, write_whole
 
 LOCK = "lock"
+# Of file systems, or pairs of them, whose files the kernel does not copy (copy_file_range(2)).
+_NO_KERNEL_COPY = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM)
+SHARD_SUFFIX = ".shard"
 _READ_BYTES = 8 << 20
 
 
@@ -63,17 +67,49 @@ def corpus_output(prefix: Path) -> Iterator["CorpusOutput"]:
         shutil.rmtree(_done_folder(prefix), ignore_errors=True)
         if not folder.exists():
             check_free(prefix)
-        folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / LOCK, f"the corpus {prefix}"):
             output = CorpusOutput(prefix, folder)
-            output.take_back_names()
-            check_free(prefix)
             try:
+                output.take_back_names()
+                check_free(prefix)
                 yield output
             finally:
                 _remove_if_empty(folder)
     except OSError as error:
         raise UserError(_in_words(error, prefix)) from None
+
+
+def remove_leftovers(prefix: Path) -> None:
+    """Remove the folder of a process that was killed when all names were given but this was left.
+
+    Call for a corpus that is whole: whoever finds the folder later takes its names back.
+
+    Raises:
+        UserError: another process is in there, or it cannot be removed.
+    """
+    folder = partial_folder(prefix)
+    if not folder.exists():
+        return
+    try:
+        with locked(folder / LOCK, f"the corpus {prefix}"):
+            shutil.rmtree(_done_folder(prefix), ignore_errors=True)
+            shutil.rmtree(folder.rename(_done_folder(prefix)))
+    except OSError as error:
+        raise UserError(_in_words(error, prefix)) from None
+
+
+def named_prefix(output: str) -> Path:
+    """The prefix that ``--output`` names.
+
+    Raises:
+        UserError: it names a folder, beside which the files would come to lie.
+    """
+    if not Path(output).name or output.endswith(("/", "/.", "/..")) or output == "..":
+        raise UserError(
+            f"--output {output} is a folder: add how the files in it are to be called, "
+            f"{Path(output) / 'corpus'}"
+        )
+    return Path(output)
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -144,6 +180,10 @@ class CorpusOutput:
             bin_path(self.prefix).rename(self._tokens_file)
         self._naming.unlink()
 
+    def has_shards(self) -> bool:
+        """Whether a build has finished something: a shard that is joined, or one that is not."""
+        return "shards" in self.journal() or any(self.folder.glob(f"*{SHARD_SUFFIX}"))
+
     def clear(self) -> None:
         """Forget all that is written; the lock stays.
 
@@ -184,9 +224,11 @@ class CorpusOutput:
                 while block := before.read(_READ_BYTES):
                     checksum.update(block)
             with (
-                self._tokens_file.open("ab", buffering=0) as tokens,
+                self._tokens_file.open("r+b", buffering=0) as tokens,
                 self._lengths_file.open("ab") as lengths,
             ):
+                # The kernel copies into no file that is opened to append.
+                tokens.seek(0, os.SEEK_END)
 
                 def sync(note: dict[str, Any]) -> None:
                     lengths.flush()
@@ -198,7 +240,7 @@ class CorpusOutput:
                     }
                     write_whole(self._journal_file, json.dumps({"sizes": sizes, "note": note}))
 
-                yield Appending(tokens.write, lengths.write, checksum, sync)
+                yield Appending(tokens, lengths, checksum, sync)
 
     def finish[Made: Manifest | None](
         self,
@@ -258,13 +300,13 @@ class Appending:
 
     def __init__(
         self,
-        write_tokens: Callable[[memoryview], int | None],
-        write_lengths: Callable[[memoryview], int],
+        tokens: FileIO,
+        lengths: BinaryIO,
         checksum: Checksum,
         sync: Callable[[dict[str, Any]], None],
     ) -> None:
-        self._write_tokens = write_tokens
-        self._write_lengths = write_lengths
+        self._tokens = tokens
+        self._lengths = lengths
         self._checksum = checksum
         self.sync = sync
         """Make what was appended last, and remember a note with it."""
@@ -276,13 +318,38 @@ class Appending:
             OSError: they cannot be written.
         """
         whole = memoryview(data).cast("B")
+        self._checksum.update(whole, meanwhile=lambda: self._write(whole))
 
-        def write() -> None:
-            rest = whole
-            while len(rest):
-                rest = rest[self._write_tokens(rest) or 0 :]
+    def tokens_of(self, file: FileIO, size: int) -> None:
+        """Append the first ``size`` bytes of a file, which the kernel copies where it can.
 
-        self._checksum.update(whole, meanwhile=write)
+        Raises:
+            OSError: they cannot be read or written.
+        """
+        begin = 0
+        while begin < size:
+            block = os.pread(file.fileno(), min(size - begin, _READ_BYTES), begin)
+            if not block:
+                raise OSError(errno.EIO, "it is shorter than it was", str(file.name))
+            at = begin
+            self._checksum.update(block, meanwhile=lambda: self._copy(file, at, block))  # noqa: B023
+            begin += len(block)
+
+    def _copy(self, file: FileIO, begin: int, block: bytes) -> None:
+        copied = 0
+        try:
+            while copied < len(block):
+                copied += os.copy_file_range(
+                    file.fileno(), self._tokens.fileno(), len(block) - copied, begin + copied
+                )
+        except OSError as error:
+            if error.errno not in _NO_KERNEL_COPY:
+                raise
+            self._write(memoryview(block)[copied:])
+
+    def _write(self, data: memoryview) -> None:
+        while len(data):
+            data = data[self._tokens.write(data) or 0 :]
 
     def lengths(self, lengths: npt.NDArray[np.int32]) -> None:
         """Append ``[n]`` tokens of each of the documents appended.
@@ -290,7 +357,7 @@ class Appending:
         Raises:
             OSError: they cannot be written.
         """
-        self._write_lengths(memoryview(np.ascontiguousarray(lengths)))
+        self._lengths.write(memoryview(np.ascontiguousarray(lengths)))
 
     def record(self) -> FileRecord:
         """Checksums of all tokens so far."""

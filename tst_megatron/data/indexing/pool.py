@@ -1,5 +1,6 @@
 """Chunks made into shards by forked workers, given back in the order of the chunks."""
 
+import os
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures import TimeoutError as StillWorkingError
@@ -39,12 +40,15 @@ def finished_in_order(
     # Forked, for the tokenizer is loaded once and shared; the pool starts all of them at the first
     # chunk, before it has a thread of its own.
     pool = ProcessPoolExecutor(
-        min(num_workers, len(numbers)), get_context("fork"), start_worker, (job, shared)
+        min(num_workers, len(numbers)),
+        get_context("fork"),
+        start_worker,
+        (job, shared, os.getpid()),
     )
     try:
         futures = [pool.submit(write_chunk, number) for number in numbers]
         for number, future in zip(numbers, futures, strict=True):
-            _wait(future, lambda: on_progress(shared.bytes_read.value))
+            _wait(future, lambda: on_progress(shared.bytes_read.get_obj().value))
             yield number
     except BrokenProcessPool:
         raise UserError(

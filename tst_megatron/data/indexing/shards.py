@@ -19,7 +19,6 @@ import numpy.typing as npt
 from tst_megatron.files import replace_when_whole
 
 _SIZE = struct.Struct("<Q")
-_READ_BYTES = 8 << 20
 
 MAX_SKIPPED_LISTED = 1000
 """Skipped records that are listed one by one; all of them are counted."""
@@ -150,21 +149,13 @@ class Shard:
     Attributes:
         summary: of what it holds.
         lengths: ``[documents]``, int32.
+        token_bytes: at the beginning of the file.
     """
 
     path: Path
     summary: ShardSummary
     lengths: npt.NDArray[np.int32]
     token_bytes: int
-
-    def blocks(self) -> Iterator[bytes]:
-        """The bytes of its tokens, in order."""
-        left = self.token_bytes
-        with self.path.open("rb", buffering=0) as file:
-            while left:
-                block = file.read(min(_READ_BYTES, left))
-                left -= len(block)
-                yield block
 
 
 def read_shard(path: Path, itemsize: int) -> Shard:

@@ -7,7 +7,10 @@ answers travel between processes; text and ids never do.
 import ctypes
 import hashlib
 import multiprocessing
+import os
 import signal
+import threading
+import time
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
@@ -17,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tst_megatron.data.encoding import Encoded, Encoder
+from tst_megatron.data.indexing.output import SHARD_SUFFIX
 from tst_megatron.data.indexing.shards import (
     MAX_SKIPPED_LISTED,
     ShardSummary,
@@ -33,8 +37,8 @@ from tst_megatron.data.tokenizers.proof import differs
 from tst_megatron.errors import UserError
 
 # Of one document a chunk, checked once more against the reference: a thousandth of the work.
-_CHECKED_CHARACTERS = 16_384
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_CHECKED_CHARACTERS = 4_096
+_LOOKS_EVERY_S = 0.2
 
 _NO_TOKENS = "the document has no tokens"
 _NOT_ENCODABLE = "the document cannot be encoded"
@@ -78,12 +82,14 @@ class Job:
 
     def shard(self, number: int) -> Path:
         """The file of a chunk's shard."""
-        return self.folder / f"{number:06d}.shard"
+        return self.folder / f"{number:06d}{SHARD_SUFFIX}"
 
 
 @dataclass(frozen=True)
 class Shared:
     """What builder and workers both see.
+
+    The builder takes no lock of it: a worker may be killed with the lock held.
 
     Attributes:
         bytes_read: of the inputs, by all workers.
@@ -91,28 +97,38 @@ class Shared:
     """
 
     bytes_read: "Synchronized[int]"
-    stop: "Synchronized[int]"
+    stop: ctypes.c_byte
 
 
 def make_shared() -> Shared:
     """Before the workers are forked."""
     context = multiprocessing.get_context("fork")
-    return Shared(context.Value("q", 0), context.Value("b", 0))
+    return Shared(context.Value("q", 0), context.RawValue(ctypes.c_byte, 0))
 
 
 _job: Job | None = None
 _shared: Shared | None = None
 
 
-def start_worker(job: Job, shared: Shared) -> None:
-    """What a worker does first: it ends with its builder, and leaves Ctrl-C to it."""
+def start_worker(job: Job, shared: Shared, builder: int) -> None:
+    """What a worker does first: it ends with its builder, and leaves Ctrl-C to it.
+
+    Args:
+        job: what the chunks are made from.
+        shared: with the builder.
+        builder: its process id, which the worker may have outlived by now.
+    """
     global _job, _shared
     _job, _shared = job, shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Linux alone has it; elsewhere an orphan ends with its chunk.
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-    if prctl is not None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_end_with, args=(builder,), daemon=True).start()
+
+
+def _end_with(builder: int) -> None:
+    # Not Linux's PR_SET_PDEATHSIG, which comes too late if the builder was killed before it is set.
+    while os.getppid() == builder:
+        time.sleep(_LOOKS_EVERY_S)
+    os._exit(1)
 
 
 def write_chunk(number: int) -> None:
@@ -205,8 +221,10 @@ class _PartWriter:
         return self._job.encoder.encode(good)
 
     def _check(self, documents: list[Any]) -> None:
-        """Encode a piece of one document of the part with the reference as well."""
-        if self._job.reference is None or self._summary.checked_documents or not documents:
+        """Encode a piece of one document of the chunk with the reference as well."""
+        # Not one of every part: parts may be small files, and the reference is slow.
+        checked = self._writer.summary.checked_documents + self._summary.checked_documents
+        if self._job.reference is None or checked or not documents:
             return
         piece = documents[len(documents) // 2][:_CHECKED_CHARACTERS]
         if differs(self._job.encoder, self._job.reference, [piece]) is not None:
@@ -217,11 +235,11 @@ class _PartWriter:
     def _leave_out(self, record: int, reason: str, detail: str = "") -> None:
         what = sentence(reason, detail)
         if not self._job.skips:
-            before = records_before(self._job.files, self._part)
-            path = self._job.files[self._part.file].path
+            where = str(self._job.files[self._part.file].path)
+            if record:  # Of a file that cannot be read at all there is none.
+                where += f", record {records_before(self._job.files, self._part) + record:,}"
             raise UserError(
-                f"{path}, record {before + record:,}: {what}; repair it, or leave such records out "
-                "with --on-error skip"
+                f"{where}: {what}; repair it, or leave such records out with --on-error skip"
             )
         self._summary.skipped[reason] = self._summary.skipped.get(reason, 0) + 1
         if len(self._summary.skipped_records) < MAX_SKIPPED_LISTED:

@@ -95,7 +95,8 @@ def read_documents(
                     if skips:
                         continue
                     what = sentence(error.reason, error.detail)
-                    raise UserError(f"{path}, record {error.record:,}: {what}") from None
+                    where = f"{path}, record {error.record:,}" if error.record else path
+                    raise UserError(f"{where}: {what}") from None
 
 
 def _read(file: InputFile, part: Part, options: ReadOptions, scratch: Path) -> Iterator[Batch]:

@@ -54,6 +54,9 @@ def awkward_strings(special_tokens: Sequence[str] = ()) -> Iterator[tuple[str, s
         space = chr(code)
         yield f"the space U+{code:04X}", f"{space}a{space}{space}b \n{space}1{space}.{space}"
         yield f"the space U+{code:04X} alone", space
+    for code in _NEW:
+        character = chr(code)
+        yield f"the new character U+{code:04X}", f'a{character}", {character}b1{character}2'
     yield from _special(special_tokens)
 
 
@@ -75,6 +78,8 @@ _SPACES = (
     *range(0x2000, 0x2010),
     *(0x2028, 0x2029, 0x202E, 0x202F, 0x205F, 0x2060, 0x2581, 0x3000, 0x3164, 0xFE0F, 0xFEFF),
 )
+# Letters, marks and digits of Unicode 16 and 17.
+_NEW = (0x088F, 0xA7CB, 0xA7CE, 0x10D40, 0x10D50, 0x11DE0, 0x16EA0, 0x16D6C, 0x1E6C0, 0x1E6E3)
 _PLAIN = (
     ("mixed scripts", _MIXED),
     ("scripts from right to left", "שָׁלוֹם עולם\u200f abc ‮مرحبا‬ بالعالم ١٢٣ 1,234 (א)"),

@@ -156,12 +156,19 @@ def _is_normal(processor: Any, token: int) -> bool:
 
 def _huggingface(spec: str, path: Path, eod_token: str | None) -> TokenizerDescription:
     read = huggingface.read(path, eod_token)
+    ids = read.tokenizer.get_vocab(with_added_tokens=True).values()
+    if max(ids) >= (count := len(ids)):
+        raise UserError(
+            f"the tokenizer {spec} has {count:,} tokens and among them id {max(ids):,}, and "
+            "Megatron makes an embedding for as many ids as there are tokens: number them without "
+            "gaps"
+        )
     return TokenizerDescription(
         kind="huggingface",
         source=spec,
         files=read.files,
         sha256=sha256(read.files[huggingface.TOKENIZER_FILE]).hexdigest(),
-        vocab_size=read.tokenizer.get_vocab_size(with_added_tokens=True),
+        vocab_size=count,
         eod=read.tokenizer.token_to_id(read.eod_token),
         megatron_flags=(
             *("--tokenizer-type", "HuggingFaceTokenizer"),

@@ -6,9 +6,11 @@ text or a tokenizer on which the two agree; and `proof` finds out whether that w
 
 import base64
 import json
+import sys
 import tempfile
 import unicodedata
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,13 @@ import psutil
 
 from tst_megatron.data.encoding import Encoded, Encoder
 from tst_megatron.data.tokenizers.description import TokenizerDescription
-from tst_megatron.data.tokenizers.reference import explained, reference_encoder
+from tst_megatron.data.tokenizers.reference import check_text, explained, reference_encoder
 
 # gigatoken remembers every word it has seen, without end (its issue 36).
 _CACHE_BYTES = 256 << 20
 _SPACE = " "
+# Documents of a batch, of about a megabyte, that are quick to encode one by one.
+_FEW = 1_000
 
 
 class UnsuitedError(Exception):
@@ -87,11 +91,22 @@ class GigatokenEncoder:
         if not documents:
             return Encoded(np.empty(0, np.uint32), np.empty(0, np.int64))
         with explained(documents):
-            # Its thread pool does not survive a fork.
-            rows = self._tokenizer.encode_batch(self._prepare(documents), parallel=False).layout
+            encoded = self._encoded(self._prepare(documents))
         self._forget_in_time()
-        encoded = Encoded(np.asarray(rows.content.data), np.diff(np.asarray(rows.offsets.data)))
         return encoded if self._finish is None else self._finish(encoded)
+
+    def _encoded(self, texts: list[str]) -> Encoded:
+        if len(texts) <= _FEW:
+            # As quick as all at once, and needs no awkward, whose import takes most of a second.
+            rows = [self._tokenizer.encode(text) for text in texts]
+            lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+            return Encoded(np.concatenate(rows), lengths)
+        # The library does so by itself, and takes a Ctrl-C in the middle for a missing package.
+        import awkward  # noqa: F401
+
+        # Its thread pool does not survive a fork.
+        layout = self._tokenizer.encode_batch(texts, parallel=False).layout
+        return Encoded(np.asarray(layout.content.data), np.diff(np.asarray(layout.offsets.data)))
 
     def _forget_in_time(self) -> None:
         """Begin with an empty cache when this process has grown by more than a cache may take."""
@@ -165,7 +180,7 @@ def _huggingface(description: TokenizerDescription) -> Encoder:
     begin, end = marks.index(0), len(marks) - marks[::-1].index(0)
     finish = _Frame(framed.ids[:begin], framed.ids[end:]) if 1 in marks else None
     encoder = GigatokenEncoder(lambda: gigatoken.Tokenizer.from_json(tokenizer_json), finish=finish)
-    return _NFC(encoder, description) if is_normalised else encoder
+    return _SomeByReference(encoder, description, _NFC(description) if is_normalised else None)
 
 
 class _Frame:
@@ -188,34 +203,93 @@ class _Frame:
         return Encoded(ids, lengths)
 
 
-class _NFC:
-    """Text goes to gigatoken in NFC, and to the reference where that may hide an added token."""
+class _SomeByReference:
+    """Most documents go to gigatoken, prepared for it; those it may take otherwise do not.
 
-    def __init__(self, encoder: Encoder, description: TokenizerDescription) -> None:
+    Args:
+        encoder: gigatoken's.
+        description: the tokenizer.
+        prepare: text to what gigatoken is given; None for what the reference is to encode.
+    """
+
+    def __init__(
+        self,
+        encoder: GigatokenEncoder,
+        description: TokenizerDescription,
+        prepare: Callable[[str], str | None] | None = None,
+    ) -> None:
         self.name = encoder.name
         self.version = encoder.version
         self._encoder = encoder
         self._reference = reference_encoder(description)
-        self._normalizer = description.library.normalizer
-        self._added_tokens = description.special_tokens
+        self._prepare = prepare
 
     def encode(self, documents: Sequence[Any]) -> Encoded:
         """See `tst_megatron.data.encoding.Encoder`."""
-        with explained(documents):
-            texts = [self._normalised(text) for text in documents]
-        is_other = np.array([text is None for text in texts], dtype=bool)
-        ours = self._encoder.encode([text for text in texts if text is not None])
+        is_other = holding_new_characters(documents)
+        texts = documents
+        if self._prepare is not None:
+            with explained(documents):
+                prepared = [self._prepare(text) for text in documents]
+            is_other |= np.array([text is None for text in prepared], dtype=bool)
+            texts = [text or "" for text in prepared]
         if not is_other.any():
-            return ours
-        others = self._reference.encode([documents[i] for i in np.flatnonzero(is_other).tolist()])
+            return self._encoder.encode(texts)
+        others = np.flatnonzero(is_other).tolist()
+        theirs = self._reference.encode([documents[i] for i in others])
+        ours = self._encoder.encode([texts[i] for i in np.flatnonzero(~is_other).tolist()])
         lengths = np.empty(len(documents), np.int64)
-        lengths[~is_other], lengths[is_other] = ours.lengths, others.lengths
-        is_others = np.repeat(is_other, lengths)
-        ids: npt.NDArray[Any] = np.empty(len(is_others), np.uint32)
-        ids[~is_others], ids[is_others] = ours.ids, others.ids
+        lengths[~is_other], lengths[is_other] = ours.lengths, theirs.lengths
+        is_theirs = np.repeat(is_other, lengths)
+        ids: npt.NDArray[Any] = np.empty(len(is_theirs), np.uint32)
+        ids[~is_theirs], ids[is_theirs] = ours.ids, theirs.ids
         return Encoded(ids, lengths)
 
-    def _normalised(self, text: str) -> str | None:
+
+def holding_new_characters(documents: Sequence[Any]) -> npt.NDArray[np.bool_]:
+    """``[documents]``, which of them have a character that Unicode 15 has not.
+
+    Libraries have its tables of different years, and so differ on whether such a character is a
+    letter. (Python 3.12 has those of version 15; a later Python lets newer characters pass, and
+    the awkward strings then find the difference.)
+
+    Raises:
+        ValueError: a document is not text that UTF-8 can hold.
+    """
+    found = np.zeros(len(documents), dtype=bool)
+    check_text([document for document in documents if not isinstance(document, str)])
+    others = [i for i, document in enumerate(documents) if not document.isascii()]
+    if not others or not _has_new_characters("".join([documents[i] for i in others]), documents):
+        return found
+    for i in others:
+        found[i] = _has_new_characters(documents[i], documents)
+    return found
+
+
+def _has_new_characters(text: str, documents: Sequence[Any]) -> bool:
+    try:
+        codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    except UnicodeEncodeError:
+        check_text(documents)
+        raise
+    return bool(_new_characters()[codes].any())
+
+
+@cache
+def _new_characters() -> npt.NDArray[np.bool_]:
+    """``[code points]``, which of them are no character in Python's tables."""
+    codes = range(sys.maxunicode + 1)
+    return np.fromiter((unicodedata.category(chr(code)) == "Cn" for code in codes), bool)
+
+
+class _NFC:
+    """Text in NFC by the library's own tables; None where that may hide an added token."""
+
+    def __init__(self, description: TokenizerDescription) -> None:
+        self._normalizer = description.library.normalizer
+        self._added_tokens = description.special_tokens
+
+    def __call__(self, text: str) -> str | None:
         # Python's tables are the later ones: what they find normal, the library's do as well.
         if unicodedata.is_normalized("NFC", text):
             return text
@@ -250,4 +324,4 @@ def _tiktoken(description: TokenizerDescription) -> Encoder:
         ids = (encoded.ids + num_special) % (num_ranks + num_special)
         return Encoded(ids, encoded.lengths)
 
-    return GigatokenEncoder(load, finish=finish)
+    return _SomeByReference(GigatokenEncoder(load, finish=finish), description)

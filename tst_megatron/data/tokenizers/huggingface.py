@@ -15,6 +15,8 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
+from tst_megatron.data.tokenizers import auto_tokenizer
+from tst_megatron.data.tokenizers.auto_tokenizer import AutoTokenizerOf
 from tst_megatron.errors import UserError
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -97,16 +99,14 @@ def _bare(path: Path, content: bytes, eod_token: str | None) -> HuggingFaceFiles
 
 
 def _configured(path: Path, files: dict[str, bytes], eod_token: str | None) -> HuggingFaceFiles:
-    tokenizer = _auto_tokenizer(path, files)
+    loaded = _auto_tokenizer(path, files)
     # Megatron takes the one for the other (megatron/core/tokenizers/text/libraries).
-    named = tokenizer.eos_token or tokenizer.sep_token
+    named = loaded.eos_token
     if named is None or (eod_token is not None and eod_token != named):
-        named = _eod_token(path, tokenizer.backend_tokenizer, eod_token)
+        named = _eod_token(path, loaded.tokenizer, eod_token)
         files = _with_eos(path, files, named)
-        tokenizer = _auto_tokenizer(path, files)
-    _add_special_tokens(tokenizer)
-    tokenizer("")  # Takes truncation and padding out, as every call does.
-    return HuggingFaceFiles(files, tokenizer.backend_tokenizer, named)
+        loaded = _auto_tokenizer(path, files)
+    return HuggingFaceFiles(files, loaded.tokenizer, named)
 
 
 def _load(path: Path, content: bytes) -> Tokenizer:
@@ -116,17 +116,15 @@ def _load(path: Path, content: bytes) -> Tokenizer:
         raise UserError(f"the tokenizer {path} cannot be loaded: {_reason(error)}") from None
 
 
-def _auto_tokenizer(path: Path, files: Mapping[str, bytes]) -> Any:
-    from transformers import AutoTokenizer
-
+def _auto_tokenizer(path: Path, files: Mapping[str, bytes]) -> AutoTokenizerOf:
     with tempfile.TemporaryDirectory() as folder:
         for name, content in files.items():
             (Path(folder) / name).write_bytes(content)
         try:
-            return AutoTokenizer.from_pretrained(folder)
-        except Exception as error:  # As in _load; and a configuration can name anything.
+            return auto_tokenizer.load(Path(folder))
+        except auto_tokenizer.UnloadableError as error:
             raise UserError(
-                f"the tokenizer {path.parent} cannot be loaded by transformers: {_reason(error)}"
+                f"the tokenizer {path.parent} cannot be loaded by transformers: {error}"
             ) from None
 
 
@@ -158,20 +156,6 @@ def _with_eos(path: Path, files: Mapping[str, bytes], eos_token: str) -> dict[st
     except (ValueError, TypeError):
         raise UserError(f"the configuration in {path.parent} is not JSON objects") from None
     return changed
-
-
-def _add_special_tokens(tokenizer: Any) -> None:
-    """What Megatron's ``HuggingFaceTokenizer`` adds to what it has loaded."""
-    special: dict[str, Any] = {"additional_special_tokens": []}
-    if tokenizer.sep_token is None and tokenizer.eos_token:
-        special["sep_token"] = tokenizer.eos_token
-    elif tokenizer.eos_token is None and tokenizer.sep_token:
-        special["eos_token"] = tokenizer.sep_token
-    if tokenizer.bos_token is None and tokenizer.cls_token:
-        special["bos_token"] = tokenizer.cls_token
-    elif tokenizer.cls_token is None and tokenizer.bos_token:
-        special["cls_token"] = tokenizer.bos_token
-    tokenizer.add_special_tokens(special)
 
 
 def _json(value: dict[str, Any]) -> bytes:

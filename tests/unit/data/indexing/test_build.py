@@ -21,7 +21,7 @@ from tst_megatron.data.encoding import Encoded
 from tst_megatron.data.indexing import build as build_module
 from tst_megatron.data.indexing import worker
 from tst_megatron.data.indexing.build import build
-from tst_megatron.data.indexing.output import partial_folder
+from tst_megatron.data.indexing.output import corpus_output, partial_folder
 from tst_megatron.data.indexing.plan import BuildSettings
 from tst_megatron.data.manifest import Manifest, megatron_flags, read_manifest
 from tst_megatron.data.reading.options import ReadOptions
@@ -300,6 +300,26 @@ def test_a_built_corpus_is_left_as_it_is(inputs: list[str], model: Path, tmp_pat
         build(settings(inputs, model, append_eod=False), tmp_path / "c", quiet())
 
 
+@pytest.mark.parametrize("ending", ["bin", "idx"])
+def test_a_corpus_with_a_file_missing_is_not_taken_for_built(
+    ending: str, inputs: list[str], model: Path, tmp_path: Path
+) -> None:
+    build(settings(inputs, model), tmp_path / "c", quiet())
+    (tmp_path / f"c.{ending}").unlink()
+    with pytest.raises(UserError, match="is there already: give another --output"):
+        build(settings(inputs, model), tmp_path / "c", quiet())
+
+
+def test_an_input_of_the_same_size_and_another_time_is_another_input(
+    model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "1.jsonl").write_text('{"text": "old"}\n')
+    build(settings([str(tmp_path / "1.jsonl")], model), tmp_path / "c", quiet())
+    (tmp_path / "1.jsonl").write_text('{"text": "new"}\n')
+    with pytest.raises(UserError, match="is there already: give another --output"):
+        build(settings([str(tmp_path / "1.jsonl")], model), tmp_path / "c", quiet())
+
+
 def test_a_worker_that_is_killed_is_one_sentence(
     inputs: list[str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -353,3 +373,66 @@ def test_ids_that_are_there_already(tmp_path: Path) -> None:
             tmp_path / "d",
             quiet(),
         )
+
+
+def test_nothing_of_a_merge_that_was_killed_gets_into_a_build(
+    inputs: list[str], model: Path, tmp_path: Path
+) -> None:
+    """A merge leaves the same files in the same folder, and no plan."""
+    with corpus_output(tmp_path / "c") as output, output.appending(np.dtype(np.uint16)) as merged:
+        merged.tokens(np.arange(10, dtype=np.uint16))
+        merged.lengths(np.array([10], np.int32))
+        merged.sync({})
+    build(settings(inputs, model), tmp_path / "c", quiet())
+    build(settings(inputs, model), tmp_path / "alone", quiet())
+    assert built(tmp_path / "c") == built(tmp_path / "alone")
+
+
+def test_a_flag_can_be_put_right_when_nothing_was_done_with_it(
+    inputs: list[str], model: Path, tmp_path: Path
+) -> None:
+    wrong = {"options": ReadOptions(field="body"), "chunk_bytes": None}
+    with pytest.raises(UserError, match='no field "body"'):
+        build(settings(inputs, model, **wrong), tmp_path / "c", quiet())
+    build(settings(inputs, model), tmp_path / "c", quiet())
+
+
+def test_of_many_small_files_a_sample_and_one_a_chunk_are_checked(
+    model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for i in range(500):
+        (folder / f"{i:03d}.txt").write_text(f"the quick fox number {i}\n" * 20)
+    made = build(settings([str(folder)], model, chunk_bytes=None), tmp_path / "c", quiet())
+    # The sample's, of the only chunk, and the chunk's.
+    in_sample = made.tokenizer.checked_documents - 1
+    assert 60 < in_sample <= 100
+
+
+def test_a_file_that_cannot_be_read_at_all_has_no_record(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "1.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"1\.parquet: not Parquet that can be read"):
+        build(settings([str(tmp_path / "1.parquet")], model), tmp_path / "c", quiet())
+
+
+def test_a_whole_corpus_is_safe_from_the_folder_of_who_was_killed_last(
+    inputs: list[str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def dies(self: Path, target: Path) -> Path:
+        if self == partial_folder(tmp_path / "c"):
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", dies)
+    with pytest.raises(KeyboardInterrupt):
+        build(settings(inputs, model), tmp_path / "c", quiet())
+    monkeypatch.undo()
+    build(settings(inputs, model), tmp_path / "c", quiet())
+    whole = built(tmp_path / "c")
+    with pytest.raises(UserError, match="is there already: give another --output"):
+        build(settings(inputs, model, append_eod=False), tmp_path / "c", quiet())
+    assert built(tmp_path / "c") == whole
+    assert not list(tmp_path.glob("*.partial"))

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import multiprocessing
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,12 @@ from hypothesis import strategies as st
 from tst_megatron.data import checksum
 from tst_megatron.data.checksum import Checksum
 from tst_megatron.data.indexing import output as output_module
-from tst_megatron.data.indexing.output import CorpusOutput, corpus_output, partial_folder
+from tst_megatron.data.indexing.output import (
+    CorpusOutput,
+    corpus_output,
+    named_prefix,
+    partial_folder,
+)
 from tst_megatron.data.manifest import FileRecord, Manifest, TokenizerRecord, read_manifest
 from tst_megatron.errors import UserError
 
@@ -26,6 +32,30 @@ DOCUMENTS = [np.arange(n, dtype=np.uint16) for n in (3, 1, 7, 2, 9)]
 def manifest(tokens: FileRecord, index: FileRecord) -> Manifest:
     tokenizer = TokenizerRecord("null", None, "0", 100, None, [], "numpy", 0, None)
     return Manifest([], {}, tokenizer, "uint16", 5, 22, 0, 9, 0, {}, [], {}, bin=tokens, idx=index)
+
+
+@pytest.mark.parametrize("by_kernel", [True, False])
+def test_files_are_appended_as_their_bytes_would_be(
+    by_kernel: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: Any) -> int:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(output_module, "_READ_BYTES", 1000)
+    if not by_kernel:
+        monkeypatch.setattr(os, "copy_file_range", refuses)
+    shard = tmp_path / "shard"
+    tokens = np.arange(4000, dtype=np.uint16)
+    shard.write_bytes(tokens.tobytes() + b"what is known last")
+    with corpus_output(tmp_path / "c") as output, output.appending(UINT16) as appending:
+        appending.tokens(tokens[:3])
+        with shard.open("rb", buffering=0) as file:
+            appending.tokens_of(file, tokens.nbytes)
+        appending.tokens(tokens[:2])
+        written = (output.folder / "tokens.bin").read_bytes()
+        record = appending.record()
+    assert written == np.concatenate([tokens[:3], tokens, tokens[:2]]).tobytes()
+    assert record.sha256 == hashlib.sha256(written).hexdigest()
 
 
 def write(output: CorpusOutput, begin: int = 0, end: int = 5, sync: bool = True) -> FileRecord:
@@ -127,6 +157,32 @@ def test_two_builders_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert list(tmp_path.iterdir()) == [], "nothing is left of a build that has done nothing"
 
 
+def test_who_waited_is_told_what_the_other_has_finished(tmp_path: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    held, let_go = fork.Event(), fork.Event()
+
+    def finish() -> None:
+        with corpus_output(tmp_path / "c") as output:
+            tokens = write(output)
+            held.set()
+            let_go.wait()
+            time.sleep(0.3)
+            output.finish(UINT16, tokens, manifest)
+
+    other = fork.Process(target=finish)
+    other.start()
+    held.wait()
+    let_go.set()
+    with (
+        pytest.raises(UserError, match=r"c\.bin is there already"),
+        corpus_output(tmp_path / "c"),
+    ):
+        pass
+    other.join()
+    assert other.exitcode == 0
+    assert not partial_folder(tmp_path / "c").exists()
+
+
 @pytest.mark.parametrize("name", ["c.bin", "c.idx", "c.manifest.json", "c.tokenizer"])
 def test_never_writes_over_what_is_there(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("somebody's")
@@ -163,3 +219,13 @@ def test_checksums_are_of_the_whole_and_of_every_block(pieces: list[bytes]) -> N
     assert record.size == len(data)
     assert record.sha256 == hashlib.sha256(data).hexdigest()
     assert record.block_sha256 == [hashlib.sha256(block).hexdigest() for block in blocks]
+
+
+@pytest.mark.parametrize("output", ["data/", "/", ".", "data/.", ".."])
+def test_a_folder_is_no_prefix(output: str) -> None:
+    with pytest.raises(UserError, match=f"--output {output} is a folder: add how"):
+        named_prefix(output)
+
+
+def test_a_prefix_may_be_called_as_a_folder_beside_it(tmp_path: Path) -> None:
+    assert named_prefix(str(tmp_path)) == tmp_path

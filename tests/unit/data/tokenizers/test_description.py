@@ -9,6 +9,8 @@ from typing import Any
 
 import made
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from tst_megatron.data.tokenizers.awkward_text import awkward_strings
 from tst_megatron.data.tokenizers.description import TokenizerDescription, describe
@@ -186,3 +188,11 @@ def test_what_is_refused(
     with pytest.raises(UserError, match=says) as raised:
         describe(spec, eod_token)
     assert "\n" not in str(raised.value)
+
+
+def test_ids_with_gaps_have_no_embedding(tmp_path: Path) -> None:
+    """Megatron counts tokens, and the ids beyond would get into a corpus."""
+    tokenizer = Tokenizer(WordLevel({"<eos>": 7, "a": 0, "b": 500}, unk_token="a"))
+    tokenizer.save(str(tmp_path / "gaps.json"))
+    with pytest.raises(UserError, match=r"3 tokens and among them id 500, .* without gaps"):
+        describe(str(tmp_path / "gaps.json"), "<eos>")

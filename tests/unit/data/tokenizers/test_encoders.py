@@ -89,6 +89,15 @@ def test_made_in_one_process_and_used_in_its_fork(name: str, is_fast: bool) -> N
         assert pool.apply(_ids_and_threads, (name, is_fast)) == (expected, threads)
 
 
+@pytest.mark.parametrize("name", ["hf-gpt2", "tiktoken"])
+def test_characters_newer_than_a_librarys_tables_get_the_references_ids(name: str) -> None:
+    """U+A7CF is of Unicode 17: a letter to gigatoken, and nothing to tokenizers."""
+    ours, reference, _ = _pair(name)
+    texts = ["plain", 'a\ua7cf", b', "é", "漢字", '\U00016ea0x", y', "", "z"]
+    assert fast.holding_new_characters(texts).tolist() == [text in texts[1:5:3] for text in texts]
+    assert differs(ours, reference, texts) is None
+
+
 def test_a_full_cache_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond its share of memory the library begins again, to the same ids."""
     ours, reference, _ = _pair("hf-gpt2")
@@ -97,10 +106,11 @@ def test_a_full_cache_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     words[:, -1] = 32
     text = words.tobytes().decode()
     monkeypatch.setattr(fast, "_CACHE_BYTES", 8 << 20)
-    first = ours._tokenizer
+    gigatoken = ours._encoder
+    first = gigatoken._tokenizer
     for begin in range(0, len(text), len(text) // 4):
         ours.encode([text[begin : begin + len(text) // 4]])
-    assert ours._tokenizer is not first
+    assert gigatoken._tokenizer is not first
     assert differs(ours, reference, [text[:10_000], *made.TEXT]) is None
 
 

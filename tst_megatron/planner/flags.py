@@ -1,0 +1,263 @@
+"""The command line of a run, read and checked as its GPUs would, on a machine without any.
+
+The one idea: Megatron's parser and validation decide what the flags mean. What they ask of the
+machine (compute capability, Transformer Engine's version, an environment variable) is answered for
+the GPU of the plan; what they would open (corpora, folders, checkpoints) is not touched.
+"""
+
+import argparse
+import contextlib
+import copy
+import difflib
+import io
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NoReturn
+from unittest.mock import patch
+
+from megatron.core.num_microbatches_calculator import (
+    destroy_num_microbatches_calculator,
+    get_current_global_batch_size,
+    init_num_microbatches_calculator,
+    update_num_microbatches,
+)
+from megatron.core.tokenizers.utils.build_tokenizer import build_tokenizer, vocab_size_with_padding
+from megatron.training.arguments import add_megatron_arguments, validate_args
+
+from tst_megatron.errors import UserError
+from tst_megatron.planner.hardware import Gpu
+from tst_megatron.training.arguments import add_tst_arguments, check_flags
+
+# What Megatron's counterpart of a run is asked for, where a plan needs none.
+_DEFAULTS = {"tokenizer_type": "NullTokenizer"}
+
+
+@contextmanager
+def planned_args(flags: Sequence[str], num_gpus: int, gpu: Gpu) -> Iterator[argparse.Namespace]:
+    """Megatron's validated arguments of a run, ours among them, as rank 0 would get them.
+
+    Megatron's count of micro-batches is set up inside, for batch-size schedules.
+
+    Args:
+        flags: the run's command line, without ``--recipe``.
+        num_gpus: the world size.
+        gpu: what the run would find under it.
+
+    Raises:
+        UserError: a flag is unknown, the layout does not divide, or Megatron refuses the flags.
+    """
+    args = validated(parse(flags), num_gpus, gpu)
+    init_num_microbatches_calculator(
+        rank=1,  # Rank 0 logs.
+        global_batch_size=args.global_batch_size,
+        micro_batch_size=args.micro_batch_size,
+        data_parallel_size=args.data_parallel_size,
+        decrease_batch_size_if_needed=args.decrease_batch_size_if_needed,
+        step_batch_size_schedule=args.step_batch_size_schedule,
+        seq_length=args.seq_length,
+    )
+    try:
+        if args.step_batch_size_schedule is not None:
+            # Megatron leaves one micro-batch a rank here; plans are of the full batch.
+            update_num_microbatches(sys.maxsize, consistency_check=False)
+            args.global_batch_size = get_current_global_batch_size()
+            update_num_microbatches(0, consistency_check=False)
+        yield args
+    finally:
+        destroy_num_microbatches_calculator()
+
+
+def parse(flags: Sequence[str]) -> argparse.Namespace:
+    """A command line as Megatron's parser and ours read it, before validation.
+
+    Raises:
+        UserError: a flag or its value is unknown, or is not counted.
+    """
+    with quiet():
+        parser = _Parser(allow_abbrev=False)
+        add_tst_arguments(add_megatron_arguments(parser))
+        args, unknown = parser.parse_known_args(list(flags))
+    if unknown:
+        known = [name for action in parser._actions for name in action.option_strings]
+        name = unknown[0].partition("=")[0]
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f": did you mean {near[0]}?" if near else ": leave it out"
+        raise UserError(f"{name} is no flag of Megatron's or ours{hint}")
+    if args.yaml_cfg is not None:
+        raise UserError("--yaml-cfg is not planned: give the flags on the command line")
+    check_flags(args)
+    _check_countable(args)
+    return args
+
+
+def validated(parsed: argparse.Namespace, num_gpus: int, gpu: Gpu) -> argparse.Namespace:
+    """Arguments after Megatron's validation for a number of GPUs; what was parsed stays as it is.
+
+    Args:
+        parsed: by `parse`.
+        num_gpus: the world size.
+        gpu: what the run would find under it.
+
+    Raises:
+        UserError: the layout does not divide, or Megatron refuses the flags.
+    """
+    args = copy.deepcopy(parsed)
+    args.rank, args.world_size = 0, num_gpus
+    args._is_global_batch_size_explicitly_specified = args.global_batch_size is not None
+    args.enable_msc = False
+    with quiet():
+        if args.fp8 and not gpu.fp8_flops:
+            raise UserError(
+                f"the {gpu.name} has no FP8: leave --fp8-format out or plan another GPU"
+            )
+        _check_divides(args)
+        _validate(args, gpu)
+        args.padded_vocab_size = _padded_vocabulary(args)
+    return args
+
+
+class _Parser(argparse.ArgumentParser):
+    """One sentence for a wrong flag: Megatron's usage is a thousand lines."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"Megatron does not take these flags: {message}")
+
+
+_NOT_COUNTED: tuple[tuple[Callable[[argparse.Namespace], Any], str], ...] = (
+    (lambda a: a.use_torch_fsdp2, "--use-torch-fsdp2"),
+    (lambda a: a.use_megatron_fsdp, "--use-megatron-fsdp"),
+    (lambda a: a.multi_latent_attention, "--multi-latent-attention"),
+    (lambda a: a.experimental_attention_variant, "--experimental-attention-variant"),
+    (lambda a: a.attention_output_gate, "--attention-output-gate"),
+    (lambda a: a.mtp_num_layers, "--mtp-num-layers"),
+    (lambda a: a.moe_latent_size, "--moe-latent-size"),
+    (
+        lambda a: set(a.hybrid_layer_pattern or "") - set("*-E|"),
+        "layers other than *, - and E in --hybrid-layer-pattern",
+    ),
+    (lambda a: a.window_size, "--window-size"),
+    (lambda a: a.fp4, "--fp4-format"),
+    (lambda a: a.optimizer != "adam", "--optimizer other than adam"),
+    (lambda a: a.optimizer_cpu_offload, "--optimizer-cpu-offload"),
+    (
+        lambda a: (a.num_distributed_optimizer_instances or 1) > 1,
+        "--num-distributed-optimizer-instances",
+    ),
+    (
+        lambda a: (a.tensor_parallel_num_weight_shards or 1) > a.tensor_model_parallel_size,
+        "--tensor-parallel-num-weight-shards",
+    ),
+    (
+        lambda a: a.heterogeneous_layers_config_path or a.heterogeneous_layers_config_encoded_json,
+        "--heterogeneous-layers-config-path",
+    ),
+    (lambda a: a.hybrid_context_parallel, "--hybrid-context-parallel"),
+    (lambda a: a.use_tp_pp_dp_mapping, "--use-tp-pp-dp-mapping"),
+    (lambda a: a.sft, "--sft"),
+)
+
+
+def _check_countable(args: argparse.Namespace) -> None:
+    for is_asked, flag in _NOT_COUNTED:
+        if is_asked(args):
+            raise UserError(f"the planner does not count {flag}: leave that out to plan the rest")
+
+
+def _check_divides(args: argparse.Namespace) -> None:
+    """What Megatron would meet at different places, some of them only as it builds the model."""
+    tp, pp = args.tensor_model_parallel_size, args.pipeline_model_parallel_size
+    cp, ep = args.context_parallel_size, args.expert_model_parallel_size
+    etp = args.expert_tensor_parallel_size or tp
+    ranks = args.world_size
+    _divide(ranks, tp * pp * cp, "--gpus", "tensor x pipeline x context parallel size")
+    if args.num_experts:
+        _divide(ranks, etp * ep * pp, "--gpus", "expert tensor x expert x pipeline parallel size")
+        _divide(args.num_experts, ep, "--num-experts", "--expert-model-parallel-size")
+    elif ep > 1:
+        raise UserError("--expert-model-parallel-size needs experts: leave it out")
+    if args.num_attention_heads:
+        _divide(args.num_attention_heads, tp, "--num-attention-heads", _TP)
+    if args.group_query_attention and args.num_query_groups:
+        smaller, larger = sorted((args.num_query_groups, tp))
+        if larger % smaller:
+            raise UserError(
+                f"--num-query-groups {args.num_query_groups} and {_TP} {tp} do not divide: use "
+                f"{_TP} {_nearest_divisor(args.num_query_groups, tp)}"
+            )
+    if cp > 1 and args.seq_length:
+        _divide(args.seq_length, 2 * cp, "--seq-length", "twice --context-parallel-size")
+    if args.global_batch_size and args.micro_batch_size:
+        samples = args.micro_batch_size * (ranks // (tp * pp * cp))
+        _divide(
+            args.global_batch_size,
+            samples,
+            "--global-batch-size",
+            "--micro-batch-size x data-parallel size",
+        )
+
+
+_TP = "--tensor-model-parallel-size"
+
+
+def _divide(number: int, by: int, flag: str, divisor: str) -> None:
+    if number % by:
+        below, above = number // by * by, (number // by + 1) * by
+        use = f"{below} or {above}" if below else f"{above}"
+        raise UserError(f"{flag} {number} does not divide by {divisor}, {by}: use {flag} {use}")
+
+
+def _nearest_divisor(number: int, near: int) -> int:
+    return min((d for d in range(1, number + 1) if number % d == 0), key=lambda d: abs(d - near))
+
+
+def _validate(args: argparse.Namespace, gpu: Gpu) -> None:
+    answers: tuple[tuple[str, Any], ...] = (
+        ("megatron.training.arguments.is_te_min_version", lambda *args, **kwargs: True),
+        ("megatron.training.arguments.get_device_arch_version", lambda: gpu.capability[0]),
+        ("torch.cuda.get_device_capability", lambda *args: gpu.capability),
+    )
+    with ExitStack() as stack:
+        for target, answer in answers:
+            stack.enter_context(patch(target, answer))
+        stack.enter_context(patch.dict(os.environ, {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}))
+        try:
+            validate_args(args, _DEFAULTS)
+        except (AssertionError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split()) or "an assertion without a message"
+            raise UserError(f"Megatron refuses these flags: {reason}") from None
+
+
+def _padded_vocabulary(args: argparse.Namespace) -> int:
+    if args.padded_vocab_size is not None:
+        return int(args.padded_vocab_size)
+    size = args.vocab_size
+    if size is None and args.tokenizer_model is not None:
+        try:
+            size = build_tokenizer(args).vocab_size
+        except Exception as error:  # Each tokenizer library has errors of its own.
+            raise UserError(
+                f"--tokenizer-model {args.tokenizer_model} cannot be read here "
+                f"({type(error).__name__}): add --vocab-size"
+            ) from None
+    if size is None:
+        raise UserError(
+            "the size of the vocabulary is not known: add --vocab-size or --tokenizer-model"
+        )
+    return int(vocab_size_with_padding(size, args, logging_enabled=False))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what Megatron prints: a plan's output is the plan."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,101 @@
+"""Steps, positions and data tokens of a run, by the stages of its schedule.
+
+The one idea: a superposed step has the positions of an ordinary one, and reads s times as many
+tokens; so a step is a step, and only the data differ (arXiv 2605.06546, Table 1).
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from megatron.core.num_microbatches_calculator import (
+    get_current_global_batch_size,
+    update_num_microbatches,
+)
+
+from tst_megatron.errors import UserError
+from tst_megatron.superposition.schedule import BagSchedule, Stage
+from tst_megatron.training.arguments import Superposition, superposition_from_args
+
+
+@dataclass(frozen=True)
+class RunStage:
+    """A stage of the schedule.
+
+    Attributes:
+        bag_size: s of its targets or inputs; 1 is ordinary.
+        tokens_per_position: that a position reads: s, or 1 where only the targets are bags.
+        steps: of the optimizer.
+        samples: sequences.
+    """
+
+    bag_size: int
+    tokens_per_position: int
+    steps: int
+    samples: int
+
+
+def run_stages(args: argparse.Namespace) -> tuple[RunStage, ...]:
+    """The stages of a run that have any steps.
+
+    Raises:
+        UserError: the run has no length, or its schedule does not fit it.
+    """
+    if not args.train_iters and not args.train_samples:
+        raise UserError("the length of the run is not known: add --train-iters")
+    superposition = superposition_from_args(args)
+    if superposition is None:
+        steps = _steps(args)
+        return (RunStage(1, 1, steps, _samples(args, steps)[-1]),)
+    return tuple(_stages(args, superposition))
+
+
+def _stages(args: argparse.Namespace, superposition: Superposition) -> list[RunStage]:
+    schedule: BagSchedule = superposition.schedule
+    after = _samples(args, _steps(args))
+    ends = list(accumulate(stage.num_samples for stage in schedule.stages))
+    starts = [0, *ends]
+    read: tuple[Stage, ...] = superposition.data_schedule.stages
+    return [
+        RunStage(
+            stage.bag_size,
+            data.bag_size,
+            after.index(end) - after.index(start),
+            stage.num_samples,
+        )
+        for stage, data, start, end in zip(schedule.stages, read, starts, ends, strict=False)
+        if stage.num_samples
+    ]
+
+
+def _steps(args: argparse.Namespace) -> int:
+    """As megatron.training.training.update_train_iters counts them."""
+    if args.train_iters:
+        return int(args.train_iters)
+    if args.step_batch_size_schedule is None:
+        # A last step that is not full is left out.
+        return int(args.train_samples // args.global_batch_size)
+    steps = samples = 0
+    while samples < args.train_samples:
+        samples += _batch_at(samples)
+        steps += 1
+    update_num_microbatches(0, consistency_check=False)
+    return steps
+
+
+def _samples(args: argparse.Namespace, steps: int) -> Sequence[int]:
+    """Samples consumed after 0, 1, 2 … steps."""
+    if args.step_batch_size_schedule is None:
+        batch = args.global_batch_size
+        return range(0, steps * batch + 1, batch)
+    totals = [0]
+    for _ in range(steps):
+        totals.append(totals[-1] + _batch_at(totals[-1]))
+    update_num_microbatches(0, consistency_check=False)
+    return totals
+
+
+def _batch_at(samples: int) -> int:
+    update_num_microbatches(samples, consistency_check=False)
+    return int(get_current_global_batch_size())

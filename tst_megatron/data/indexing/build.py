@@ -41,7 +41,7 @@ from tst_megatron.data.indexing.plan import (
 )
 from tst_megatron.data.indexing.pool import finished_in_order
 from tst_megatron.data.indexing.shards import ShardSummary, read_shard
-from tst_megatron.data.indexing.worker import EncodersDifferError, Job, sha256_of
+from tst_megatron.data.indexing.worker import EncodersDifferError, Job
 from tst_megatron.data.manifest import (
     FileRecord,
     InputRecord,
@@ -230,8 +230,9 @@ class _Build:
         ):
             joined: list[Path] = []
             unsynced = 0
+            is_missing = set(todo)
             for number in numbers:
-                if number in todo:
+                if number in is_missing:
                     next(finished)
                 shard = read_shard(job.shard(number), self._dtype.itemsize)
                 with shard.path.open("rb", buffering=0) as file:
@@ -299,7 +300,7 @@ class _Build:
                 InputRecord(
                     path=str(file.path),
                     size=file.size,
-                    sha256=whole.sha256_of_input.get(str(i)) or sha256_of(file.path),
+                    sha256=whole.sha256_of_input[str(i)],
                     documents=whole.documents_of_input.get(str(i), 0),
                 )
                 for i, file in enumerate(self._files)

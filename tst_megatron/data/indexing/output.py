@@ -88,11 +88,11 @@ def remove_leftovers(prefix: Path) -> None:
         UserError: another process is in there, or it cannot be removed.
     """
     folder = partial_folder(prefix)
+    shutil.rmtree(_done_folder(prefix), ignore_errors=True)
     if not folder.exists():
         return
     try:
         with locked(folder / LOCK, f"the corpus {prefix}"):
-            shutil.rmtree(_done_folder(prefix), ignore_errors=True)
             shutil.rmtree(folder.rename(_done_folder(prefix)))
     except OSError as error:
         raise UserError(_in_words(error, prefix)) from None
@@ -283,7 +283,8 @@ class CorpusOutput:
         sync_folder(self.prefix.parent)
         # In one step, so that names are never taken back from here on.
         done = self.folder.rename(_done_folder(self.prefix))
-        shutil.rmtree(done)
+        # The next builder may be removing it as well.
+        shutil.rmtree(done, ignore_errors=True)
         return made
 
     def _lengths(self) -> tuple[int, Callable[[], Iterator[npt.NDArray[np.int32]]]]:

@@ -430,6 +430,8 @@ def test_a_whole_corpus_is_safe_from_the_folder_of_who_was_killed_last(
     with pytest.raises(KeyboardInterrupt):
         build(settings(inputs, model), tmp_path / "c", quiet())
     monkeypatch.undo()
+    (tmp_path / "c.done.partial").mkdir()  # Half removed when another was killed before that.
+    (tmp_path / "c.done.partial" / "000001.shard").touch()
     build(settings(inputs, model), tmp_path / "c", quiet())
     whole = built(tmp_path / "c")
     with pytest.raises(UserError, match="is there already: give another --output"):

@@ -212,7 +212,7 @@ def test_the_cpu_image(copies: Copies) -> None:
     assert " passed" in tests.stdout
     # Nobody in particular, as docker run --user.
     image.user = 4321
-    image.run("tst-megatron", "recipe", "tiny")
+    image.run("tst-megatron", "recipe", "list")
     assert not list((image.root / "var/lib/apt/lists").glob("*Packages*"))
 
 
@@ -242,7 +242,7 @@ def test_the_gpu_image(copies: Copies) -> None:
         assert found == f"/{(site / name / '__init__.py').relative_to(image.root)}\n"
     ours = [path.name for path in (image.root / "opt/tst/lib").glob("python*/site-packages/*")]
     assert not [name for name in ours if name.lower().startswith((*OF_THE_BASE, "nvidia"))]
-    listed = image.run("tst-megatron", "recipe").stdout.split()
+    listed = image.run("tst-megatron", "recipe", "list").stdout.split()
     assert "tiny" in listed
     # torchrun is the environment's, and so are its workers.
     assert image.run("torchrun", "--help").stdout.split()[0] == "/opt/tst/bin/python"

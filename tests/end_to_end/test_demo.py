@@ -127,7 +127,7 @@ def test_a_demo_that_is_cut_off_and_called_again(text: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (("--corpus", "nowhere"), "the corpus .*nowhere is missing"),
+        (("--corpus", "nowhere"), "the input .*nowhere is missing"),
         (("--steps", "0"), "--steps 0 is below 1"),
         (("--steps", "200000"), "steps fit"),
         (("--quick",), "--quick and --steps"),
@@ -153,4 +153,4 @@ def test_an_empty_folder_is_named(tmp_path: Path) -> None:
     empty.mkdir()
     refused = demo(tmp_path / "demo", empty)
     assert refused.returncode == 2
-    assert "holds no .txt, .md, .py, .jsonl file" in refused.stderr
+    assert "holds no .jsonl, .json, .parquet, .arrow or .txt file" in refused.stderr

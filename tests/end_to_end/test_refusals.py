@@ -89,6 +89,7 @@ def cases(corpus, folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, .
             ("--num-experts=4", "--tensor-model-parallel-size=2"),
             ("--num-experts", "needs --sequence-parallel"),
         ),
+        "saving without an interval": ((f"--save={folder / 's'}",), ("add --save-interval",)),
         "recipe": (("--recipe=nope",), ("no recipe 'nope'",)),
     }
 
@@ -98,6 +99,13 @@ def attempt(out: Path, flags: tuple[str, ...]) -> Result:
     ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     return run(Job(out, flags, environment=ranks | address, torchrun=False), check=False)
+
+
+def test_validation_needs_an_interval(corpus, tmp_path: Path) -> None:
+    usual = [flag for flag in TINY if not flag.startswith("--eval-interval")]
+    result = attempt(tmp_path, (*usual, *corpus.flags))
+    assert result.code == 2, result.output
+    assert "add --eval-interval, or --eval-iters 0 for none" in result.output
 
 
 def test_each_is_one_sentence(corpus, tmp_path: Path) -> None:
@@ -148,7 +156,9 @@ def test_help_shows_the_subcommands_and_examples(command) -> None:
         [sys.executable, *command] if command else [f"{Path(sys.executable).parent}/tst-megatron"]
     )
     shown = subprocess.run([*start, "--help"], capture_output=True, text=True, check=True).stdout
-    for name in ("pretrain", "demo", "recipe"):
+    jobs = {"recipe": ["show"], "tokenizer": ["train"], "index": ["build"]}
+    for name in ("pretrain", "demo", "plan", *jobs):
         assert f"    {name}" in shown
-        own = subprocess.run([*start, name, "--help"], capture_output=True, text=True, check=True)
+        help_of = [*start, name, *jobs.get(name, ()), "--help"]
+        own = subprocess.run(help_of, capture_output=True, text=True, check=True)
         assert "examples:" in own.stdout

@@ -56,6 +56,13 @@ def check_before_validation(args: argparse.Namespace, on_gpu: bool) -> None:
             check_writable(Path(folder), f"--{flag.replace('_', '-')}")
     if args.tst_ledger is not None:
         check_writable(Path(args.tst_ledger).parent, "--tst-ledger")
+    # Megatron ends in an assertion without the one, and in a TypeError without the other.
+    if args.save is not None and args.save_interval is None:
+        raise UserError("--save needs to know how often: add --save-interval")
+    if args.eval_iters and args.eval_interval is None:
+        raise UserError(
+            "validation needs to know how often: add --eval-interval, or --eval-iters 0 for none"
+        )
 
 
 _NEEDS_A_GPU: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] = (

@@ -6,6 +6,7 @@ Subcommands import what they need when they run, so that ``--help`` answers at o
 import argparse
 import importlib
 import sys
+import warnings
 from typing import Any
 
 from tst_megatron.errors import user_errors_exit
@@ -68,6 +69,8 @@ def main() -> None:
     if sys.argv[1:] == ["pretrain"]:
         parser.parse_args(["pretrain", "--help"])
     args, others = parser.parse_known_args()
+    # Megatron says as it is imported what this machine lacks to train; these commands do not.
+    warnings.simplefilter("ignore")
     with user_errors_exit():
         if args.command == "demo":
             from tst_megatron.demo import main as demo

@@ -13,6 +13,7 @@ import io
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -227,7 +228,9 @@ def _validate(args: argparse.Namespace, gpu: Gpu) -> None:
         try:
             validate_args(args, _DEFAULTS)
         except (AssertionError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split()) or "an assertion without a message"
+            # Many of its assertions have no message; what they assert is one.
+            asserted = traceback.extract_tb(error.__traceback__)[-1].line
+            reason = " ".join(str(error).split()) or asserted
             raise UserError(f"Megatron refuses these flags: {reason}") from None
 
 

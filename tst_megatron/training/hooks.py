@@ -30,7 +30,7 @@ from tst_megatron.training.consumed import Progress, ProgressAt
 from tst_megatron.training.datasets import DatasetsProvider
 from tst_megatron.training.forward_step import BAG_LOSS, NEXT_TOKEN_LOSS
 from tst_megatron.training.head_metrics import HeadMetrics
-from tst_megatron.training.ledger import LedgerWriter
+from tst_megatron.training.ledger_writer import LedgerWriter
 from tst_megatron.training.validation import FixedValidation
 
 HOOKED = {

@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 
 from tst_megatron.training import ledger as ledgers
-from tst_megatron.training.ledger import LedgerError, LedgerWriter, read_ledger
+from tst_megatron.training import ledger_writer
+from tst_megatron.training.ledger import LedgerError, read_ledger
+from tst_megatron.training.ledger_writer import LedgerWriter
 
 
 def write_run(path: Path, first: int, last: int, started: float = 0.0) -> None:
@@ -40,7 +42,7 @@ def test_replayed_steps_replace_those_they_replay(tmp_path: Path) -> None:
 def test_lost_time_still_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "ledger.jsonl"
     now = 1000.0
-    monkeypatch.setattr(ledgers.time, "time", lambda: now)
+    monkeypatch.setattr(ledger_writer.time, "time", lambda: now)
     writer = LedgerWriter(path, {"step": 0}, 1000.0, world_size=1)
     now = 1100.0
     writer.write("step", {"step": 7, "loss": 1.0})

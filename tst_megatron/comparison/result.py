@@ -1,0 +1,180 @@
+"""What a comparison of one TST group with the baseline found: figures with their intervals.
+
+Ratios are baseline over TST: above 1, TST needed less. Differences are TST minus baseline: below 0,
+TST is ahead.
+"""
+
+from dataclasses import dataclass
+
+from tst_megatron.comparison.run import Array, Group
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure and the interval that holds the truth at the stated rate; None where there is none.
+
+    Attributes:
+        value: the figure.
+        low: lower end.
+        high: upper end; None beside a `low` says that it has no upper bound.
+    """
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    def holds(self, number: float) -> bool:
+        """Whether the interval holds a number; an interval that is not there holds every one."""
+        if self.value is None:
+            return True
+        return (self.low is None or self.low <= number) and (
+            self.high is None or number <= self.high
+        )
+
+
+@dataclass(frozen=True)
+class Needed:
+    """What a side needed to get to a loss for good."""
+
+    steps: Interval = Interval()
+    flops: Interval = Interval()
+    wall_clock_s: Interval = Interval()
+    gpu_hours: Interval = Interval()
+    data_tokens: Interval = Interval()
+
+
+@dataclass(frozen=True)
+class EqualLoss:
+    """Both sides at one loss.
+
+    Attributes:
+        loss: nats a token.
+        step_ratio: steps, baseline over TST.
+        flops_ratio: likewise.
+        wall_clock_ratio: likewise.
+        gpu_hours_ratio: likewise.
+        baseline: what the baseline needed.
+        tst: what TST needed.
+        reached: the baseline reached the loss.
+        extrapolated: the baseline's figures come from a fitted power law beyond what it ran.
+        whole_runs: the baseline's come from runs of several lengths, each with a decay of its own;
+            else from inside one run.
+        where: that in words, for tables: ``whole runs``, ``inside the stable phase``,
+            ``inside the decay`` or ``along the run`` where no decay is known.
+    """
+
+    loss: Interval = Interval()
+    step_ratio: Interval = Interval()
+    flops_ratio: Interval = Interval()
+    wall_clock_ratio: Interval = Interval()
+    gpu_hours_ratio: Interval = Interval()
+    baseline: Needed = Needed()
+    tst: Needed = Needed()
+    reached: bool = False
+    extrapolated: bool = False
+    whole_runs: bool = False
+    where: str = "along the run"
+
+
+@dataclass(frozen=True)
+class EqualFlops:
+    """The loss difference at equal FLOPs.
+
+    Attributes:
+        loss_difference: at the largest FLOPs count both sides have (the end, where they are equal).
+        flops: that count.
+        at_end: both sides end there.
+        along: FLOPs ``[n]`` of the differences along the run.
+        differences: TST minus baseline there.
+        lows: their intervals' lower ends.
+        highs: their upper ends.
+    """
+
+    loss_difference: Interval
+    flops: float | None
+    at_end: bool
+    along: Array
+    differences: Array
+    lows: Array
+    highs: Array
+
+
+@dataclass(frozen=True)
+class EqualData:
+    """The loss difference at equal data tokens, the largest count both sides have read."""
+
+    loss_difference: Interval
+    data_tokens: float | None
+
+
+@dataclass(frozen=True)
+class Saving:
+    """The saving as a function of the loss, along the runs.
+
+    Attributes:
+        losses: nats a token ``[n]``, descending, that both sides reached.
+        step_ratios: baseline over TST.
+        lows: their intervals' lower ends.
+        highs: their upper ends.
+    """
+
+    losses: Array
+    step_ratios: Array
+    lows: Array
+    highs: Array
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """``loss = floor + scale * steps**-exponent``, fitted to a baseline.
+
+    Attributes:
+        floor: nats a token.
+        scale: nats a token at step 1.
+        exponent: above 0.
+        fitted_on: what it was fitted on, in words.
+        first_step: of the points it was fitted on.
+        last_step: likewise.
+    """
+
+    floor: float
+    scale: float
+    exponent: float
+    fitted_on: str
+    first_step: float
+    last_step: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One TST group against the baseline.
+
+    Attributes:
+        baseline: its groups, by length; the one of TST's own length, or nearest to it, first.
+        tst: the group.
+        equal_loss: the headline: at TST's final loss, over whole runs where there are several
+            lengths of the baseline, else along the run; extrapolated where need be and possible.
+        equal_loss_along: at the same loss, along the baseline's run; None where that is the
+            headline already, or the run never gets there.
+        equal_loss_at_baseline: at the baseline's final loss where TST ended lower: both measured.
+        equal_flops: at equal FLOPs.
+        equal_data: at equal data tokens.
+        saving: by loss.
+        fit: of the baseline, where one was made.
+        confidence: of the intervals, such as 0.95.
+        uncertainty: where the intervals come from, one sentence.
+        notes: what a reader should know, a sentence each.
+    """
+
+    baseline: tuple[Group, ...]
+    tst: Group
+    equal_loss: EqualLoss
+    equal_loss_along: EqualLoss | None
+    equal_loss_at_baseline: EqualLoss | None
+    equal_flops: EqualFlops
+    equal_data: EqualData
+    saving: Saving
+    fit: PowerLaw | None
+    confidence: float
+    uncertainty: str
+    notes: tuple[str, ...] = ()

@@ -35,6 +35,10 @@ _NUMBERS = {
         "grad_norm",
         "compute_s",
         "other_s",
+        "data_wait_s",
+        "evaluation_s",
+        "checkpoint_s",
+        "startup_s",
     ),
     "validation": (
         *PROGRESS,

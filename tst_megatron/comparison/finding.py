@@ -14,6 +14,7 @@ from tst_megatron.comparison.findings import Findings, Prices
 from tst_megatron.comparison.groups import group
 from tst_megatron.comparison.inputs import read_runs
 from tst_megatron.comparison.result import Comparison
+from tst_megatron.comparison.tables import final_loss
 from tst_megatron.errors import UserError
 
 
@@ -55,5 +56,5 @@ def find(
 
 def _rank(comparison: Comparison) -> float:
     """By TST's final held-out loss; groups without one come last."""
-    loss = comparison.equal_loss.loss.value
+    loss = final_loss(comparison.tst)
     return math.inf if loss is None else loss

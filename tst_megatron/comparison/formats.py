@@ -5,6 +5,7 @@ from collections.abc import Callable
 from tst_megatron.comparison.result import Interval
 
 UNKNOWN = "–"
+NO_RANGE = "none"
 # Losses are shown to 0.001 nats; a smaller difference is shown as none.
 _SHOWN_DIFFERENCE = 0.0005
 _SCALES = ((1e12, "T"), (1e9, "B"), (1e6, "M"))
@@ -24,15 +25,15 @@ def flops(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as a reader would say them."""
+    """As 1h 02m, 3m 04s or 5.6s."""
     if seconds is None:
         return UNKNOWN
     if seconds < 60:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.1f}s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60:,} h {minutes % 60:02d} min"
+        return f"{minutes}m {rest:02d}s"
+    return f"{minutes // 60:,}h {minutes % 60:02d}m"
 
 
 def amount(value: float | None) -> str:
@@ -77,5 +78,5 @@ def percent(confidence: float) -> str:
 def _range(interval: Interval, show: Callable[[float], str]) -> str:
     low, high = interval.low, interval.high
     if low is None:
-        return UNKNOWN if high is None else f"up to {show(high)}"
+        return NO_RANGE if high is None else f"up to {show(high)}"
     return f"{show(low)} or more" if high is None else f"{show(low)} to {show(high)}"

@@ -61,8 +61,7 @@ def _equal_loss(comparison: Comparison) -> str:
     if amount is None:
         return f"The baseline did not get to {level}, which TST ended at."
     found = amount.ratio(equal)
-    beside = [f"{formats.percent(comparison.confidence)} interval {formats.ratio_range(found)}"]
-    beside += [equal.where]
+    beside = [_interval(comparison, formats.ratio_range(found)), equal.where]
     if equal.extrapolated:
         beside += [f"{EXTRAPOLATED}, as the baseline did not get there"]
     if found.holds(1):
@@ -77,11 +76,17 @@ def _equal_flops(comparison: Comparison) -> str:
     if found.value is None:
         return ""
     where = "At equal FLOPs" if comparison.equal_flops.at_end else "At the largest equal FLOPs"
-    interval = f"{formats.signed(found.value)} nats, {formats.difference_range(found)}"
+    ends = _interval(comparison, formats.difference_range(found))
+    interval = f"{formats.signed(found.value)} nats, {ends}"
     if found.holds(0):
         return f"{where} there is {NO_DIFFERENCE} in the held-out loss ({interval})."
     side = "lower" if found.value < 0 else "higher"
     return f"{where} TST's held-out loss is {side} ({interval})."
+
+
+def _interval(comparison: Comparison, ends: str) -> str:
+    rate = formats.percent(comparison.confidence)
+    return f"no {rate} interval" if ends == formats.NO_RANGE else f"{rate} interval {ends}"
 
 
 def _number(found: Interval) -> str:

@@ -68,10 +68,14 @@ def tables_of(findings: Findings) -> list[Table]:
 
 
 def _equal_loss_tables(comparison: Comparison, prices: Prices) -> Iterator[Table]:
+    at_tst, at_baseline = "TST's final loss", "the baseline's final loss"
+    # Where nothing else can be told, the headline is taken at the baseline's.
+    other = comparison.equal_loss_at_baseline
+    first = at_baseline if comparison.equal_loss == other else at_tst
     named = (
-        ("TST's final loss", comparison.equal_loss),
-        ("TST's final loss", comparison.equal_loss_along),
-        ("the baseline's final loss", comparison.equal_loss_at_baseline),
+        (first, comparison.equal_loss),
+        (at_tst, comparison.equal_loss_along),
+        (at_baseline, None if first == at_baseline else other),
     )
     for which, equal in named:
         if equal is not None and equal.loss.value is not None:
@@ -81,16 +85,17 @@ def _equal_loss_tables(comparison: Comparison, prices: Prices) -> Iterator[Table
 def equal_loss_table(equal: EqualLoss, which: str, confidence: float, prices: Prices) -> Table:
     """What both sides needed to get to a loss."""
     words = [which, equal.where, *([EXTRAPOLATED] if equal.extrapolated else [])]
-    words += [] if equal.reached or equal.extrapolated else ["not reached by the baseline"]
+    words += ["not reached by the baseline"] if equal.step_ratio.value is None else []
     rows = [_needed_row(equal, amount, show) for amount, show in _SHOWN]
     rows += [
         _priced_row(equal, label, price)
         for label, price in (("Energy, kWh", prices.energy_kwh), ("Cost", prices.cost))
     ]
     return Table(
-        f"At equal loss {formats.loss(equal.loss.value)}: {', '.join(words)}",
-        ("", "baseline", "TST", "ratio", f"{formats.percent(confidence)} interval", ""),
-        tuple(row for row in rows if set(row[1:3]) != {formats.UNKNOWN}),
+        f"At equal loss {formats.loss(equal.loss.value)}: {', '.join(words)} "
+        f"(intervals: {formats.percent(confidence)})",
+        ("", "baseline", "TST", "ratio", "interval", ""),
+        tuple(row for row in rows if set(row[1:4]) != {formats.UNKNOWN}),
         frozenset({5}),
     )
 
@@ -152,7 +157,7 @@ def runs_table(findings: Findings) -> Table:
     ]
     return Table(
         "Runs",
-        ("run", "seed", "steps", "data tokens", "GPU hours", "not computing", "final loss"),
+        ("run", "seed", "steps", "tokens", "GPU hours", "other time", "final loss"),
         tuple(rows),
     )
 
@@ -193,14 +198,14 @@ def latest(run: Run, field: str) -> float | None:
     return max(known, default=None)
 
 
-def share_not_computing(run: Run) -> float | None:
+def share_of_other_time(run: Run) -> float | None:
     """Seconds of everything but computation over all seconds; None where they were not logged."""
     compute, other = np.nansum(run.steps.compute_s), np.nansum(run.steps.other_s)
     return float(other / (compute + other)) if compute + other > 0 else None
 
 
 def _used(run: Run) -> tuple[str, ...]:
-    share = share_not_computing(run)
+    share = share_of_other_time(run)
     seed = run.header.get("seed")
     loss, error = last(run.curve.losses), last(run.curve.stderrs)
     return (

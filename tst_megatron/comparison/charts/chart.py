@@ -66,11 +66,13 @@ class Rule:
         at: where it crosses its axis.
         across: ``x`` for an upright line at an x, ``y`` for a level one at a y.
         text: beside it.
+        at_foot: the text of an upright line stands at its foot, where others have theirs on top.
     """
 
     at: float
     across: Literal["x", "y"]
     text: str
+    at_foot: bool = False
 
 
 @dataclass(frozen=True)

@@ -37,14 +37,20 @@ def figure(chart: Chart) -> dict[str, Any]:
             *(_dot(dot) for dot in chart.dots),
         ],
         "layout": {
-            "margin": {"l": 62, "r": 16, "t": 28, "b": 48},
+            "margin": {"l": 62, "r": 16, "t": 52, "b": 48},
             "font": {"family": "system-ui, sans-serif", "size": 13, "color": _INK},
             "paper_bgcolor": "#fff",
             "plot_bgcolor": "#fff",
             "hovermode": "closest",
             "xaxis": _axis(chart.x_label, chart.x_range),
             "yaxis": _axis(chart.y_label, chart.y_range),
-            "legend": {"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0},
+            "legend": {
+                "orientation": "h",
+                "yref": "container",
+                "yanchor": "bottom",
+                "y": 0,
+                "x": 0,
+            },
             "shapes": [_rule(rule) for rule in chart.rules],
             "annotations": [
                 *(_rule_text(rule) for rule in chart.rules if rule.text),
@@ -136,7 +142,8 @@ def _rule(rule: Rule) -> dict[str, Any]:
 def _rule_text(rule: Rule) -> dict[str, Any]:
     text = {"text": rule.text, "showarrow": False, "font": {"size": 12, "color": _SOFT}}
     if rule.across == "x":
-        return {**text, "x": rule.at, "xref": "x", "y": 1, "yref": "paper", "yanchor": "bottom"}
+        place = {"y": 0, "xanchor": "right"} if rule.at_foot else {"y": 1, "xanchor": "center"}
+        return {**text, "x": rule.at, "xref": "x", **place, "yref": "paper", "yanchor": "bottom"}
     return {**text, "x": 0, "xref": "paper", "xanchor": "left", "y": rule.at, "yanchor": "bottom"}
 
 

@@ -32,7 +32,7 @@ def _chart(findings: Findings, groups: list[Shown], extra: str | None) -> Chart 
         there = np.isfinite(ys)
         if there.any():
             xs, ys = thin(run.steps.steps[there], ys[there])
-            lines.append(Line(one.group.name, xs, ys, one.colour, width=1.0, dash=one.dash))
+            lines.append(Line(one.group.name, xs, ys, one.colour, width=1.0))
     if not lines:
         return None
     label = "gradient norm before clipping" if extra is None else extra.replace("_", " ")

@@ -21,11 +21,13 @@ from tst_megatron.comparison.run import Array, Group, Run
 from tst_megatron.comparison.sentences import fewer
 
 _EARLY_SHARE = 0.15
+_RECOVERY_SHARE = 0.05
 _MARGIN = 0.06
 _MARKED_POINTS = 40
-_FIT_POINTS = 60
+_FIT_POINTS = 200
+_LAW = "#4d5156"
 # An extrapolated point further out than this many times the longest run would squeeze the runs.
-_FURTHEST = 2.5
+_FURTHEST = 1.6
 
 
 def loss_chart(findings: Findings, amount: Amount) -> Chart | None:
@@ -117,19 +119,24 @@ def _crossing(best: Comparison | None, amount: Amount, most: float) -> tuple[lis
 
 
 def _fitted(best: Comparison | None, amount: Amount, per: float, right: float) -> list[Line]:
-    """The baseline beyond its end, where its figures come from there."""
+    """The longest baseline beyond its end, where its figures come from there.
+
+    That is the law, moved to where the comparison found the crossing.
+    """
     if best is None or best.fit is None or not best.equal_loss.extrapolated:
         return []
-    steps, needed = best.equal_loss.baseline.steps.value, amount.needed(best.equal_loss)[0]
-    mean = mean_of(best.baseline[0], amount.field)
-    last = best.fit.last_step
-    if steps is None or needed is None or not mean.xs.size or steps <= last:
+    longest = max(best.baseline, key=lambda group: group.num_steps)
+    ends, last = mean_of(longest, amount.field), mean_of(longest, "steps").xs
+    steps, level = best.equal_loss.baseline.steps.value, best.equal_loss.loss.value
+    needed = amount.needed(best.equal_loss)[0]
+    if not ends.xs.size or steps is None or level is None or needed is None or steps <= last[-1]:
         return []
-    beyond = np.linspace(last, steps, _FIT_POINTS)
-    xs = np.interp(beyond, [last, steps], [mean.xs[-1], needed])
-    losses = best.fit.floor + best.fit.scale * beyond**-best.fit.exponent
+    beyond = np.linspace(last[-1], steps, _FIT_POINTS)
+    law = best.fit.floor + best.fit.scale * beyond**-best.fit.exponent
+    xs = np.interp(beyond, [last[-1], steps], [ends.xs[-1], needed])
     inside = xs <= right
-    return [Line("baseline, extrapolated", xs[inside] / per, losses[inside], "#4d5156", dash="dot")]
+    losses = law[inside] - law[-1] + level
+    return [Line("baseline, extrapolated", xs[inside] / per, losses, _LAW, dash="dot")]
 
 
 def _switches(findings: Findings, amount: Amount, per: float) -> list[Rule]:
@@ -147,7 +154,7 @@ def _equal_data(best: Comparison | None, amount: Amount, per: float) -> list[Rul
     if difference.value is None:
         return []
     shown = "no difference shown" if difference.holds(0) else f"{formats.signed(difference.value)}"
-    return [Rule(best.equal_data.data_tokens / per, "x", f"equal data: {shown}")]
+    return [Rule(best.equal_data.data_tokens / per, "x", f"equal data: {shown} ", at_foot=True)]
 
 
 def _loss_range(runs: Sequence[Run]) -> tuple[float, float]:
@@ -163,7 +170,9 @@ def _late(run: Run) -> Array:
     curve = run.curve
     losses, steps = curve.losses[np.isfinite(curve.losses)], curve.steps[np.isfinite(curve.losses)]
     switch = max((phase.last_step for phase in run.phases[:-1]), default=0)
-    late = losses[(steps >= _EARLY_SHARE * steps[-1]) & (steps > switch)]
+    # The recovery takes a while too.
+    start = max(_EARLY_SHARE * steps[-1], switch + _RECOVERY_SHARE * steps[-1])
+    late = losses[steps >= start]
     return late if late.size else losses
 
 

@@ -125,7 +125,8 @@ def _draw_rule(axes: Axes, rule: Rule) -> None:
     look: dict[str, Any] = {"color": _SOFT, "linewidth": 1.0, "linestyle": ":", "zorder": 1.5}
     if rule.across == "x":
         axes.axvline(rule.at, **look)
-        place, transform, at = "center", axes.get_xaxis_transform(), (rule.at, 1.01)
+        place = "right" if rule.at_foot else "center"
+        transform, at = axes.get_xaxis_transform(), (rule.at, 0.01 if rule.at_foot else 1.01)
     else:
         axes.axhline(rule.at, **look)
         place, transform, at = "left", axes.get_yaxis_transform(), (0.005, rule.at)

@@ -18,7 +18,7 @@ from tst_megatron.comparison.result import (
 )
 from tst_megatron.comparison.run import Group, Run
 from tst_megatron.comparison.sentences import headline
-from tst_megatron.comparison.tables import last, latest, share_not_computing
+from tst_megatron.comparison.tables import last, latest, share_of_other_time
 from tst_megatron.strict_json import finite
 
 _RATIOS = ("step_ratio", "flops_ratio", "wall_clock_ratio", "gpu_hours_ratio")
@@ -138,7 +138,7 @@ def _run(side: str, group: Group, run: Run) -> dict[str, Any]:
             for field in ("steps", "positions", "data_tokens", "flops", "wall_clock_s", "gpu_hours")
         },
         "planned_steps": run.num_steps,
-        "share_not_computing": share_not_computing(run),
+        "share_of_other_time": share_of_other_time(run),
         "final_loss": last(run.curve.losses),
         "final_loss_stderr": last(run.curve.stderrs),
         "phases": [asdict(phase) for phase in run.phases],

@@ -17,6 +17,8 @@ from tst_megatron.comparison.output.as_json import as_json
 from tst_megatron.comparison.output.page import page
 from tst_megatron.files import write_whole
 
+_COLUMNS = 2
+
 
 def write_folder(out: Path, findings: Findings) -> None:
     """Write every file of a report, each whole or not at all.
@@ -46,7 +48,7 @@ def write_page(out: Path, findings: Findings) -> None:
         losses = [loss_chart(findings, STEPS)]
     savings = [saving_chart(findings), difference_chart(findings)]
     others = [switch_chart(findings), *savings, *logged_charts(findings)]
-    _write_picture(out / "loss.png", losses)
+    _write_picture(out / "loss.png", [*losses, others[0]])
     _write_picture(out / "saving.png", savings)
     charts = [chart for chart in (*losses, *others) if chart is not None]
     write_whole(out / "report.html", page(findings, charts))
@@ -60,4 +62,4 @@ def json_text(findings: Findings) -> str:
 def _write_picture(path: Path, charts: Sequence[Chart | None]) -> None:
     there = [chart for chart in charts if chart is not None]
     if there:
-        write_whole(path, still.png(there, columns=len(there)))
+        write_whole(path, still.png(there, columns=min(len(there), _COLUMNS)))

@@ -29,7 +29,7 @@ _MARKED_POINTS = 25
 _FIT_POINTS = 200
 _LAW = "#4d5156"
 # An extrapolated point further out than this many times the longest run would squeeze the runs.
-_FURTHEST = 1.6
+_FURTHEST = 3.5
 
 
 def loss_chart(findings: Findings, amount: Amount) -> Chart | None:
@@ -123,7 +123,10 @@ def _crossing(best: Comparison | None, amount: Amount, most: float) -> tuple[lis
     if baseline is None or tst is None or level is None or amount is DATA_TOKENS:
         return [], most
     start = min(baseline, _FURTHEST * most)
-    return [Arrow(start, tst, level, arrow_text(best.equal_loss, amount))], max(most, start)
+    text = arrow_text(best.equal_loss, amount)
+    if start < baseline:
+        text += "\nthe arrow begins further right"
+    return [Arrow(start, tst, level, text)], max(most, start)
 
 
 def _fitted(best: Comparison | None, amount: Amount, per: float, right: float) -> list[Line]:

@@ -22,9 +22,8 @@ from tst_megatron.data.manifest import manifest_path
 from tst_megatron.errors import INTERRUPTED_EXIT_CODE, UserError
 from tst_megatron.files import write_whole
 from tst_megatron.training import recipes
-from tst_megatron.training.launch import Run, start_on_cpu
+from tst_megatron.training.cells import Cell, train_cells
 from tst_megatron.training.ledger import Ledger, LedgerError, read_ledger
-from tst_megatron.training.progress import ProgressDisplay
 
 RECIPE = "tiny"
 STEPS = 20_000
@@ -118,7 +117,9 @@ def run_demo(out: Path, settings: Settings, console: Console) -> int:
         "leaves a report of what was done; the same command goes on from there.",
         highlight=False,
     )
-    finished = _train(folder, settings, steps, console)
+    # Side by side, so that what disturbs the machine disturbs both.
+    cells = [Cell(run, _flags(folder, settings, run, steps), steps) for run in RUNS]
+    finished = train_cells(folder.root, cells, len(cells), console)
     report = _report(folder, steps)
     console.print(render_text(report))
     console.print(f"Report: {out / 'report.html'}   chart: {out / 'loss.png'}", highlight=False)
@@ -181,7 +182,7 @@ def _steps_to_train(folder: Folder, settings: Settings, console: Console) -> int
 
     wanted = STEPS if settings.steps is None else settings.steps
     flags = _flags(folder, settings, "tst", wanted)
-    steps = repeat_free_steps(flags, wanted)
+    steps = repeat_free_steps(list(flags), wanted)
     if settings.steps is not None and steps < wanted:
         raise UserError(
             f"--steps {wanted:,} would read some of the text twice: {steps:,} steps fit, so lower "
@@ -200,10 +201,9 @@ def _steps_to_train(folder: Folder, settings: Settings, console: Console) -> int
     return steps
 
 
-def _flags(folder: Folder, settings: Settings, run: str, steps: int) -> list[str]:
+def _flags(folder: Folder, settings: Settings, run: str, steps: int) -> tuple[str, ...]:
     """The command line of a run, after ``pretrain``."""
-    own = folder.root / run
-    return [
+    return (
         *recipes.flags(recipes.load(RECIPE)),
         f"--tokenizer-model={folder.tokenizer}",
         f"--data-path={folder.corpus}",
@@ -213,56 +213,9 @@ def _flags(folder: Folder, settings: Settings, run: str, steps: int) -> list[str
         f"--lr-wsd-decay-iters={max(1, round(_DECAY_SHARE * steps))}",
         f"--eval-interval={max(1, min(_STEPS_A_VALIDATION, steps // _FEWEST_VALIDATIONS))}",
         f"--save-interval={max(1, steps // _CHECKPOINTS)}",
-        f"--save={own / 'checkpoints'}",
-        f"--load={own / 'checkpoints'}",
-        f"--tensorboard-dir={own / 'tensorboard'}",
-        f"--tst-ledger={folder.ledger(run)}",
         *settings.shared_flags,
         *(settings.tst_flags if run == "tst" else ()),
-    ]
-
-
-def _train(folder: Folder, settings: Settings, steps: int, console: Console) -> bool:
-    """Train what is not trained yet, side by side; False if the user cut it short."""
-    todo = [run for run in RUNS if not _is_done(folder, run, steps)]
-    runs: dict[str, Run] = {}
-    try:
-        for run in todo:
-            log = folder.root / run / "log.txt"
-            runs[run] = start_on_cpu(_flags(folder, settings, run, steps), log)
-        ledgers = {run: folder.ledger(run) for run in RUNS}
-        with ProgressDisplay(ledgers, steps, console) as display:
-            display.wait(lambda: _all_ended(runs))
-    except KeyboardInterrupt:
-        console.print("Stopping: the runs are saving a checkpoint.", highlight=False)
-        return False
-    finally:
-        for started in runs.values():
-            started.ask_to_stop()
-        for started in runs.values():
-            started.end()
-    return True
-
-
-def _all_ended(runs: dict[str, Run]) -> bool:
-    """Whether every run has ended well.
-
-    Raises:
-        UserError: one has failed.
-    """
-    codes = {name: run.process.poll() for name, run in runs.items()}
-    for name, code in codes.items():
-        if code not in (None, 0):
-            raise UserError(f"the {name} run failed: {runs[name].error()}")
-    return all(code == 0 for code in codes.values())
-
-
-def _is_done(folder: Folder, run: str, steps: int) -> bool:
-    ledger = _ledger(folder, run)
-    saved = folder.root / run / "checkpoints" / "latest_checkpointed_iteration.txt"
-    if ledger is None or not ledger.validations or not saved.exists():
-        return False
-    return bool(ledger.validations[-1]["step"] >= steps) and saved.read_text().strip() == str(steps)
+    )
 
 
 def _ledger(folder: Folder, run: str) -> Ledger | None:

@@ -1,7 +1,7 @@
 """Show how far runs are, from their ledgers: bars on a terminal, lines in a log file."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -72,17 +72,14 @@ def status_of(ledger_file: Path, num_steps: int) -> Status:
 
 
 class ProgressDisplay:
-    """Keeps the status of several runs before the user's eyes.
+    """Keeps the status of the runs that are under way before the user's eyes.
 
     Args:
-        runs: the ledger file of every run, by name.
-        num_steps: steps of each.
         console: where to; without a terminal it gets a line a run every 15 s.
     """
 
-    def __init__(self, runs: Mapping[str, Path], num_steps: int, console: Console) -> None:
-        self._runs = runs
-        self._num_steps = num_steps
+    def __init__(self, console: Console) -> None:
+        self._runs: dict[str, tuple[Path, int, TaskID]] = {}
         self._console = console
         self._said_at = 0.0
         self._bars = Progress(
@@ -92,9 +89,6 @@ class ProgressDisplay:
             console=console,
             disable=not console.is_terminal,
         )
-        self._tasks: dict[str, TaskID] = {
-            name: self._bars.add_task(name, total=num_steps, status="starting") for name in runs
-        }
 
     def __enter__(self) -> "ProgressDisplay":
         self._bars.start()
@@ -109,25 +103,39 @@ class ProgressDisplay:
         self.update(now=True)
         self._bars.stop()
 
+    def add(self, name: str, ledger_file: Path, num_steps: int) -> None:
+        """Show a run from now on."""
+        task = self._bars.add_task(name, total=num_steps, status="starting")
+        self._runs[name] = ledger_file, num_steps, task
+
+    def end(self, name: str) -> None:
+        """Show for the last time where a run is: on a terminal its bar stays."""
+        self._show(name)
+        del self._runs[name]
+
     def wait(self, is_done: Callable[[], bool], interval_s: float = 1.0) -> None:
-        """Show the runs until they are done."""
+        """Show the runs until it is done."""
         while not is_done():
             self.update()
             time.sleep(interval_s)
 
     def update(self, now: bool = False) -> None:
         """Show what the ledgers say; to a log file only when it is time again, or ``now``."""
-        on_terminal = self._console.is_terminal
-        if not on_terminal and not now and time.monotonic() - self._said_at < _LINE_INTERVAL_S:
-            return
-        self._said_at = time.monotonic()
-        for name, ledger_file in self._runs.items():
-            status = status_of(ledger_file, self._num_steps)
-            line = status.line(self._num_steps)
-            if on_terminal:
-                self._bars.update(self._tasks[name], completed=status.step, status=line)
-            else:
-                self._console.print(f"{name:>8}  {line}", highlight=False, soft_wrap=True)
+        if not self._console.is_terminal:
+            if not now and time.monotonic() - self._said_at < _LINE_INTERVAL_S:
+                return
+            self._said_at = time.monotonic()
+        for name in self._runs:
+            self._show(name)
+
+    def _show(self, name: str) -> None:
+        ledger_file, num_steps, task = self._runs[name]
+        status = status_of(ledger_file, num_steps)
+        line = status.line(num_steps)
+        if self._console.is_terminal:
+            self._bars.update(task, completed=status.step, status=line)
+        else:
+            self._console.print(f"{name:>8}  {line}", highlight=False, soft_wrap=True)
 
 
 def _thousands(rate: float) -> str:

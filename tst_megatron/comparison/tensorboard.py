@@ -68,7 +68,7 @@ def run_of_events(path: Path, name: str) -> Run:
         "tensorboard",
         _header(starts[-1].flags),
         scalars,
-        [f"{name} was read from TensorBoard: its clock starts when its event file was opened."],
+        ["Read from TensorBoard: its clock starts when its event file was opened."],
     )
 
 

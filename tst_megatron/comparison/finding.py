@@ -42,7 +42,7 @@ def find(
     reasons = reasons_against(theirs, ours)
     if reasons and not force:
         raise UserError(
-            f"{'; '.join(reasons)}: give runs that differ in superposition alone, or --force"
+            f"{'; '.join(reason.removesuffix('.') for reason in reasons)}: give runs that differ in superposition alone, or --force"
         )
     comparisons = sorted((compare(theirs, one, confidence=confidence) for one in ours), key=_rank)
     return Findings(

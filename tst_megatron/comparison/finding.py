@@ -41,9 +41,8 @@ def find(
     ours, theirs = group(of_tst, "TST"), group(of_baseline, "baseline")
     reasons = reasons_against(theirs, ours)
     if reasons and not force:
-        raise UserError(
-            f"{'; '.join(reason.removesuffix('.') for reason in reasons)}: give runs that differ in superposition alone, or --force"
-        )
+        why = "; ".join(reason.removesuffix(".") for reason in reasons)
+        raise UserError(f"{why}: give runs that differ in superposition alone, or --force")
     comparisons = sorted((compare(theirs, one, confidence=confidence) for one in ours), key=_rank)
     return Findings(
         baseline=comparisons[0].baseline,

@@ -54,6 +54,10 @@ _BOOKKEEPING = frozenset(
         "tensorboard_dir",
         "tst_compare_with",
         "tst_ledger",
+        "tst_ledger_fsync_interval",
+        "tst_recipe",
+        # What its header has in words of its own.
+        "tst_superposition",
         "wandb_entity",
         "wandb_exp_name",
         "wandb_project",

@@ -33,8 +33,6 @@ _NOT_THE_METHOD = (
     "tensorboard_",
     "timing_",
     "tst_allow_",
-    "tst_ledger_",
-    "tst_recipe",
     "version of ",
     "wandb_",
 )
@@ -49,7 +47,6 @@ _OF_THE_SCHEDULE = frozenset(
         "tst_schedule",
         "tst_step_ratio",
         "tst_superpose",
-        "tst_superposition",
     }
 )
 # These follow from the length of a run.

@@ -111,6 +111,16 @@ def test_one_padded_further_is_the_same_model(tmp_path: Path):
     assert reasons_against(side(tmp_path, "base"), other) == []
 
 
+def test_a_flag_that_megatron_completes_late_does_not_count(tmp_path: Path):
+    plain = {"group_query_attention": False, "num_attention_heads": 4, "num_query_groups": 1}
+    sides = side(tmp_path, "base", flags=plain), side(tmp_path, "tst", flags=plain, bags=True)
+    sides[0][0].runs[0].header["flags"]["num_query_groups"] = 4
+    assert reasons_against(*sides) == []
+    for found in (*sides[0], *sides[1]):
+        found.runs[0].header["flags"]["group_query_attention"] = True
+    assert "num_query_groups is 4 in" in reasons_against(*sides)[0]
+
+
 def test_held_out_text_of_its_own_counts_alone(tmp_path: Path):
     """Training data may differ where the validation data are named apart from them."""
 

@@ -30,9 +30,9 @@ def test_the_other_sides_rates_are_taken_over(tmp_path: Path):
         for got, want in ((found.curve, whole.curve), (found.steps, whole.steps)):
             np.testing.assert_allclose(getattr(got, name), getattr(want, name))
     assert found.notes == (
-        f"base does not tell its own, so it has the other side's {BATCH_SIZE * SEQ_LENGTH:,} "
+        f"Its source does not tell, so it has the other side's {BATCH_SIZE * SEQ_LENGTH:,} "
         "positions a step.",
-        "base does not tell its own, so it has the other side's "
+        "Its source does not tell, so it has the other side's "
         f"{FLOPS_A_STEP / BATCH_SIZE / SEQ_LENGTH:.4g} FLOPs a position.",
     )
 

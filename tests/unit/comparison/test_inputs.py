@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from made_runs import made_ledger, made_run
 
-from tst_megatron.comparison.inputs import read_runs
+from tst_megatron.comparison.inputs import read_runs, read_sides
 from tst_megatron.comparison.phases import Phase
 from tst_megatron.errors import UserError
 
@@ -43,7 +43,7 @@ def test_losses_that_are_no_numbers_are_left_out_and_said(tmp_path: Path):
     run = made_run(tmp_path, "wild", losses={10: 5.0, 20: None, 30: 4.0})
     np.testing.assert_array_equal(run.curve.steps, [10, 30])
     (note,) = run.notes
-    assert "wild has no held-out loss that is a number at step 20" in note
+    assert "The held-out loss is no number at step 20" in note
 
 
 def test_folders_of_runs(tmp_path: Path):
@@ -116,3 +116,12 @@ def test_a_ledger_made_by_hand(tmp_path: Path):
     assert run.phases == (Phase(0, 2, 1, 10), Phase(1, 1, 11, 20))
     assert (run.num_steps, run.decay_start) == (20, None)
     assert np.isnan(run.curve.flops).all()
+
+
+def test_a_side_is_completed_with_what_only_the_other_tells(tmp_path: Path):
+    export = tmp_path / "base.csv"
+    export.write_text("Step,lm loss validation\n50,4.0\n100,3.5\n")
+    baseline, tst = read_sides([export], [made_ledger(tmp_path, "tst", stages=[(4, 100)])])
+    np.testing.assert_allclose(baseline[0].curve.flops, tst[0].curve.flops)
+    np.testing.assert_array_equal(baseline[0].curve.positions, tst[0].curve.positions)
+    assert tst[0].notes == ()

@@ -22,7 +22,6 @@ def test_what_is_shared_and_what_differs(tmp_path: Path):
         ("bags (size × samples)", "none", "4 × 100"),
         ("lr", "0.1", "0.2"),
         ("tst_new", "–", "1"),
-        ("tst_superposition", "False", "True"),
         ("version of torch", "2", "3"),
     )
     assert settings.beyond_superposition == ("lr", "version of torch")

@@ -76,7 +76,7 @@ def test_megatrons_own_folder(tmp_path: Path):
     assert (run.name, run.path, run.source) == ("base", folder, "tensorboard")
     assert (run.num_steps, run.decay_start) == (100, 90)
     assert run.phases == (Phase(0, 1, 1, 100),)
-    assert run.header["flags"] == FLAGS | {"num_query_groups": 4}
+    assert run.header["flags"] == FLAGS
     assert run.header["seed"] == 5
     np.testing.assert_array_equal(run.curve.steps, [20, 40, 60, 80, 100])
     np.testing.assert_allclose(run.curve.losses, [3.8, 3.6, 3.4, 3.2, 3.0], rtol=1e-6)
@@ -104,10 +104,18 @@ def test_our_own_scalars(tmp_path: Path):
             ("stage", int(step > 30)),
             ("positions", step * BATCH_SIZE * SEQ_LENGTH),
             ("data-tokens", tokens),
+            ("flops", step * 1e9),
+            ("gpu-hours", step / 10),
+            ("compute-seconds", 0.5),
         ):
             start.scalar(tag, step, value, 200.0, samples=False)
+    start.scalar("lm loss validation stderr", 40, 0.01, 200.0, samples=False)
     start.writer.close()
     run = read(tmp_path / "tst")
+    np.testing.assert_allclose(run.curve.flops, run.curve.steps * 1e9, rtol=1e-6)
+    np.testing.assert_allclose(run.curve.gpu_hours, run.curve.steps / 10, rtol=1e-6)
+    np.testing.assert_allclose(run.curve.stderrs, [np.nan, 0.01, np.nan, np.nan, np.nan], 1e-6)
+    np.testing.assert_array_equal(run.steps.compute_s, 0.5)
     assert run.phases == (Phase(0, 4, 1, 30), Phase(1, 1, 31, 100))
     assert run.steps.loss_names[29:31] == ("bag loss", "lm loss")
     assert run.curve.data_tokens[-1] == tokens
@@ -159,7 +167,7 @@ def test_a_validation_set_by_its_name(tmp_path: Path):
     start.writer.close()
     run = read(tmp_path)
     np.testing.assert_array_equal(run.curve.losses, [3.0])
-    assert any("several validation sets" in note for note in run.notes)
+    assert any("Of several validation sets" in note for note in run.notes)
 
 
 def test_a_loss_that_is_no_number_is_left_out(tmp_path: Path):

@@ -4,7 +4,7 @@ The one idea: a run is its folder. What lies there says whether it is done; a ru
 on from its last checkpoint; and the same call, made again, does only what is left.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +52,13 @@ def is_done(root: Path, cell: Cell) -> bool:
     )
 
 
-def train_cells(root: Path, cells: Sequence[Cell], jobs: int, console: Console) -> bool:
+def train_cells(
+    root: Path,
+    cells: Sequence[Cell],
+    jobs: int,
+    console: Console,
+    when_done: Callable[[Cell], None] = lambda cell: None,
+) -> bool:
     """Train the cells that are not done, in their order, `jobs` at a time.
 
     Args:
@@ -60,6 +66,7 @@ def train_cells(root: Path, cells: Sequence[Cell], jobs: int, console: Console) 
         cells: with names that differ.
         jobs: runs at once, a core each.
         console: where progress goes.
+        when_done: is called with each cell as it ends.
 
     Returns:
         True if all are done; False if the user cut it short, after the runs have saved.
@@ -81,8 +88,10 @@ def train_cells(root: Path, cells: Sequence[Cell], jobs: int, console: Console) 
                     display.add(cell.name, ledger_of(root, cell), cell.num_steps)
                 display.wait(lambda: any(_has_ended(run) for _, run in running.values()), _POLL_S)
                 for name in [name for name, (_, run) in running.items() if _has_ended(run)]:
-                    _check(*running.pop(name))
+                    cell, run = running.pop(name)
                     display.end(name)
+                    _check(cell, run)
+                    when_done(cell)
     except KeyboardInterrupt:
         console.print("Stopping: the runs are saving a checkpoint.", highlight=False)
         return False

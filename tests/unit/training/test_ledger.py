@@ -43,6 +43,7 @@ def test_lost_time_still_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     path = tmp_path / "ledger.jsonl"
     now = 1000.0
     monkeypatch.setattr(ledger_writer.time, "time", lambda: now)
+    monkeypatch.setattr(ledger_writer.time, "monotonic", lambda: now)
     writer = LedgerWriter(path, {"step": 0}, 1000.0, world_size=1)
     now = 1100.0
     writer.write("step", {"step": 7, "loss": 1.0})

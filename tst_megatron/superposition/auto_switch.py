@@ -85,6 +85,14 @@ class Decision:
     gain_now: float
     gain_expected: float
 
+    def in_words(self) -> str:
+        """For the log, in a line."""
+        return (
+            f"the superposed stage ends after step {self.switch_step}, decided at step "
+            f"{self.measured_at}: a step on bags gains {self.gain_now:.3g} nats, and the last step "
+            f"of recovery is expected to gain {self.gain_expected:.3g}"
+        )
+
 
 def decide(points: Sequence[Point], rule: Rule) -> Decision | None:
     """The first decision that the measurements of a run lead to; None as long as there is none.

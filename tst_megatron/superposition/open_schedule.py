@@ -1,9 +1,8 @@
 """A schedule whose superposed stage has no fixed end: it is closed while the run goes on.
 
-The one idea: at every moment it is a `BagSchedule`, superposed as long as may be until it is closed.
-Closing it moves the switch alone, past every sample that has been read; so no sample that was read
-before would be another one after. The switch lies in shared memory, where the data loader's workers
-see it.
+The one idea: at every moment it is a `BagSchedule`, superposed as long as may be until it is
+closed. Closing it moves the switch alone, to where no sample has been read yet; so what has been
+read stays as it is. The switch lies in shared memory, where the data loader's workers see it.
 """
 
 from collections.abc import Callable

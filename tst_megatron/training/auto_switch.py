@@ -7,9 +7,13 @@ and for whoever replays a ledger.
 """
 
 import argparse
+import logging
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from tst_megatron.errors import UserError
 from tst_megatron.superposition.auto_switch import (
@@ -23,6 +27,8 @@ from tst_megatron.superposition.auto_switch import (
 )
 from tst_megatron.superposition.open_schedule import OpenSchedule
 from tst_megatron.training.schedule_flags import train_steps
+
+logger = logging.getLogger(__name__)
 
 # torch.utils.data.DataLoader's prefetch_factor, which Megatron leaves as it is.
 _BATCHES_AHEAD_A_WORKER = 2
@@ -81,6 +87,18 @@ class AutoSwitch:
         self._points = list(points)
         self.decision = decide(self._points, self.rule)
         self._schedule.close(None if self.decision is None else self.decision.switch_step)
+
+
+def loss_on_all_ranks(loss: Tensor | None) -> float:
+    """The last rank's loss, which is of the last pipeline stage: one broadcast of 8 bytes.
+
+    Args:
+        loss: of this rank, if it has one.
+    """
+    value = float("nan") if loss is None else float(loss)
+    shared = torch.tensor([value], dtype=torch.float64, device=torch.cuda.current_device())
+    torch.distributed.broadcast(shared, src=torch.distributed.get_world_size() - 1)
+    return shared.item()
 
 
 def rule_of(args: argparse.Namespace, schedule: OpenSchedule) -> Rule:

@@ -2,7 +2,8 @@
 
 The one idea: the header's schedule, in samples, gives the switch to the step; the step lines, which
 come once a log interval, bear it out. Where the two disagree (a batch-size ramp, a schedule changed
-at a restart) the lines are believed.
+at a restart) the lines are believed. A switch decided by measurement is in the validation line that
+led to it.
 """
 
 from dataclasses import dataclass
@@ -35,6 +36,10 @@ def phases_of(ledger: Ledger) -> tuple[Phase, ...]:
     if last is None:
         return ()
     stages = _stages(ledger.header)
+    decided = next((v["switch_step"] for v in ledger.validations if "switch_step" in v), None)
+    if stages and decided is not None:
+        # The header of an open schedule, written before, has the latest switch there may be.
+        stages = [(stages[0][0], decided)]
     phases = () if stages is None else _clipped(stages, last["step"])
     if phases and all(_agrees(line, phases) for line in ledger.steps):
         return phases

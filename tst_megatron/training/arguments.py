@@ -114,6 +114,12 @@ def add_tst_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParse
         help="where to keep the run's ledger (default: ledger.jsonl in --save)",
     )
     group.add_argument(
+        "--tst-compare-with",
+        metavar="LEDGER",
+        help="say at every validation, in the log and in TensorBoard, how many steps and GPU hours "
+        "that run needed for the loss of now",
+    )
+    group.add_argument(
         "--tst-ledger-fsync-interval",
         metavar="SECONDS",
         type=float,

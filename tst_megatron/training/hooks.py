@@ -26,13 +26,14 @@ from megatron.training import training as trainer
 from tst_megatron.superposition.auto_switch import Decision
 from tst_megatron.training.arguments import Superposition
 from tst_megatron.training.auto_switch import loss_on_all_ranks
-from tst_megatron.training.consumed import Progress, ProgressAt
+from tst_megatron.training.consumed import Progress
 from tst_megatron.training.datasets import DatasetsProvider
 from tst_megatron.training.forward_step import BAG_LOSS, NEXT_TOKEN_LOSS, ForwardStep
 from tst_megatron.training.head_metrics import HeadMetrics
 from tst_megatron.training.router_metrics import RouterMetrics
 from tst_megatron.training.run_ledger import RunLedger
 from tst_megatron.training.sample_spread import take_stderrs
+from tst_megatron.training.scalars import Scalars
 from tst_megatron.training.step_clock import CHECKPOINT, COMPUTE, EVALUATION, StepClock
 from tst_megatron.training.validation import FixedValidation
 
@@ -96,6 +97,7 @@ class _Hooks:
         self.heads = HeadMetrics(args, self.progress)
         self.routers = RouterMetrics(_MOE_METRICS_TRACKER())
         self.ledger = RunLedger(args, superposition, self.progress, started)
+        self.scalars = Scalars(args.tst_compare_with)
         self.clock = clock
         self._steps_of_loss: dict[str, int] = {}
         self._on_test_set = False
@@ -128,7 +130,9 @@ class _Hooks:
         is_first = bool(bound.arguments.get("is_first_iteration"))
         logs = iteration % self.args.log_interval == 0 or is_first
         self._count_losses(loss_dict, total_loss_dict, bound.arguments["skipped_iter"], logs)
-        self._write_scalars(progress, iteration)
+        writer = get_tensorboard_writer()
+        if writer is not None and iteration % self.args.tensorboard_log_interval == 0:
+            self.scalars.progress(writer, progress)
         # The line is made and printed in there; that it is printed is all there is to hold on to.
         original_print = trainer.print_rank_last
         trainer.print_rank_last = lambda line: original_print(f"{line} {progress.log_fields()} |")
@@ -140,12 +144,15 @@ class _Hooks:
             if iteration % self.args.log_interval == 0 and not is_first:
                 self._steps_of_loss = {}
         if logs:
+            seconds = self.clock.take()
+            if writer is not None and self.ledger.gpu_hours is not None:
+                self.scalars.step(writer, iteration, seconds, self.ledger.gpu_hours)
             self.ledger.step(
                 progress,
                 loss_dict,
                 learning_rate,
                 bound.arguments["grad_norm"],
-                self.clock.take(),
+                seconds,
                 self.routers.values | self.heads.values,
             )
         return result
@@ -181,8 +188,13 @@ class _Hooks:
                 forward_step_func, model, args[1], eval_iters
             )
             losses |= bag_losses
-            decision = self._decide(losses)
-            self.ledger.validation(losses, stderrs | bag_stderrs, decision)
+            stderrs |= bag_stderrs
+            self.ledger.validation(losses, stderrs, self._decide(losses))
+            sentence = self.scalars.validation(
+                get_tensorboard_writer(), self.progress.now.step, losses, stderrs
+            )
+            if sentence is not None:
+                trainer.print_rank_last(f" compared with {self.args.tst_compare_with}: {sentence}")
         return losses, other, out_of_time
 
     def _start(self, model: Any) -> None:
@@ -258,12 +270,3 @@ class _Hooks:
                 now = loss_dict[name] if name in loss_dict and not skipped else 0.0
                 total = total_loss_dict.get(name, 0.0) + now
                 total_loss_dict[name] = total * (advanced / steps) - now
-
-    def _write_scalars(self, progress: ProgressAt, iteration: int) -> None:
-        writer = get_tensorboard_writer()
-        if writer is None or iteration % self.args.tensorboard_log_interval:
-            return
-        writer.add_scalar("bag-size", progress.bag_size, iteration)
-        writer.add_scalar("stage", progress.stage, iteration)
-        writer.add_scalar("positions", progress.positions, iteration)
-        writer.add_scalar("data-tokens", progress.data_tokens, iteration)

@@ -16,13 +16,32 @@ from tst_megatron.strict_json import finite
 from tst_megatron.training.ledger import SCHEMA_VERSION
 
 
+class RunClock:
+    """Seconds that a run has taken, those of earlier starts included.
+
+    Args:
+        path: the run's ledger, which knows of the earlier starts; it need not be there.
+        started: when this process started, seconds since the epoch.
+    """
+
+    def __init__(self, path: Path, started: float) -> None:
+        self.run_id, before_s = _found_in(path)
+        # The epoch's clock may be set while we run; it is read this once.
+        self._zero = time.monotonic() - max(0.0, time.time() - started) - before_s
+
+    @property
+    def seconds(self) -> float:
+        """So far."""
+        return time.monotonic() - self._zero
+
+
 class LedgerWriter:
     """Appends to a ledger, continuing the run and the clock that it finds there.
 
     Args:
         path: the ledger.
         header: fields of the header line, with ``step``.
-        started: when this process started, seconds since the epoch.
+        clock: of the run, made from what the ledger held before.
         world_size: ranks, for GPU hours.
         fsync_interval_s: steps are on the disk this soon; headers and validations at once.
 
@@ -34,14 +53,12 @@ class LedgerWriter:
         self,
         path: Path,
         header: dict[str, Any],
-        started: float,
+        clock: RunClock,
         world_size: int,
         fsync_interval_s: float = 10.0,
     ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        run_id, clock_s = _found_in(path)
-        # The epoch's clock may be set while we run; it is read this once.
-        self._zero = time.monotonic() - max(0.0, time.time() - started) - clock_s
+        self._clock = clock
         self._world_size = world_size
         self._fsync_interval_s = fsync_interval_s
         self._synced = time.monotonic()
@@ -49,13 +66,13 @@ class LedgerWriter:
         if self._file.tell() and not _ends_a_line(path):
             self._file.write(b"\n")
         names = {"kind": "header", "schema_version": SCHEMA_VERSION}
-        self._append({**names, "run_id": run_id or uuid.uuid4().hex, **header})
+        self._append({**names, "run_id": clock.run_id or uuid.uuid4().hex, **header})
         self._sync()
         sync_folder(path.parent)
 
     def write(self, kind: str, fields: dict[str, Any]) -> None:
         """Append a ``step`` or ``validation`` line, with the run's clock in it."""
-        wall_clock_s = time.monotonic() - self._zero
+        wall_clock_s = self._clock.seconds
         clock = {
             "wall_clock_s": round(wall_clock_s, 3),
             "gpu_hours": wall_clock_s * self._world_size / 3600.0,

@@ -16,7 +16,7 @@ from tst_megatron.training.arguments import Superposition
 from tst_megatron.training.consumed import Progress, ProgressAt
 from tst_megatron.training.forward_step import BAG_LOSS, NEXT_TOKEN_LOSS
 from tst_megatron.training.ledger_header import header_of
-from tst_megatron.training.ledger_writer import LedgerWriter
+from tst_megatron.training.ledger_writer import LedgerWriter, RunClock
 from tst_megatron.training.loss_relay import LossRelay
 from tst_megatron.training.parameter_count import count_parameters
 
@@ -48,7 +48,15 @@ class RunLedger:
         self._path = ledger_path(args)
         self._relay = LossRelay(args)
         self._has_started = False
+        self._clock: RunClock | None = None
         self._writer: LedgerWriter | None = None
+
+    @property
+    def gpu_hours(self) -> float | None:
+        """Of all ranks so far, on the first and last of them; None elsewhere, and without ledger."""
+        if self._clock is None:
+            return None
+        return self._clock.seconds * self.args.world_size / 3600.0
 
     def start(self, model: list[Any]) -> None:
         """Write the header before the first step or evaluation; later calls do nothing."""
@@ -56,12 +64,14 @@ class RunLedger:
             return
         self._has_started = True
         parameters = count_parameters(self.args, model)
-        if self.args.rank == 0:
+        if self.args.rank in (0, self.args.world_size - 1):
+            self._clock = RunClock(self._path, self.started)
+        if self.args.rank == 0 and self._clock is not None:
             header = header_of(self.args, self.superposition, self.progress.started_at, parameters)
             self._writer = LedgerWriter(
                 self._path,
                 header,
-                self.started,
+                self._clock,
                 self.args.world_size,
                 self.args.tst_ledger_fsync_interval,
             )

@@ -1,7 +1,7 @@
 """Parameters of the whole model, counted on the models that the ranks hold.
 
-The one idea: Megatron marks what is split (``tensor_model_parallel``) and what is an expert's
-(``allreduce``), so each rank knows of what its numbers are a part.
+The one idea: Megatron marks what is split (``tensor_model_parallel``) and, where experts are, what
+is theirs (``allreduce``), so each rank knows of what its numbers are a part.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def count_parameters(args: argparse.Namespace, model: list[Any]) -> dict[str, in
             total += number
             if is_embedding:
                 active += number if tied and "word_embeddings" in name else 0
-            elif not getattr(parameter, "allreduce", True):
+            elif ".experts." in name:
                 active += number * args.moe_router_topk // args.num_experts
             else:
                 active += number

@@ -53,7 +53,7 @@ class RunLedger:
 
     @property
     def gpu_hours(self) -> float | None:
-        """Of all ranks so far, on the first and last of them; None elsewhere, and without ledger."""
+        """So far, on the first and the last rank; None elsewhere, and without a ledger."""
         if self._clock is None:
             return None
         return self._clock.seconds * self.args.world_size / 3600.0

@@ -2,10 +2,6 @@ import numpy as np
 import pytest
 import torch
 
-from tst_megatron.backends import prepare_backend
-
-prepare_backend()
-
 from tst_megatron.training.sample_spread import spread_of, take_stderrs
 
 

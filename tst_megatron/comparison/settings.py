@@ -54,7 +54,6 @@ _BOOKKEEPING = frozenset(
         "tensorboard_dir",
         "tst_compare_with",
         "tst_ledger",
-        "tst_superposition",  # The header's own, again; with what was measured so far.
         "wandb_entity",
         "wandb_exp_name",
         "wandb_project",

@@ -21,15 +21,16 @@ def headline(comparison: Comparison) -> str:
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def fewer(equal: EqualLoss, amount: Amount) -> str:
-    """As ``1.35× fewer GPU hours``; with the words that a figure has to have beside it."""
+def arrow_text(equal: EqualLoss, amount: Amount) -> str:
+    """As ``1.35× fewer GPU hours``, and on a second line what has to stand beside it."""
     found = amount.ratio(equal)
     if found.value is None:
         return ""
-    words = [_times(found.value, amount)]
+    first = _times(found.value, amount)
     if found.holds(1):
-        words = [f"{NO_DIFFERENCE}: {formats.ratio(found.value)} in {amount.label}"]
-    return ", ".join([*words, *([EXTRAPOLATED] if equal.extrapolated else [])])
+        first = f"{amount.label}: {formats.ratio(found.value)}"
+    beside = remark(found, 1, equal.extrapolated)
+    return f"{first}\n{beside}" if beside else first
 
 
 def remark(interval: Interval, nothing: float, extrapolated: bool = False) -> str:

@@ -95,7 +95,7 @@ def equal_loss_table(equal: EqualLoss, which: str, confidence: float, prices: Pr
         f"At equal loss {formats.loss(equal.loss.value)}: {', '.join(words)} "
         f"(intervals: {formats.percent(confidence)})",
         ("", "baseline", "TST", "ratio", "interval", ""),
-        tuple(row for row in rows if set(row[1:4]) != {formats.UNKNOWN}),
+        tuple(row for row in rows if set(row[1:3]) != {formats.UNKNOWN}),
         frozenset({5}),
     )
 
@@ -103,14 +103,15 @@ def equal_loss_table(equal: EqualLoss, which: str, confidence: float, prices: Pr
 def loss_table(comparison: Comparison) -> Table:
     """The loss differences at equal FLOPs and at equal data."""
     flops, data = comparison.equal_flops, comparison.equal_data
-    end = "the end" if flops.at_end else "the largest both have"
+    end = " (end)" if flops.at_end else ""
     rows = (
-        ("At equal FLOPs", flops.loss_difference, f"{formats.flops(flops.flops)}, {end}"),
-        ("At equal data tokens", data.loss_difference, formats.count(data.data_tokens)),
+        ("Equal FLOPs", flops.loss_difference, f"{formats.flops(flops.flops)}{end}"),
+        ("Equal data tokens", data.loss_difference, formats.count(data.data_tokens)),
     )
     return Table(
-        "Held-out loss, TST − baseline, nats a token (below 0, TST is ahead)",
-        ("", "difference", f"{formats.percent(comparison.confidence)} interval", "at", ""),
+        "Held-out loss, TST − baseline, nats a token: below 0, TST is ahead "
+        f"(intervals: {formats.percent(comparison.confidence)})",
+        ("", "difference", "interval", "at", ""),
         tuple(
             (
                 label,

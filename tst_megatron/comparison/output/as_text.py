@@ -14,7 +14,8 @@ def print_findings(console: Console, findings: Findings) -> None:
     """Print the result, its tables and its notes."""
     for warning in warnings(findings):
         console.print(Text(warning, style="bold"))
-    console.print(Text(between(findings), style="bold"))
+    if sides := between(findings):
+        console.print(Text(sides, style="bold"))
     console.print(Text(first_sentences(findings)))
     console.print()
     for table in tables_of(findings):

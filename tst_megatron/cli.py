@@ -81,6 +81,10 @@ def main() -> None:
 
             plan(args, others)
             return
+        if args.command == "sweep":
+            from tst_megatron.sweep.command import main as sweep
+
+            sys.exit(sweep(args, others))
         if others:
             parser.error(f"unrecognized arguments: {' '.join(others)}")
         if args.command in _FOLDERS:
@@ -120,6 +124,7 @@ def _parser(with_tst_flags: bool) -> argparse.ArgumentParser:
 
         add_arguments(demo)
     _add_plan(commands)
+    _add_sweep(commands)
     _add_group(commands, "recipe", "look at whole training recipes", _RECIPE_JOBS)
     _add_group(commands, "tokenizer", "make and look at tokenizers", _TOKENIZER_JOBS)
     _add_group(commands, "index", "make, check and look at indexed corpora", _INDEX_JOBS)
@@ -134,6 +139,16 @@ def _add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     from tst_megatron.planner import command
 
     command.add_arguments(_add(commands, "plan", purpose, command.EXAMPLES))
+
+
+def _add_sweep(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    purpose = "choose the bag size and the share of the steps in bags from a grid of runs"
+    if sys.argv[1:2] != ["sweep"]:
+        commands.add_parser("sweep", help=purpose)
+        return
+    from tst_megatron.sweep import command
+
+    command.add_arguments(_add(commands, "sweep", purpose, command.EXAMPLES))
 
 
 def _add_group(

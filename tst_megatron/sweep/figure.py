@@ -6,7 +6,6 @@ baseline; what lies higher leaves the panel, and the caption says so.
 
 import io
 from collections.abc import Sequence
-from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from tst_megatron.comparison.result import Interval
 from tst_megatron.sweep.fit import Fit, Optimum
 from tst_megatron.sweep.grid import BASELINE, Config
 from tst_megatron.sweep.halving import Search
-from tst_megatron.sweep.noise import means_of
+from tst_megatron.sweep.noise import levelled, means_of
 from tst_megatron.sweep.recommendation import Recommendation
 from tst_megatron.sweep.results import Result
 
@@ -37,7 +36,7 @@ _MAP = "viridis_r"
 
 def draw_sweep(results: Sequence[Result], found: Recommendation) -> bytes:
     """The three panels, as a PNG; the map is missing where there is no U."""
-    means = {c: mean for c, mean in means_of(results).items() if isfinite(mean[0])}
+    means = means_of(levelled(results))
     panels = 3 if found.fit is not None else 2
     figure = Figure(figsize=(5.4 * panels, 4.8), layout="constrained")
     FigureCanvasAgg(figure)

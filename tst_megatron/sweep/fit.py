@@ -5,18 +5,19 @@
 The one idea: a quadratic is true near the bottom alone, so a cell counts the less the higher it
 lies: one as far above the best as the median cell counts half. The baseline is the same run at
 s = 1 for every r and at r = 0 for every s; it stands at all these places, and counts as one run.
-Seeds may be higher or lower by a shift of their own.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from math import isfinite, log
+from dataclasses import astuple, dataclass
+from math import log
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tst_megatron.comparison.result import Interval
-from tst_megatron.sweep.noise import CONFIDENCE, Noise, means_of
+from tst_megatron.sweep.grid import Config
+from tst_megatron.sweep.noise import CONFIDENCE, Noise, levelled, means_of
 from tst_megatron.sweep.results import Result
 
 Array = NDArray[np.float64]
@@ -27,7 +28,7 @@ NUM_TERMS = 6
 _FEWEST_CELLS = 3
 _DRAWS = 1000
 # Points a side of the grid's rectangle on which the bottom is looked for.
-_FINE, _COARSE = 241, 81
+_FINE, _COARSE = 241, 61
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Optimum:
     Attributes:
         bag_size: s, between whole numbers as the U has it.
         step_ratio: r.
-        loss: there, of the first seed's level where seeds have shifts.
+        loss: there.
         gain: the baseline's loss less that.
         edges: at which edges of the grid it lies, in words.
     """
@@ -54,7 +55,7 @@ class Fit:
     """A fitted U.
 
     Attributes:
-        coefficients: c0 … c5 ``[6]``, at the mean of the seeds.
+        coefficients: c0 … c5 ``[6]``.
         draws: others that the losses allow ``[n, 6]``; empty where their scatter is not known.
         baseline: mean loss of the baselines; None without one.
         baseline_draws: likewise ``[n]``.
@@ -139,41 +140,37 @@ def fit_u(results: Sequence[Result], noise: Noise | None) -> Fit | None:
     Returns:
         None where there are fewer than three cells, or no spread in one of them.
     """
-    finite = [result for result in results if isfinite(result.loss)]
-    cells = [result for result in finite if not result.config.is_baseline]
-    baselines = [result for result in finite if result.config.is_baseline]
+    runs = levelled(results)
+    cells = [result for result in runs if not result.config.is_baseline]
+    baselines = [result for result in runs if result.config.is_baseline]
     if len({result.config for result in cells}) < _FEWEST_CELLS:
         return None
     points = _points(cells, baselines)
-    root = np.sqrt(points.weights)[:, None]
-    weighted, losses = root * points.design, root[:, 0] * points.losses
-    solution, _, rank, _ = np.linalg.lstsq(weighted, losses, rcond=None)
-    covariance = np.linalg.pinv(weighted.T @ weighted)
-    dof = len(finite) - int(rank)
+    root = np.sqrt(points.weights)
+    weighted, losses = root[:, None] * points.terms, root * points.losses
+    coefficients, _, rank, _ = np.linalg.lstsq(weighted, losses, rcond=None)
+    # Every seed's level but one's has been estimated as well.
+    dof = len(runs) - int(rank) - (len({result.seed for result in runs}) - 1)
     scatter = None
     if dof > 0:
-        squares = float(np.square(losses - weighted @ solution).sum())
+        squares = float(np.square(losses - weighted @ coefficients).sum())
         scatter = Noise(float(np.sqrt(squares / dof)), dof, "the scatter around the fitted U")
-    widest = max((n for n in (scatter, noise) if n), key=lambda n: n.sd, default=None)
-    # The seeds' shifts are taken out, so that the U is at their mean.
-    mean = np.zeros((len(solution), NUM_TERMS))
-    mean[:NUM_TERMS] = np.eye(NUM_TERMS)
-    mean[NUM_TERMS:, 0] = 1 / len({result.seed for result in finite})
+    baseline = fmean(result.loss for result in baselines) if baselines else None
     draws, baseline_draws = np.empty((0, NUM_TERMS)), np.empty(0)
+    widest = max((n for n in (scatter, noise) if n), key=lambda n: n.sd, default=None)
     if widest is not None and widest.sd > 0:
         rng = np.random.default_rng(0)
         spread = _spread(widest, rng)
-        normal = rng.multivariate_normal(np.zeros(len(solution)), covariance, _DRAWS, method="svd")
-        draws = (solution + spread[:, None] * normal) @ mean
-        if baselines:
+        draws = coefficients + spread[:, None] * _unit_errors(weighted, rng)
+        if baseline is not None:
             errors = rng.standard_normal(_DRAWS) / np.sqrt(len(baselines))
-            baseline_draws = _baseline(cells, baselines, solution) + spread * errors
+            baseline_draws = baseline + spread * errors
     sizes = [result.config.bag_size for result in cells]
     ratios = [result.config.step_ratio for result in cells]
     return Fit(
-        solution @ mean,
+        coefficients,
         draws,
-        _baseline(cells, baselines, solution) if baselines else None,
+        baseline,
         baseline_draws,
         (min(sizes), max(sizes)),
         (min(ratios), max(ratios)),
@@ -183,9 +180,9 @@ def fit_u(results: Sequence[Result], noise: Noise | None) -> Fit | None:
 
 @dataclass(frozen=True)
 class _Points:
-    """Losses ``[n]``, the terms and seeds' shifts that make them ``[n, p]``, weights ``[n]``."""
+    """Losses ``[n]``, the terms that make them ``[n, 6]``, weights ``[n]``."""
 
-    design: Array
+    terms: Array
     losses: Array
     weights: Array
 
@@ -194,24 +191,22 @@ def _points(cells: Sequence[Result], baselines: Sequence[Result]) -> _Points:
     sizes = sorted({result.config.bag_size for result in cells})
     ratios = sorted({result.config.step_ratio for result in cells})
     places = [*((size, 0.0) for size in sizes), *((1, ratio) for ratio in ratios)]
-    rows = [(float(r.config.bag_size), r.config.step_ratio, r.seed, r.loss, 1.0) for r in cells] + [
-        (float(size), ratio, r.seed, r.loss, 1.0 / len(places))
+    # A run counts by its cell's mean: by its own loss, lucky runs would count more than others.
+    means = {config: mean for config, (mean, _) in means_of((*cells, *baselines)).items()}
+    of_cells = [mean for config, mean in means.items() if not config.is_baseline]
+    best, half = min(of_cells), float(np.median(of_cells)) - min(of_cells)
+
+    def weight(config: Config) -> float:
+        return 1.0 / (1.0 + ((means[config] - best) / half) ** 2) if half > 0 else 1.0
+
+    rows = [(*astuple(r.config), r.loss, weight(r.config)) for r in cells] + [
+        (size, ratio, r.loss, weight(r.config) / len(places))
         for r in baselines
         for size, ratio in places
     ]
-    bag_sizes, step_ratios, seeds, losses, counts = (
-        np.array(column) for column in zip(*rows, strict=True)
-    )
-    means = [mean for mean, _ in means_of(cells).values()]
-    best = min(means)
-    half = float(np.median(means)) - best
-    above = (losses - best) / half if half > 0 else np.zeros_like(losses)
-    shifts = [(seeds == seed).astype(float) for seed in sorted(set(seeds))[1:]]
-    return _Points(
-        np.column_stack([_terms(bag_sizes, step_ratios), *shifts]),
-        losses,
-        counts / (1.0 + above**2),
-    )
+    columns = zip(*rows, strict=True)
+    bag_sizes, step_ratios, losses, weights = (np.array(column, float) for column in columns)
+    return _Points(_terms(bag_sizes, step_ratios), losses, weights)
 
 
 def _terms(bag_sizes: Array, step_ratios: Array) -> Array:
@@ -219,12 +214,13 @@ def _terms(bag_sizes: Array, step_ratios: Array) -> Array:
     return np.stack([np.ones_like(x), x, x * x, r, r * r, x * r], axis=-1)
 
 
-def _baseline(cells: Sequence[Result], baselines: Sequence[Result], solution: Array) -> float:
-    """Mean loss of the baselines, brought to the mean of all seeds where some have none."""
-    seeds = sorted({result.seed for result in (*cells, *baselines)})
-    shift = dict(zip(seeds, (0.0, *solution[NUM_TERMS:]), strict=True))
-    level = sum(shift.values()) / len(seeds)
-    return float(np.mean([result.loss - shift[result.seed] + level for result in baselines]))
+def _unit_errors(weighted: Array, rng: np.random.Generator) -> Array:
+    """Errors ``[n, 6]`` of coefficients whose losses scatter by 1; none where nothing is said."""
+    _, sizes, directions = np.linalg.svd(weighted, full_matrices=False)
+    said = sizes > sizes[0] * np.finfo(float).eps * max(weighted.shape)
+    normal = rng.standard_normal((_DRAWS, int(said.sum())))
+    errors: Array = (normal / sizes[said]) @ directions[said]
+    return errors
 
 
 def _spread(noise: Noise, rng: np.random.Generator) -> Array:

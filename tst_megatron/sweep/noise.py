@@ -1,12 +1,13 @@
 """How much a run's final loss moves by itself, and which cells that leaves alike."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import isfinite, sqrt
 from statistics import fmean
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tst_megatron.sweep.grid import Config
 from tst_megatron.sweep.results import Result
@@ -35,10 +36,22 @@ class Noise:
         return t_quantile(self.dof) * self.sd * sqrt(1 / num_runs + 1 / num_others)
 
 
-def noise_between_seeds(results: Sequence[Result]) -> Noise | None:
-    """What is left of losses when the cell's mean and the seed's are taken out of them.
+def levelled(results: Sequence[Result]) -> list[Result]:
+    """The runs with a final loss, every seed's own level taken out of them.
 
-    A seed's own shift is common to all its cells, so it moves no difference between them.
+    A seed is higher or lower in all its cells, by how it draws weights and text; that moves no
+    difference between cells, but would where some cells have not been run with every seed. The
+    level of all seeds together stays.
+    """
+    finite = [result for result in results if isfinite(result.loss)]
+    if not finite:
+        return []
+    _, shifts, _ = _parted(finite)
+    return [replace(result, loss=result.loss - shifts[result.seed]) for result in finite]
+
+
+def noise_between_seeds(results: Sequence[Result]) -> Noise | None:
+    """What is left of losses when the cell's mean and the seed's level are taken out of them.
 
     Returns:
         None where no cell has several seeds, or all that differs is the seed.
@@ -46,19 +59,31 @@ def noise_between_seeds(results: Sequence[Result]) -> Noise | None:
     finite = [result for result in results if isfinite(result.loss)]
     if not finite:
         return None
-    columns = [
-        *_columns([result.config for result in finite]),
-        *_columns([result.seed for result in finite]),
-    ]
-    design = np.stack(columns, axis=1)
-    losses = np.array([result.loss for result in finite])
-    solution, _, rank, _ = np.linalg.lstsq(design, losses, rcond=None)
-    dof = len(finite) - int(rank)
+    residuals, shifts, rank = _parted(finite)
+    dof = len(finite) - rank
     if dof < 1:
         return None
-    residuals = losses - design @ solution
-    seeds = len({result.seed for result in finite})
-    return Noise(float(sqrt(residuals @ residuals / dof)), dof, f"the spread between {seeds} seeds")
+    source = f"the spread between {len(shifts)} seeds"
+    return Noise(float(sqrt(residuals @ residuals / dof)), dof, source)
+
+
+def _parted(results: Sequence[Result]) -> tuple[NDArray[np.float64], dict[int, float], int]:
+    """Losses parted into their cell's, their seed's and the rest.
+
+    Returns:
+        The rest ``[n]``, every seed's shift, which sum to 0, and how many numbers say it all.
+    """
+    configs = sorted({result.config for result in results})
+    seeds = sorted({result.seed for result in results})
+    design = np.zeros((len(results), len(configs) + len(seeds)))
+    for row, result in enumerate(results):
+        design[row, configs.index(result.config)] = 1.0
+        design[row, len(configs) + seeds.index(result.seed)] = 1.0
+    losses = np.array([result.loss for result in results])
+    solution, _, rank, _ = np.linalg.lstsq(design, losses, rcond=None)
+    of_seeds = solution[len(configs) :]
+    shifts = dict(zip(seeds, map(float, of_seeds - of_seeds.mean()), strict=True))
+    return losses - design @ solution, shifts, int(rank)
 
 
 def noise_of_evaluation(results: Sequence[Result]) -> Noise | None:
@@ -70,7 +95,7 @@ def noise_of_evaluation(results: Sequence[Result]) -> Noise | None:
 
 
 def means_of(results: Iterable[Result]) -> dict[Config, tuple[float, int]]:
-    """Mean loss and number of runs of every cell; NaN where a run diverged."""
+    """Mean loss and number of runs of every cell."""
     losses: dict[Config, list[float]] = {}
     for result in results:
         losses.setdefault(result.config, []).append(result.loss)
@@ -83,10 +108,3 @@ def t_quantile(dof: float) -> float:
     rng = np.random.default_rng(0)
     draws = rng.standard_normal(_DRAWS) if dof == float("inf") else rng.standard_t(dof, _DRAWS)
     return float(np.quantile(np.abs(draws), CONFIDENCE))
-
-
-def _columns(values: Sequence[object]) -> list[np.ndarray]:
-    return [
-        np.array([float(value == one) for value in values])
-        for one in sorted(set(values), key=values.index)
-    ]

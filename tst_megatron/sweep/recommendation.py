@@ -6,7 +6,7 @@ text is there, since s and r are paid for in text as well as chosen by loss.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil, floor, isfinite, log
+from math import ceil, floor, log
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from tst_megatron.comparison.result import Interval
 from tst_megatron.sweep.fit import Allowed, Array, Fit, Optimum, fit_u
 from tst_megatron.sweep.grid import BASELINE, Config
-from tst_megatron.sweep.noise import Noise, means_of, noise_between_seeds, noise_of_evaluation
+from tst_megatron.sweep.noise import (
+    Noise,
+    levelled,
+    means_of,
+    noise_between_seeds,
+    noise_of_evaluation,
+)
 from tst_megatron.sweep.results import Result
 
 _MOST_LISTED = 8
@@ -82,7 +88,7 @@ def recommend(results: Sequence[Result], limit: Limit | None = None) -> Recommen
     known = seeds or noise_of_evaluation(results)
     fit = fit_u(results, known)
     noise = seeds or (fit.scatter if fit else None) or known
-    means = {c: mean for c, mean in means_of(results).items() if isfinite(mean[0])}
+    means = means_of(levelled(results))
     cells = [config for config in means if not config.is_baseline]
     affordable = [c for c in cells if limit is None or limit.holds(c)]
     too_much = tuple(c for c in cells if c not in affordable)
@@ -217,10 +223,9 @@ def _notes(
         notes.append(f"The lowest cell is {found.best}, at {means[found.best][0]:.4f}.")
     others = [c for c in found.alike if c != found.best]
     if found.flat:
-        notes.append(
-            "The grid is flat: no cell can be told from the lowest one, so take what needs the "
-            f"least text, {_least_text(found.alike)}."
-        )
+        said = "The grid is flat: no cell can be told from the lowest one"
+        least = f", so take what needs the least text, {_least_text(found.alike)}"
+        notes.append(f"{said}{'' if found.config == BASELINE else least}.")
     elif others:
         notes.append(
             f"Not to be told from it: {_listed(others)}. Of them all, "

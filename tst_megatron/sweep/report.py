@@ -25,7 +25,7 @@ from tst_megatron.sweep.figure import draw_search, draw_sweep
 from tst_megatron.sweep.fit import Fit, Optimum
 from tst_megatron.sweep.grid import BASELINE, Config
 from tst_megatron.sweep.halving import Search
-from tst_megatron.sweep.noise import means_of
+from tst_megatron.sweep.noise import levelled, means_of
 from tst_megatron.sweep.recommendation import Limit, Recommendation, recommend
 from tst_megatron.sweep.results import Result, as_csv
 from tst_megatron.sweep.text import Text
@@ -148,13 +148,15 @@ def _grid_table(report: dict[str, Any]) -> Table:
     """Mean losses, a row a share and a column a bag size."""
     cells = {(cell["bag_size"], cell["step_ratio"]): cell for cell in report["cells"]}
     table = Table(box=SIMPLE_HEAD, title="final held-out loss, nats a token", title_justify="left")
-    table.add_column("r \\ s", justify="right")
+    table.add_column("r \\ s", justify="right", no_wrap=True)
     sizes, ratios = _axes(report)
     for size in sizes:
         table.add_column(f"{size}", justify="right", no_wrap=True)
     for ratio in ratios:
         row = [_cell_words(cells.get((size, ratio))) for size in sizes]
         table.add_row(f"{ratio:g}", *row)
+    table.caption = "* the lowest, ~ not to be told from it"
+    table.caption_justify = "left"
     return table
 
 
@@ -176,11 +178,11 @@ def _cell_words(cell: dict[str, Any] | None) -> Words:
 
 
 def _cells(found: Found, recommendation: Recommendation | None) -> list[dict[str, Any]]:
-    means = means_of(found.results)
+    means = means_of(levelled(found.results))
     texts = found.text or {}
     cells = []
-    for config in sorted({*means, *texts}):
-        loss, runs = means.get(config, (None, 0))
+    for config in sorted({*(r.config for r in found.results), *texts}):
+        loss, _ = means.get(config, (None, 0))
         of_config = [r for r in found.results if r.config == config]
         tokens = next((r.data_tokens for r in of_config if r.data_tokens), None)
         hours = [r.gpu_hours for r in of_config if r.gpu_hours]
@@ -190,7 +192,7 @@ def _cells(found: Found, recommendation: Recommendation | None) -> list[dict[str
                 "bag_size": config.bag_size,
                 "step_ratio": config.step_ratio,
                 "loss": loss,
-                "num_runs": runs,
+                "num_runs": len(of_config),
                 "seeds": [r.seed for r in of_config],
                 "is_best": bool(recommendation and config == recommendation.best),
                 "is_like_best": bool(recommendation and config in recommendation.alike),

@@ -72,8 +72,7 @@ def run_halving(sweep: Sweep, console: Console) -> tuple[Trained, Search]:
         whole = rung.steps == settings.num_steps
         cells = sweep.cells([*left, BASELINE] if whole else left, rung.steps)
         console.print(
-            f"{len(left)} pairs of s and r, {rung.steps:,} steps a run: "
-            + ", ".join(str(config) for config in left),
+            f"{rung.steps:,} steps a run: " + ", ".join(str(config) for config in left),
             highlight=False,
         )
         trained = train_within(

@@ -1,4 +1,4 @@
-"""``tst-megatron sweep`` as a user calls it, two cells of a tiny model: cut off, and called again."""
+"""``tst-megatron sweep`` as a user calls it, two cells of a tiny model: cut off, called again."""
 
 import json
 import os

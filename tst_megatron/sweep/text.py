@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tst_megatron.data.blend import expand_blend
+from tst_megatron.data.blend import expand_blend, is_remote
 from tst_megatron.data.budget import Budget, check_files, check_no_empty_stage
 from tst_megatron.data.commands import index_budget
 from tst_megatron.data.sources import all_prefixes
@@ -40,7 +40,7 @@ def text_of_grid(settings: SweepSettings, grid: Grid) -> dict[Config, Text]:
     found = {}
     for config in (BASELINE, *grid.configs):
         args = _parsed(settings.flags(config, grid.seeds[0]))
-        check_files([prefix for prefix in all_prefixes(args) if "://" not in prefix])
+        check_files([prefix for prefix in all_prefixes(args) if not is_remote(prefix)])
         check_validation(args)
         found[config] = _text(args)
     repeating = [c for c, text in found.items() if text.repeats and not c.is_baseline]

@@ -79,17 +79,14 @@ def test_text_that_is_read_twice_is_refused_and_allowed(corpus, tmp_path: Path) 
     grid = Grid((2, 16), (0.3, 0.5), (1,))
     positions = 4 * 128
     steps = corpus.num_tokens // positions // 2
-    given = (*corpus.flags, "--split=900,100,0", f"--train-iters={steps}")
-    few = settings_from_flags(
-        "tiny-baseline", (*corpus.flags, "--split=900,100,0", "--train-iters=20")
-    )
+    data = (*corpus.flags, "--split=900,100,0")
+    given = (*data, f"--train-iters={steps}")
+    few = settings_from_flags("tiny-baseline", (*data, "--train-iters=20"))
     texts = text_of_grid(few, grid)
     assert texts[BASELINE].data_tokens == 20 * positions
     assert texts[Config(16, 0.5)].data_tokens == 10 * positions * 17
     assert not any(text.repeats for text in texts.values())
-    with pytest.raises(
-        UserError, match=r"2 of the 4 cells would read text twice \(most of all s = 16"
-    ):
+    with pytest.raises(UserError, match=r"2 of the 4 cells would read .* s = 16"):
         text_of_grid(settings_from_flags("tiny-baseline", given), grid)
     allowed = settings_from_flags("tiny-baseline", (*given, "--tst-allow-repeats"))
     texts = text_of_grid(allowed, grid)

@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-MODULES = ("loss", "embedding", "step", "data", "collectives", "indexing")
+MODULES = ("loss", "embedding", "step", "data", "ledger", "collectives", "indexing")
 
 
 def main() -> int:

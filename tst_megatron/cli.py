@@ -87,6 +87,10 @@ def main() -> None:
             sys.exit(sweep(args, others))
         if others:
             parser.error(f"unrecognized arguments: {' '.join(others)}")
+        if args.command == "compare":
+            from tst_megatron.comparison.command import main as compare
+
+            sys.exit(compare(args))
         if args.command in _FOLDERS:
             sys.exit(_command(args.command, args.job).main(args))
 
@@ -123,32 +127,42 @@ def _parser(with_tst_flags: bool) -> argparse.ArgumentParser:
         from tst_megatron.demo import add_arguments
 
         add_arguments(demo)
-    _add_plan(commands)
-    _add_sweep(commands)
+    _add_lazily(
+        commands,
+        "plan",
+        "say what a run needs: memory, operations, bytes on the wire, hours",
+        "tst_megatron.planner.command",
+    )
+    _add_lazily(
+        commands,
+        "compare",
+        "say what superposed runs saved against ordinary ones, from their logs",
+        "tst_megatron.comparison.command",
+    )
+    _add_lazily(
+        commands,
+        "sweep",
+        "choose the bag size and the share of the steps in bags from a grid of runs",
+        "tst_megatron.sweep.command",
+    )
     _add_group(commands, "recipe", "look at whole training recipes", _RECIPE_JOBS)
     _add_group(commands, "tokenizer", "make and look at tokenizers", _TOKENIZER_JOBS)
     _add_group(commands, "index", "make, check and look at indexed corpora", _INDEX_JOBS)
     return parser
 
 
-def _add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    purpose = "say what a run needs: memory, operations, bytes on the wire, hours"
-    if sys.argv[1:2] != ["plan"]:
-        commands.add_parser("plan", help=purpose)
+def _add_lazily(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    purpose: str,
+    module: str,
+) -> None:
+    """A command whose module has its flags and examples, and is imported only to run or show it."""
+    if sys.argv[1:2] != [name]:
+        commands.add_parser(name, help=purpose)
         return
-    from tst_megatron.planner import command
-
-    command.add_arguments(_add(commands, "plan", purpose, command.EXAMPLES))
-
-
-def _add_sweep(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    purpose = "choose the bag size and the share of the steps in bags from a grid of runs"
-    if sys.argv[1:2] != ["sweep"]:
-        commands.add_parser("sweep", help=purpose)
-        return
-    from tst_megatron.sweep import command
-
-    command.add_arguments(_add(commands, "sweep", purpose, command.EXAMPLES))
+    command = importlib.import_module(module)
+    command.add_arguments(_add(commands, name, purpose, command.EXAMPLES))
 
 
 def _add_group(

@@ -109,6 +109,14 @@ def test_a_layout_trains_as_one_rank_does(runs: Runs, layout: str) -> None:
         losses = [name for name in ("next_token_loss", "bag_loss") if name in theirs]
         close([mine[name] for name in losses], [theirs[name] for name in losses])
         assert ("bag_loss" in mine) == ("bag_loss" in theirs)
+        for name in losses:
+            # A small difference of large squares, in float32.
+            error = theirs[f"{name}_stderr"]
+            assert mine[f"{name}_stderr"] == pytest.approx(error, rel=2e-2)
+            assert 0 < error < theirs[name]
+    assert several.header["parameters"] == one.header["parameters"]
+    for mine, theirs in zip(several.steps, one.steps, strict=True):
+        assert mine.get("extras", {}) == pytest.approx(theirs.get("extras", {}), rel=1e-4)
 
 
 @pytest.mark.parametrize("layout", _parameters_of(LAYOUTS))

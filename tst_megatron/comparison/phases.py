@@ -5,9 +5,10 @@ come once a log interval, bear it out. Where the two disagree (a batch-size ramp
 at a restart) the lines are believed.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from tst_megatron.training.ledger import Ledger
 
@@ -29,16 +30,40 @@ class Phase:
     last_step: int
 
 
+class Logged(NamedTuple):
+    """What a logged step tells of its phase; without a bag size it agrees with any."""
+
+    step: int
+    stage: int
+    bag_size: int | None
+
+
 def phases_of(ledger: Ledger) -> tuple[Phase, ...]:
     """The phases a run went through, up to its last line; none for a run without progress."""
     last = ledger.last
     if last is None:
         return ()
-    stages = _stages(ledger.header)
-    phases = () if stages is None else _clipped(stages, last["step"])
-    if phases and all(_agrees(line, phases) for line in ledger.steps):
+    logged = [
+        Logged(line["step"], line.get("stage") or 0, line.get("bag_size")) for line in ledger.steps
+    ]
+    return phases_from(ledger.header, logged, last["step"])
+
+
+def phases_from(
+    header: Mapping[str, Any], logged: Sequence[Logged], last_step: int
+) -> tuple[Phase, ...]:
+    """The phases of a run from its schedule and what it logged.
+
+    Args:
+        header: with ``superposition`` and the batch size among ``flags``, where they are known.
+        logged: of the logged steps, ascending.
+        last_step: the run got to.
+    """
+    stages = _stages(header)
+    phases = () if stages is None else _clipped(stages, last_step)
+    if phases and all(_agrees(line, phases) for line in logged):
         return phases
-    return _from_lines(ledger.steps, last["step"])
+    return _from_lines(logged, last_step)
 
 
 def phase_name(bag_size: int) -> str:
@@ -46,7 +71,7 @@ def phase_name(bag_size: int) -> str:
     return "single tokens" if bag_size == 1 else f"bags of {bag_size}"
 
 
-def _stages(header: dict[str, Any]) -> list[tuple[int, int]] | None:
+def _stages(header: Mapping[str, Any]) -> list[tuple[int, int]] | None:
     """(bag size, last step) of the superposed stages; None if the header does not give their steps.
 
     The ordinary stage after them goes on to the end of the run.
@@ -57,9 +82,9 @@ def _stages(header: dict[str, Any]) -> list[tuple[int, int]] | None:
     stages = superposition.get("stages", [])
     if stages and stages[-1][0] == 1:
         stages = stages[:-1]
-    batch_size = header.get("flags", {}).get("global_batch_size")
+    batch_size = (header.get("flags") or {}).get("global_batch_size")
     ends = list(accumulate(samples for _, samples in stages))
-    if not batch_size or any(end % batch_size for end in ends):
+    if not isinstance(batch_size, int) or batch_size < 1 or any(end % batch_size for end in ends):
         return None
     return [(stage[0], end // batch_size) for stage, end in zip(stages, ends, strict=True)]
 
@@ -75,20 +100,19 @@ def _clipped(stages: list[tuple[int, int]], last_step: int) -> tuple[Phase, ...]
     return tuple(phases)
 
 
-def _agrees(line: dict[str, Any], phases: tuple[Phase, ...]) -> bool:
+def _agrees(line: Logged, phases: tuple[Phase, ...]) -> bool:
     return any(
-        phase.first_step <= line["step"] <= phase.last_step
-        and phase.bag_size == line.get("bag_size", phase.bag_size)
+        phase.first_step <= line.step <= phase.last_step and line.bag_size in (None, phase.bag_size)
         for phase in phases
     )
 
 
-def _from_lines(steps: list[dict[str, Any]], last_step: int) -> tuple[Phase, ...]:
+def _from_lines(logged: Sequence[Logged], last_step: int) -> tuple[Phase, ...]:
     """As the step lines have it: a switch is known to within a log interval."""
     phases, start = [], 0
-    groups = groupby(steps, key=lambda line: (line.get("stage", 0), line.get("bag_size", 1)))
+    groups = groupby(logged, key=lambda line: (line.stage, line.bag_size or 1))
     for (stage, bag_size), lines in groups:
-        end = list(lines)[-1]["step"]
+        end = list(lines)[-1].step
         phases.append(Phase(stage, bag_size, start + 1, end))
         start = end
     if phases and phases[-1].last_step < last_step:

@@ -6,11 +6,11 @@ does is found here from the flags themselves and shown.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from tst_megatron.training.ledger import Ledger
+from pathlib import PurePath
+from typing import Any, Protocol
 
 _SUPERPOSITION_PREFIX = "tst_"
+_BAGS = "bags (size × samples)"
 _MAIN = (
     "num_layers",
     "hidden_size",
@@ -35,12 +35,14 @@ _MAIN = (
     "data_path",
     "seed",
 )
-# Where a run writes and how far it had got: these say nothing about what was trained.
+# Where a run writes, how far it had got and who watches: these say nothing of what was trained.
 _BOOKKEEPING = frozenset(
     {
+        "app_tag_run_name",
         "consumed_train_samples",
         "consumed_valid_samples",
         "curr_iteration",
+        "data_cache_path",
         "iteration",
         "load",
         "local_rank",
@@ -50,12 +52,35 @@ _BOOKKEEPING = frozenset(
         "save",
         "skipped_train_samples",
         "tensorboard_dir",
+        "tst_compare_with",
         "tst_ledger",
+        "wandb_entity",
         "wandb_exp_name",
+        "wandb_project",
         "wandb_save_dir",
     }
 )
-_ABSENT = object()
+
+
+class HasHeader(Protocol):
+    """A ledger or a run."""
+
+    @property
+    def header(self) -> Mapping[str, Any]:
+        """Of the last start; what is not known is not there."""
+        ...
+
+
+_HASH_OF_PATH = {
+    "data_path": "data sha256",
+    "train_data_path": "data sha256",
+    "valid_data_path": "data sha256",
+    "test_data_path": "data sha256",
+    "tst_blend": "data sha256",
+    "tokenizer_model": "tokenizer sha256",
+    "vocab_file": "tokenizer sha256",
+    "merge_file": "tokenizer sha256",
+}
 
 
 @dataclass(frozen=True)
@@ -73,36 +98,96 @@ class Settings:
     beyond_superposition: tuple[str, ...]
 
 
-def compare_settings(baseline: Ledger | None, tst: Ledger | None) -> Settings:
-    """Lay the settings of both headers side by side; a missing run differs in nothing."""
-    ours, theirs = _flat(tst or baseline), _flat(baseline or tst)
-    names = [name for name in sorted(ours.keys() | theirs.keys()) if name not in _BOOKKEEPING]
-    differing = [name for name in names if theirs.get(name, _ABSENT) != ours.get(name, _ABSENT)]
+def compare_settings(baseline: HasHeader | None, tst: HasHeader | None) -> Settings:
+    """Lay the settings of both headers side by side.
+
+    A missing run differs in nothing, nor does a flag where one source tells no flags at all.
+    """
+    ours, theirs = (settings_of(run.header) if run else {} for run in (tst, baseline))
+    if not ours or not theirs:
+        ours = theirs = ours or theirs
+    kept = _comparable_names(ours, theirs)
+    differing = [name for name in kept if _differ(theirs.get(name), ours.get(name))]
     main = [name for name in (*_MAIN, "device") if ours.get(name) is not None]
     return Settings(
         tuple((name, _text(ours[name])) for name in main if name not in differing),
-        tuple(
-            (name, _text(theirs.get(name, _ABSENT)), _text(ours.get(name, _ABSENT)))
-            for name in differing
-        ),
-        tuple(name for name in differing if not name.startswith((_SUPERPOSITION_PREFIX, "bags"))),
+        tuple((name, _text(theirs.get(name)), _text(ours.get(name))) for name in differing),
+        tuple(name for name in differing if not name.startswith((_SUPERPOSITION_PREFIX, _BAGS))),
     )
 
 
-def _flat(ledger: Ledger | None) -> dict[str, Any]:
-    """Flags, versions and schedule of a header under one set of names."""
-    header: Mapping[str, Any] = {} if ledger is None else ledger.header
-    versions = header.get("versions", {})
-    return {
-        **header.get("flags", {}),
-        **{f"version of {name}": value for name, value in versions.items()},
-        **{
-            name: header[name]
-            for name in ("device", "host", "world_size", "seed")
-            if name in header
-        },
-        "bags (size × samples)": _schedule(header.get("superposition")),
+def settings_of(header: Mapping[str, Any]) -> dict[str, Any]:
+    """What a header tells of a run under one set of names, without the bookkeeping.
+
+    That is its flags by their names, and ``version of NAME``, ``device``, ``host``, ``world_size``,
+    ``seed``, ``git commit``, ``data sha256``, ``tokenizer sha256`` and ``bags (size × samples)``.
+    """
+    flags = header.get("flags") or {}
+    data = header.get("data") or []
+    hashes = [place.get("manifest_sha256") for place in data]
+    found = {
+        **{name: value for name, value in flags.items() if name not in _BOOKKEEPING},
+        **{f"version of {name}": of for name, of in (header.get("versions") or {}).items()},
+        **{name: header[name] for name in ("device", "host", "world_size") if name in header},
+        "git commit": (header.get("git") or {}).get("commit"),
+        "data sha256": None if None in hashes else hashes or None,
+        "tokenizer sha256": (header.get("tokenizer") or {}).get("sha256"),
+        "seed": header.get("seed", flags.get("seed")),
     }
+    if "superposition" in header:
+        found[_BAGS] = _schedule(header["superposition"])
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def known_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Names of the settings that both sides tell and that differ, sorted.
+
+    Args:
+        one: as of `settings_of`.
+        other: likewise.
+    """
+    return sorted(name for name in one.keys() & other.keys() if _differ(one[name], other[name]))
+
+
+def same_content(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether a setting is a path to what is the same on both sides, wherever it lies.
+
+    By its hash where both sides tell one, else by the names of its files.
+
+    Args:
+        name: of the setting.
+        one: as of `settings_of`, with the setting.
+        other: likewise.
+    """
+    if name not in _HASH_OF_PATH:
+        return False
+    sha256 = _HASH_OF_PATH[name]
+    if sha256 in one and sha256 in other:
+        return not _differ(one[sha256], other[sha256])
+    return _file_names(one[name]) == _file_names(other[name])
+
+
+def _file_names(value: Any) -> list[str]:
+    paths = value if isinstance(value, list | tuple) else [value]
+    return [PurePath(str(path)).name for path in paths]
+
+
+def _comparable_names(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Names of both, sorted; only those that both tell where one source tells no flags."""
+    if all("train_iters" in side or "num_layers" in side for side in (ours, theirs)):
+        return sorted(ours.keys() | theirs.keys())
+    return sorted(ours.keys() & theirs.keys())
+
+
+def _differ(one: Any, other: Any) -> bool:
+    return bool(_plain(one) != _plain(other))
+
+
+def _plain(value: Any) -> Any:
+    """Without the difference between tuples and lists, which JSON does not know either."""
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
 
 
 def _schedule(superposition: Mapping[str, Any] | None) -> str:
@@ -111,7 +196,7 @@ def _schedule(superposition: Mapping[str, Any] | None) -> str:
 
 
 def _text(value: Any) -> str:
-    if value is _ABSENT or value is None:
+    if value is None:
         return "–"
     if isinstance(value, list):
         return ", ".join(map(str, value))

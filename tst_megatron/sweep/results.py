@@ -72,7 +72,7 @@ def _hours(line: dict[str, Any], header: dict[str, Any]) -> float:
     """Of a ledger without them, from its clock."""
     hours = line.get("gpu_hours")
     if hours is None:
-        hours = line["wall_clock_s"] / 3600 * (header.get("world_size") or 1)
+        hours = (line["wall_clock_s"] or 0.0) / 3600 * (header.get("world_size") or 1)
     return float(hours)
 
 

@@ -90,7 +90,12 @@ def train_within(
             left_out = tuple(waiting)
             break
         finished = train_cells(
-            root, batch, machine.jobs, console, machine.nproc_per_node, machine.on_gpus
+            root,
+            batch,
+            machine.jobs,
+            console,
+            nproc_per_node=machine.nproc_per_node,
+            on_gpus=machine.on_gpus,
         )
     return Trained(finished, sum(hours_spent(root, cell) for cell in every), left_out)
 

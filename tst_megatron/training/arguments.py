@@ -106,6 +106,20 @@ def add_tst_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParse
         metavar="FILE",
         help="where to keep the run's ledger (default: ledger.jsonl in --save)",
     )
+    group.add_argument(
+        "--tst-compare-with",
+        metavar="LEDGER",
+        help="say at every validation, in the log and in TensorBoard, how many steps and GPU hours "
+        "that run needed for the loss of now",
+    )
+    group.add_argument(
+        "--tst-ledger-fsync-interval",
+        metavar="SECONDS",
+        type=float,
+        default=10.0,
+        help="put the ledger on the disk at most this often; a power cut loses what is younger "
+        "(default 10)",
+    )
     return parser
 
 
@@ -116,6 +130,12 @@ def check_flags(args: argparse.Namespace) -> None:
         UserError: a value is out of range, or flags contradict one another.
     """
     check_schedule_flags(args)
+    # Written so that NaN fails too.
+    if not args.tst_ledger_fsync_interval >= 0:
+        raise UserError(
+            f"--tst-ledger-fsync-interval {args.tst_ledger_fsync_interval} is below 0 seconds: use "
+            "0 for after every line"
+        )
     if args.tst_blend is not None:
         for is_set, flag in ((args.sft, "--sft"), (args.mock_data, "--mock-data")):
             if is_set:

@@ -4,7 +4,7 @@ The one idea: a run is its folder. What lies there says whether it is done; a ru
 on from its last checkpoint; and the same call, made again, does only what is left.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +57,7 @@ def train_cells(
     cells: Sequence[Cell],
     jobs: int,
     console: Console,
+    when_done: Callable[[Cell], None] = lambda cell: None,
     nproc_per_node: int = 1,
     on_gpus: bool = False,
 ) -> bool:
@@ -67,6 +68,7 @@ def train_cells(
         cells: with names that differ.
         jobs: runs at once.
         console: where progress goes.
+        when_done: is called with each cell as it ends.
         nproc_per_node: processes of a run, a core or a GPU each.
         on_gpus: train on this machine's GPUs, which are enough for all jobs, not on its CPU.
 
@@ -96,9 +98,11 @@ def train_cells(
                     display.add(cell.name, ledger_of(root, cell), cell.num_steps)
                 display.wait(lambda: any(_has_ended(run) for _, run in running.values()), _POLL_S)
                 for name in [name for name, (_, run) in running.items() if _has_ended(run)]:
-                    _check(*running.pop(name))
+                    cell, run = running.pop(name)
                     places.append(place_of[name])
                     display.end(name)
+                    _check(cell, run)
+                    when_done(cell)
     except KeyboardInterrupt:
         console.print("Stopping: the runs are saving a checkpoint.", highlight=False)
         return False

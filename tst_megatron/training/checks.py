@@ -19,6 +19,7 @@ from tst_megatron.data.blend import is_remote
 from tst_megatron.data.sources import all_prefixes
 from tst_megatron.errors import UserError
 from tst_megatron.training.arguments import Superposition, add_tst_arguments, check_flags
+from tst_megatron.training.live_comparison import OtherRun
 from tst_megatron.training.reading import check_validation, reading_from_args
 from tst_megatron.training.schedule_flags import superposes
 
@@ -56,6 +57,8 @@ def check_before_validation(args: argparse.Namespace, on_gpu: bool) -> None:
             check_writable(Path(folder), f"--{flag.replace('_', '-')}")
     if args.tst_ledger is not None:
         check_writable(Path(args.tst_ledger).parent, "--tst-ledger")
+    if args.tst_compare_with is not None:
+        OtherRun(Path(args.tst_compare_with))
     # Megatron ends in an assertion without the one, and in a TypeError without the other.
     if args.save is not None and args.save_interval is None:
         raise UserError("--save needs to know how often: add --save-interval")

@@ -22,6 +22,7 @@ class ProgressAt:
         stage: index of the stage that the step was in.
         bag_size: s of that stage.
         is_superposed: whether it was a superposed stage.
+        samples: sequences trained on so far.
         positions: positions computed on so far, batch and sequence multiplied out.
         data_tokens: tokens read so far.
         flops: floating-point operations so far, as Megatron counts them.
@@ -31,6 +32,7 @@ class ProgressAt:
     stage: int = 0
     bag_size: int = 1
     is_superposed: bool = False
+    samples: int = 0
     positions: int = 0
     data_tokens: int = 0
     flops: float = 0.0
@@ -92,7 +94,9 @@ class Progress:
             location = schedule.locate(max(0, samples - 1))
             stage, bag_size = location.stage, location.bag_size
             is_superposed = stage < len(schedule.superposed_stages)
-        return ProgressAt(iteration, stage, bag_size, is_superposed, positions, data_tokens, flops)
+        return ProgressAt(
+            iteration, stage, bag_size, is_superposed, samples, positions, data_tokens, flops
+        )
 
     def superposed_bag_size(self) -> int | None:
         """Bag size of the last step, if it was superposed."""

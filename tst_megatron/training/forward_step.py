@@ -1,6 +1,7 @@
 """The forward step that Megatron's schedules call, ordinary or superposed by the sample index."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import lru_cache, partial
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from tst_megatron.training.arguments import Superposition
 from tst_megatron.training.batch import get_batch
+from tst_megatron.training.sample_spread import spread_of
+from tst_megatron.training.step_clock import DATA_WAIT, StepClock
 
 NEXT_TOKEN_LOSS = "lm loss"
 """Megatron's own name of the next-token loss, in its log, TensorBoard and our ledger."""
@@ -43,10 +46,14 @@ class ForwardStep:
 
     Args:
         superposition: how the run superposes; None for an ordinary run.
+
+    Attributes:
+        clock: is told of the time that batches are waited for.
     """
 
     def __init__(self, superposition: Superposition | None) -> None:
         self.superposition = superposition
+        self.clock: StepClock | None = None
         self._straggler_timer = StragglerDetector()
 
     def __call__(
@@ -68,7 +75,8 @@ class ForwardStep:
         args, timers = get_args(), get_timers()
         superposition, bag_size = self._superposition_of(data_iterator, model)
         timers("batch-generator", log_level=2).start()
-        with self._straggler_timer(bdata=True):
+        waiting = nullcontext() if self.clock is None else self.clock.measure(DATA_WAIT)
+        with waiting, self._straggler_timer(bdata=True):
             vp_stage = get_attr_wrapped_model(model, "vp_stage")
             batch = get_batch(
                 args,
@@ -144,6 +152,8 @@ def loss_function(
         loss = torch.sum(losses.view(-1).float() * mask)
         num_positions = mask.sum().clone().detach().to(torch.int)
         report = {loss_name: torch.cat([loss.clone().detach().view(1), num_positions.view(1)])}
+        if not model.training:
+            report |= spread_of(loss_name, losses.detach(), loss_mask)
     _check_loss(args, loss)
     return loss, num_positions, report
 

@@ -28,6 +28,7 @@ class HeadMetrics:
     def __init__(self, args: argparse.Namespace, progress: Progress) -> None:
         self.args = args
         self.progress = progress
+        self.values: dict[str, float] = {}
         self._stage: int | None = None
         self._steps_of_loss: dict[str, int] = {}
 
@@ -52,6 +53,7 @@ class HeadMetrics:
         MTPLossLoggingHelper.track_mtp_metrics(loss_scale, iteration, writer, wandb_writer, losses)
         if now.is_superposed:
             losses = {_of_bags(name): loss for name, loss in losses.items()}
+        self.values = {name: float(loss) for name, loss in losses.items()}
         self._add(losses, total_loss_dict, iteration)
 
     def _add(self, losses: dict[str, Any], total: dict[str, Any], iteration: int) -> None:

@@ -1,36 +1,37 @@
-"""What Megatron's trainer has no seam for: four of its functions, and a class, wrapped.
+"""What Megatron's trainer has no seam for: what it calls by name, wrapped.
 
 Each is a name in ``megatron.training.training`` that the trainer looks up when it calls it. A test
 fails when one is gone or takes other arguments.
 
 - ``train_step``: to tell the time of a step's computation from the time of everything else.
+- ``save_checkpoint_and_time``: likewise.
 - ``training_log``: to put bag size, stage, positions and data tokens into Megatron's log line and
   TensorBoard, and a line into the ledger.
 - ``evaluate``: to measure the loss on bags beside the next-token loss in a superposed stage, and to
   put both into the ledger; with ``--tst-fixed-validation``, on the same samples every time.
 - ``evaluate_and_print_results``: only it knows whether the test set is evaluated.
 - ``MTPLossLoggingHelper``: to name what the heads of multi-token prediction make of bags.
+- ``get_moe_metrics_tracker``: to have the router's losses of a step in the ledger.
 """
 
 import argparse
-import platform
-import time
-from importlib.metadata import version
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
 import torch
-from megatron.core.datasets.object_storage_utils import is_object_storage_path
 from megatron.training import get_tensorboard_writer
 from megatron.training import training as trainer
 
 from tst_megatron.training.arguments import Superposition
-from tst_megatron.training.consumed import Progress, ProgressAt
+from tst_megatron.training.consumed import Progress
 from tst_megatron.training.datasets import DatasetsProvider
-from tst_megatron.training.forward_step import BAG_LOSS, NEXT_TOKEN_LOSS
+from tst_megatron.training.forward_step import BAG_LOSS, NEXT_TOKEN_LOSS, ForwardStep
 from tst_megatron.training.head_metrics import HeadMetrics
-from tst_megatron.training.ledger_writer import LedgerWriter
+from tst_megatron.training.router_metrics import RouterMetrics
+from tst_megatron.training.run_ledger import RunLedger
+from tst_megatron.training.sample_spread import take_stderrs
+from tst_megatron.training.scalars import Scalars
+from tst_megatron.training.step_clock import CHECKPOINT, COMPUTE, EVALUATION, StepClock
 from tst_megatron.training.validation import FixedValidation
 
 HOOKED = {
@@ -38,10 +39,12 @@ HOOKED = {
     "training_log": ("loss_dict", "total_loss_dict", "learning_rate", "iteration"),
     "evaluate": ("forward_step_func", "data_iterator", "model"),
     "evaluate_and_print_results": ("prefix", "forward_step_func", "data_iterator"),
+    "save_checkpoint_and_time": ("iteration", "model", "optimizer"),
 }
 """The trainer's functions that are wrapped, and the arguments that the wrappers rely on."""
 
 _ORIGINALS = {name: getattr(trainer, name) for name in HOOKED}
+_MOE_METRICS_TRACKER = trainer.get_moe_metrics_tracker
 _ADVANCED = "advanced iterations"  # A key of Megatron's total_loss_dict, beside the losses.
 
 
@@ -49,6 +52,7 @@ def install_hooks(
     args: argparse.Namespace,
     superposition: Superposition | None,
     provider: DatasetsProvider,
+    forward_step: ForwardStep,
     started: float,
 ) -> None:
     """Wrap the trainer's functions for one run; a later call forgets what an earlier one did.
@@ -63,10 +67,13 @@ def install_hooks(
                 f"megatron.training.training.{name} takes {found}: install the megatron-core "
                 "version in requirements/"
             )
-    hooks = _Hooks(args, superposition, provider, started)
+    clock = StepClock(started)
+    forward_step.clock = clock
+    hooks = _Hooks(args, superposition, provider, clock, started)
     for name in HOOKED:
         setattr(trainer, name, getattr(hooks, name))
-    trainer.MTPLossLoggingHelper = HeadMetrics(args, hooks.progress)
+    trainer.MTPLossLoggingHelper = hooks.heads
+    trainer.get_moe_metrics_tracker = lambda: hooks.routers
 
 
 class _Hooks:
@@ -77,26 +84,31 @@ class _Hooks:
         args: argparse.Namespace,
         superposition: Superposition | None,
         provider: DatasetsProvider,
+        clock: StepClock,
         started: float,
     ) -> None:
         self.args = args
         self.superposition = superposition
         self.progress = Progress(args, superposition)
         self.validation = FixedValidation(args, provider)
-        self._started = started
-        self._ledger: LedgerWriter | None = None
-        self._compute_s = 0.0
-        self._logged = started
+        self.heads = HeadMetrics(args, self.progress)
+        self.routers = RouterMetrics(_MOE_METRICS_TRACKER())
+        self.ledger = RunLedger(args, superposition, self.progress, started)
+        self.scalars = Scalars(args.tst_compare_with)
+        self.clock = clock
         self._steps_of_loss: dict[str, int] = {}
         self._on_test_set = False
 
     def train_step(self, *args: Any, **kwargs: Any) -> Any:
         """Megatron's, timed."""
-        self.progress.start()
-        begin = time.monotonic()
-        result = _ORIGINALS["train_step"](*args, **kwargs)
-        self._compute_s += time.monotonic() - begin
-        return result
+        self._start(signature(_ORIGINALS["train_step"]).bind(*args, **kwargs).arguments["model"])
+        with self.clock.measure(COMPUTE):
+            return _ORIGINALS["train_step"](*args, **kwargs)
+
+    def save_checkpoint_and_time(self, *args: Any, **kwargs: Any) -> Any:
+        """Megatron's, timed."""
+        with self.clock.measure(CHECKPOINT):
+            return _ORIGINALS["save_checkpoint_and_time"](*args, **kwargs)
 
     def training_log(
         self,
@@ -115,25 +127,39 @@ class _Hooks:
         is_first = bool(bound.arguments.get("is_first_iteration"))
         logs = iteration % self.args.log_interval == 0 or is_first
         self._count_losses(loss_dict, total_loss_dict, bound.arguments["skipped_iter"], logs)
-        if logs:
-            self._write_step(progress, loss_dict, learning_rate, bound.arguments["grad_norm"])
-        self._write_scalars(progress, iteration)
+        writer = get_tensorboard_writer()
+        if writer is not None and iteration % self.args.tensorboard_log_interval == 0:
+            self.scalars.progress(writer, progress)
         # The line is made and printed in there; that it is printed is all there is to hold on to.
         original_print = trainer.print_rank_last
         trainer.print_rank_last = lambda line: original_print(f"{line} {progress.log_fields()} |")
         try:
-            return _ORIGINALS["training_log"](*bound.args, **bound.kwargs)
+            result = _ORIGINALS["training_log"](*bound.args, **bound.kwargs)
         finally:
             trainer.print_rank_last = original_print
             # After the first step Megatron logs without starting a new interval.
             if iteration % self.args.log_interval == 0 and not is_first:
                 self._steps_of_loss = {}
+        if logs:
+            seconds = self.clock.take()
+            if writer is not None and self.ledger.gpu_hours is not None:
+                self.scalars.step(writer, iteration, seconds, self.ledger.gpu_hours)
+            self.ledger.step(
+                progress,
+                loss_dict,
+                learning_rate,
+                bound.arguments["grad_norm"],
+                seconds,
+                self.routers.values | self.heads.values,
+            )
+        return result
 
     def evaluate_and_print_results(self, prefix: str, *args: Any, **kwargs: Any) -> Any:
         """Megatron's; its prefix tells the test set from the validation set."""
         # As megatron.training.training.pretrain words it.
         self._on_test_set = prefix.endswith("on test set")
-        return _ORIGINALS["evaluate_and_print_results"](prefix, *args, **kwargs)
+        with self.clock.measure(EVALUATION):
+            return _ORIGINALS["evaluate_and_print_results"](prefix, *args, **kwargs)
 
     def evaluate(
         self,
@@ -144,25 +170,46 @@ class _Hooks:
         **kwargs: Any,
     ) -> Any:
         """Megatron's, with the loss on bags beside it in a superposed stage."""
-        if self._on_test_set:
-            return _ORIGINALS["evaluate"](forward_step_func, data_iterator, model, *args, **kwargs)
-        self.progress.start()
-        if self.args.tst_fixed_validation:
+        self._start(model)
+        if self.args.tst_fixed_validation and not self._on_test_set:
             data_iterator = self.validation.iterators(1, 1, kwargs["eval_iters"], len(model))
         losses, other, out_of_time = _ORIGINALS["evaluate"](
             forward_step_func, data_iterator, model, *args, **kwargs
         )
         if losses is None:
             return losses, other, out_of_time
-        losses |= self._bag_losses(forward_step_func, model, args[1], kwargs["eval_iters"])
-        self._write_validation(losses)
+        eval_iters = kwargs["eval_iters"]
+        stderrs = take_stderrs(losses, eval_iters * self.args.eval_global_batch_size)
+        if not self._on_test_set:
+            bag_losses, bag_stderrs = self._bag_losses(
+                forward_step_func, model, args[1], eval_iters
+            )
+            losses |= bag_losses
+            stderrs |= bag_stderrs
+            self.ledger.validation(losses, stderrs)
+            sentence = self.scalars.validation(
+                get_tensorboard_writer(), self.progress.now.step, losses, stderrs
+            )
+            if sentence is not None:
+                trainer.print_rank_last(f" compared with {self.args.tst_compare_with}: {sentence}")
         return losses, other, out_of_time
 
-    def _bag_losses(self, forward_step_func: Any, model: Any, config: Any, eval_iters: int) -> Any:
-        """The superposed objective on the validation split; empty in an ordinary stage."""
+    def _start(self, model: Any) -> None:
+        """Before the first step or evaluation."""
+        self.progress.start()
+        self.ledger.start(model)
+        self.clock.start()
+
+    def _bag_losses(
+        self, forward_step_func: Any, model: Any, config: Any, eval_iters: int
+    ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+        """The superposed objective on the validation split, and its standard error.
+
+        Both are empty in an ordinary stage.
+        """
         bag_size = self.progress.superposed_bag_size()
         if bag_size is None or self.superposition is None:
-            return {}
+            return {}, {}
         tokens_a_place = bag_size if self.superposition.reads_bags else 1
         # As many data tokens as the next-token loss was measured on.
         eval_iters = max(1, eval_iters // tokens_a_place)
@@ -172,7 +219,8 @@ class _Hooks:
             forward_step_func, iterators, model, None, config, eval_iters=eval_iters
         )
         self.args.consumed_valid_samples = consumed
-        return losses or {}
+        losses = losses or {}
+        return losses, take_stderrs(losses, eval_iters * self.args.eval_global_batch_size)
 
     def _count_losses(
         self,
@@ -203,90 +251,3 @@ class _Hooks:
                 now = loss_dict[name] if name in loss_dict and not skipped else 0.0
                 total = total_loss_dict.get(name, 0.0) + now
                 total_loss_dict[name] = total * (advanced / steps) - now
-
-    def _write_step(
-        self,
-        progress: ProgressAt,
-        loss_dict: dict[str, torch.Tensor],
-        learning_rate: float | None,
-        grad_norm: Any,
-    ) -> None:
-        now = time.time()
-        compute_s, self._compute_s = self._compute_s, 0.0
-        elapsed_s, self._logged = now - self._logged, now
-        ledger = self._open_ledger()
-        if ledger is None:
-            return
-        name = next((n for n in (NEXT_TOKEN_LOSS, BAG_LOSS) if n in loss_dict), None)
-        ledger.write(
-            "step",
-            {
-                **progress.fields(),
-                "stage": progress.stage,
-                "bag_size": progress.bag_size,
-                "loss_name": name,
-                "loss": None if name is None else float(loss_dict[name]),
-                "learning_rate": learning_rate,
-                "grad_norm": None if grad_norm is None else float(grad_norm),
-                "compute_s": round(compute_s, 4),
-                "other_s": round(max(0.0, elapsed_s - compute_s), 4),
-            },
-        )
-
-    def _write_validation(self, losses: dict[str, torch.Tensor]) -> None:
-        ledger = self._open_ledger()
-        if ledger is None or NEXT_TOKEN_LOSS not in losses:
-            return
-        fields = self.progress.now.fields() | {"next_token_loss": float(losses[NEXT_TOKEN_LOSS])}
-        if BAG_LOSS in losses:
-            fields["bag_loss"] = float(losses[BAG_LOSS])
-        ledger.write("validation", fields)
-
-    def _write_scalars(self, progress: ProgressAt, iteration: int) -> None:
-        writer = get_tensorboard_writer()
-        if writer is None or iteration % self.args.tensorboard_log_interval:
-            return
-        writer.add_scalar("bag-size", progress.bag_size, iteration)
-        writer.add_scalar("stage", progress.stage, iteration)
-        writer.add_scalar("positions", progress.positions, iteration)
-        writer.add_scalar("data-tokens", progress.data_tokens, iteration)
-
-    def _open_ledger(self) -> LedgerWriter | None:
-        """The ledger, on the rank that has the losses: the last one, as with TensorBoard."""
-        path = ledger_path(self.args)
-        if path is None or self.args.rank != self.args.world_size - 1:
-            return None
-        if self._ledger is None:
-            header = _header(self.args, self.superposition, self.progress.started_at)
-            self._ledger = LedgerWriter(path, header, self._started, self.args.world_size)
-        return self._ledger
-
-
-def ledger_path(args: argparse.Namespace) -> Path | None:
-    """Where the run's ledger is kept: ``--tst-ledger``, or beside its checkpoints."""
-    if args.tst_ledger is not None:
-        return Path(args.tst_ledger)
-    if args.save is None or is_object_storage_path(args.save):
-        return None
-    return Path(args.save) / "ledger.jsonl"
-
-
-def _header(
-    args: argparse.Namespace, superposition: Superposition | None, step: int
-) -> dict[str, Any]:
-    plain = (str, int, float, bool, type(None), list, tuple, dict)
-    return {
-        "step": step,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "megatron-core": version("megatron-core"),
-            "tst-megatron": version("tst-megatron"),
-        },
-        "host": platform.platform(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "world_size": args.world_size,
-        "seed": args.seed,
-        "superposition": None if superposition is None else superposition.as_saved(),
-        "flags": {k: v for k, v in sorted(vars(args).items()) if isinstance(v, plain)},
-    }

@@ -7,49 +7,78 @@ line that a kill cut short, writes another header, and keeps counting from the c
 import json
 import os
 import time
+import uuid
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tst_megatron.files import sync_folder
 from tst_megatron.strict_json import finite
 from tst_megatron.training.ledger import SCHEMA_VERSION
 
-_FSYNC_INTERVAL_S = 10.0
+
+class RunClock:
+    """Seconds that a run has taken, those of earlier starts included.
+
+    Args:
+        path: the run's ledger, which knows of the earlier starts; it need not be there.
+        started: when this process started, seconds since the epoch.
+    """
+
+    def __init__(self, path: Path, started: float) -> None:
+        self.run_id, before_s = _found_in(path)
+        # The epoch's clock may be set while we run; it is read this once.
+        self._zero = time.monotonic() - max(0.0, time.time() - started) - before_s
+
+    @property
+    def seconds(self) -> float:
+        """So far."""
+        return time.monotonic() - self._zero
 
 
 class LedgerWriter:
-    """Appends to a ledger, continuing the clock of the run it finds there.
+    """Appends to a ledger, continuing the run and the clock that it finds there.
 
     Args:
         path: the ledger.
         header: fields of the header line, with ``step``.
-        started: when this process started, seconds since the epoch.
+        clock: of the run, made from what the ledger held before.
         world_size: ranks, for GPU hours.
+        fsync_interval_s: steps are on the disk this soon; headers and validations at once.
 
     Raises:
         OSError: the file cannot be written.
     """
 
-    def __init__(self, path: Path, header: dict[str, Any], started: float, world_size: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        header: dict[str, Any],
+        clock: RunClock,
+        world_size: int,
+        fsync_interval_s: float = 10.0,
+    ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lost_s = _clock_of(path)
-        self._zero = started - lost_s
+        self._clock = clock
         self._world_size = world_size
+        self._fsync_interval_s = fsync_interval_s
         self._synced = time.monotonic()
         self._file: BinaryIO = path.open("ab")
-        if self._file.tell() and not path.read_bytes().endswith(b"\n"):
+        if self._file.tell() and not _ends_a_line(path):
             self._file.write(b"\n")
-        self._append({"kind": "header", "schema_version": SCHEMA_VERSION, **header})
+        names = {"kind": "header", "schema_version": SCHEMA_VERSION}
+        self._append({**names, "run_id": clock.run_id or uuid.uuid4().hex, **header})
         self._sync()
+        sync_folder(path.parent)
 
     def write(self, kind: str, fields: dict[str, Any]) -> None:
         """Append a ``step`` or ``validation`` line, with the run's clock in it."""
-        wall_clock_s = time.time() - self._zero
+        wall_clock_s = self._clock.seconds
         clock = {
             "wall_clock_s": round(wall_clock_s, 3),
             "gpu_hours": wall_clock_s * self._world_size / 3600.0,
         }
         self._append({"kind": kind, "step": fields["step"], **clock, **fields})
-        if kind == "validation" or time.monotonic() - self._synced > _FSYNC_INTERVAL_S:
+        if kind == "validation" or time.monotonic() - self._synced >= self._fsync_interval_s:
             self._sync()
 
     def _append(self, line: dict[str, Any]) -> None:
@@ -62,15 +91,22 @@ class LedgerWriter:
         self._synced = time.monotonic()
 
 
-def _clock_of(path: Path) -> float:
-    """Seconds that the ledger's run has taken so far; 0 for a new one."""
-    if not path.exists() or not path.stat().st_size:
-        return 0.0
-    seconds = [0.0]
+def _found_in(path: Path) -> tuple[str | None, float]:
+    """The run that a ledger is of, and the seconds that it has taken; nothing for a new one."""
+    run_id, seconds = None, 0.0
+    if not path.exists():
+        return run_id, seconds
     for text in path.read_bytes().split(b"\n"):
         try:
             line = json.loads(text)
-            seconds.append(float(line.get("wall_clock_s", 0.0)))
-        except (ValueError, AttributeError):
+            run_id = line.get("run_id", run_id)
+            seconds = max(seconds, float(line.get("wall_clock_s", 0.0)))
+        except (ValueError, TypeError, AttributeError):
             continue
-    return max(seconds)
+    return run_id, seconds
+
+
+def _ends_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"

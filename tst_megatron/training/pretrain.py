@@ -26,13 +26,15 @@ def main(argv: list[str]) -> None:
     _be_the_only_rank()
     machine_flags = prepare_backend()
     from tst_megatron.data.blend import expand_blend
-    from tst_megatron.training.recipes import expand_recipe
+    from tst_megatron.training.recipes import expand_recipe, named_recipe
 
     with user_errors_exit():
         _check_recipe(argv)
         # Megatron parses sys.argv; so does every library it hands the command line on to.
         sys.argv = [sys.argv[0], *machine_flags, *expand_blend(expand_recipe(argv))]
         args, superposition = _parse(on_gpu=not machine_flags)
+        recipe, overrides = named_recipe(argv)
+        args.tst_recipe = None if recipe is None else {"name": recipe, "overrides": overrides}
     _train(args, superposition, started)
 
 
@@ -108,12 +110,13 @@ def _train(args: argparse.Namespace, superposition: Any, started: float) -> None
 
     set_startup_timestamps(program_start=started, main_entry=time.time())
     provider = DatasetsProvider(superposition)
+    forward_step = ForwardStep(superposition)
     expert_optimizers.install()
 
     @wraps(pretrain)
     def pretrain_with_hooks(*arguments: Any, **named: Any) -> None:
         # In here, so that a restart inside the process starts with hooks that have seen nothing.
-        install_hooks(args, superposition, provider, started)
+        install_hooks(args, superposition, provider, forward_step, started)
         pretrain(*arguments, **named)
         # Megatron flushes before its last evaluation, which would be lost with the writer's thread.
         if (writer := get_tensorboard_writer()) is not None:
@@ -124,7 +127,7 @@ def _train(args: argparse.Namespace, superposition: Any, started: float) -> None
         pretrain_cfg_container_from_args(args, _model_config(args, superposition)),
         provider,
         ModelType.encoder_or_decoder,
-        ForwardStep(superposition),
+        forward_step,
         store=store,
         get_embedding_ranks=_get_embedding_ranks if args.hybrid_layer_pattern is None else None,
     )

@@ -36,7 +36,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Names of the cells of each round; they are trained at once, by a trainer that writes."""
     rounds: list[list[str]] = []
 
-    def train(root: Path, cells: Sequence[Cell], *others: object) -> bool:
+    def train(root: Path, cells: Sequence[Cell], *others: object, **named: object) -> bool:
         rounds.append([cell.name for cell in cells])
         for cell in cells:
             write_run(root, cell)
@@ -90,5 +90,5 @@ def test_a_run_that_is_half_done_costs_its_other_half(tmp_path: Path, batches) -
 
 
 def test_what_was_cut_off_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "train_cells", lambda *others: False)
+    monkeypatch.setattr(training, "train_cells", lambda *others, **named: False)
     assert within(tmp_path, None) == training.Trained(False, 0.0)

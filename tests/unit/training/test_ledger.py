@@ -6,11 +6,11 @@ import pytest
 from tst_megatron.training import ledger as ledgers
 from tst_megatron.training import ledger_writer
 from tst_megatron.training.ledger import LedgerError, read_ledger
-from tst_megatron.training.ledger_writer import LedgerWriter
+from tst_megatron.training.ledger_writer import LedgerWriter, RunClock
 
 
 def write_run(path: Path, first: int, last: int, started: float = 0.0) -> None:
-    writer = LedgerWriter(path, {"step": first}, started, world_size=2)
+    writer = LedgerWriter(path, {"step": first}, RunClock(path, started), world_size=2)
     for step in range(first + 1, last + 1):
         writer.write("step", {"step": step, "loss": float(step), "positions": step * 10})
         if step % 5 == 0:
@@ -43,12 +43,13 @@ def test_lost_time_still_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     path = tmp_path / "ledger.jsonl"
     now = 1000.0
     monkeypatch.setattr(ledger_writer.time, "time", lambda: now)
-    writer = LedgerWriter(path, {"step": 0}, 1000.0, world_size=1)
+    monkeypatch.setattr(ledger_writer.time, "monotonic", lambda: now)
+    writer = LedgerWriter(path, {"step": 0}, RunClock(path, 1000.0), world_size=1)
     now = 1100.0
     writer.write("step", {"step": 7, "loss": 1.0})
     now = 5010.0
     # Starts again at 5,000 from step 3, having lost four steps.
-    writer = LedgerWriter(path, {"step": 3}, 5000.0, world_size=1)
+    writer = LedgerWriter(path, {"step": 3}, RunClock(path, 5000.0), world_size=1)
     writer.write("step", {"step": 4, "loss": 1.0})
     assert read_ledger(path).steps[-1]["wall_clock_s"] == pytest.approx(110.0)
 
@@ -61,10 +62,9 @@ def test_a_kill_at_any_byte_leaves_a_ledger(tmp_path: Path) -> None:
     for size in range(header_end, len(content) + 1):
         cut.write_bytes(content[:size])
         before = len(read_ledger(cut).steps)
-        assert before == content[:size].count(b'"kind": "step"') - (
-            not content[:size].endswith(b"\n")
-            and b'"kind": "step"' in content[:size].split(b"\n")[-1]
-        )
+        # A line is whole with its closing brace.
+        whole_lines = [text for text in content[:size].split(b"\n") if text.endswith(b"}")]
+        assert before == sum(b'"kind": "step"' in text for text in whole_lines)
         # Goes on from there: the cut line is ended, and what follows is read.
         write_run(cut, before, before + 2)
         assert [line["step"] for line in read_ledger(cut).steps] == list(range(1, before + 3))
@@ -72,7 +72,7 @@ def test_a_kill_at_any_byte_leaves_a_ledger(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_a_number_is_null(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
-    writer = LedgerWriter(path, {"step": 0}, 0.0, world_size=1)
+    writer = LedgerWriter(path, {"step": 0}, RunClock(path, 0.0), world_size=1)
     writer.write("step", {"step": 1, "loss": float("nan"), "grad_norm": float("inf")})
     line = json.loads(path.read_text().splitlines()[-1], parse_constant=pytest.fail)
     assert line["loss"] is None
@@ -81,7 +81,7 @@ def test_a_loss_that_is_not_a_number_is_null(tmp_path: Path) -> None:
 
 def test_lines_reach_the_file_at_once(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
-    writer = LedgerWriter(path, {"step": 0}, 0.0, world_size=1)
+    writer = LedgerWriter(path, {"step": 0}, RunClock(path, 0.0), world_size=1)
     size = path.stat().st_size
     writer.write("step", {"step": 1, "loss": 1.0})
     assert path.stat().st_size > size

@@ -1,0 +1,152 @@
+"""The study of equal loss at the demo's scale: real runs, several seeds, one command.
+
+    python examples/equal-loss-study/study.py --out runs/equal-loss-study
+
+It trains the cells below, two side by side, in an order in which what is done first can be compared
+first. It can be cut off at any point: the same command goes on. A cell whose compressed ledger lies
+in ``--ledgers`` is not trained again.
+"""
+
+import argparse
+import gzip
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from tst_megatron.data import corpus
+from tst_megatron.data.indexing.documents import index_documents
+from tst_megatron.data.manifest import manifest_path
+from tst_megatron.data.tokenizers.training import train_tokenizer
+from tst_megatron.errors import INTERRUPTED_EXIT_CODE, user_errors_exit
+from tst_megatron.files import write_whole
+from tst_megatron.training import recipes
+from tst_megatron.training.cells import Cell, is_done, ledger_of, train_cells
+
+# The text of the standard library is 21.6 M tokens at this vocabulary, so that bags of 8 for a
+# quarter of these steps (19.7 M) read nothing twice; at 512, the demo's, they would.
+VOCAB_SIZE = 384
+STEPS = 14_000
+LONG_STEPS = 21_000
+_FEWEST_DOCUMENTS = 500
+_WARMUP = 200
+_DECAY_SHARE = 0.1  # As the paper's.
+_STEPS_A_VALIDATION = 350
+SEEDS = (1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What sets cells apart but for their seeds."""
+
+    name: str
+    tst_flags: tuple[str, ...] = ()
+    recipe: str = "tiny"
+    steps: int = STEPS
+
+
+def _bags(size: int, share: float, *more: str) -> tuple[str, ...]:
+    return (f"--tst-bag-size={size}", f"--tst-step-ratio={share}", *more)
+
+
+BASELINE = Setting("baseline")
+LONG = Setting("baseline-long", steps=LONG_STEPS)
+S2, S4, S8 = (Setting(f"s{size}-r0.25", _bags(size, 0.25)) for size in (2, 4, 8))
+S4_SHORT, S4_LONG = (Setting(f"s4-r{share}", _bags(4, share)) for share in (0.15, 0.35))
+MOE, MOE_S4 = (
+    Setting("moe-baseline", recipe="tiny-moe-baseline"),
+    Setting("moe-s4-r0.25", _bags(4, 0.25), recipe="tiny-moe-baseline"),
+)
+ONCE = (
+    Setting("s4-r0.25-output", _bags(4, 0.25, "--tst-superpose=output")),
+    # A share at which bags of 16 read no text twice.
+    Setting("s16-r0.12-uniform", _bags(16, 0.12)),
+    Setting("s16-r0.12-power", _bags(16, 0.12, "--tst-bag-weights=power")),
+    Setting("s8-then-s2", ("--tst-schedule=8:0.15,2:0.15",)),
+)
+
+
+def cells_in_order() -> list[tuple[Setting, int]]:
+    """Every setting and seed; a baseline beside each of its rivals, so that they share weather."""
+    order = [(setting, seed) for seed in SEEDS for setting in (BASELINE, S2)]
+    order += [(LONG, SEEDS[0])]
+    order += [(setting, seed) for seed in SEEDS for setting in (S4, S8)]
+    order += [(setting, seed) for seed in SEEDS for setting in (S4_SHORT, S4_LONG)]
+    order += [(setting, SEEDS[0]) for setting in ONCE]
+    order += [(setting, seed) for seed in SEEDS for setting in (MOE, MOE_S4)]
+    return order
+
+
+def cell_of(root: Path, setting: Setting, seed: int) -> Cell:
+    """A setting with a seed, as a run."""
+    data = root / "data"
+    flags = (
+        *recipes.flags(recipes.load(setting.recipe)),
+        f"--tokenizer-model={data / 'tokenizer.model'}",
+        f"--data-path={data / 'corpus'}",
+        f"--data-cache-path={data / 'cache'}",
+        f"--train-iters={setting.steps}",
+        f"--lr-warmup-iters={_WARMUP}",
+        f"--lr-wsd-decay-iters={round(_DECAY_SHARE * setting.steps)}",
+        f"--eval-interval={_STEPS_A_VALIDATION}",
+        f"--save-interval={setting.steps // 10}",
+        f"--seed={seed}",
+        *setting.tst_flags,
+    )
+    return Cell(f"{setting.name}-seed{seed}", flags, setting.steps)
+
+
+def prepare_data(root: Path, console: Console) -> None:
+    """The text of this Python's standard library, its tokenizer and its index."""
+    tokenizer, prefix = root / "data" / "tokenizer.model", root / "data" / "corpus"
+    if manifest_path(prefix).exists():
+        return
+    tokenizer.parent.mkdir(parents=True, exist_ok=True)
+    documents = corpus.at_least(
+        _FEWEST_DOCUMENTS, list(corpus.documents_of(corpus.bundled_files()))
+    )
+    train_tokenizer(documents, tokenizer, VOCAB_SIZE)
+    indexed = index_documents(documents, tokenizer, prefix, console)
+    console.print(f"Indexed {indexed.documents:,} documents, {indexed.tokens:,} tokens.")
+
+
+def keep_ledger(root: Path, cell: Cell, ledgers: Path) -> None:
+    """Put a finished cell's ledger, compressed, where it can be committed."""
+    content = ledger_of(root, cell).read_bytes()
+    write_whole(ledgers / f"{cell.name}.jsonl.gz", gzip.compress(content, mtime=0))
+
+
+def main() -> int:
+    """Train what is not trained yet."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/equal-loss-study"))
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once, a core each (2)")
+    parser.add_argument("--ledgers", type=Path, help="compressed ledgers (default OUT/ledgers)")
+    args = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    console = Console()
+    root = args.out.resolve()
+    ledgers = (args.ledgers or root / "ledgers").resolve()
+    ledgers.mkdir(parents=True, exist_ok=True)
+    prepare_data(root, console)
+    cells = [cell_of(root, setting, seed) for setting, seed in cells_in_order()]
+    waiting = [cell for cell in cells if not (ledgers / f"{cell.name}.jsonl.gz").exists()]
+
+    def keep(cell: Cell) -> None:
+        keep_ledger(root, cell, ledgers)
+
+    for cell in waiting:
+        if is_done(root, cell):
+            keep(cell)
+    finished = train_cells(root, waiting, args.jobs, console, keep)
+    return 0 if finished else INTERRUPTED_EXIT_CODE
+
+
+if __name__ == "__main__":
+    with user_errors_exit():
+        sys.exit(main())

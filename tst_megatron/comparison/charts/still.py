@@ -1,0 +1,162 @@
+"""A chart as a still picture: for paper, for a PNG, and for a page without JavaScript.
+
+Figures are made without pyplot, so nothing global changes.
+"""
+
+import io
+import re
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from tst_megatron.comparison.charts.chart import Arrow, Chart, Dot, Line, Rule
+
+_INK, _SOFT, _GRID = "#1f2328", "#59636e", "#e4e7eb"
+_BAND_OPACITY = 0.18
+_FAINT = 0.45
+_PANEL_INCHES = (6.4, 4.4)
+_PNG_DPI = 130
+_DASHES: dict[str, str | tuple[int, tuple[float, ...]]] = {
+    "solid": "-",
+    "dash": (0, (5, 2)),
+    "dot": (0, (1, 1.5)),
+}
+
+
+def svg(chart: Chart) -> str:
+    """The chart as an ``<svg>`` element: no address in it, the text as text."""
+    figure = Figure(figsize=_PANEL_INCHES, layout="constrained")
+    _draw(figure.add_subplot(), chart)
+    buffer = io.StringIO()
+    # The salt and the missing date make the same runs give the same bytes.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": chart.name}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return _inline(buffer.getvalue(), chart)
+
+
+def png(charts: Sequence[Chart], columns: int) -> bytes:
+    """Charts side by side, in rows of so many, as one PNG with their titles."""
+    width, height = _PANEL_INCHES
+    rows = -(-len(charts) // columns)
+    figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    for number, chart in enumerate(charts, start=1):
+        axes = figure.add_subplot(rows, columns, number)
+        axes.set_title(chart.title, loc="left", pad=18, fontweight="bold", fontsize=11)
+        _draw(axes, chart)
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_PNG_DPI)
+    return buffer.getvalue()
+
+
+def _inline(document: str, chart: Chart) -> str:
+    """An SVG document as an HTML element, which needs no prolog, namespaces or metadata."""
+    element = document[document.index("<svg") :]
+    element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
+    # The names of groups are the same in every picture, and nothing refers to them.
+    element = re.sub(r'<g id="[^"]*"', "<g", element).replace("xlink:href", "href")
+    head, body = element.split(">", 1)
+    view_box = re.search(r'viewBox="[^"]*"', head)
+    return (
+        f'<svg {view_box.group() if view_box else ""} role="img" aria-label="{escape(chart.alt)}">'
+        f"<title>{escape(chart.title)}</title>{body}"
+    )
+
+
+def _draw(axes: Axes, chart: Chart) -> None:
+    for band in chart.bands:
+        axes.fill_between(
+            band.xs, band.lows, band.highs, color=band.colour, alpha=_BAND_OPACITY, linewidth=0
+        )
+    listed: set[str] = set()
+    for line in chart.lines:
+        _draw_line(axes, line, None if line.name in listed else line.name)
+        listed.add(line.name)
+    for dot in chart.dots:
+        _draw_dot(axes, dot)
+    axes.set_xlabel(chart.x_label)
+    axes.set_ylabel(chart.y_label)
+    if chart.x_range is not None:
+        axes.set_xlim(*chart.x_range)
+    if chart.y_range is not None:
+        axes.set_ylim(*chart.y_range)
+    for rule in chart.rules:
+        _draw_rule(axes, rule)
+    for arrow in chart.arrows:
+        _draw_arrow(axes, arrow)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.legend(
+        frameon=False, loc="upper left", bbox_to_anchor=(0.0, -0.14), fontsize=9, borderaxespad=0.0
+    )
+
+
+def _draw_line(axes: Axes, line: Line, label: str | None) -> None:
+    axes.plot(
+        line.xs,
+        line.ys,
+        color=line.colour,
+        linewidth=line.width,
+        linestyle=_DASHES[line.dash],
+        marker="o" if line.marked else None,
+        markersize=3.5,
+        alpha=_FAINT if line.faint else 1.0,
+        zorder=2.0 if line.faint else 3.0,
+        label=label,
+    )
+
+
+def _draw_dot(axes: Axes, dot: Dot) -> None:
+    ends = None
+    if dot.low is not None and dot.high is not None:
+        ends = [[dot.y - dot.low], [dot.high - dot.y]]
+    axes.errorbar(
+        [dot.x], [dot.y], yerr=ends, fmt="D", color=dot.colour, capsize=4, zorder=4, label=dot.name
+    )
+
+
+def _draw_rule(axes: Axes, rule: Rule) -> None:
+    look: dict[str, Any] = {"color": _SOFT, "linewidth": 1.0, "linestyle": ":", "zorder": 1.5}
+    if rule.across == "x":
+        axes.axvline(rule.at, **look)
+        place = "right" if rule.at_foot else "center"
+        transform, at = axes.get_xaxis_transform(), (rule.at, 0.01 if rule.at_foot else 1.01)
+    else:
+        axes.axhline(rule.at, **look)
+        place, transform, at = "left", axes.get_yaxis_transform(), (0.005, rule.at)
+    axes.text(*at, rule.text, transform=transform, ha=place, va="bottom", color=_SOFT, fontsize=9)
+
+
+def _draw_arrow(axes: Axes, arrow: Arrow) -> None:
+    axes.annotate(
+        "",
+        xy=(arrow.end, arrow.y),
+        xytext=(arrow.start, arrow.y),
+        arrowprops={
+            "arrowstyle": "->",
+            "color": _INK,
+            "linewidth": 1.4,
+            "shrinkA": 0,
+            "shrinkB": 0,
+        },
+        zorder=5,
+    )
+    axes.annotate(
+        arrow.text,
+        xy=((arrow.start + arrow.end) / 2, arrow.y),
+        xytext=(0, -6),
+        textcoords="offset points",
+        ha="center",
+        va="top",
+        fontweight="bold",
+        fontsize=9,
+        color=_INK,
+        bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.0},
+        zorder=5,
+    )

@@ -1,0 +1,148 @@
+"""One TST group against the baseline: every figure with its interval.
+
+The one idea: all curves are drawn many times over with their errors (`resampling`), every figure is
+worked out for every copy, and its interval is the middle 95 % of them.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from tst_megatron.comparison.compare_notes import (
+    equal_data_notes,
+    equal_loss_notes,
+    reading_notes,
+    uncertainty,
+)
+from tst_megatron.comparison.equal_budget import equal_data, equal_flops
+from tst_megatron.comparison.equal_loss import along_baseline, at_baseline_final, at_tst_final
+from tst_megatron.comparison.group_curve import group_curve
+from tst_megatron.comparison.paths import Fit, fit_baseline
+from tst_megatron.comparison.resampling import Rows, resample
+from tst_megatron.comparison.result import (
+    Comparison,
+    EqualData,
+    EqualFlops,
+    EqualLoss,
+    Interval,
+    PowerLaw,
+    Saving,
+)
+from tst_megatron.comparison.run import Group
+from tst_megatron.comparison.saving import saving
+
+DRAWS = 2000
+
+
+def compare(
+    baseline: Sequence[Group],
+    tst: Group,
+    confidence: float = 0.95,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Comparison:
+    """Compare a TST group with the baseline's groups.
+
+    Args:
+        baseline: groups of one setting, by length; other settings than the length are not looked
+            at here.
+        tst: the group.
+        confidence: of the intervals, above 0 and below 1.
+        draws: perturbed copies of the curves.
+        seed: of the draws: the same arguments give the same figures.
+
+    Returns:
+        Figures that cannot be told are ``Interval()``; why not is in the notes.
+    """
+    groups = _order(baseline, tst)
+    curves = [curve for curve in map(group_curve, groups) if curve is not None]
+    ours = group_curve(tst)
+    notes = reading_notes((*groups, tst), (*curves, ours))
+    if not curves or ours is None:
+        return _nothing(groups, tst, confidence, notes)
+    drawn = resample(tuple(curves), ours, draws, seed)
+    first, by_length = drawn.baselines[0], _by_length(drawn.baselines)
+    fit = fit_baseline(by_length)
+    at_baseline = at_baseline_final(first, drawn.tst, confidence)
+    headline = at_tst_final(by_length, drawn.tst, fit, confidence)
+    inside = along_baseline(first, drawn.tst, confidence) or along_baseline(
+        by_length[-1], drawn.tst, confidence
+    )
+    if headline.step_ratio.value is None and at_baseline is not None:
+        headline = at_baseline
+        notes.append(
+            "The baseline does not get to TST's final loss, and no power law of its curve says "
+            "when it would: equal loss is taken at the baseline's final loss, which both reached."
+        )
+    data, read_by = equal_data(drawn.baselines, drawn.tst, confidence)
+    notes += equal_loss_notes(headline, fit, first)
+    notes += equal_data_notes(data, read_by, drawn.tst)
+    return Comparison(
+        baseline=groups,
+        tst=tst,
+        equal_loss=headline,
+        equal_loss_along=None if inside is None or inside.where == headline.where else inside,
+        equal_loss_at_baseline=at_baseline,
+        equal_flops=equal_flops(first, drawn.tst, confidence),
+        equal_data=data,
+        saving=saving(first, drawn.tst, confidence),
+        fit=None if fit is None else _power_law(fit),
+        confidence=confidence,
+        uncertainty=uncertainty(drawn),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _order(groups: Sequence[Group], tst: Group) -> tuple[Group, ...]:
+    """By length, but the one of TST's own length, or nearest to it, first."""
+    by_length = sorted(groups, key=lambda group: group.num_steps)
+    if not by_length:
+        return ()
+    nearest = min(by_length, key=lambda group: _apart(group.num_steps, tst.num_steps))
+    return (nearest, *(group for group in by_length if group is not nearest))
+
+
+def _apart(one: int, other: int) -> float:
+    return abs(math.log(max(one, 1) / max(other, 1)))
+
+
+def _by_length(groups: tuple[Rows, ...]) -> tuple[Rows, ...]:
+    """One a length, ascending; of several that end at one step the first counts."""
+    found: dict[float, Rows] = {}
+    for rows in groups:
+        found.setdefault(float(rows.steps[-1]), rows)
+    return tuple(found[length] for length in sorted(found))
+
+
+def _nothing(
+    groups: tuple[Group, ...], tst: Group, confidence: float, notes: list[str]
+) -> Comparison:
+    """Where a side has no final held-out loss."""
+    none = np.array([])
+    return Comparison(
+        baseline=groups,
+        tst=tst,
+        equal_loss=EqualLoss(),
+        equal_loss_along=None,
+        equal_loss_at_baseline=None,
+        equal_flops=EqualFlops(Interval(), None, False, none, none, none, none),
+        equal_data=EqualData(Interval(), None),
+        saving=Saving(none, none, none, none),
+        fit=None,
+        confidence=confidence,
+        uncertainty="There is no figure, so there is no interval.",
+        notes=tuple(notes),
+    )
+
+
+def _power_law(fit: Fit) -> PowerLaw:
+    laws = fit.laws
+    return PowerLaw(
+        float(laws.floors[0]),
+        float(laws.scales[0]),
+        float(laws.exponents[0]),
+        fit.fitted_on,
+        laws.first_step,
+        laws.last_step,
+    )

@@ -1,0 +1,149 @@
+"""What a reader should know of a comparison's figures, a sentence each.
+
+The one idea: a sentence is there only where it applies, and says what that does to the figure.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tst_megatron.comparison.equal_budget import step_of
+from tst_megatron.comparison.equal_loss import BY_LAW
+from tst_megatron.comparison.group_curve import GroupCurve
+from tst_megatron.comparison.paths import Fit
+from tst_megatron.comparison.resampling import Resampled, Rows
+from tst_megatron.comparison.result import EqualData, EqualLoss
+from tst_megatron.comparison.run import Group
+
+
+def reading_notes(groups: Sequence[Group], curves: Sequence[GroupCurve | None]) -> list[str]:
+    """What could not be used of the runs.
+
+    Args:
+        groups: all of them.
+        curves: what they gave; groups without a curve have None or are not among them.
+    """
+    notes = []
+    found = {id(curve.group): curve for curve in curves if curve is not None}
+    for group in groups:
+        for run in group.runs:
+            bad = int((~np.isfinite(run.curve.losses)).sum())
+            if len(run.curve.losses) == 0:
+                notes.append(f"{run.name} has no held-out loss and is left out.")
+            elif not np.isfinite(run.curve.losses[-1]):
+                notes.append(
+                    f"{run.name} ends with a held-out loss that is not a number and is left out: "
+                    "figures are of the runs that did not."
+                )
+            elif bad:
+                notes.append(
+                    f"Held-out losses of {run.name} that are not numbers: {bad}. A loss counts as "
+                    "reached for good only after the last of them."
+                )
+        curve = found.get(id(group))
+        if curve is None:
+            notes.append(f"There is no final held-out loss of {group.name}.")
+        else:
+            notes += _length_notes(group, curve)
+    return notes
+
+
+def equal_loss_notes(headline: EqualLoss, fit: Fit | None, baseline: Rows) -> list[str]:
+    """How the headline's figure of the baseline came about."""
+    notes = []
+    if headline.extrapolated and fit is not None:
+        steps = headline.baseline.steps.value or 0.0
+        notes.append(
+            f"The baseline did not get to TST's final loss: the {steps:,.0f} steps that it would "
+            f"need are extrapolated, by a power law fitted on {fit.fitted_on}."
+        )
+    if headline.where == BY_LAW:
+        notes.append(
+            "The loss that a whole baseline run of another length ends with is the power law's at "
+            "that length, less what the measured run ended below the law: its decay is taken to "
+            "lower the loss as much at every length."
+        )
+    if headline.extrapolated and _decays_all_along(baseline):
+        notes.append(
+            "The baseline's learning rate decays nearly all along, so the law of one run's curve "
+            "is a rough guide to longer runs: run a longer baseline to measure instead."
+        )
+    return notes
+
+
+def equal_data_notes(data: EqualData, baseline: Rows | None, tst: Rows) -> list[str]:
+    """Where in their runs the sides are when they have read as much."""
+    if baseline is None or data.data_tokens is None:
+        return []
+    notes = []
+    for name, rows in (("the baseline", baseline), ("TST", tst)):
+        step = step_of(rows, "data_tokens", data.data_tokens)
+        last = float(rows.steps[-1])
+        if step < (1 - _AT_END) * last:
+            notes.append(
+                f"At equal data tokens {name} is at step {step:,.0f} of {last:,.0f}"
+                f"{_phase(rows, step)}, not at the end of a run of its own."
+            )
+    return notes
+
+
+def uncertainty(drawn: Resampled) -> str:
+    """Where the intervals come from, one sentence."""
+    if not drawn.between_seeds:
+        if not all(rows.curve.error_known for rows in (*drawn.baselines, drawn.tst)):
+            return (
+                "One seed a side, too few evaluations to see their scatter and no standard errors: "
+                "no interval can be told."
+            )
+        return (
+            "One seed a side: intervals come from the error of the evaluations; the spread from "
+            "seed to seed is not in them."
+        )
+    pairs = (
+        "runs of the same seed are compared as pairs"
+        if drawn.paired
+        else "the sides are taken to be independent"
+    )
+    told = (
+        "Intervals come from the spread between seeds, evaluation error included, by a bootstrap "
+        f"widened for the small number of seeds (Student's t); {pairs}"
+    )
+    if drawn.borrowed:
+        told += (
+            f"; {' and '.join(drawn.borrowed)} has one seed and is taken to spread as the other "
+            "runs do"
+        )
+    return f"{told}."
+
+
+# A share of a run that is as good as its end.
+_AT_END = 0.01
+
+
+def _length_notes(group: Group, curve: GroupCurve) -> list[str]:
+    """Runs that ended apart, or before their end."""
+    lasts = [float(run.curve.steps[-1]) for run in curve.runs]
+    if min(lasts) != max(lasts):
+        return [
+            f"The runs of {group.name} end at steps {min(lasts):,.0f} to {max(lasts):,.0f}: they "
+            "are compared up to the first of these."
+        ]
+    if lasts[0] < group.num_steps:
+        return [
+            f"The last evaluation of {group.name} is at step {lasts[0]:,.0f} of "
+            f"{group.num_steps:,}: its final loss is the one there."
+        ]
+    return []
+
+
+def _decays_all_along(rows: Rows) -> bool:
+    start = rows.curve.decay_start
+    return start is not None and start < rows.steps[-1] / 3
+
+
+def _phase(rows: Rows, step: float) -> str:
+    """The superposed stage that a step lies in, in words; nothing for ordinary training."""
+    for phase in rows.curve.runs[0].phases:
+        if phase.first_step <= step <= phase.last_step and phase.bag_size > 1:
+            return f", in its stage of bags of {phase.bag_size}"
+    return ""

@@ -1,0 +1,167 @@
+"""What each side needed to get to one loss.
+
+The one idea: the loss is TST's final one and TST needed its whole run for it, so the fair figure
+of the baseline is a whole run's too: how long a run, with its own decay, would have ended there.
+Inside one run a loss that is met during the decay is met late, by a run not made to end there.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from tst_megatron.comparison.paths import Fit, Path, along, extended, whole_runs
+from tst_megatron.comparison.resampling import Rows, interval
+from tst_megatron.comparison.result import EqualLoss, Interval, Needed
+from tst_megatron.comparison.run import Array
+
+WHOLE_RUNS = "whole runs"
+BY_LAW = "whole runs, by a fitted law"
+ALONG = "along the run"
+STABLE = "inside the stable phase"
+DECAY = "inside the decay"
+
+
+@dataclass(frozen=True)
+class Side:
+    """What a side needed: steps ``[rows]``, and by name the costs of that many."""
+
+    steps: Array
+    cost: Callable[[str], Array]
+
+
+def at_tst_final(
+    groups: tuple[Rows, ...], tst: Rows, fit: Fit | None, confidence: float
+) -> EqualLoss:
+    """The headline: whole runs where that can be told, else along the run.
+
+    Args:
+        groups: of the baseline, one a length, ascending.
+        tst: the TST group.
+        fit: the baseline's law.
+        confidence: of the intervals.
+
+    Returns:
+        Neither reached nor extrapolated, and without figures, where the baseline does not get
+        there and no law says when it would.
+    """
+    path, where = _headline_path(groups, tst.finals, fit)
+    needed = path.crossing(tst.finals)
+    if not np.isfinite(needed[0]):
+        return EqualLoss(loss=interval(tst.finals, confidence), where=where)
+    extrapolated = bool(needed[0] > path.measured)
+    return _equal_loss(
+        tst.finals,
+        Side(needed, lambda name: _paid(groups, name, needed)),
+        _whole(tst),
+        confidence,
+        reached=not extrapolated,
+        extrapolated=extrapolated,
+        whole_runs=len(path.lengths) > 1,
+        where=where,
+    )
+
+
+def along_baseline(baseline: Rows, tst: Rows, confidence: float) -> EqualLoss | None:
+    """At TST's final loss inside one run of the baseline; None if it does not get there."""
+    needed = along(baseline).crossing(tst.finals)
+    if not np.isfinite(needed[0]):
+        return None
+    return _equal_loss(
+        tst.finals,
+        Side(needed, lambda name: baseline.costs_at(name, needed)),
+        _whole(tst),
+        confidence,
+        reached=True,
+        where=where_inside(baseline, needed[0]),
+    )
+
+
+def at_baseline_final(baseline: Rows, tst: Rows, confidence: float) -> EqualLoss | None:
+    """At the baseline's final loss inside TST's run; None if TST ended above it."""
+    needed = along(tst).crossing(baseline.finals)
+    if not np.isfinite(needed[0]):
+        return None
+    return _equal_loss(
+        baseline.finals,
+        _whole(baseline),
+        Side(needed, lambda name: tst.costs_at(name, needed)),
+        confidence,
+        reached=False,
+        where=where_inside(tst, needed[0]),
+    )
+
+
+def where_inside(rows: Rows, step: float) -> str:
+    """In which part of its run a step lies, in words."""
+    start = rows.curve.decay_start
+    if rows.curve.runs[0].decay_start is None:
+        return ALONG
+    return STABLE if start is None or step <= start else DECAY
+
+
+def _headline_path(groups: tuple[Rows, ...], levels: Array, fit: Fit | None) -> tuple[Path, str]:
+    """The path on which the headline is read, and what it is called."""
+    laws = None if fit is None else fit.laws
+    decays = any(rows.curve.decay_start is not None for rows in groups)
+    path = None
+    if len(groups) > 1 or (laws is not None and decays):
+        path = whole_runs(groups, laws)
+    # A loss above all of it says only that it was met before: along the run it is known when.
+    if path is not None and path.losses[0, 0] > levels[0]:
+        step = path.crossing(levels)[0]
+        bracketed = len(groups) > 1 and path.lengths[0] <= step <= path.lengths[-1]
+        return path, WHOLE_RUNS if bracketed else BY_LAW
+    first = groups[0] if path is not None else groups[-1]
+    path = extended(first, laws) if path is None and laws is not None else along(first)
+    return path, where_inside(first, min(path.crossing(levels)[0], float(first.steps[-1])))
+
+
+def _paid(groups: tuple[Rows, ...], name: str, steps: Array) -> Array:
+    """Costs ``[rows]`` of so many steps: of the shortest group that ran as long, else the longest.
+
+    Beyond the longest, at its mean cost of a step.
+    """
+    lengths = [rows.steps[-1] for rows in groups]
+    group = np.minimum(np.searchsorted(lengths, steps), len(groups) - 1)
+    costs = np.array([rows.costs_at(name, steps) for rows in groups])
+    return costs[group, np.arange(len(steps))]
+
+
+def _whole(rows: Rows) -> Side:
+    ends = np.full(len(rows.losses), rows.steps[-1])
+    return Side(ends, lambda name: rows.costs_at(name, ends))
+
+
+def _equal_loss(
+    levels: Array, baseline: Side, tst: Side, confidence: float, **told: bool | str
+) -> EqualLoss:
+    """Figures of both sides and their ratios, row by row."""
+
+    def ratio(theirs: Array, ours: Array) -> Interval:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            rows = np.where(ours > 0, theirs / ours, np.nan)
+        # Where TST does not get there, how much less the baseline needs has no bound.
+        return interval(np.where(np.isinf(ours), -np.inf, rows), confidence)
+
+    def costs(name: str) -> tuple[Array, Array]:
+        return baseline.cost(name), tst.cost(name)
+
+    return EqualLoss(
+        loss=interval(levels, confidence),
+        step_ratio=ratio(baseline.steps, tst.steps),
+        flops_ratio=ratio(*costs("flops")),
+        wall_clock_ratio=ratio(*costs("wall_clock_s")),
+        gpu_hours_ratio=ratio(*costs("gpu_hours")),
+        baseline=_needed(baseline, confidence),
+        tst=_needed(tst, confidence),
+        **told,  # type: ignore[arg-type]  # names of EqualLoss, given above
+    )
+
+
+def _needed(side: Side, confidence: float) -> Needed:
+    names = ("flops", "wall_clock_s", "gpu_hours", "data_tokens")
+    return Needed(
+        interval(side.steps, confidence),
+        **{name: interval(side.cost(name), confidence) for name in names},
+    )

@@ -1,0 +1,60 @@
+"""From paths to what a report shows.
+
+The steps it takes: read the runs, group each side by equal settings, ask whether the sides may be
+compared, compare every TST group, and put the best one first.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from tst_megatron.comparison.comparable import notes_on, reasons_against
+from tst_megatron.comparison.compare import compare
+from tst_megatron.comparison.findings import Findings, Prices
+from tst_megatron.comparison.groups import group
+from tst_megatron.comparison.inputs import read_runs
+from tst_megatron.comparison.result import Comparison
+from tst_megatron.comparison.tables import final_loss
+from tst_megatron.errors import UserError
+
+
+def find(
+    baseline: Sequence[Path],
+    tst: Sequence[Path],
+    confidence: float,
+    force: bool,
+    prices: Prices,
+) -> Findings:
+    """Compare the runs at some paths.
+
+    Args:
+        baseline: of ordinary runs.
+        tst: of superposed runs.
+        confidence: of the intervals.
+        force: compare also where it means nothing; the findings then say why it does not.
+        prices: for energy and cost.
+
+    Raises:
+        UserError: a run cannot be read, or the sides should not be compared.
+    """
+    ours, theirs = group(read_runs(tst), "TST"), group(read_runs(baseline), "baseline")
+    reasons = reasons_against(theirs, ours)
+    if reasons and not force:
+        raise UserError(
+            f"{'; '.join(reasons)}: give runs that differ in superposition alone, or --force"
+        )
+    comparisons = sorted((compare(theirs, one, confidence=confidence) for one in ours), key=_rank)
+    return Findings(
+        baseline=comparisons[0].baseline,
+        tst=tuple(one.tst for one in comparisons),
+        comparisons=tuple(comparisons),
+        reasons=tuple(reasons),
+        notes=tuple(notes_on(theirs, ours)),
+        prices=prices,
+    )
+
+
+def _rank(comparison: Comparison) -> float:
+    """By TST's final held-out loss; groups without one come last."""
+    loss = final_loss(comparison.tst)
+    return math.inf if loss is None else loss

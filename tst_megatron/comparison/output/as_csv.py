@@ -1,0 +1,89 @@
+"""The evaluations and the figures as CSV, long form, for a spreadsheet or a notebook."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tst_megatron.comparison.findings import Findings
+from tst_megatron.comparison.result import Comparison, EqualLoss, Interval, Needed
+from tst_megatron.comparison.run import Curve
+
+_CURVE_FIELDS = ("steps", "positions", "data_tokens", "flops", "wall_clock_s", "gpu_hours")
+_RATIOS = ("step_ratio", "flops_ratio", "wall_clock_ratio", "gpu_hours_ratio")
+
+
+def evaluations_csv(findings: Findings) -> str:
+    """A row an evaluation of every run."""
+    head = ("side", "group", "run", "seed", *_CURVE_FIELDS, "loss", "stderr")
+    rows = [
+        (side, group.name, run.name, run.header.get("seed"), *row)
+        for side, groups in (("baseline", findings.baseline), ("tst", findings.tst))
+        for group in groups
+        for run in group.runs
+        for row in _evaluations(run.curve)
+    ]
+    return _written(head, rows)
+
+
+def comparisons_csv(findings: Findings) -> str:
+    """A row a figure of every TST group, with what has to stand beside it."""
+    head = (
+        "tst_group", "section", "figure", "value", "low", "high", "where", "extrapolated",
+        "no_difference_shown",
+    )  # fmt: skip
+    rows = [(one.tst.name, *row) for one in findings.comparisons for row in _figures(one)]
+    return _written(head, rows)
+
+
+def _figures(one: Comparison) -> Iterator[tuple[Any, ...]]:
+    for section in ("equal_loss", "equal_loss_along", "equal_loss_at_baseline"):
+        equal: EqualLoss | None = getattr(one, section)
+        if equal is None:
+            continue
+        beside = (equal.where, equal.extrapolated)
+        yield (section, "loss", *_ends(equal.loss), equal.where, False, "")
+        for name in _RATIOS:
+            found: Interval = getattr(equal, name)
+            yield (section, name, *_ends(found), *beside, _shows_none(found, 1))
+        # Only the baseline's are extrapolated.
+        for side, needed, extrapolated in (
+            ("baseline", equal.baseline, equal.extrapolated),
+            ("tst", equal.tst, False),
+        ):
+            for name, found in _needed(needed):
+                yield (section, f"{side}_{name}", *_ends(found), equal.where, extrapolated, "")
+    flops, data = one.equal_flops.loss_difference, one.equal_data.loss_difference
+    at_flops = f"{one.equal_flops.flops} FLOPs"
+    at_data = f"{one.equal_data.data_tokens} data tokens"
+    for section, found, where in (("equal_flops", flops, at_flops), ("equal_data", data, at_data)):
+        none_shown = _shows_none(found, 0)
+        yield (section, "loss_difference", *_ends(found), where, False, none_shown)
+
+
+def _evaluations(curve: Curve) -> Iterator[tuple[float | None, ...]]:
+    columns = [getattr(curve, field) for field in (*_CURVE_FIELDS, "losses", "stderrs")]
+    for row in zip(*(column.tolist() for column in columns), strict=True):
+        yield tuple(value if np.isfinite(value) else None for value in row)
+
+
+def _needed(needed: Needed) -> Iterator[tuple[str, Interval]]:
+    yield from vars(needed).items()
+
+
+def _ends(found: Interval) -> tuple[float | None, float | None, float | None]:
+    return found.value, found.low, found.high
+
+
+def _shows_none(found: Interval, nothing: float) -> bool | str:
+    return "" if found.value is None else found.holds(nothing)
+
+
+def _written(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(rows)
+    return file.getvalue()

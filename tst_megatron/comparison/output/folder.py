@@ -1,0 +1,65 @@
+"""A report's folder: the page, the figures as JSON and CSV, two pictures."""
+
+import json
+from pathlib import Path
+
+from tst_megatron.comparison.charts import still
+from tst_megatron.comparison.charts.amounts import DATA_TOKENS, FLOPS, GPU_HOURS, STEPS
+from tst_megatron.comparison.charts.chart import Chart
+from tst_megatron.comparison.charts.logged import logged_charts
+from tst_megatron.comparison.charts.loss import loss_chart
+from tst_megatron.comparison.charts.saving import difference_chart, saving_chart
+from tst_megatron.comparison.charts.switch import switch_chart
+from tst_megatron.comparison.findings import Findings
+from tst_megatron.comparison.output.as_csv import comparisons_csv, evaluations_csv
+from tst_megatron.comparison.output.as_json import as_json
+from tst_megatron.comparison.output.page import page
+from tst_megatron.files import write_whole
+
+_COLUMNS = 2
+
+
+def write_folder(out: Path, findings: Findings) -> None:
+    """Write every file of a report, each whole or not at all.
+
+    Args:
+        out: directory, made if it is not there.
+        findings: what to show.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / "report.json", json_text(findings))
+    write_whole(out / "evaluations.csv", evaluations_csv(findings))
+    write_whole(out / "comparisons.csv", comparisons_csv(findings))
+    write_page(out, findings)
+
+
+def write_page(out: Path, findings: Findings) -> None:
+    """Write the page and the pictures beside it.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    charts = charts_of(findings)
+    losses = [chart for chart in charts if chart.name.startswith("loss") or chart.name == "switch"]
+    savings = [chart for chart in charts if chart.name in ("saving", "difference")]
+    for path, pictured in ((out / "loss.png", losses), (out / "saving.png", savings)):
+        if pictured:
+            write_whole(path, still.png(pictured, columns=min(len(pictured), _COLUMNS)))
+    write_whole(out / "report.html", page(findings, charts))
+
+
+def charts_of(findings: Findings) -> list[Chart]:
+    """Every chart of a report that there is something to draw in."""
+    losses = [loss_chart(findings, amount) for amount in (GPU_HOURS, FLOPS, DATA_TOKENS)]
+    if not any(losses):
+        losses = [loss_chart(findings, STEPS)]
+    others = [switch_chart(findings), saving_chart(findings), difference_chart(findings)]
+    return [chart for chart in (*losses, *others, *logged_charts(findings)) if chart is not None]
+
+
+def json_text(findings: Findings) -> str:
+    """The figures as strict JSON."""
+    return json.dumps(as_json(findings), indent=2, allow_nan=False, ensure_ascii=False) + "\n"

@@ -1,0 +1,134 @@
+"""A comparison in words, for the page, the terminal and the charts alike.
+
+The one idea: what is said follows from the figures and their intervals alone, the same words for a
+win, a loss and a draw; and an extrapolated figure never stands without that word.
+"""
+
+from tst_megatron.comparison import formats
+from tst_megatron.comparison.charts.amounts import FLOPS, GPU_HOURS, STEPS, WALL_CLOCK, Amount
+from tst_megatron.comparison.findings import Findings
+from tst_megatron.comparison.result import Comparison, EqualLoss, Interval
+
+NO_DIFFERENCE = "no difference shown"
+EXTRAPOLATED = "extrapolated"
+# What the headline is about: the first of these that both sides logged.
+_IN_ORDER = (GPU_HOURS, WALL_CLOCK, FLOPS, STEPS)
+
+
+def headline(comparison: Comparison) -> str:
+    """The result in two sentences: at equal loss, then at equal FLOPs."""
+    sentences = (_equal_loss(comparison), _equal_flops(comparison))
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def arrow_text(equal: EqualLoss, amount: Amount) -> str:
+    """As ``1.35× fewer GPU hours``, and on a second line what has to stand beside it."""
+    found = amount.ratio(equal)
+    if found.value is None:
+        return ""
+    first = _times(found.value, amount)
+    if found.holds(1):
+        first = f"{amount.label}: {formats.ratio(found.value)}"
+    beside = remark(found, 1, equal.extrapolated)
+    return f"{first}\n{beside}" if beside else first
+
+
+def remark(interval: Interval, nothing: float, extrapolated: bool = False) -> str:
+    """What has to stand beside a figure.
+
+    Args:
+        interval: the figure.
+        nothing: what it is where the sides do not differ: 1 of a ratio, 0 of a difference.
+        extrapolated: it rests on a fit beyond what was run.
+    """
+    if interval.value is None:
+        return ""
+    words = [NO_DIFFERENCE] if interval.holds(nothing) else []
+    return ", ".join([*words, *([EXTRAPOLATED] if extrapolated else [])])
+
+
+def _times(value: float, amount: Amount) -> str:
+    if value >= 1:
+        return f"{formats.ratio(value)} {amount.less} {amount.label}"
+    return f"{formats.ratio(1 / value)} more {amount.label}"
+
+
+def _equal_loss(comparison: Comparison) -> str:
+    equal = comparison.equal_loss
+    if equal.loss.value is None:
+        return "There is no comparison yet: a side has no held-out loss."
+    level = f"a held-out loss of {formats.loss(equal.loss.value)}"
+    amount = next((one for one in _IN_ORDER if one.ratio(equal).value is not None), None)
+    if amount is None:
+        return f"The baseline did not get to {level}, which TST ended at."
+    found = amount.ratio(equal)
+    beside = [_interval(comparison, formats.ratio_range(found)), equal.where]
+    if equal.extrapolated:
+        beside += [f"{EXTRAPOLATED}, as the baseline did not get there"]
+    if found.holds(1):
+        what = f"{_capital(NO_DIFFERENCE)} in {amount.label} to {level}: "
+        return f"{what}the baseline's over TST's is {_number(found)} ({'; '.join(beside)})."
+    what = f"TST got to {level} with {_times(found.value or 1, amount)} than the baseline"
+    return f"{what} (ratio {_number(found)}, {'; '.join(beside)})."
+
+
+def _equal_flops(comparison: Comparison) -> str:
+    found = comparison.equal_flops.loss_difference
+    if found.value is None:
+        return ""
+    where = "At equal FLOPs" if comparison.equal_flops.at_end else "At the largest equal FLOPs"
+    ends = _interval(comparison, formats.difference_range(found))
+    interval = f"{formats.signed(found.value)} nats, {ends}"
+    if found.holds(0):
+        return f"{where} there is {NO_DIFFERENCE} in the held-out loss ({interval})."
+    side = "lower" if found.value < 0 else "higher"
+    return f"{where} TST's held-out loss is {side} ({interval})."
+
+
+def _interval(comparison: Comparison, ends: str) -> str:
+    rate = formats.percent(comparison.confidence)
+    return f"no {rate} interval" if ends == formats.NO_RANGE else f"{rate} interval {ends}"
+
+
+def _number(found: Interval) -> str:
+    return formats.ratio(found.value).removesuffix("×")
+
+
+def _capital(words: str) -> str:
+    return words[0].upper() + words[1:]
+
+
+def warnings(findings: Findings) -> list[str]:
+    """What has to be read before any figure: that the comparison was forced, and why."""
+    if not findings.reasons:
+        return []
+    return [f"Forced: this comparison would be refused, since {'; '.join(findings.reasons)}."]
+
+
+def between(findings: Findings) -> str:
+    """Which two groups the headline is of; nothing where there is no comparison."""
+    if not findings.comparisons:
+        return ""
+    best = findings.comparisons[0]
+    others = len(findings.comparisons) - 1
+    first = f", the lowest of {others + 1} TST groups," if others else ""
+    return f"{best.tst.name}{first} against {best.baseline[0].name}"
+
+
+def first_sentences(findings: Findings) -> str:
+    """The headline; without a comparison, why there is none."""
+    if findings.comparisons:
+        return headline(findings.comparisons[0])
+    sides = (("the baseline", findings.baseline), ("TST", findings.tst))
+    missing = " or of ".join(name for name, groups in sides if not groups)
+    return f"There is no comparison yet: there is no run of {missing}."
+
+
+def notes(findings: Findings) -> list[str]:
+    """Everything a reader should know, each once."""
+    every = [*findings.notes]
+    for one in findings.comparisons:
+        every += [one.uncertainty, *one.notes]
+    runs = [run for group in (*findings.baseline, *findings.tst) for run in group.runs]
+    every += [f"{run.name}: {note}" for run in runs for note in run.notes]
+    return list(dict.fromkeys(every))

@@ -1,0 +1,253 @@
+"""The tables of a comparison as text cells, for the page and the terminal alike.
+
+The one idea: a row holds a figure with everything that has to stand beside it, so no reader of one
+row can miss that it is extrapolated or that no difference is shown.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from tst_megatron.comparison import formats
+from tst_megatron.comparison.charts.amounts import (
+    DATA_TOKENS,
+    FLOPS,
+    GPU_HOURS,
+    STEPS,
+    WALL_CLOCK,
+    Amount,
+)
+from tst_megatron.comparison.findings import Findings, Prices
+from tst_megatron.comparison.result import Comparison, EqualLoss, Interval
+from tst_megatron.comparison.run import Array, Group, Run
+from tst_megatron.comparison.sentences import EXTRAPOLATED, remark
+from tst_megatron.comparison.settings import compare_settings
+
+_SHOWN = (
+    (STEPS, formats.count),
+    (FLOPS, formats.flops),
+    (WALL_CLOCK, formats.duration),
+    (GPU_HOURS, formats.amount),
+    (DATA_TOKENS, formats.count),
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text in cells.
+
+    Attributes:
+        title: what it shows.
+        columns: their heads; the first column is text, and so are those of `words`.
+        rows: as many cells each.
+        words: which columns besides the first hold words, not figures.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words: frozenset[int] = frozenset()
+
+    def is_text(self, column: int) -> bool:
+        """Whether a column, counted from 0, reads from the left."""
+        return column == 0 or column in self.words
+
+
+def tables_of(findings: Findings) -> list[Table]:
+    """Every table of a report but for the settings: the best TST group's, then all groups'."""
+    if not findings.comparisons:
+        return [runs_table(findings)]
+    best = findings.comparisons[0]
+    return [
+        *_equal_loss_tables(best, findings.prices),
+        loss_table(best),
+        *([groups_table(findings)] if len(findings.comparisons) > 1 else []),
+        runs_table(findings),
+    ]
+
+
+def _equal_loss_tables(comparison: Comparison, prices: Prices) -> Iterator[Table]:
+    at_tst, at_baseline = "TST's final loss", "the baseline's final loss"
+    # Where nothing else can be told, the headline is taken at the baseline's.
+    other = comparison.equal_loss_at_baseline
+    first = at_baseline if comparison.equal_loss == other else at_tst
+    named = (
+        (first, comparison.equal_loss),
+        (at_tst, comparison.equal_loss_along),
+        (at_baseline, None if first == at_baseline else other),
+    )
+    for which, equal in named:
+        if equal is not None and equal.loss.value is not None:
+            yield equal_loss_table(equal, which, comparison.confidence, prices)
+
+
+def equal_loss_table(equal: EqualLoss, which: str, confidence: float, prices: Prices) -> Table:
+    """What both sides needed to get to a loss."""
+    words = [which, equal.where, *([EXTRAPOLATED] if equal.extrapolated else [])]
+    words += ["not reached by the baseline"] if equal.step_ratio.value is None else []
+    rows = [_needed_row(equal, amount, show) for amount, show in _SHOWN]
+    rows += [
+        _priced_row(equal, label, price)
+        for label, price in (("Energy, kWh", prices.energy_kwh), ("Cost", prices.cost))
+    ]
+    return Table(
+        f"At equal loss {formats.loss(equal.loss.value)}: {', '.join(words)} "
+        f"(intervals: {formats.percent(confidence)})",
+        ("", "baseline", "TST", "ratio", "interval", ""),
+        tuple(row for row in rows if set(row[1:3]) != {formats.UNKNOWN}),
+        frozenset({5}),
+    )
+
+
+def loss_table(comparison: Comparison) -> Table:
+    """The loss differences at equal FLOPs and at equal data."""
+    flops, data = comparison.equal_flops, comparison.equal_data
+    end = " (end)" if flops.at_end else ""
+    rows = (
+        ("Equal FLOPs", flops.loss_difference, f"{formats.flops(flops.flops)}{end}"),
+        ("Equal data tokens", data.loss_difference, formats.count(data.data_tokens)),
+    )
+    return Table(
+        "Held-out loss, TST − baseline, nats a token: below 0, TST is ahead "
+        f"(intervals: {formats.percent(comparison.confidence)})",
+        ("", "difference", "interval", "at", ""),
+        tuple(
+            (
+                label,
+                formats.signed(found.value),
+                formats.difference_range(found),
+                place,
+                remark(found, 0),
+            )
+            for label, found, place in rows
+        ),
+        frozenset({3, 4}),
+    )
+
+
+def groups_table(findings: Findings) -> Table:
+    """Every TST group in a row."""
+    rows = []
+    for one in findings.comparisons:
+        equal = one.equal_loss
+        found = GPU_HOURS.ratio(equal)
+        rows.append(
+            (
+                one.tst.name,
+                formats.loss(equal.loss.value),
+                _with_range(one.equal_flops.loss_difference, 0),
+                _with_range(found, 1),
+                remark(found, 1, equal.extrapolated),
+            )
+        )
+    return Table(
+        "Every TST group, the lowest final loss first",
+        ("TST group", "final loss", "at equal FLOPs, nats", "GPU hours ratio", ""),
+        tuple(rows),
+        frozenset({4}),
+    )
+
+
+def runs_table(findings: Findings) -> Table:
+    """Every run in a row: what it took, and where it ended."""
+    rows = [
+        (run.name, *_used(run))
+        for group in (*findings.baseline, *findings.tst)
+        for run in group.runs
+    ]
+    return Table(
+        "Runs",
+        ("run", "seed", "steps", "tokens", "GPU hours", "other time", "final loss"),
+        tuple(rows),
+    )
+
+
+def settings_tables(findings: Findings) -> list[Table]:
+    """What a run of the baseline and one of the best TST group share, and where they differ."""
+    sides = (findings.baseline, findings.tst)
+    baseline, tst = (groups[0].runs[0] if groups else None for groups in sides)
+    found = compare_settings(baseline, tst)
+    names = [run.name for run in (baseline, tst) if run is not None]
+    return [
+        Table(
+            f"Settings that differ: {' and '.join(names)}",
+            ("setting", "baseline", "TST"),
+            found.differing or (("none", "", ""),),
+            frozenset({1, 2}),
+        ),
+        Table("The main settings they share", ("setting", ""), found.shared, frozenset({1})),
+    ]
+
+
+def final_loss(group: Group) -> float | None:
+    """Mean of the last held-out losses of a group's runs; None without one."""
+    ends = [loss for run in group.runs if (loss := last(run.curve.losses)) is not None]
+    return float(np.mean(ends)) if ends else None
+
+
+def last(values: Array) -> float | None:
+    """The last of a run's values that is a number."""
+    known = values[np.isfinite(values)]
+    return float(known[-1]) if known.size else None
+
+
+def latest(run: Run, field: str) -> float | None:
+    """How much of something a run had used when it last told."""
+    ends = [last(getattr(run.curve, field)), last(getattr(run.steps, field))]
+    known = [end for end in ends if end is not None]
+    return max(known, default=None)
+
+
+def share_of_other_time(run: Run) -> float | None:
+    """Seconds of everything but computation over all seconds; None where they were not logged."""
+    compute, other = np.nansum(run.steps.compute_s), np.nansum(run.steps.other_s)
+    return float(other / (compute + other)) if compute + other > 0 else None
+
+
+def _used(run: Run) -> tuple[str, ...]:
+    share = share_of_other_time(run)
+    seed = run.header.get("seed")
+    loss, error = last(run.curve.losses), last(run.curve.stderrs)
+    return (
+        formats.UNKNOWN if seed is None else str(seed),
+        formats.count(latest(run, "steps")),
+        formats.count(latest(run, "data_tokens")),
+        formats.amount(latest(run, "gpu_hours")),
+        formats.UNKNOWN if share is None else f"{share:.1%}",
+        formats.loss(loss) + ("" if error is None else f" ± {error:.3f}"),
+    )
+
+
+def _needed_row(
+    equal: EqualLoss, amount: Amount, show: Callable[[float | None], str]
+) -> tuple[str, ...]:
+    baseline, tst = (show(needed) for needed in amount.needed(equal))
+    label = f"{amount.label[0].upper()}{amount.label[1:]}"
+    return _row(label, (baseline, tst), amount.ratio(equal), equal)
+
+
+def _priced_row(
+    equal: EqualLoss, label: str, price: Callable[[Interval], Interval]
+) -> tuple[str, ...]:
+    both = (price(side.gpu_hours).value for side in (equal.baseline, equal.tst))
+    baseline, tst = (formats.amount(priced) for priced in both)
+    return _row(label, (baseline, tst), equal.gpu_hours_ratio, equal)
+
+
+def _row(label: str, needed: tuple[str, str], found: Interval, equal: EqualLoss) -> tuple[str, ...]:
+    return (
+        label,
+        *needed,
+        formats.ratio(found.value),
+        formats.ratio_range(found),
+        remark(found, 1, equal.extrapolated),
+    )
+
+
+def _with_range(found: Interval, nothing: float) -> str:
+    if found.value is None:
+        return formats.UNKNOWN
+    if nothing:
+        return f"{formats.ratio(found.value)} ({formats.ratio_range(found)})"
+    return f"{formats.signed(found.value)} ({formats.difference_range(found)})"

@@ -1,0 +1,215 @@
+"""The lines of a ledger file: checked objects with their numbers, whole lines only.
+
+The one idea: what a kill, a power cut or a copy leaves of a line is told from what was never a line
+of a ledger. A line that is no JSON can only be a cut one where the file ends or where a start of
+the run follows; whatever else does not fit is the user's to look at.
+"""
+
+import json
+import math
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from tst_megatron.errors import UserError
+
+SCHEMA_VERSION = 2
+"""Of the ledgers that are written; 1 had no standard errors and fewer facts in its header."""
+
+_SCHEMAS = (1, SCHEMA_VERSION)
+_LOST = b"\0 \t\r"
+_GZIP = b"\x1f\x8b"
+_GZIP_WINDOW = 31  # As zlib has it: 15 bits, with gzip's own header and trailer.
+PROGRESS = ("wall_clock_s", "gpu_hours", "positions", "data_tokens", "flops")
+"""What every line but a header tells, as far as it is known."""
+_NUMBERS = {
+    "header": ("started_at", "world_size"),
+    "step": (
+        *PROGRESS,
+        "samples",
+        "stage",
+        "bag_size",
+        "loss",
+        "learning_rate",
+        "grad_norm",
+        "compute_s",
+        "other_s",
+        "data_wait_s",
+        "evaluation_s",
+        "checkpoint_s",
+        "startup_s",
+    ),
+    "validation": (
+        *PROGRESS,
+        "next_token_loss",
+        "next_token_loss_stderr",
+        "bag_loss",
+        "bag_loss_stderr",
+    ),
+}
+_MAPPINGS = {
+    "header": (
+        "flags",
+        "git",
+        "layout",
+        "parameters",
+        "recipe",
+        "superposition",
+        "tokenizer",
+        "versions",
+    ),
+    "step": ("extras",),
+    "validation": (),
+}
+
+
+class LedgerError(UserError):
+    """A ledger that cannot be read; the message names file and line."""
+
+
+class Line(NamedTuple):
+    """A whole line: its number, counted from 1, and its fields; what is not finite is None."""
+
+    number: int
+    fields: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """``header``, ``step`` or ``validation``."""
+        return str(self.fields["kind"])
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps."""
+        return int(self.fields["step"])
+
+
+def read_lines(path: Path) -> tuple[list[Line], list[int]]:
+    """Read a file, compressed or not.
+
+    Returns:
+        The lines, and the numbers of those that a kill cut short.
+
+    Raises:
+        LedgerError: the file cannot be read, or a line is not one of a ledger.
+    """
+    texts = _content(path).split(b"\n")
+    lines: list[Line] = []
+    cut: list[int] = []
+    for number, text in enumerate(texts, start=1):
+        if not text.strip():
+            continue
+        value = _json(text)
+        if value is None and _may_be_cut(text):
+            cut.append(number)
+            continue
+        line = Line(number, _checked(path, number, value))
+        if cut and cut[-1] > (lines[-1].number if lines else 0) and line.kind != "header":
+            raise LedgerError(f"{path}, line {cut[-1]}: not a line of a ledger, so take it out")
+        lines.append(line)
+    return lines, cut
+
+
+def _content(path: Path) -> bytes:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise LedgerError(f"{path} cannot be read: {error.strerror}") from None
+    if not raw.startswith(_GZIP):
+        return raw
+    try:
+        return b"".join(_decompressed(raw))
+    except zlib.error as error:
+        raise LedgerError(f"{path} cannot be decompressed: {error}") from None
+
+
+def _decompressed(raw: bytes) -> Iterator[bytes]:
+    """What there is of it: a file that was cut short ends early."""
+    while raw:
+        member = zlib.decompressobj(_GZIP_WINDOW)
+        yield member.decompress(raw)
+        raw = member.unused_data
+
+
+def _may_be_cut(text: bytes) -> bool:
+    """Whether it is the start of an object, or what a file system leaves of one: zeros."""
+    kept = text.strip(_LOST)
+    return not kept or kept.startswith(b"{")
+
+
+def _json(text: bytes) -> Any | None:
+    """The value of a line; None of one that is no JSON."""
+    try:
+        return orjson.loads(text)
+    except ValueError:
+        pass
+    try:
+        # Python's own is slower and knows NaN and Infinity.
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _checked(path: Path, number: int, value: Any) -> dict[str, Any]:
+    """The fields of a line, each known one of its type or None.
+
+    Raises:
+        LedgerError: it is not a line of a ledger.
+    """
+    where = f"{path}, line {number}"
+    if not isinstance(value, dict) or value.get("kind") not in _NUMBERS:
+        raise LedgerError(f"{where}: not a line of a ledger, so take it out")
+    step = value.get("step")
+    if isinstance(step, float) and step.is_integer():
+        step = value["step"] = int(step)
+    if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+        raise LedgerError(f'{where}: its "step" is {_shown(step)} and must be a count of steps')
+    _check_numbers(where, value, _NUMBERS[value["kind"]])
+    for name in _MAPPINGS[value["kind"]]:
+        if not isinstance(value.get(name), dict | None):
+            raise LedgerError(f'{where}: its "{name}" is {_shown(value[name])} and must be a table')
+    if value["kind"] == "header":
+        _check_header(where, value)
+    elif value.get("extras"):
+        _check_numbers(where, value["extras"], value["extras"])
+    return value
+
+
+def _check_numbers(where: str, fields: dict[str, Any], names: Iterable[str]) -> None:
+    for name in names:
+        number = fields.get(name)
+        if isinstance(number, float):
+            if not math.isfinite(number):
+                fields[name] = None
+        elif type(number) is not int and number is not None:
+            raise LedgerError(f'{where}: its "{name}" is {_shown(number)} and must be a number')
+
+
+def _check_header(where: str, header: Mapping[str, Any]) -> None:
+    schema = header.get("schema_version", _SCHEMAS[0])
+    if schema not in _SCHEMAS:
+        raise LedgerError(
+            f"{where}: a ledger of schema {_shown(schema)}, and this tst-megatron reads schemas "
+            f"{_SCHEMAS[0]} to {_SCHEMAS[-1]}: read it with the tst-megatron that wrote it"
+        )
+    stages = (header.get("superposition") or {}).get("stages", [])
+    if not isinstance(stages, list) or not all(map(_is_stage, stages)):
+        raise LedgerError(
+            f'{where}: its "stages" are {_shown(stages)} and must be a list of [bag size, samples]'
+        )
+
+
+def _is_stage(stage: Any) -> bool:
+    return (
+        isinstance(stage, list)
+        and len(stage) == 2
+        and all(type(number) is int and number > 0 for number in stage)
+    )
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,59 @@
+"""Parameters of the whole model, counted on the models that the ranks hold.
+
+The one idea: Megatron marks what is split (``tensor_model_parallel``) and, where experts are, what
+is theirs (``allreduce``), so each rank knows of what its numbers are a part.
+"""
+
+import argparse
+from typing import Any
+
+import torch
+from megatron.core import mpu
+from megatron.core.utils import get_attr_wrapped_model
+
+
+def count_parameters(args: argparse.Namespace, model: list[Any]) -> dict[str, int] | None:
+    """Count the model; one all-reduce of ``[2]`` int64 over the pipeline-parallel group.
+
+    Args:
+        args: Megatron's validated arguments.
+        model: this rank's model chunks, wrapped for data parallelism or not.
+
+    Returns:
+        ``total``, and ``active``: those that work on one position, which are the experts it goes
+        to, the LM head, and not the input embedding. None where parameters are cut up otherwise
+        (Megatron-FSDP).
+    """
+    if args.use_megatron_fsdp:
+        return None
+    total = active = 0
+    for chunk in model:
+        pre_process = get_attr_wrapped_model(chunk, "pre_process")
+        for name, parameter in chunk.named_parameters():
+            number = parameter.numel() * _copies(args, parameter)
+            is_embedding = "embedding." in name
+            is_head = "output_layer." in name
+            tied = not args.untie_embeddings_and_output_weights
+            # A tied table stands on the first and on the last stage, and works as the head.
+            if (is_embedding and not pre_process) or (is_head and tied):
+                continue
+            total += number
+            if is_embedding:
+                active += number if tied and "word_embeddings" in name else 0
+            elif ".experts." in name:
+                active += number * args.moe_router_topk // args.num_experts
+            else:
+                active += number
+    counts = torch.tensor([total, active], dtype=torch.int64, device=torch.cuda.current_device())
+    if mpu.get_pipeline_model_parallel_world_size() > 1:
+        torch.distributed.all_reduce(counts, group=mpu.get_pipeline_model_parallel_group())
+    return {"total": int(counts[0]), "active": int(counts[1])}
+
+
+def _copies(args: argparse.Namespace, parameter: torch.Tensor) -> int:
+    """Ranks that hold parts of the same parameter, or experts like it."""
+    is_split = getattr(parameter, "tensor_model_parallel", False)
+    if not getattr(parameter, "allreduce", True):
+        split = args.expert_tensor_parallel_size if is_split else 1
+        return int(split * args.expert_model_parallel_size)
+    return int(args.tensor_model_parallel_size) if is_split else 1

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from tst_megatron.comparison.comparable import notes_on, reasons_against
+from tst_megatron.comparison.comparable import clocks_compare, notes_on, reasons_against
 from tst_megatron.comparison.compare import compare
 from tst_megatron.comparison.findings import Findings, Prices
 from tst_megatron.comparison.groups import group
@@ -40,9 +40,8 @@ def find(
     ours, theirs = group(read_runs(tst), "TST"), group(read_runs(baseline), "baseline")
     reasons = reasons_against(theirs, ours)
     if reasons and not force:
-        raise UserError(
-            f"{'; '.join(reasons)}: give runs that differ in superposition alone, or --force"
-        )
+        found = "; ".join(reason.removesuffix(".") for reason in reasons)
+        raise UserError(f"{found}; --force compares all the same and marks the report")
     comparisons = sorted((compare(theirs, one, confidence=confidence) for one in ours), key=_rank)
     return Findings(
         baseline=comparisons[0].baseline,
@@ -51,6 +50,7 @@ def find(
         reasons=tuple(reasons),
         notes=tuple(notes_on(theirs, ours)),
         prices=prices,
+        clocks_compare=clocks_compare(theirs, ours),
     )
 
 

@@ -141,8 +141,8 @@ def test_extrapolated_stands_on_the_page_wherever_the_figure_does(page: Page) ->
 
 
 def test_a_forced_report_says_why_it_would_be_refused() -> None:
-    page = page_of(replace(findings(), reasons=("the models differ in their layers",)))
-    assert "would be refused, since the models differ in their layers." in page.words()
+    page = page_of(replace(findings(), reasons=("The models differ.",)))
+    assert "without --force it is refused: The models differ." in page.words()
 
 
 def test_a_name_cannot_break_the_page() -> None:

@@ -1,13 +1,16 @@
+from dataclasses import replace
+
 import pytest
 from made_findings import comparison, findings, superposed
 
-from tst_megatron.comparison.charts.amounts import GPU_HOURS
+from tst_megatron.comparison.charts.amounts import FLOPS, GPU_HOURS
 from tst_megatron.comparison.findings import Findings
 from tst_megatron.comparison.result import EqualLoss, Interval
 from tst_megatron.comparison.sentences import (
     arrow_text,
     between,
     first_sentences,
+    lead_amount,
     remark,
     warnings,
 )
@@ -86,5 +89,13 @@ def test_one_side_alone_is_no_comparison() -> None:
 def test_a_forced_comparison_says_so_first() -> None:
     found = findings()
     assert warnings(found) == []
-    forced = Findings(found.baseline, found.tst, found.comparisons, reasons=("a differs", "b too"))
-    assert warnings(forced) == ["Forced: this comparison would be refused, since a differs; b too."]
+    forced = Findings(
+        found.baseline, found.tst, found.comparisons, reasons=("A differs.", "B too.")
+    )
+    assert warnings(forced) == ["Forced; without --force it is refused: A differs. B too."]
+
+
+def test_hours_of_other_hardware_are_not_the_headline() -> None:
+    found = replace(findings(), clocks_compare=False)
+    assert "with 1.84× fewer FLOPs than the baseline" in first_sentences(found)
+    assert lead_amount(found) is FLOPS

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from tst_megatron.comparison.comparable import notes_on, reasons_against
+from tst_megatron.comparison.comparable import clocks_compare, notes_on, reasons_against
 from tst_megatron.comparison.compare import compare
 from tst_megatron.comparison.findings import Findings, Prices
 from tst_megatron.comparison.groups import group
@@ -41,8 +41,8 @@ def find(
     ours, theirs = group(of_tst, "TST"), group(of_baseline, "baseline")
     reasons = reasons_against(theirs, ours)
     if reasons and not force:
-        why = "; ".join(reason.removesuffix(".") for reason in reasons)
-        raise UserError(f"{why}: give runs that differ in superposition alone, or --force")
+        found = "; ".join(reason.removesuffix(".") for reason in reasons)
+        raise UserError(f"{found}; --force compares all the same and marks the report")
     comparisons = sorted((compare(theirs, one, confidence=confidence) for one in ours), key=_rank)
     return Findings(
         baseline=comparisons[0].baseline,
@@ -51,6 +51,7 @@ def find(
         reasons=tuple(reasons),
         notes=tuple(notes_on(theirs, ours)),
         prices=prices,
+        clocks_compare=clocks_compare(theirs, ours),
     )
 
 

@@ -48,6 +48,7 @@ _NUMBERS = {
         "next_token_loss_stderr",
         "bag_loss",
         "bag_loss_stderr",
+        "switch_step",
     ),
 }
 _MAPPINGS = {

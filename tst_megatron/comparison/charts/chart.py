@@ -83,7 +83,7 @@ class Arrow:
         start: x.
         end: x.
         y: of both.
-        text: above it.
+        text: below it, in lines.
     """
 
     start: float

@@ -37,9 +37,10 @@ def saving_chart(findings: Findings) -> Chart | None:
         title="Saving by loss",
         alt="Steps of the baseline over those of TST by held-out loss, the runs' ends at the "
         f"right: {_in_words(lines, dots)}.",
-        caption="Lines: along the runs, with the learning rate still high in the stable phase. "
-        "Point: the headline. Where a band or a bar holds 1, no difference is shown.",
-        x_label="held-out loss (nats a token), falling as training goes on",
+        caption="Training goes on to the right, as the loss falls. Lines: along the runs, with the "
+        "learning rate still high in the stable phase. Point: the headline. Where a band or a bar "
+        "holds 1, no difference is shown.",
+        x_label="held-out loss (nats a token)",
         y_label="steps: baseline ÷ TST",
         lines=tuple(lines),
         bands=tuple(bands),

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from tst_megatron.comparison.groups import is_superposed
 from tst_megatron.comparison.run import Group, Run
+from tst_megatron.comparison.settings import flags_of
 
 Topic = Literal["model", "tokenizer", "held-out text", "batch"]
 TOPICS: tuple[Topic, ...] = ("model", "tokenizer", "held-out text", "batch")
@@ -151,7 +152,7 @@ def differences(topic: Topic, run: Run, other: Run) -> list[Difference]:
 
 def facts(topic: Topic, run: Run) -> dict[str, Any]:
     """What a run tells of a topic, by name; what it does not tell is not there."""
-    flags = run.header.get("flags") or {}
+    flags = flags_of(run.header)
     if topic == "model":
         return _model(run.header, flags)
     if topic == "tokenizer":

@@ -37,8 +37,8 @@ def reading_notes(groups: Sequence[Group], curves: Sequence[GroupCurve | None]) 
                 )
             elif bad:
                 notes.append(
-                    f"{run.name} has {bad} held-out losses that are not numbers: its curve counts "
-                    "from after the last of them."
+                    f"Held-out losses of {run.name} that are not numbers: {bad}. A loss counts as "
+                    "reached for good only after the last of them."
                 )
         curve = found.get(id(group))
         if curve is None:

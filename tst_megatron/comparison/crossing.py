@@ -17,7 +17,7 @@ def crossing_steps(steps: Array, curves: Array, levels: Array) -> Array:
 
     Args:
         steps: ``[n]``, ascending.
-        curves: ``[rows, n]``.
+        curves: ``[rows, n]``; infinite where nothing is reached for good.
         levels: ``[rows]``.
 
     Returns:
@@ -32,12 +32,14 @@ def crossing_steps(steps: Array, curves: Array, levels: Array) -> Array:
     left = np.maximum(right - 1, 0)
     rows = np.arange(len(curves))
     high, low = curves[rows, left], curves[rows, right]
-    with np.errstate(divide="ignore", invalid="ignore"):
+    # Where there is no crossing between the two points the share means nothing and is not used.
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         share = (high - levels) / (high - low)
         found = np.exp(places[left] + share * (places[right] - places[left]))
     found = np.where(after == 0, steps[0], found)
     # Exactly at a point: its step, not what logarithms make of it.
-    found = np.where((after > 0) & (low == levels), steps[right], found)
+    at_point = (low == levels) | np.isinf(high)
+    found = np.where((after > 0) & at_point, steps[right], found)
     found = np.where(after == len(steps), np.inf, found)
     return np.where(np.isnan(curves).any(axis=1) | np.isnan(levels), np.nan, found)
 

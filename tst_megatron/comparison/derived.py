@@ -78,7 +78,7 @@ def _with_flops(run: Run, others: Sequence[Run]) -> Run:
 
 
 def _noted(run: Run, curve: Curve, steps: StepSeries, what: str) -> Run:
-    note = f"{run.name} does not tell its own, so it has the other side's {what}."
+    note = f"Its source does not tell, so it has the other side's {what}."
     return replace(run, curve=curve, steps=steps, notes=(*run.notes, note))
 
 

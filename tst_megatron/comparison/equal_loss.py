@@ -140,8 +140,9 @@ def _equal_loss(
 
     def ratio(theirs: Array, ours: Array) -> Interval:
         with np.errstate(divide="ignore", invalid="ignore"):
-            rows = theirs / ours
-        return interval(np.where(ours > 0, rows, np.nan), confidence)
+            rows = np.where(ours > 0, theirs / ours, np.nan)
+        # Where TST does not get there, how much less the baseline needs has no bound.
+        return interval(np.where(np.isinf(ours), -np.inf, rows), confidence)
 
     def costs(name: str) -> tuple[Array, Array]:
         return baseline.cost(name), tst.cost(name)

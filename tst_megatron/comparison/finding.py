@@ -12,7 +12,7 @@ from tst_megatron.comparison.comparable import clocks_compare, notes_on, reasons
 from tst_megatron.comparison.compare import compare
 from tst_megatron.comparison.findings import Findings, Prices
 from tst_megatron.comparison.groups import group
-from tst_megatron.comparison.inputs import read_runs
+from tst_megatron.comparison.inputs import read_sides
 from tst_megatron.comparison.result import Comparison
 from tst_megatron.comparison.tables import final_loss
 from tst_megatron.errors import UserError
@@ -37,7 +37,8 @@ def find(
     Raises:
         UserError: a run cannot be read, or the sides should not be compared.
     """
-    ours, theirs = group(read_runs(tst), "TST"), group(read_runs(baseline), "baseline")
+    of_baseline, of_tst = read_sides(baseline, tst)
+    ours, theirs = group(of_tst, "TST"), group(of_baseline, "baseline")
     reasons = reasons_against(theirs, ours)
     if reasons and not force:
         found = "; ".join(reason.removesuffix(".") for reason in reasons)

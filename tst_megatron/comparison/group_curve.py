@@ -28,6 +28,7 @@ class GroupCurve:
             known, which is right for weights.
         segments: ``[n]``, number of the stretch without a phase switch or a start of decay in it.
         error_known: ``stderrs`` are errors.
+        last_bad: the last step at which a run's held-out loss was not a number; 0 if none was.
     """
 
     group: Group
@@ -37,6 +38,7 @@ class GroupCurve:
     stderrs: Array
     segments: Array
     error_known: bool
+    last_bad: float
 
     @property
     def decay_start(self) -> float | None:
@@ -67,7 +69,7 @@ class GroupCurve:
 
 def group_curve(group: Group) -> GroupCurve | None:
     """Lay a group's runs over each other; None where none has a held-out loss at its end."""
-    runs = tuple(run for run in group.runs if _usable(run).any())
+    runs = tuple(run for run in group.runs if _ends(run))
     if not runs:
         return None
     points = [_points(run) for run in runs]
@@ -83,7 +85,9 @@ def group_curve(group: Group) -> GroupCurve | None:
     losses = np.array([np.interp(grid, steps, values) for steps, values, _ in points])
     segments = _segments(runs[0], grid)
     stderrs, known = _stderrs(grid, losses, np.array([_at(grid, *p) for p in points]), segments)
-    return GroupCurve(group, runs, grid, losses, stderrs, segments, known)
+    bad = [run.curve.steps[~np.isfinite(run.curve.losses)] for run in runs]
+    last_bad = float(np.concatenate([[0.0], *bad]).max())
+    return GroupCurve(group, runs, grid, losses, stderrs, segments, known, last_bad)
 
 
 def seed_of(run: Run) -> object:
@@ -92,14 +96,13 @@ def seed_of(run: Run) -> object:
     return (run.header.get("flags") or {}).get("seed") if seed is None else seed
 
 
-def _usable(run: Run) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """The evaluations after the last one that was not a number: before it nothing is for good."""
-    bad = np.flatnonzero(~np.isfinite(run.curve.losses))
-    return np.arange(len(run.curve.losses)) > (bad[-1] if len(bad) else -1)
+def _ends(run: Run) -> bool:
+    """There is a last evaluation, and it is a number."""
+    return bool(np.isfinite(run.curve.losses[-1:]).any())
 
 
 def _points(run: Run) -> tuple[Array, Array, Array]:
-    use = _usable(run)
+    use = np.isfinite(run.curve.losses)
     return run.curve.steps[use], run.curve.losses[use], run.curve.stderrs[use]
 
 

@@ -33,8 +33,6 @@ _NOT_THE_METHOD = (
     "tensorboard_",
     "timing_",
     "tst_allow_",
-    "tst_ledger_",
-    "tst_recipe",
     "version of ",
     "wandb_",
 )

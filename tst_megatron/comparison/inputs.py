@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from tst_megatron.comparison.derived import complete
 from tst_megatron.comparison.ledger_runs import run_of_ledger
 from tst_megatron.comparison.run import Run
 from tst_megatron.comparison.run_names import OF_ANY_RUN, names_of
@@ -41,6 +42,20 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
         runs += _unique(_read(place, name), name, {run.name for run in runs})
     _check_different(runs)
     return runs
+
+
+def read_sides(baseline: Sequence[Path], tst: Sequence[Path]) -> tuple[list[Run], list[Run]]:
+    """Read both sides, each completed with what only the other tells.
+
+    Args:
+        baseline: as of `read_runs`.
+        tst: likewise.
+
+    Raises:
+        UserError: as `read_runs`.
+    """
+    theirs, ours = read_runs(baseline), read_runs(tst)
+    return complete(theirs, ours), complete(ours, theirs)
 
 
 def _read(place: Path, name: str) -> list[Run]:

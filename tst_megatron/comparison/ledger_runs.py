@@ -35,7 +35,7 @@ def run_of_ledger(ledger: Ledger, name: str) -> Run:
         phases=phases_of(ledger),
         num_steps=planned_steps(ledger.header) or last_step,
         decay_start=decay_start(ledger.header, steps),
-        notes=(*ledger.notes, *notes_on_losses(name, without_loss)),
+        notes=(*ledger.notes, *notes_on_losses(without_loss)),
     )
 
 

@@ -56,18 +56,19 @@ class Fit:
 
 
 def along(rows: Rows) -> Path:
-    """The run's own curve."""
-    return Path(rows.steps, rows.losses, float(rows.steps[-1]))
+    """The run's own curve; before an evaluation that was not a number nothing is for good."""
+    losses = np.where(rows.steps > rows.curve.last_bad, rows.losses, np.inf)
+    return Path(rows.steps, losses, float(rows.steps[-1]))
 
 
 def extended(rows: Rows, laws: Laws) -> Path:
     """The run's own curve, and from its end on the law, moved to start where the curve ends."""
-    end = float(rows.steps[-1])
+    run, end = along(rows), float(rows.steps[-1])
     beyond = np.geomspace(end, FURTHEST * end, _DRAWN)[1:]
     moved = rows.finals - laws.at(rows.steps[-1:])[:, 0]
     return Path(
         np.concatenate([rows.steps, beyond]),
-        np.hstack([rows.losses, laws.at(beyond) + moved[:, None]]),
+        np.hstack([run.losses, laws.at(beyond) + moved[:, None]]),
         end,
     )
 

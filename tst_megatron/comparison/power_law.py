@@ -11,7 +11,7 @@ import numpy as np
 
 from tst_megatron.comparison.run import Array
 
-FEWEST = 6
+FEWEST = 5
 """Points below which no law is fitted: it has three numbers of its own."""
 _EXPONENTS = np.geomspace(0.02, 3.0, 90)
 # Parabolas that close in on the exponent: their width, in steps of the grid.
@@ -29,8 +29,8 @@ class Laws:
     """A law a row.
 
     Attributes:
-        floors: ``[rows]``, nats a token; NaN where a row could not be fitted.
-        scales: ``[rows]``, nats a token at step 1.
+        floors: ``[rows]``, nats a token.
+        scales: ``[rows]``, nats a token at step 1; 0 where a row does not fall: its law is flat.
         exponents: ``[rows]``.
         first_step: of the points they were fitted on.
         last_step: likewise.
@@ -73,7 +73,7 @@ def fit_laws(steps: Array, curves: Array, stderrs: Array, fewest: int = FEWEST) 
         _after_transient(steps, curves[0], stderrs) if len(steps) >= FEWEST else (0, 1 / stderrs**2)
     )
     floors, scales, exponents = _fit(steps[start:], curves[:, start:], weights)
-    if not np.isfinite(floors[0]):
+    if not scales[0] > 0:
         return None
     return Laws(floors, scales, exponents, float(steps[start]), float(steps[-1]))
 
@@ -112,7 +112,7 @@ def _robust(steps: Array, curve: Array, stderrs: Array) -> tuple[Array, float]:
 
 
 def _fit(steps: Array, curves: Array, weights: Array) -> tuple[Array, Array, Array]:
-    """Floor, scale and exponent of each row by weighted least squares; NaN where scale <= 0."""
+    """Floor, scale and exponent of each row by weighted least squares; flat where it rises."""
     weights = weights / weights.sum()
     centred = curves - (curves @ weights)[:, None]
     # Explained sum of squares of each row [rows, exponents].
@@ -133,7 +133,8 @@ def _fit(steps: Array, curves: Array, weights: Array) -> tuple[Array, Array, Arr
     floors = curves @ weights - scales * middle
     scales = scales * steps[0] ** exponents
     falls = scales > 0
-    return np.where(falls, floors, np.nan), np.where(falls, scales, np.nan), exponents
+    mean = curves @ weights
+    return np.where(falls, floors, mean), np.where(falls, scales, 0.0), exponents
 
 
 def _refined(steps: Array, centred: Array, weights: Array, exponents: Array, gap: float) -> Array:

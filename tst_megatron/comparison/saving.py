@@ -25,9 +25,10 @@ def saving(baseline: Rows, tst: Rows, confidence: float) -> Saving:
     found = []
     for loss in losses:
         theirs, ours = (path.crossing(np.full(len(path.losses), loss)) for path in paths)
-        with np.errstate(invalid="ignore"):
-            # A copy that neither side gets there with says nothing: it may be any ratio.
-            ratios = np.where(np.isinf(theirs) & np.isinf(ours), 1.0, theirs / ours)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = np.where(np.isinf(ours), -np.inf, theirs / ours)
+        # In a copy where neither side gets there neither is ahead.
+        ratios = np.where(np.isinf(theirs) & np.isinf(ours), 1.0, ratios)
         found.append(interval(ratios, confidence))
     ratios, lows, highs = (
         np.array([getattr(one, end) for one in found], dtype=np.float64)

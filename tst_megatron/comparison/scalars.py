@@ -20,11 +20,16 @@ from tst_megatron.comparison.run import Array, Curve, Run, StepSeries
 VALIDATION = "lm loss validation"
 LOSSES = ("lm loss", "bag loss")
 LEARNING_RATE, GRAD_NORM = "learning-rate", "grad-norm"
-BAG_SIZE, STAGE, POSITIONS, DATA_TOKENS = "bag-size", "stage", "positions", "data-tokens"
+BAG_SIZE, STAGE = "bag-size", "stage"
+POSITIONS, DATA_TOKENS, FLOPS, GPU_HOURS = "positions", "data-tokens", "flops", "gpu-hours"
+COMPUTE_S, OTHER_S = "compute-seconds", "other-seconds"
+OWN = (BAG_SIZE, STAGE, POSITIONS, DATA_TOKENS, FLOPS, GPU_HOURS, COMPUTE_S, OTHER_S)
+"""What tst-megatron logs beside Megatron's own."""
+_STDERR = " stderr"
 # Tags that name a logged step; others may come at evaluations.
 _OF_STEPS = (*LOSSES, LEARNING_RATE, GRAD_NORM, BAG_SIZE)
 # Of several validation sets, Megatron names the loss on each.
-_VALIDATION_OF_A_SET = re.compile(rf"{VALIDATION}-.+(?<! ppl)")
+_VALIDATION_OF_A_SET = re.compile(rf"{VALIDATION}-.+(?<! ppl)(?<! stderr)")
 
 
 @dataclass
@@ -71,13 +76,13 @@ def run_of_scalars(
         scalars: its logged values.
         notes: of how they were read.
     """
-    tag, note_on_tag = _validation_tag(name, scalars)
+    tag, note_on_tag = _validation_tag(scalars)
     losses = scalars.values.get(tag, {})
     finite = sorted(step for step, loss in losses.items() if np.isfinite(loss))
     curve = Curve(
         **_progress(finite, header, scalars, (tag,)),
         losses=_at(losses, finite),
-        stderrs=np.full(len(finite), np.nan),
+        stderrs=_at(scalars.values.get(tag + _STDERR, {}), finite),
     )
     logged = sorted({step for of_step in _OF_STEPS for step in scalars.values.get(of_step, {})})
     steps = _steps(logged, header, scalars)
@@ -109,16 +114,15 @@ def run_of_scalars(
         notes=(
             *notes,
             *note_on_tag,
-            *notes_on_losses(name, sorted(losses.keys() - set(finite))),
+            *notes_on_losses(sorted(losses.keys() - set(finite))),
         ),
     )
 
 
-def notes_on_losses(name: str, without: Sequence[int]) -> list[str]:
+def notes_on_losses(without: Sequence[int]) -> list[str]:
     """That a run has held-out losses that are no numbers.
 
     Args:
-        name: of the run.
         without: steps of the validations that are left out for it.
     """
     if not without:
@@ -126,12 +130,12 @@ def notes_on_losses(name: str, without: Sequence[int]) -> list[str]:
     steps = ", ".join(f"{step:,}" for step in without[:3])
     more = f" and {len(without) - 3} more" if len(without) > 3 else ""
     return [
-        f"{name} has no held-out loss that is a number at step {steps}{more}: left out, so look at "
-        "whether it diverged."
+        f"The held-out loss is no number at step {steps}{more}: left out, so look at whether the "
+        "run diverged."
     ]
 
 
-def _validation_tag(name: str, scalars: Scalars) -> tuple[str, list[str]]:
+def _validation_tag(scalars: Scalars) -> tuple[str, list[str]]:
     """The tag of the held-out loss, and a note where there was a choice."""
     if VALIDATION in scalars.values:
         return VALIDATION, []
@@ -141,14 +145,13 @@ def _validation_tag(name: str, scalars: Scalars) -> tuple[str, list[str]]:
     if len(of_sets) == 1:
         return of_sets[0], []
     others = ", ".join(of_sets[1:])
-    return of_sets[0], [f"{name} has several validation sets: {of_sets[0]} is used, not {others}."]
+    return of_sets[0], [f"Of several validation sets {of_sets[0]} is used, not {others}."]
 
 
 def _steps(logged: Sequence[int], header: Mapping[str, Any], scalars: Scalars) -> StepSeries:
     by_name = {name: _at(scalars.values.get(name, {}), logged) for name in LOSSES}
     objective, bags = (by_name[name] for name in LOSSES)
     is_next_token = np.isfinite(objective) | ~np.isfinite(bags)
-    unknown = np.full(len(logged), np.nan)
     extras = sorted(
         tag
         for tag in scalars.values
@@ -161,8 +164,8 @@ def _steps(logged: Sequence[int], header: Mapping[str, Any], scalars: Scalars) -
         bag_sizes=_at(scalars.values.get(BAG_SIZE, {}), logged),
         learning_rates=_at(scalars.values.get(LEARNING_RATE, {}), logged),
         grad_norms=_at(scalars.values.get(GRAD_NORM, {}), logged),
-        compute_s=unknown,
-        other_s=unknown,
+        compute_s=_at(scalars.values.get(COMPUTE_S, {}), logged),
+        other_s=_at(scalars.values.get(OTHER_S, {}), logged),
         extras={tag: _at(scalars.values[tag], logged) for tag in extras},
     )
 
@@ -174,13 +177,16 @@ def _progress(
     seconds = np.maximum.accumulate(_at(clock, steps)) if steps else np.empty(0)
     positions = _positions(steps, header, scalars)
     ranks = (header.get("flags") or {}).get("world_size")
+    gpu_hours = _between(scalars.values.get(GPU_HOURS, {}), steps)
+    if isinstance(ranks, int):
+        gpu_hours = np.where(np.isfinite(gpu_hours), gpu_hours, seconds * ranks / 3600)
     return {
         "steps": np.array(steps, dtype=np.float64),
         "positions": positions,
         "data_tokens": _data_tokens(steps, positions, scalars),
-        "flops": np.full(len(steps), np.nan),
+        "flops": _between(scalars.values.get(FLOPS, {}), steps),
         "wall_clock_s": seconds,
-        "gpu_hours": seconds * (ranks / 3600 if isinstance(ranks, int) else np.nan),
+        "gpu_hours": gpu_hours,
     }
 
 

@@ -68,7 +68,7 @@ def run_of_events(path: Path, name: str) -> Run:
         "tensorboard",
         _header(starts[-1].flags),
         scalars,
-        [f"{name} was read from TensorBoard: its clock starts when its event file was opened."],
+        ["Read from TensorBoard: its clock starts when its event file was opened."],
     )
 
 
@@ -154,11 +154,7 @@ def _samples(
 
 def _header(flags: Mapping[str, Any]) -> dict[str, Any]:
     """What there is of a ledger's header in the arguments."""
-    flags = dict(flags)
-    # Megatron writes its arguments down before it completes this one.
-    if flags.get("group_query_attention") is False and "num_attention_heads" in flags:
-        flags["num_query_groups"] = flags["num_attention_heads"]
-    header: dict[str, Any] = {"flags": flags}
+    header: dict[str, Any] = {"flags": dict(flags)}
     for name in ("seed", "world_size"):
         if flags.get(name) is not None:
             header[name] = flags[name]

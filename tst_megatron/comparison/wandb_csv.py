@@ -12,13 +12,10 @@ from pathlib import Path
 
 from tst_megatron.comparison.run import Run
 from tst_megatron.comparison.scalars import (
-    BAG_SIZE,
-    DATA_TOKENS,
     GRAD_NORM,
     LEARNING_RATE,
     LOSSES,
-    POSITIONS,
-    STAGE,
+    OWN,
     VALIDATION,
     Scalars,
     run_of_scalars,
@@ -34,16 +31,7 @@ _SECONDS = (
 )
 _EPOCHS = ("_timestamp", "Wall Time")
 _SAMPLES = "samples vs steps"
-_METRICS = (
-    *LOSSES,
-    LEARNING_RATE,
-    GRAD_NORM,
-    BAG_SIZE,
-    STAGE,
-    POSITIONS,
-    DATA_TOKENS,
-    _SAMPLES,
-)
+_METRICS = (*LOSSES, LEARNING_RATE, GRAD_NORM, *OWN, _SAMPLES)
 _OF_A_RUN = " - "
 _IGNORED = ("__MIN", "__MAX")
 
@@ -150,7 +138,7 @@ def _run(
         "wandb",
         {"flags": _flags(scalars.samples)},
         scalars,
-        _notes(called, has_clock=clock_at is not None, from_epoch=seconds_at is None),
+        _notes(has_clock=clock_at is not None, from_epoch=seconds_at is None),
     )
 
 
@@ -166,13 +154,13 @@ def _flags(samples: Mapping[int, float]) -> dict[str, int]:
     return {"global_batch_size": int(size)}
 
 
-def _notes(name: str, has_clock: bool, from_epoch: bool) -> list[str]:
+def _notes(has_clock: bool, from_epoch: bool) -> list[str]:
     notes = [
-        f"{name} was read from W&B, which keeps a step's last value: the held-out loss at its last "
-        "step is that of the test set where Megatron evaluated one."
+        "Read from W&B, which keeps a step's last value: the held-out loss at its last step is "
+        "that of the test set where Megatron evaluated one."
     ]
     if not has_clock:
-        notes.append(f"The export of {name} has no time in it, so its wall-clock is not known.")
+        notes.append("Its export has no time in it, so its wall-clock is not known.")
     elif from_epoch:
-        notes.append(f"The clock of {name} starts at the first line of its export.")
+        notes.append("Its clock starts at the first line of its export.")
     return notes

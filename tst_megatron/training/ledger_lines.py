@@ -48,6 +48,7 @@ _NUMBERS = {
         "next_token_loss_stderr",
         "bag_loss",
         "bag_loss_stderr",
+        "switch_step",
     ),
 }
 _MAPPINGS = {
@@ -181,11 +182,10 @@ def _checked(path: Path, number: int, value: Any) -> dict[str, Any]:
 def _check_numbers(where: str, fields: dict[str, Any], names: Iterable[str]) -> None:
     for name in names:
         number = fields.get(name)
-        kind = type(number)
-        if kind is float:
+        if isinstance(number, float):
             if not math.isfinite(number):
                 fields[name] = None
-        elif kind is not int and number is not None:
+        elif type(number) is not int and number is not None:
             raise LedgerError(f'{where}: its "{name}" is {_shown(number)} and must be a number')
 
 

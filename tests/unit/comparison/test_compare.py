@@ -1,0 +1,185 @@
+"""Figures of curves without noise, or with little: what is measured, what is extrapolated."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_curves import BAG_SIZE, evaluated_at, law, made_group, made_run, true_curve
+
+from tst_megatron.comparison.compare import compare
+from tst_megatron.comparison.equal_loss import ALONG, BY_LAW, DECAY, WHOLE_RUNS
+from tst_megatron.comparison.result import Interval
+
+LONG, SHORT = evaluated_at(10_000, 50), evaluated_at(4_000, 20)
+DRAWS = 200
+TOLERANCE = 0.01
+
+
+def whole_run(end: int, speed: float = 1.0, switch: int = 0, **facts):
+    """A run with a decay over the last tenth of its steps."""
+    steps, start = evaluated_at(end, 50), int(0.9 * end)
+    losses = true_curve(steps, speed, decay_start=start, switch=switch)
+    return made_run(steps, losses, decay_start=start, switch=switch, **facts)
+
+
+def assert_is(found: Interval, truth: float, rel: float = TOLERANCE):
+    assert found.value == pytest.approx(truth, rel=rel)
+    assert found.holds(truth)
+
+
+@pytest.mark.parametrize("speed", [0.7, 1.0, 2.0])
+@pytest.mark.parametrize("stderr", [np.nan, 0.002])
+def test_a_loss_that_the_baseline_reached(speed: float, stderr: float):
+    baseline = made_group(made_run(LONG, law(LONG), stderr=stderr))
+    tst = made_run(SHORT, law(speed * SHORT), stderr=stderr, seconds_a_step=1.25)
+    equal = compare([baseline], made_group(tst), draws=DRAWS).equal_loss
+    assert (equal.reached, equal.extrapolated, equal.where) == (True, False, ALONG)
+    assert_is(equal.step_ratio, speed)
+    assert_is(equal.flops_ratio, speed)
+    assert_is(equal.wall_clock_ratio, speed / 1.25)
+    assert_is(equal.gpu_hours_ratio, speed / 1.25)
+    assert_is(equal.baseline.steps, speed * 4000)
+    assert equal.tst.steps == Interval(4000, 4000, 4000)
+    assert equal.tst.wall_clock_s.value == pytest.approx(5000)
+
+
+@pytest.mark.parametrize("speed", [1.3, 2.0, 3.5])
+def test_a_loss_that_it_did_not_reach_is_extrapolated(speed: float):
+    baseline = made_group(made_run(LONG, law(LONG), stderr=0.002))
+    tst = made_group(made_run(LONG, law(speed * LONG), stderr=0.002, seconds_a_step=0.5))
+    found = compare([baseline], tst, draws=DRAWS)
+    assert (found.equal_loss.reached, found.equal_loss.extrapolated) == (False, True)
+    assert_is(found.equal_loss.step_ratio, speed)
+    assert_is(found.equal_loss.wall_clock_ratio, 2 * speed)
+    assert found.fit is not None
+    assert found.fit.exponent == pytest.approx(0.4, rel=0.02)
+    assert any("extrapolated" in note for note in found.notes)
+    assert found.equal_loss_along is None
+    assert found.equal_loss_at_baseline is not None
+    assert_is(found.equal_loss_at_baseline.step_ratio, speed)
+
+
+def test_a_run_against_itself_is_no_difference():
+    group = made_group(made_run(LONG, law(LONG), stderr=0.01))
+    found = compare([group], group, draws=DRAWS)
+    assert found.equal_loss.step_ratio.value == 1
+    assert found.equal_loss.step_ratio.holds(1)
+    assert found.equal_flops.loss_difference.value == 0
+    assert found.equal_flops.at_end
+
+
+def test_unequal_grids_and_a_superposed_stage():
+    baseline = made_run(evaluated_at(10_000, 37), law(evaluated_at(10_000, 37)), stderr=0.003)
+    steps = evaluated_at(5_000, 41)
+    tst = made_run(steps, true_curve(steps, 1.7, switch=1250), stderr=0.003, switch=1250)
+    found = compare([made_group(baseline)], made_group(tst), draws=DRAWS)
+    assert_is(found.equal_loss.step_ratio, 1.7)
+    assert_is(found.equal_flops.loss_difference, law(1.7 * 5000) - law(5000), rel=0.02)
+    # Bags read more text: as much as the baseline's whole run lies inside TST's.
+    read = 5000 + (BAG_SIZE - 1) * 1250
+    assert found.equal_data.data_tokens == pytest.approx(read * 512)
+    assert_is(found.equal_data.loss_difference, law(1.7 * 5000) - law(read), rel=0.03)
+
+
+def test_whole_runs_of_two_lengths_are_the_headline():
+    baseline = [made_group(whole_run(8000)), made_group(whole_run(16_000, seconds_a_step=2))]
+    tst = made_group(whole_run(8000, speed=1.5, switch=2000))
+    found = compare(baseline, tst, draws=DRAWS)
+    equal = found.equal_loss
+    assert (equal.whole_runs, equal.reached, equal.where) == (True, True, WHOLE_RUNS)
+    assert_is(equal.step_ratio, 1.5)
+    # Its steps cost what those of the longer run did.
+    assert_is(equal.wall_clock_ratio, 3)
+    assert found.equal_loss_along is not None
+    assert found.equal_loss_along.where == DECAY
+    assert found.baseline[0].num_steps == 8000
+
+
+@pytest.mark.parametrize("speed", [0.7, 1.5])
+def test_one_length_with_a_decay_stands_for_whole_runs_of_others(speed: float):
+    tst = made_group(whole_run(8000, speed, switch=2000))
+    equal = compare([made_group(whole_run(8000))], tst, draws=DRAWS).equal_loss
+    assert_is(equal.step_ratio, speed, rel=0.02)
+    assert (equal.where, equal.whole_runs) == (BY_LAW, False)
+    assert (equal.reached, equal.extrapolated) == (speed < 1, speed > 1)
+
+
+def test_three_lengths_are_extrapolated_by_their_own_law():
+    ends = (4000, 8000, 16_000)
+    baseline = [made_group(whole_run(end, stderr=1e-4)) for end in ends]
+    found = compare(baseline, made_group(whole_run(16_000, 2.0, stderr=1e-4)), draws=DRAWS)
+    assert (found.equal_loss.extrapolated, found.equal_loss.whole_runs) == (True, True)
+    assert_is(found.equal_loss.step_ratio, 2, rel=0.02)
+    assert found.fit is not None
+    assert found.fit.fitted_on == "the final losses of whole runs of 3 lengths"
+
+
+def test_a_loss_below_the_floor_is_taken_at_the_baselines_final_loss():
+    baseline = made_group(made_run(LONG, law(LONG), stderr=0.002))
+    found = compare([baseline], made_group(made_run(LONG, law(LONG) - 0.6, stderr=0.002)))
+    equal = found.equal_loss
+    assert (equal.reached, equal.extrapolated) == (False, False)
+    assert equal.loss.value == pytest.approx(law(np.array([10_000.0]))[0], abs=0.003)
+    assert equal == found.equal_loss_at_baseline
+
+
+def test_the_saving_by_loss_is_the_speed_at_every_loss():
+    baseline = made_group(made_run(LONG, law(LONG), stderr=0.001))
+    tst = made_group(made_run(LONG, law(2 * LONG), stderr=0.001))
+    saving = compare([baseline], tst, draws=DRAWS).saving
+    assert (np.diff(saving.losses) < 0).all()
+    # The highest losses lie between the first evaluations, which are far apart in log steps.
+    np.testing.assert_allclose(saving.step_ratios[12:], 2, rtol=0.02)
+    assert (saving.lows <= saving.step_ratios).all()
+
+
+def test_what_is_not_known_is_none():
+    bare = made_run(LONG, law(LONG), stderr=0.002, flops_a_step=np.nan, seconds_a_step=np.nan)
+    found = compare([made_group(bare)], made_group(made_run(SHORT, law(2 * SHORT), stderr=0.002)))
+    assert found.equal_loss.flops_ratio == found.equal_loss.wall_clock_ratio == Interval()
+    assert found.equal_loss.baseline.flops == Interval()
+    assert found.equal_flops.loss_difference == Interval()
+    assert found.equal_flops.flops is None
+    assert_is(found.equal_loss.step_ratio, 2)
+
+
+def test_the_same_arguments_give_the_same_figures():
+    rng = np.random.default_rng(3)
+    noisy = [made_run(LONG, law(LONG) + 0.01 * rng.standard_normal(50)) for _ in range(2)]
+    first, second = (
+        compare([made_group(noisy[0])], made_group(noisy[1]), draws=DRAWS) for _ in range(2)
+    )
+    assert first.equal_loss == second.equal_loss
+    np.testing.assert_array_equal(first.saving.highs, second.saving.highs)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.floats(0.2, 50), st.integers(0, 1000))
+def test_time_on_another_scale_scales_the_clock_and_nothing_else(factor: float, seed: int):
+    rng = np.random.default_rng(seed)
+    baseline = made_group(made_run(LONG, law(LONG) + 0.005 * rng.standard_normal(50)))
+    run = made_run(SHORT, law(2 * SHORT) + 0.005 * rng.standard_normal(20))
+    clock = replace(run.curve, wall_clock_s=run.curve.wall_clock_s * factor)
+    before, after = (
+        compare([baseline], made_group(one), draws=50).equal_loss
+        for one in (run, replace(run, curve=clock))
+    )
+    assert after.step_ratio == before.step_ratio
+    for end in ("value", "low", "high"):
+        theirs, ours = getattr(before.wall_clock_ratio, end), getattr(after.wall_clock_ratio, end)
+        assert ours == pytest.approx(theirs / factor)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 1000), st.floats(1.2, 2.4))
+def test_swapped_sides_invert_the_saving_and_the_sign(seed: int, speed: float):
+    rng = np.random.default_rng(seed)
+    one = made_group(made_run(LONG, law(LONG) + 0.005 * rng.standard_normal(50), stderr=0.005))
+    other = made_group(made_run(LONG, law(speed * LONG), stderr=0.005))
+    there, back = compare([one], other, draws=50), compare([other], one, draws=50)
+    np.testing.assert_allclose(there.saving.step_ratios * back.saving.step_ratios, 1)
+    assert there.equal_flops.loss_difference.value == pytest.approx(
+        -back.equal_flops.loss_difference.value
+    )

@@ -143,10 +143,21 @@ def first_sentences(findings: Findings) -> str:
 
 
 def notes(findings: Findings) -> list[str]:
-    """Everything a reader should know, each once."""
+    """What a reader should know of the headline, each once."""
     every = [*findings.notes]
-    for one in findings.comparisons:
+    for one in findings.comparisons[:1]:
         every += [one.uncertainty, *one.notes]
     runs = [run for group in (*findings.baseline, *findings.tst) for run in group.runs]
     every += [f"{run.name}: {note}" for run in runs for note in run.notes]
     return list(dict.fromkeys(every))
+
+
+def notes_of_others(findings: Findings) -> list[str]:
+    """What a reader should know of the other TST groups besides, with their names."""
+    first = notes(findings)
+    return [
+        f"{one.tst.name}: {note}"
+        for one in findings.comparisons[1:]
+        for note in dict.fromkeys([one.uncertainty, *one.notes])
+        if note not in first
+    ]

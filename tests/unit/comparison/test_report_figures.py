@@ -12,9 +12,8 @@ from rich.console import Console
 
 from tst_megatron.comparison.findings import Findings, Prices
 from tst_megatron.comparison.output.as_csv import comparisons_csv, evaluations_csv
-from tst_megatron.comparison.output.as_json import as_json
+from tst_megatron.comparison.output.as_json import as_json, json_text
 from tst_megatron.comparison.output.as_text import print_findings
-from tst_megatron.comparison.output.folder import json_text
 from tst_megatron.comparison.result import Interval
 
 RATIOS = ("step_ratio", "flops_ratio", "wall_clock_ratio", "gpu_hours_ratio")

@@ -20,6 +20,7 @@ _BAND_OPACITY = 0.18
 _FAINT = 0.45
 _DIGITS = 7
 _LEGEND_LETTERS = 42
+_AXES_REM, _ENTRY_REM = 22.0, 1.5
 
 
 @cache
@@ -60,6 +61,11 @@ def figure(chart: Chart) -> dict[str, Any]:
             ],
         },
     }
+
+
+def height(chart: Chart) -> float:
+    """How high to make it, in rem, so that its legend takes nothing from its axes."""
+    return _AXES_REM + _ENTRY_REM * len(chart.legend)
 
 
 def _line(line: Line, listed: bool) -> dict[str, Any]:
@@ -111,6 +117,7 @@ def _dot(dot: Dot) -> dict[str, Any]:
         "type": "scatter",
         "mode": "markers",
         "name": _in_lines(dot.name),
+        "showlegend": dot.listed,
         "x": [dot.x],
         "y": [dot.y],
         "marker": {"color": dot.colour, "size": 11, "symbol": "diamond"},

@@ -97,8 +97,7 @@ def _lines(one: Shown, amount: Amount, per: float) -> list[Line]:
 
 
 def _legend(group: Group, losses: Array) -> str:
-    seeds = f", mean of {len(group.runs)} seeds" if len(group.runs) > 1 else ""
-    return f"{group.name}{seeds}" + (f": {formats.loss(float(losses[-1]))}" if losses.size else "")
+    return f"{group.name}: {formats.loss(float(losses[-1]))}" if losses.size else group.name
 
 
 def _band(one: Shown, amount: Amount, per: float) -> Band:
@@ -195,7 +194,7 @@ def _alt(groups: Sequence[Shown], amount: Amount) -> str:
 def _caption(groups: Sequence[Shown]) -> str:
     sentences = {
         len(one.group.runs) > 1: (
-            "Thin lines: each seed; band: the lowest to the highest seed."
+            "Thick lines: the mean of the seeds; thin: each; band: the lowest to the highest."
             if len(one.group.runs) > 1
             else "Band of a single run: 95 % of its evaluation error, where that is logged."
         )

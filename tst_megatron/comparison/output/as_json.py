@@ -4,6 +4,7 @@ The one idea: the top level is the best TST group's, so that a script reads
 ``equal_loss.gpu_hours_ratio.value`` and is done; ``groups`` has the same of every group.
 """
 
+import json
 from dataclasses import asdict
 from typing import Any
 
@@ -49,6 +50,11 @@ def as_json(findings: Findings) -> dict[str, Any]:
         }
     )
     return found
+
+
+def json_text(findings: Findings) -> str:
+    """Those figures as text."""
+    return json.dumps(as_json(findings), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def _comparison(one: Comparison, findings: Findings) -> dict[str, Any]:

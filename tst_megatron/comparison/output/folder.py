@@ -1,6 +1,5 @@
 """A report's folder: the page, the figures as JSON and CSV, two pictures."""
 
-import json
 from pathlib import Path
 
 from tst_megatron.comparison.charts import still
@@ -12,7 +11,7 @@ from tst_megatron.comparison.charts.saving import difference_chart, saving_chart
 from tst_megatron.comparison.charts.switch import switch_chart
 from tst_megatron.comparison.findings import Findings
 from tst_megatron.comparison.output.as_csv import comparisons_csv, evaluations_csv
-from tst_megatron.comparison.output.as_json import as_json
+from tst_megatron.comparison.output.as_json import json_text
 from tst_megatron.comparison.output.page import page
 from tst_megatron.files import write_whole
 
@@ -58,8 +57,3 @@ def charts_of(findings: Findings) -> list[Chart]:
         losses = [loss_chart(findings, STEPS)]
     others = [switch_chart(findings), saving_chart(findings), difference_chart(findings)]
     return [chart for chart in (*losses, *others, *logged_charts(findings)) if chart is not None]
-
-
-def json_text(findings: Findings) -> str:
-    """The figures as strict JSON."""
-    return json.dumps(as_json(findings), indent=2, allow_nan=False, ensure_ascii=False) + "\n"

@@ -81,6 +81,10 @@ def main() -> None:
 
             plan(args, others)
             return
+        if args.command == "sweep":
+            from tst_megatron.sweep.command import main as sweep
+
+            sys.exit(sweep(args, others))
         if others:
             parser.error(f"unrecognized arguments: {' '.join(others)}")
         if args.command == "compare":
@@ -134,6 +138,12 @@ def _parser(with_tst_flags: bool) -> argparse.ArgumentParser:
         "compare",
         "say what superposed runs saved against ordinary ones, from their logs",
         "tst_megatron.comparison.command",
+    )
+    _add_lazily(
+        commands,
+        "sweep",
+        "choose the bag size and the share of the steps in bags from a grid of runs",
+        "tst_megatron.sweep.command",
     )
     _add_group(commands, "recipe", "look at whole training recipes", _RECIPE_JOBS)
     _add_group(commands, "tokenizer", "make and look at tokenizers", _TOKENIZER_JOBS)

@@ -72,24 +72,31 @@ def main(args: argparse.Namespace) -> int:
     _check(args)
     from tst_megatron.comparison.finding import find
     from tst_megatron.comparison.findings import Prices
-    from tst_megatron.comparison.output.folder import json_text, write_folder
 
     prices = Prices(args.price_per_gpu_hour, args.watts)
     findings = find(args.baseline, args.tst, args.confidence, args.force, prices)
     if args.out is not None:
-        try:
-            write_folder(args.out, findings)
-        except OSError as error:
-            raise UserError(
-                f"--out {args.out} cannot be written ({error.strerror}): give another folder"
-            ) from None
+        _write(args.out, findings)
     if args.json:
+        from tst_megatron.comparison.output.as_json import json_text
+
         sys.stdout.write(json_text(findings))
     else:
         _print(findings)
     if args.out is not None:
         print(f"Report: {args.out / 'report.html'}", file=sys.stderr if args.json else sys.stdout)
     return 0
+
+
+def _write(out: Path, findings: "Findings") -> None:
+    from tst_megatron.comparison.output.folder import write_folder
+
+    try:
+        write_folder(out, findings)
+    except OSError as error:
+        raise UserError(
+            f"--out {out} cannot be written ({error.strerror}): give another folder"
+        ) from None
 
 
 def _print(findings: "Findings") -> None:

@@ -8,11 +8,11 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from tst_megatron.comparison.comparable import notes_on, reasons_against
+from tst_megatron.comparison.comparable import clocks_compare, notes_on, reasons_against
 from tst_megatron.comparison.compare import compare
 from tst_megatron.comparison.findings import Findings, Prices
 from tst_megatron.comparison.groups import group
-from tst_megatron.comparison.inputs import read_runs
+from tst_megatron.comparison.inputs import read_sides
 from tst_megatron.comparison.result import Comparison
 from tst_megatron.comparison.tables import final_loss
 from tst_megatron.errors import UserError
@@ -37,12 +37,12 @@ def find(
     Raises:
         UserError: a run cannot be read, or the sides should not be compared.
     """
-    ours, theirs = group(read_runs(tst), "TST"), group(read_runs(baseline), "baseline")
+    of_baseline, of_tst = read_sides(baseline, tst)
+    ours, theirs = group(of_tst, "TST"), group(of_baseline, "baseline")
     reasons = reasons_against(theirs, ours)
     if reasons and not force:
-        raise UserError(
-            f"{'; '.join(reasons)}: give runs that differ in superposition alone, or --force"
-        )
+        found = "; ".join(reason.removesuffix(".") for reason in reasons)
+        raise UserError(f"{found}; --force compares all the same and marks the report")
     comparisons = sorted((compare(theirs, one, confidence=confidence) for one in ours), key=_rank)
     return Findings(
         baseline=comparisons[0].baseline,
@@ -51,6 +51,7 @@ def find(
         reasons=tuple(reasons),
         notes=tuple(notes_on(theirs, ours)),
         prices=prices,
+        clocks_compare=clocks_compare(theirs, ours),
     )
 
 

@@ -40,6 +40,7 @@ class Findings:
         reasons: why the comparison would be refused, where --force made it all the same.
         notes: what a reader should know, a sentence each.
         prices: for energy and cost.
+        clocks_compare: hours of both sides are, as far as is known, of the same hardware.
     """
 
     baseline: tuple[Group, ...]
@@ -48,6 +49,7 @@ class Findings:
     reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     prices: Prices = Prices()
+    clocks_compare: bool = True
 
 
 def _scaled(interval: Interval, factor: float | None) -> Interval:

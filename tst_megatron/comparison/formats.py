@@ -76,6 +76,8 @@ def percent(confidence: float) -> str:
 
 
 def _range(interval: Interval, show: Callable[[float], str]) -> str:
+    if interval.value is None:
+        return UNKNOWN
     low, high = interval.low, interval.high
     if low is None:
         return NO_RANGE if high is None else f"up to {show(high)}"

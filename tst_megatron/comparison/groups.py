@@ -13,20 +13,28 @@ from tst_megatron.comparison.settings import known_differences, same_content, se
 Side = Literal["baseline", "TST"]
 
 # Where and when a run was made, and how often it was looked at: not what it is.
-_NOT_THE_METHOD = frozenset(
-    {
-        "device",
-        "eval_interval",
-        "exit_duration_in_mins",
-        "exit_interval",
-        "git commit",
-        "host",
-        "log_interval",
-        "save_interval",
-        "seed",
-        "tensorboard_log_interval",
-        "tst_allow_schedule_change",
-    }
+_NOT_THE_METHOD = (
+    "async_",
+    "ckpt_",
+    "device",
+    "eval_interval",
+    "exit_",
+    "flight_recorder_",
+    "git commit",
+    "host",
+    "inprocess_",
+    "log_",
+    "num_workers",
+    "one_logger_",
+    "profile",
+    "save_interval",
+    "seed",
+    "straggler_",
+    "tensorboard_",
+    "timing_",
+    "tst_allow_",
+    "version of ",
+    "wandb_",
 )
 # What a schedule in stages says already, in whichever flags it was written.
 _OF_THE_SCHEDULE = frozenset(
@@ -137,8 +145,8 @@ def _differing(run: Run, other: Run) -> list[str]:
     return [
         name
         for name in known_differences(one, two)
-        if name not in _NOT_THE_METHOD | _OF_THE_SCHEDULE
-        and not name.startswith("version of ")
+        if name not in _OF_THE_SCHEDULE
+        and not name.startswith(_NOT_THE_METHOD)
         and not same_content(name, one, two)
     ]
 
@@ -191,12 +199,17 @@ def _names(firsts: Sequence[Run], side: Side) -> list[str]:
 
 def _apart(run: Run, alike: Sequence[Run]) -> list[str]:
     """What sets a run apart from others of its schedule and length, in words."""
-    recipes = {_recipe(other) for other in alike}
-    if len(recipes) > 1 and None not in recipes:
-        return [str(_recipe(run))]
+    recipe = _recipe(run)
+    words = [] if recipe is None or {_recipe(other) for other in alike} == {recipe} else [recipe]
     settings = settings_of(run.header)
-    names = {name for other in alike for name in _differing(run, other)} - _OF_THE_LENGTH
-    return [f"{_WORDS.get(name, name)} {_value(settings[name])}" for name in sorted(names)]
+    names = {
+        name
+        for other in alike
+        if not words or _recipe(other) == recipe
+        for name in _differing(run, other)
+    }
+    names -= _OF_THE_LENGTH
+    return words + [f"{_WORDS.get(name, name)} {_value(settings[name])}" for name in sorted(names)]
 
 
 def _recipe(run: Run) -> str | None:

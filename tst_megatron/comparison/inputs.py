@@ -4,23 +4,30 @@ The one idea: a path is looked at once to tell what it is, the module of that so
 what every run needs (a name, its phases, where its decay starts) is added here, the same for all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from tst_megatron.comparison.derived import complete
 from tst_megatron.comparison.ledger_runs import run_of_ledger
 from tst_megatron.comparison.run import Run
-from tst_megatron.comparison.run_names import names_of
+from tst_megatron.comparison.run_names import OF_ANY_RUN, names_of
+from tst_megatron.comparison.tensorboard import event_files, is_event_file, run_of_events
+from tst_megatron.comparison.wandb_csv import runs_of_csv
 from tst_megatron.errors import UserError
 from tst_megatron.training.ledger import read_ledger
 
 _LEDGERS = ("ledger.jsonl", "ledger.jsonl.gz")
+_LEDGERS_BY_NAME = (".jsonl", ".jsonl.gz")
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
     """Read the runs that paths name.
 
     Args:
-        paths: each a ledger, a folder with one in it, or a folder of such folders.
+        paths: each a ledger, an event file of TensorBoard or a CSV export of W&B; a run's folder
+            with its ledger or its event files; or a folder of ledgers or of runs' folders, such as
+            a demo's, a sweep's or a study's.
 
     Returns:
         The runs in the paths' order, those of one folder by name.
@@ -28,14 +35,40 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     Raises:
         UserError: a path holds no run, cannot be read, or a run is named twice.
     """
-    files = [file for path in paths for file in _runs_at(path)]
-    _check_once(files)
-    runs = [
-        run_of_ledger(read_ledger(file), name)
-        for file, name in zip(files, names_of(files), strict=True)
-    ]
+    places = [place for path in paths for place in _runs_at(path)]
+    _check_once(places)
+    runs: list[Run] = []
+    for place, name in zip(places, names_of(places), strict=True):
+        runs += _unique(_read(place, name), name, {run.name for run in runs})
     _check_different(runs)
     return runs
+
+
+def read_sides(baseline: Sequence[Path], tst: Sequence[Path]) -> tuple[list[Run], list[Run]]:
+    """Read both sides, each completed with what only the other tells.
+
+    Args:
+        baseline: as of `read_runs`.
+        tst: likewise.
+
+    Raises:
+        UserError: as `read_runs`.
+    """
+    theirs, ours = read_runs(baseline), read_runs(tst)
+    return complete(theirs, ours), complete(ours, theirs)
+
+
+def _read(place: Path, name: str) -> list[Run]:
+    if place.is_dir() or is_event_file(place):
+        return [run_of_events(place, name)]
+    if place.suffix == ".csv":
+        return runs_of_csv(place, name)
+    return [run_of_ledger(read_ledger(place), name)]
+
+
+def _unique(runs: list[Run], name: str, taken: set[str]) -> list[Run]:
+    """With names that no run before them has: runs of an export bring their own."""
+    return [replace(run, name=f"{name}: {run.name}") if run.name in taken else run for run in runs]
 
 
 def _runs_at(path: Path) -> list[Path]:
@@ -45,19 +78,42 @@ def _runs_at(path: Path) -> list[Path]:
     if not path.is_dir():
         raise UserError(f"{path} is not there: give a run's ledger or its folder")
     here = _in_folder(path)
-    if here is not None:
-        return [here]
-    below = [_in_folder(folder) for folder in sorted(path.iterdir()) if folder.is_dir()]
-    found = [file for file in below if file is not None]
+    # A sweep's runs lie in a folder of their own below it.
+    found = (
+        [here] if here else _below(path) or [f for folder in _folders(path) for f in _below(folder)]
+    )
     if not found:
         raise UserError(
-            f"{path} holds no run: give a ledger.jsonl, or a folder with one in it or one below"
+            f"{path} holds no run: give a ledger.jsonl, a TensorBoard folder, a CSV export of W&B "
+            "or a folder of these"
         )
     return found
 
 
 def _in_folder(folder: Path) -> Path | None:
-    return next((folder / name for name in _LEDGERS if (folder / name).is_file()), None)
+    """The ledger of a run's folder, else the folder itself if it holds event files."""
+    ledger = next((folder / name for name in _LEDGERS if (folder / name).is_file()), None)
+    if ledger is None and event_files(folder):
+        return folder
+    return ledger
+
+
+def _below(folder: Path) -> list[Path]:
+    """Ledgers by their own names, and the runs of the folders in a folder."""
+    found = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name.endswith(_LEDGERS_BY_NAME)
+    ]
+    found += [place for below in _folders(folder) if (place := _in_folder(below)) is not None]
+    if any(place.is_file() for place in found):
+        # Beside a run's ledger, its TensorBoard folder tells of the same run.
+        return [place for place in found if place.is_file() or place.name not in OF_ANY_RUN]
+    return found
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.iterdir()) if path.is_dir())
 
 
 def _check_once(files: Sequence[Path]) -> None:

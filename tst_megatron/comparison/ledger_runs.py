@@ -8,6 +8,7 @@ import numpy as np
 from tst_megatron.comparison.phases import phases_of
 from tst_megatron.comparison.planned import decay_start, planned_steps
 from tst_megatron.comparison.run import Array, Curve, Run, StepSeries
+from tst_megatron.comparison.scalars import notes_on_losses
 from tst_megatron.training.ledger import Ledger
 
 Lines = Sequence[Mapping[str, Any]]
@@ -34,7 +35,7 @@ def run_of_ledger(ledger: Ledger, name: str) -> Run:
         phases=phases_of(ledger),
         num_steps=planned_steps(ledger.header) or last_step,
         decay_start=decay_start(ledger.header, steps),
-        notes=(*ledger.notes, *_notes_on_loss(name, without_loss, last_step)),
+        notes=(*ledger.notes, *notes_on_losses(without_loss)),
     )
 
 
@@ -76,14 +77,3 @@ def _column(lines: Lines, name: str) -> Array:
     return np.array(
         [np.nan if line.get(name) is None else line[name] for line in lines], dtype=np.float64
     )
-
-
-def _notes_on_loss(name: str, without_loss: Sequence[int], last_step: int) -> list[str]:
-    if not without_loss:
-        return []
-    steps = ", ".join(f"{step:,}" for step in without_loss[:3])
-    more = f" and {len(without_loss) - 3} more" if len(without_loss) > 3 else ""
-    return [
-        f"{name} has no held-out loss that is a number at step {steps}{more}: left out, so look at "
-        "whether it diverged."
-    ]

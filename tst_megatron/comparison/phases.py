@@ -2,7 +2,8 @@
 
 The one idea: the header's schedule, in samples, gives the switch to the step; the step lines, which
 come once a log interval, bear it out. Where the two disagree (a batch-size ramp, a schedule changed
-at a restart) the lines are believed.
+at a restart) the lines are believed. A switch decided by measurement is in the validation line that
+led to it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,11 +47,15 @@ def phases_of(ledger: Ledger) -> tuple[Phase, ...]:
     logged = [
         Logged(line["step"], line.get("stage") or 0, line.get("bag_size")) for line in ledger.steps
     ]
-    return phases_from(ledger.header, logged, last["step"])
+    decided = next((v["switch_step"] for v in ledger.validations if v.get("switch_step")), None)
+    return phases_from(ledger.header, logged, last["step"], decided)
 
 
 def phases_from(
-    header: Mapping[str, Any], logged: Sequence[Logged], last_step: int
+    header: Mapping[str, Any],
+    logged: Sequence[Logged],
+    last_step: int,
+    decided: int | None = None,
 ) -> tuple[Phase, ...]:
     """The phases of a run from its schedule and what it logged.
 
@@ -58,8 +63,12 @@ def phases_from(
         header: with ``superposition`` and the batch size among ``flags``, where they are known.
         logged: of the logged steps, ascending.
         last_step: the run got to.
+        decided: after which step the superposed stage ended, where measurement decided that.
     """
     stages = _stages(header)
+    if stages and decided is not None:
+        # The header was written before, with the latest switch there may be.
+        stages = [(stages[0][0], decided)]
     phases = () if stages is None else _clipped(stages, last_step)
     if phases and all(_agrees(line, phases) for line in logged):
         return phases

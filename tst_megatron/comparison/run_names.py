@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _SUFFIXES = (".gz", ".jsonl", ".csv")
-# Folders and files that are called so in every run.
-_OF_ANY_RUN = ("ledger", "checkpoints", "tensorboard", "wandb")
+OF_ANY_RUN = ("ledger", "checkpoints", "tensorboard", "wandb")
+"""What folders and files are called in every run."""
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
@@ -34,5 +34,5 @@ def _parts(path: Path) -> list[str]:
     *folders, name = path.absolute().parts[1:]
     for suffix in _SUFFIXES:
         name = name.removesuffix(suffix)
-    parts = [part for part in (*folders, name) if part not in _OF_ANY_RUN]
+    parts = [part for part in (*folders, name) if part not in OF_ANY_RUN]
     return parts or [name]

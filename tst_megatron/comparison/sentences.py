@@ -4,6 +4,8 @@ The one idea: what is said follows from the figures and their intervals alone, t
 win, a loss and a draw; and an extrapolated figure never stands without that word.
 """
 
+from collections.abc import Sequence
+
 from tst_megatron.comparison import formats
 from tst_megatron.comparison.charts.amounts import FLOPS, GPU_HOURS, STEPS, WALL_CLOCK, Amount
 from tst_megatron.comparison.findings import Findings
@@ -15,21 +17,39 @@ EXTRAPOLATED = "extrapolated"
 _IN_ORDER = (GPU_HOURS, WALL_CLOCK, FLOPS, STEPS)
 
 
-def headline(comparison: Comparison) -> str:
-    """The result in two sentences: at equal loss, then at equal FLOPs."""
-    sentences = (_equal_loss(comparison), _equal_flops(comparison))
+def headline(comparison: Comparison, clocks_compare: bool = True) -> str:
+    """The result in two sentences: at equal loss, then at equal FLOPs.
+
+    Args:
+        comparison: what was found.
+        clocks_compare: hours of both sides are of the same hardware.
+    """
+    amount = _lead_amount([comparison], clocks_compare)
+    sentences = (_equal_loss(comparison, amount), _equal_flops(comparison))
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def fewer(equal: EqualLoss, amount: Amount) -> str:
-    """As ``1.35× fewer GPU hours``; with the words that a figure has to have beside it."""
+def lead_amount(findings: Findings) -> Amount:
+    """What the first ratio is of: GPU hours where they compare and were logged."""
+    return _lead_amount(findings.comparisons, findings.clocks_compare)
+
+
+def _lead_amount(comparisons: Sequence[Comparison], clocks_compare: bool) -> Amount:
+    every = [one for one in _IN_ORDER if clocks_compare or one not in (GPU_HOURS, WALL_CLOCK)]
+    told = [one for one in every if any(one.ratio(c.equal_loss).value for c in comparisons)]
+    return next(iter(told), STEPS)
+
+
+def arrow_text(equal: EqualLoss, amount: Amount) -> str:
+    """As ``1.35× fewer GPU hours``, and on a second line what has to stand beside it."""
     found = amount.ratio(equal)
     if found.value is None:
         return ""
-    words = [_times(found.value, amount)]
+    first = _times(found.value, amount)
     if found.holds(1):
-        words = [f"{NO_DIFFERENCE}: {formats.ratio(found.value)} in {amount.label}"]
-    return ", ".join([*words, *([EXTRAPOLATED] if equal.extrapolated else [])])
+        first = f"{amount.label}: {formats.ratio(found.value)}"
+    beside = remark(found, 1, equal.extrapolated)
+    return f"{first}\n{beside}" if beside else first
 
 
 def remark(interval: Interval, nothing: float, extrapolated: bool = False) -> str:
@@ -52,22 +72,21 @@ def _times(value: float, amount: Amount) -> str:
     return f"{formats.ratio(1 / value)} more {amount.label}"
 
 
-def _equal_loss(comparison: Comparison) -> str:
+def _equal_loss(comparison: Comparison, amount: Amount) -> str:
     equal = comparison.equal_loss
     if equal.loss.value is None:
         return "There is no comparison yet: a side has no held-out loss."
     level = f"a held-out loss of {formats.loss(equal.loss.value)}"
-    amount = next((one for one in _IN_ORDER if one.ratio(equal).value is not None), None)
-    if amount is None:
-        return f"The baseline did not get to {level}, which TST ended at."
     found = amount.ratio(equal)
+    if found.value is None:
+        return f"The baseline did not get to {level}, which TST ended at."
     beside = [_interval(comparison, formats.ratio_range(found)), equal.where]
     if equal.extrapolated:
         beside += [f"{EXTRAPOLATED}, as the baseline did not get there"]
     if found.holds(1):
         what = f"{_capital(NO_DIFFERENCE)} in {amount.label} to {level}: "
         return f"{what}the baseline's over TST's is {_number(found)} ({'; '.join(beside)})."
-    what = f"TST got to {level} with {_times(found.value or 1, amount)} than the baseline"
+    what = f"TST got to {level} with {_times(found.value, amount)} than the baseline"
     return f"{what} (ratio {_number(found)}, {'; '.join(beside)})."
 
 
@@ -101,7 +120,7 @@ def warnings(findings: Findings) -> list[str]:
     """What has to be read before any figure: that the comparison was forced, and why."""
     if not findings.reasons:
         return []
-    return [f"Forced: this comparison would be refused, since {'; '.join(findings.reasons)}."]
+    return [f"Forced; without --force it is refused: {' '.join(findings.reasons)}"]
 
 
 def between(findings: Findings) -> str:
@@ -117,17 +136,28 @@ def between(findings: Findings) -> str:
 def first_sentences(findings: Findings) -> str:
     """The headline; without a comparison, why there is none."""
     if findings.comparisons:
-        return headline(findings.comparisons[0])
+        return headline(findings.comparisons[0], findings.clocks_compare)
     sides = (("the baseline", findings.baseline), ("TST", findings.tst))
     missing = " or of ".join(name for name, groups in sides if not groups)
     return f"There is no comparison yet: there is no run of {missing}."
 
 
 def notes(findings: Findings) -> list[str]:
-    """Everything a reader should know, each once."""
+    """What a reader should know of the headline, each once."""
     every = [*findings.notes]
-    for one in findings.comparisons:
+    for one in findings.comparisons[:1]:
         every += [one.uncertainty, *one.notes]
     runs = [run for group in (*findings.baseline, *findings.tst) for run in group.runs]
     every += [f"{run.name}: {note}" for run in runs for note in run.notes]
     return list(dict.fromkeys(every))
+
+
+def notes_of_others(findings: Findings) -> list[str]:
+    """What a reader should know of the other TST groups besides, with their names."""
+    first = notes(findings)
+    return [
+        f"{one.tst.name}: {note}"
+        for one in findings.comparisons[1:]
+        for note in dict.fromkeys([one.uncertainty, *one.notes])
+        if note not in first
+    ]

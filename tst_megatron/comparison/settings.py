@@ -54,6 +54,10 @@ _BOOKKEEPING = frozenset(
         "tensorboard_dir",
         "tst_compare_with",
         "tst_ledger",
+        "tst_ledger_fsync_interval",
+        "tst_recipe",
+        # What its header has in words of its own.
+        "tst_superposition",
         "wandb_entity",
         "wandb_exp_name",
         "wandb_project",
@@ -122,7 +126,7 @@ def settings_of(header: Mapping[str, Any]) -> dict[str, Any]:
     That is its flags by their names, and ``version of NAME``, ``device``, ``host``, ``world_size``,
     ``seed``, ``git commit``, ``data sha256``, ``tokenizer sha256`` and ``bags (size × samples)``.
     """
-    flags = header.get("flags") or {}
+    flags = flags_of(header)
     data = header.get("data") or []
     hashes = [place.get("manifest_sha256") for place in data]
     found = {
@@ -137,6 +141,15 @@ def settings_of(header: Mapping[str, Any]) -> dict[str, Any]:
     if "superposition" in header:
         found[_BAGS] = _schedule(header["superposition"])
     return {name: value for name, value in found.items() if value is not None}
+
+
+def flags_of(header: Mapping[str, Any]) -> dict[str, Any]:
+    """Megatron's arguments, none of which depends on when the header was written."""
+    flags = dict(header.get("flags") or {})
+    # Megatron completes this one after its other arguments.
+    if flags.get("group_query_attention") is False and "num_attention_heads" in flags:
+        flags["num_query_groups"] = flags["num_attention_heads"]
+    return flags
 
 
 def known_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

@@ -21,7 +21,7 @@ from tst_megatron.comparison.charts.amounts import (
 from tst_megatron.comparison.findings import Findings, Prices
 from tst_megatron.comparison.result import Comparison, EqualLoss, Interval
 from tst_megatron.comparison.run import Array, Group, Run
-from tst_megatron.comparison.sentences import EXTRAPOLATED, remark
+from tst_megatron.comparison.sentences import EXTRAPOLATED, lead_amount, remark
 from tst_megatron.comparison.settings import compare_settings
 
 _SHOWN = (
@@ -95,7 +95,7 @@ def equal_loss_table(equal: EqualLoss, which: str, confidence: float, prices: Pr
         f"At equal loss {formats.loss(equal.loss.value)}: {', '.join(words)} "
         f"(intervals: {formats.percent(confidence)})",
         ("", "baseline", "TST", "ratio", "interval", ""),
-        tuple(row for row in rows if set(row[1:4]) != {formats.UNKNOWN}),
+        tuple(row for row in rows if set(row[1:3]) != {formats.UNKNOWN}),
         frozenset({5}),
     )
 
@@ -103,14 +103,15 @@ def equal_loss_table(equal: EqualLoss, which: str, confidence: float, prices: Pr
 def loss_table(comparison: Comparison) -> Table:
     """The loss differences at equal FLOPs and at equal data."""
     flops, data = comparison.equal_flops, comparison.equal_data
-    end = "the end" if flops.at_end else "the largest both have"
+    end = " (end)" if flops.at_end else ""
     rows = (
-        ("At equal FLOPs", flops.loss_difference, f"{formats.flops(flops.flops)}, {end}"),
-        ("At equal data tokens", data.loss_difference, formats.count(data.data_tokens)),
+        ("Equal FLOPs", flops.loss_difference, f"{formats.flops(flops.flops)}{end}"),
+        ("Equal data", data.loss_difference, formats.count(data.data_tokens)),
     )
     return Table(
-        "Held-out loss, TST − baseline, nats a token (below 0, TST is ahead)",
-        ("", "difference", f"{formats.percent(comparison.confidence)} interval", "at", ""),
+        "Held-out loss, TST − baseline, nats a token: below 0, TST is ahead "
+        f"(intervals: {formats.percent(comparison.confidence)})",
+        ("", "difference", "interval", "at", ""),
         tuple(
             (
                 label,
@@ -127,24 +128,25 @@ def loss_table(comparison: Comparison) -> Table:
 
 def groups_table(findings: Findings) -> Table:
     """Every TST group in a row."""
+    amount = lead_amount(findings)
     rows = []
     for one in findings.comparisons:
-        equal = one.equal_loss
-        found = GPU_HOURS.ratio(equal)
+        found, difference = amount.ratio(one.equal_loss), one.equal_flops.loss_difference
         rows.append(
             (
                 one.tst.name,
-                formats.loss(equal.loss.value),
-                _with_range(one.equal_flops.loss_difference, 0),
-                _with_range(found, 1),
-                remark(found, 1, equal.extrapolated),
+                formats.loss(final_loss(one.tst)),
+                formats.signed(difference.value),
+                formats.ratio(found.value),
+                formats.ratio_range(found),
+                remark(found, 1, one.equal_loss.extrapolated),
             )
         )
     return Table(
-        "Every TST group, the lowest final loss first",
-        ("TST group", "final loss", "at equal FLOPs, nats", "GPU hours ratio", ""),
+        f"Every TST group, the lowest final loss first (ratio: of {amount.label})",
+        ("TST group", "loss", "equal FLOPs", "ratio", "interval", ""),
         tuple(rows),
-        frozenset({4}),
+        frozenset({5}),
     )
 
 
@@ -242,11 +244,3 @@ def _row(label: str, needed: tuple[str, str], found: Interval, equal: EqualLoss)
         formats.ratio_range(found),
         remark(found, 1, equal.extrapolated),
     )
-
-
-def _with_range(found: Interval, nothing: float) -> str:
-    if found.value is None:
-        return formats.UNKNOWN
-    if nothing:
-        return f"{formats.ratio(found.value)} ({formats.ratio_range(found)})"
-    return f"{formats.signed(found.value)} ({formats.difference_range(found)})"

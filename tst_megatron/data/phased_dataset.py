@@ -258,11 +258,12 @@ def build_phased_dataset(
         None on ranks that read no data.
     """
     built: dict[int, Any] = {}
-    parts = document_parts(schedule, config.sequence_length, bag_boundary)
+    text = schedule.text
+    parts = document_parts(text, config.sequence_length, bag_boundary)
     for bag_size, part in parts.items():
         built[bag_size] = BlendedMegatronDatasetBuilder(
             StageDataset,
-            [schedule.samples_of_bag_size(bag_size), 0, 0],
+            [text.samples_of_bag_size(bag_size), 0, 0],
             is_built_on_rank,
             stage_config(config, Split.train, bag_size, part, bag_boundary),
         ).build()[Split.train.value]

@@ -21,7 +21,7 @@ from tst_megatron.planner.plan import Assumptions
 from tst_megatron.planner.precision import Precision
 from tst_megatron.planner.timing import StepTime, step_time
 from tst_megatron.planner.traffic import Traffic
-from tst_megatron.superposition.schedule import parse_shares
+from tst_megatron.training.schedule_flags import bag_sizes
 
 _MICRO_BATCHES = (1, 2, 4, 8)
 _CONTEXT = (1, 2, 4, 8)
@@ -120,12 +120,6 @@ def sweep(flags: Sequence[str], num_gpus: int, gpu: Gpu, assumptions: Assumption
     )
 
 
-def _bag_sizes(parsed: argparse.Namespace) -> tuple[int, ...]:
-    if parsed.tst_schedule is not None:
-        return (*(bag_size for bag_size, _ in parse_shares(parsed.tst_schedule)), 1)
-    return (1,) if parsed.tst_bag_size is None else (parsed.tst_bag_size, 1)
-
-
 class _Sweep:
     def __init__(
         self,
@@ -145,7 +139,7 @@ class _Sweep:
         self._num_gpus = num_gpus
         self._gpu = gpu
         self._assumptions = assumptions
-        self._bag_sizes = _bag_sizes(parsed)
+        self._bag_sizes = bag_sizes(parsed)
         self._whole: dict[tuple[int, int], Chunk] = {}
 
     def run(self) -> list[Tried]:

@@ -101,6 +101,11 @@ class BagSchedule:
         """The stages before the ordinary one."""
         return self.stages[:-1]
 
+    @property
+    def text(self) -> "BagSchedule":
+        """The samples that text is laid out for: these, as they are."""
+        return self
+
     def locate(self, sample_index: int) -> Location:
         """Stage, bag size and index in the stage of a global sample index.
 

@@ -9,11 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from megatron.core.datasets.object_storage_utils import is_object_storage_path
+
 from tst_megatron.errors import UserError
 from tst_megatron.superposition.bags import BAG_WEIGHTS
 from tst_megatron.superposition.loss import OBJECTIVES
 from tst_megatron.superposition.model import BagObjective
+from tst_megatron.superposition.open_schedule import OpenSchedule, is_auto
 from tst_megatron.superposition.schedule import BagSchedule
+from tst_megatron.training.auto_switch import AutoSwitch, rule_of
 from tst_megatron.training.schedule_flags import (
     add_schedule_arguments,
     check_schedule_flags,
@@ -34,12 +38,14 @@ class Superposition:
             ``output`` (tokens in, a bag out).
         bag_objective: how a target bag is scored.
         bag_boundary: ``any``, or ``document``: no bag holds tokens of two documents.
+        switch: what ends an open schedule's superposed stage; None for a fixed one.
     """
 
     schedule: BagSchedule
     superpose: str
     bag_objective: BagObjective
     bag_boundary: str = "any"
+    switch: AutoSwitch | None = None
 
     @property
     def reads_bags(self) -> bool:
@@ -62,14 +68,15 @@ class Superposition:
         return data_schedule(self.schedule, self.superpose)
 
     def as_saved(self) -> dict[str, Any]:
-        """What a checkpoint remembers, to tell a resume under another method."""
-        return {
+        """What a checkpoint remembers, to tell a resume under another method, and to decide on."""
+        saved = {
             "stages": [(s.bag_size, s.num_samples) for s in self.schedule.superposed_stages],
             "superpose": self.superpose,
             "bag_weights": self.bag_objective.weights,
             "objective": self.bag_objective.objective,
             "bag_boundary": self.bag_boundary,
         }
+        return saved if self.switch is None else saved | {"auto": self.switch.as_saved()}
 
 
 def add_tst_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -177,11 +184,16 @@ def superposition_from_args(args: argparse.Namespace) -> Superposition | None:
     """
     if not superposes(args):
         return None
+    schedule = schedule_of_steps(args)(train_steps(args))
+    switch = None
+    if isinstance(schedule, OpenSchedule):
+        switch = AutoSwitch(schedule, rule_of(args, schedule))
     return Superposition(
-        schedule=schedule_of_steps(args)(train_steps(args)),
+        schedule=schedule,
         superpose=args.tst_superpose,
         bag_objective=BagObjective(args.tst_bag_weights, args.tst_objective),
         bag_boundary=args.tst_bag_boundary,
+        switch=switch,
     )
 
 
@@ -292,7 +304,41 @@ _UNSUPPORTED: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] =
 )
 
 
+# What a switch decided by measurement cannot go with.
+_UNSUPPORTED_BY_AUTO: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] = (
+    (
+        lambda a: not a.eval_iters or not a.eval_interval,
+        "a run without validations",
+        "the switch is decided from the held-out bag loss, so add --eval-interval and --eval-iters",
+    ),
+    (
+        lambda a: a.step_batch_size_schedule is not None,
+        "--step-batch-size-schedule",
+        "gains are weighed step by step, and steps of other batch sizes cost other FLOPs",
+    ),
+    (
+        lambda a: a.ckpt_format != "torch_dist",
+        "--ckpt-format other than torch_dist",
+        "the measurements are read from the checkpoint before it is loaded",
+    ),
+    (
+        lambda a: a.non_persistent_ckpt_type is not None,
+        "--non-persistent-ckpt-type",
+        "the measurements are read from the last persistent checkpoint",
+    ),
+    (
+        lambda a: a.load is not None and is_object_storage_path(a.load),
+        "--load from object storage",
+        "the measurements are read from the checkpoint before it is loaded",
+    ),
+)
+
+
 def _check_combinations(args: argparse.Namespace) -> None:
     for asked_for, flag, reason in _UNSUPPORTED:
         if asked_for(args):
             raise UserError(f"{flag} does not go with --tst-bag-size or --tst-schedule: {reason}")
+    if is_auto(args.tst_schedule):
+        for asked_for, flag, reason in _UNSUPPORTED_BY_AUTO:
+            if asked_for(args):
+                raise UserError(f"{flag} does not go with --tst-schedule auto: {reason}")

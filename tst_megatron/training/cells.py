@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tst_megatron.errors import UserError
-from tst_megatron.training.launch import Run, start_on_cpu
+from tst_megatron.training.launch import Run, start_on_cpu, start_on_gpus
 from tst_megatron.training.ledger import LedgerError, read_ledger
 from tst_megatron.training.progress import ProgressDisplay
 
@@ -58,15 +58,19 @@ def train_cells(
     jobs: int,
     console: Console,
     when_done: Callable[[Cell], None] = lambda cell: None,
+    nproc_per_node: int = 1,
+    on_gpus: bool = False,
 ) -> bool:
     """Train the cells that are not done, in their order, `jobs` at a time.
 
     Args:
         root: the cells' folders lie in here.
         cells: with names that differ.
-        jobs: runs at once, a core each.
+        jobs: runs at once.
         console: where progress goes.
         when_done: is called with each cell as it ends.
+        nproc_per_node: processes of a run, a core or a GPU each.
+        on_gpus: train on this machine's GPUs, which are enough for all jobs, not on its CPU.
 
     Returns:
         True if all are done; False if the user cut it short, after the runs have saved.
@@ -79,16 +83,23 @@ def train_cells(
         done = len(cells) - len(waiting)
         console.print(f"{done} of {len(cells)} runs are done already.", highlight=False)
     running: dict[str, tuple[Cell, Run]] = {}
+    # Each run at a time has a place, with GPUs of its own.
+    places = list(range(jobs))
+    place_of: dict[str, int] = {}
     try:
         with ProgressDisplay(console) as display:
             while waiting or running:
                 while waiting and len(running) < jobs:
                     cell = waiting.pop(0)
-                    running[cell.name] = cell, _start(root, cell)
+                    place = place_of[cell.name] = places.pop(0)
+                    first = place * nproc_per_node
+                    gpus = range(first, first + nproc_per_node) if on_gpus else None
+                    running[cell.name] = cell, _start(root, cell, nproc_per_node, gpus)
                     display.add(cell.name, ledger_of(root, cell), cell.num_steps)
                 display.wait(lambda: any(_has_ended(run) for _, run in running.values()), _POLL_S)
                 for name in [name for name, (_, run) in running.items() if _has_ended(run)]:
                     cell, run = running.pop(name)
+                    places.append(place_of[name])
                     display.end(name)
                     _check(cell, run)
                     when_done(cell)
@@ -103,7 +114,7 @@ def train_cells(
     return True
 
 
-def _start(root: Path, cell: Cell) -> Run:
+def _start(root: Path, cell: Cell, num_processes: int, gpus: Sequence[int] | None) -> Run:
     folder = root / cell.name
     own = (
         f"--save={folder / 'checkpoints'}",
@@ -111,7 +122,10 @@ def _start(root: Path, cell: Cell) -> Run:
         f"--tensorboard-dir={folder / 'tensorboard'}",
         f"--tst-ledger={ledger_of(root, cell)}",
     )
-    return start_on_cpu([*cell.flags, *own], folder / "log.txt")
+    flags, log = [*cell.flags, *own], folder / "log.txt"
+    if gpus is None:
+        return start_on_cpu(flags, log, num_processes)
+    return start_on_gpus(flags, log, gpus)
 
 
 def _has_ended(run: Run) -> bool:

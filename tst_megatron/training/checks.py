@@ -19,6 +19,7 @@ from tst_megatron.data.blend import is_remote
 from tst_megatron.data.sources import all_prefixes
 from tst_megatron.errors import UserError
 from tst_megatron.training.arguments import Superposition, add_tst_arguments, check_flags
+from tst_megatron.training.auto_switch import check_auto_switch, without_measurements
 from tst_megatron.training.live_comparison import OtherRun
 from tst_megatron.training.reading import check_validation, reading_from_args
 from tst_megatron.training.schedule_flags import superposes
@@ -116,6 +117,8 @@ def check_after_validation(args: argparse.Namespace, superposition: Superpositio
         UserError: they do not fit.
     """
     _check_vocabulary(args)
+    if superposition is not None and superposition.switch is not None:
+        check_auto_switch(args, superposition.switch.rule)
     if _is_first_of_node():
         _check_ids(args)
         _check_budget(args)
@@ -214,8 +217,12 @@ def _check_resume(args: argparse.Namespace, superposition: Superposition | None)
     """A superposed run goes on under the schedule it was started with.
 
     A checkpoint carries Megatron's arguments, ours among them; there is nothing else to compare.
+    What it has measured for an open schedule is taken over.
     """
-    if args.load is None or args.finetune or args.tst_allow_schedule_change:
+    if args.load is None or args.finetune:
+        return
+    switch = None if superposition is None else superposition.switch
+    if args.tst_allow_schedule_change and switch is None:
         return
     saved = _saved_arguments(args)
     if saved is None:
@@ -234,10 +241,12 @@ def _check_resume(args: argparse.Namespace, superposition: Superposition | None)
     if before is not None:
         # Of a checkpoint saved before there was a choice.
         before = before | {"bag_boundary": before.get("bag_boundary", "any")}
-    now = superposition.as_saved()
     # Lists come back as tuples or the other way about; JSON has one of them.
-    before_text, now_text = json.dumps(before), json.dumps(now)
-    if before_text != now_text:
+    before_text = json.dumps(None if before is None else without_measurements(before))
+    now_text = json.dumps(without_measurements(superposition.as_saved()))
+    if before_text == now_text and before is not None and switch is not None:
+        switch.restore(before["auto"])
+    if before_text != now_text and not args.tst_allow_schedule_change:
         raise UserError(
             f"the checkpoint in {args.load} was trained under the schedule {before_text} and this "
             f"run has {now_text}: use the same flags, or add --tst-allow-schedule-change"

@@ -78,6 +78,10 @@ class DatasetsProvider:
             vp_stage: virtual pipeline stage, if the schedule is interleaved.
         """
         args = get_args()
+        if self.superposition is not None and self.superposition.switch is not None:
+            # A checkpoint has been loaded by now, or a restart in this process has gone back to it.
+            self.superposition.switch.go_back(args.iteration)
+            args.tst_superposition = self.superposition.as_saved()
         config = dataset_config(args)
         num_train, num_valid, num_test = train_valid_test_num_samples
         phased = self.superposition is not None and self.superposition.reads_bags

@@ -8,7 +8,8 @@ fails when one is gone or takes other arguments.
 - ``training_log``: to put bag size, stage, positions and data tokens into Megatron's log line and
   TensorBoard, and a line into the ledger.
 - ``evaluate``: to measure the loss on bags beside the next-token loss in a superposed stage, and to
-  put both into the ledger; with ``--tst-fixed-validation``, on the same samples every time.
+  put both into the ledger; with ``--tst-fixed-validation``, on the same samples every time. There,
+  too, the switch of an open schedule is decided.
 - ``evaluate_and_print_results``: only it knows whether the test set is evaluated.
 - ``MTPLossLoggingHelper``: to name what the heads of multi-token prediction make of bags.
 - ``get_moe_metrics_tracker``: to have the router's losses of a step in the ledger.
@@ -19,10 +20,12 @@ from inspect import signature
 from typing import Any
 
 import torch
-from megatron.training import get_tensorboard_writer
+from megatron.training import get_tensorboard_writer, print_rank_last
 from megatron.training import training as trainer
 
+from tst_megatron.superposition.auto_switch import Decision
 from tst_megatron.training.arguments import Superposition
+from tst_megatron.training.auto_switch import loss_on_all_ranks
 from tst_megatron.training.consumed import Progress
 from tst_megatron.training.datasets import DatasetsProvider
 from tst_megatron.training.forward_step import BAG_LOSS, NEXT_TOKEN_LOSS, ForwardStep
@@ -186,7 +189,7 @@ class _Hooks:
             )
             losses |= bag_losses
             stderrs |= bag_stderrs
-            self.ledger.validation(losses, stderrs)
+            self.ledger.validation(losses, stderrs, self._decide(losses))
             sentence = self.scalars.validation(
                 get_tensorboard_writer(), self.progress.now.step, losses, stderrs
             )
@@ -221,6 +224,22 @@ class _Hooks:
         self.args.consumed_valid_samples = consumed
         losses = losses or {}
         return losses, take_stderrs(losses, eval_iters * self.args.eval_global_batch_size)
+
+    def _decide(self, losses: dict[str, torch.Tensor]) -> Decision | None:
+        """Whether the superposed stage of an open schedule is to end; the same on every rank."""
+        superposition = self.superposition
+        if superposition is None or superposition.switch is None:
+            return None
+        if self.progress.superposed_bag_size() is None:
+            return None
+        step = self.progress.now.step
+        decision = superposition.switch.measured(step, loss_on_all_ranks(losses.get(BAG_LOSS)))
+        self.args.tst_superposition = superposition.as_saved()
+        if decision is not None:
+            print_rank_last(f" {decision.in_words()}")
+            if (writer := get_tensorboard_writer()) is not None:
+                writer.add_scalar("switch-step", decision.switch_step, step)
+        return decision
 
     def _count_losses(
         self,

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,22 +59,36 @@ class Run:
         return f"it ended with code {self.process.returncode}: see the end of {self.log}"
 
 
-def start_on_cpu(flags: list[str], log: Path) -> Run:
-    """``torchrun -m tst_megatron pretrain FLAGS`` with one process, on one CPU core.
+def start_on_cpu(flags: list[str], log: Path, num_processes: int = 1) -> Run:
+    """``torchrun -m tst_megatron pretrain FLAGS`` on CPU cores, one a process.
 
     Args:
         flags: Megatron's and ours.
         log: takes its output, after what is there.
+        num_processes: of the run.
     """
+    return _start(flags, log, num_processes, {"OMP_NUM_THREADS": "1", DEVICE_VARIABLE: "cpu"})
+
+
+def start_on_gpus(flags: list[str], log: Path, gpus: Sequence[int]) -> Run:
+    """The same on GPUs of this machine, one a process, which no other run sees.
+
+    Args:
+        flags: Megatron's and ours.
+        log: takes its output, after what is there.
+        gpus: their numbers among those that this process sees.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [visible.split(",")[gpu] for gpu in gpus] if visible else map(str, gpus)
+    return _start(flags, log, len(gpus), {"CUDA_VISIBLE_DEVICES": ",".join(names)})
+
+
+def _start(flags: list[str], log: Path, num_processes: int, environment: dict[str, str]) -> Run:
+    torchrun = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}")
     command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1"),
+        *(sys.executable, *torchrun),
         *("-m", "tst_megatron", "pretrain", "--exit-signal-handler", *flags),
     ]
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "PYTHONUNBUFFERED": "1",
-        DEVICE_VARIABLE: "cpu",
-    }
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -81,7 +96,7 @@ def start_on_cpu(flags: list[str], log: Path) -> Run:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"} | environment,
             start_new_session=True,
         )
     return Run(process, log)

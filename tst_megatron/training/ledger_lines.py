@@ -8,9 +8,11 @@ the run follows; whatever else does not fit is the user's to look at.
 import json
 import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import orjson
 
 from tst_megatron.errors import UserError
 
@@ -46,6 +48,7 @@ _NUMBERS = {
         "next_token_loss_stderr",
         "bag_loss",
         "bag_loss_stderr",
+        "switch_step",
     ),
 }
 _MAPPINGS = {
@@ -141,6 +144,11 @@ def _may_be_cut(text: bytes) -> bool:
 def _json(text: bytes) -> Any | None:
     """The value of a line; None of one that is no JSON."""
     try:
+        return orjson.loads(text)
+    except ValueError:
+        pass
+    try:
+        # Python's own is slower and knows NaN and Infinity.
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
@@ -171,15 +179,14 @@ def _checked(path: Path, number: int, value: Any) -> dict[str, Any]:
     return value
 
 
-def _check_numbers(where: str, fields: dict[str, Any], names: Any) -> None:
+def _check_numbers(where: str, fields: dict[str, Any], names: Iterable[str]) -> None:
     for name in names:
         number = fields.get(name)
-        if number is None or type(number) is int:
-            continue
-        if type(number) is not float:
+        if isinstance(number, float):
+            if not math.isfinite(number):
+                fields[name] = None
+        elif type(number) is not int and number is not None:
             raise LedgerError(f'{where}: its "{name}" is {_shown(number)} and must be a number')
-        if not math.isfinite(number):
-            fields[name] = None
 
 
 def _check_header(where: str, header: Mapping[str, Any]) -> None:

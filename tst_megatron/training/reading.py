@@ -12,6 +12,7 @@ from tst_megatron.training.schedule_flags import (
     data_schedule,
     schedule_of_steps,
     superposes,
+    text_schedule,
     train_steps,
 )
 
@@ -35,7 +36,7 @@ def reading_from_args(args: argparse.Namespace) -> Reading:
     return Reading(
         seq_length=args.seq_length,
         train_iters=train_steps(args),
-        schedule=lambda steps: data_schedule(schedule(steps), args.tst_superpose),
+        schedule=lambda steps: text_schedule(schedule(steps), args.tst_superpose),
         sources=sources,
         seed=args.seed,
         surplus=args.mid_level_dataset_surplus,

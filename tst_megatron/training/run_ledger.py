@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from megatron.core.datasets.object_storage_utils import is_object_storage_path
 
+from tst_megatron.superposition.auto_switch import Decision
 from tst_megatron.training.arguments import Superposition
 from tst_megatron.training.consumed import Progress, ProgressAt
 from tst_megatron.training.forward_step import BAG_LOSS, NEXT_TOKEN_LOSS
@@ -118,13 +119,19 @@ class RunLedger:
             },
         )
 
-    def validation(self, losses: dict[str, torch.Tensor], stderrs: dict[str, float]) -> None:
+    def validation(
+        self,
+        losses: dict[str, torch.Tensor],
+        stderrs: dict[str, float],
+        decision: Decision | None = None,
+    ) -> None:
         """A validation.
 
         Args:
             losses: the next-token loss, and in a superposed stage the loss on bags; empty on ranks
                 that have none.
             stderrs: their standard errors, where known.
+            decision: that the validation led to.
         """
         if self._path is None:
             return
@@ -134,13 +141,15 @@ class RunLedger:
         )
         if self._writer is None or known is None or NEXT_TOKEN_LOSS not in known:
             return
-        fields = {
+        fields: dict[str, Any] = {
             "next_token_loss": known[NEXT_TOKEN_LOSS],
             "next_token_loss_stderr": known.get(NEXT_TOKEN_LOSS + _STDERR),
         }
         if BAG_LOSS in known:
             fields["bag_loss"] = known[BAG_LOSS]
             fields["bag_loss_stderr"] = known.get(BAG_LOSS + _STDERR)
+        if decision is not None:
+            fields["switch_step"] = decision.switch_step
         self._writer.write("validation", self.progress.now.fields() | fields)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from tst_megatron.data.phases import BAG_BOUNDARIES
 from tst_megatron.errors import UserError
+from tst_megatron.superposition.open_schedule import OpenSchedule, is_auto, parse_auto
 from tst_megatron.superposition.schedule import BagSchedule, ScheduleError, Stage, parse_shares
 from tst_megatron.training.batch_sizes import BatchSizes
 
@@ -36,7 +37,8 @@ def add_schedule_arguments(group: Any) -> None:
         "--tst-schedule",
         metavar="S:R,...",
         help="several phases as bag size : share of the steps, such as 16:0.2,4:0.1; "
-        "the rest is ordinary",
+        "the rest is ordinary; or auto:S[:MIN,MAX], one phase that ends by measurement, between "
+        "these shares (default 0.1,0.5)",
     )
     group.add_argument(
         "--tst-superpose",
@@ -67,6 +69,15 @@ def add_schedule_arguments(group: Any) -> None:
 def superposes(args: argparse.Namespace) -> bool:
     """Whether the flags ask for a superposition phase at all."""
     return args.tst_bag_size is not None or args.tst_schedule is not None
+
+
+def bag_sizes(args: argparse.Namespace) -> tuple[int, ...]:
+    """Bag sizes of the stages, in the order of training; checked flags are taken for granted."""
+    if is_auto(args.tst_schedule):
+        return parse_auto(args.tst_schedule).bag_size, 1
+    if not superposes(args):
+        return (1,)
+    return *(bag_size for bag_size, _ in _shares(args)), 1
 
 
 def check_schedule_flags(args: argparse.Namespace) -> None:
@@ -114,6 +125,12 @@ def schedule_of_steps(args: argparse.Namespace) -> Callable[[int], BagSchedule]:
     return lambda steps: _schedule(args, steps, samples_of_steps)
 
 
+def text_schedule(schedule: BagSchedule, superpose: str) -> BagSchedule:
+    """The samples that text must be there for; more than the run has, where the switch is open."""
+    # Single tokens are read on both sides of the switch, wherever it is.
+    return data_schedule(schedule, superpose) if superpose == "output" else schedule.text
+
+
 def data_schedule(schedule: BagSchedule, superpose: str) -> BagSchedule:
     """The schedule as the data see it: output superposition reads single tokens throughout."""
     if superpose != "output":
@@ -125,6 +142,8 @@ def _schedule(
     args: argparse.Namespace, train_iters: int, samples_of_steps: Callable[[int], int]
 ) -> BagSchedule:
     try:
+        if is_auto(args.tst_schedule):
+            return OpenSchedule(parse_auto(args.tst_schedule), train_iters, samples_of_steps)
         return BagSchedule.from_shares(_shares(args), train_iters, samples_of_steps)
     except ScheduleError as error:
         flag = (

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_runs import BAG_SIZE, evaluated_at, law, made_group, made_run, true_curve
+from made_curves import BAG_SIZE, evaluated_at, law, made_group, made_run, true_curve
 
 from tst_megatron.comparison.compare import compare
 from tst_megatron.comparison.equal_loss import ALONG, BY_LAW, DECAY, WHOLE_RUNS

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from made_runs import evaluated_at, law, made_group, made_run
+from made_curves import evaluated_at, law, made_group, made_run
 
 from tst_megatron.comparison.compare import compare
 from tst_megatron.comparison.result import Interval

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from made_runs import DECAY_SHARE, evaluated_at, law, made_group, made_run, true_curve
+from made_curves import DECAY_SHARE, evaluated_at, law, made_group, made_run, true_curve
 
 from tst_megatron.comparison.compare import compare
 from tst_megatron.comparison.result import Comparison

@@ -43,3 +43,10 @@ def test_no_progress_no_phase():
 
 def test_names():
     assert (phase_name(4), phase_name(1)) == ("bags of 4", "single tokens")
+
+
+def test_a_switch_decided_by_measurement_is_where_it_was_decided(tmp_path: Path):
+    ledger = write_ledger(tmp_path / "l", {20: 4.2, 100: 4.0}, stages=[(4, 120)])
+    ledger.header["superposition"]["stages"] = [[4, 200]]
+    ledger.validations[0]["switch_step"] = 30
+    assert phases_of(ledger) == (Phase(0, 4, 1, 30), Phase(1, 1, 31, 100))

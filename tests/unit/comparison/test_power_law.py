@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_runs import evaluated_at
+from made_curves import evaluated_at
 
 from tst_megatron.comparison.power_law import FEWEST, fit_laws
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_runs import evaluated_at, true_curve
+from made_curves import evaluated_at, true_curve
 
 from tst_megatron.comparison.smoothing import scatter, smoother
 

@@ -44,6 +44,30 @@ def test_the_two_forms_of_a_schedule() -> None:
     assert stages("--tst-schedule=4:1.0") == [(4, 800), (1, 0)]
 
 
+def test_a_switch_left_to_measurement() -> None:
+    validated = ("--eval-interval=5", "--eval-iters=2")
+    # Superposed as long as may be, until it is decided.
+    assert stages("--tst-schedule=auto:4", *validated) == [(4, 400), (1, 400)]
+    assert stages("--tst-schedule=auto:4:0.2,0.3", *validated) == [(4, 240), (1, 560)]
+    assert "write for example auto:4:0.1,0.5" in refusal("--tst-schedule=auto:4:0.1", *validated)
+    assert "use one" in refusal("--tst-schedule=auto:4", "--tst-step-ratio=0.3", *validated)
+    for flags, says in (
+        (("--eval-interval=5", "--eval-iters=0"), "held-out bag loss"),
+        (("--eval-iters=2",), "add --eval-interval"),
+        ((*validated, "--ckpt-format=torch_dcp"), "--ckpt-format other than torch_dist"),
+        ((*validated, "--non-persistent-ckpt-type=local"), "last persistent checkpoint"),
+        ((*validated, "--load=msc://bucket/run"), "--load from object storage"),
+    ):
+        assert says in refusal("--tst-schedule=auto:4", *flags)
+
+
+def test_a_batch_size_that_changes_is_refused_for_auto() -> None:
+    args = parse("--tst-schedule=auto:4", "--eval-interval=5", "--eval-iters=2", "--seq-length=8")
+    args.step_batch_size_schedule = "0:4 320:8"
+    with pytest.raises(UserError, match="--step-batch-size-schedule does not go with"):
+        check_flags(args)
+
+
 def test_samples_instead_of_steps() -> None:
     args = parse("--tst-bag-size=4", "--train-samples=805")
     args.train_iters = None

@@ -48,7 +48,17 @@ class Band:
 
 @dataclass(frozen=True)
 class Dot:
-    """One figure with its interval; an end that is None goes on to the edge of the chart."""
+    """One figure with its interval, drawn where both its ends are known.
+
+    Attributes:
+        name: what it is.
+        x: where.
+        y: the figure.
+        low: the interval's lower end.
+        high: its upper end.
+        colour: as #rrggbb.
+        listed: it has an entry in the legend, besides its group's line.
+    """
 
     name: str
     x: float
@@ -56,6 +66,7 @@ class Dot:
     low: float | None
     high: float | None
     colour: str
+    listed: bool = True
 
 
 @dataclass(frozen=True)
@@ -83,7 +94,7 @@ class Arrow:
         start: x.
         end: x.
         y: of both.
-        text: above it.
+        text: below it, in lines.
     """
 
     start: float
@@ -125,3 +136,9 @@ class Chart:
     arrows: tuple[Arrow, ...] = ()
     x_range: tuple[float, float] | None = None
     y_range: tuple[float, float] | None = None
+
+    @property
+    def legend(self) -> list[str]:
+        """Names of the legend's entries, in their order."""
+        dots = (dot.name for dot in self.dots if dot.listed)
+        return list(dict.fromkeys([*(line.name for line in self.lines), *dots]))

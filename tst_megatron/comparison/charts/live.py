@@ -9,6 +9,7 @@ import gzip
 import math
 from functools import cache
 from importlib.resources import files
+from textwrap import wrap
 from typing import Any
 
 from tst_megatron.comparison.charts.chart import Arrow, Band, Chart, Dot, Line, Rule
@@ -18,6 +19,8 @@ _INK, _SOFT, _GRID = "#1f2328", "#59636e", "#e4e7eb"
 _BAND_OPACITY = 0.18
 _FAINT = 0.45
 _DIGITS = 7
+_LEGEND_LETTERS = 42
+_AXES_REM, _ENTRY_REM = 22.0, 1.5
 
 
 @cache
@@ -60,11 +63,16 @@ def figure(chart: Chart) -> dict[str, Any]:
     }
 
 
+def height(chart: Chart) -> float:
+    """How high to make it, in rem, so that its legend takes nothing from its axes."""
+    return _AXES_REM + _ENTRY_REM * len(chart.legend)
+
+
 def _line(line: Line, listed: bool) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "lines+markers" if line.marked else "lines",
-        "name": line.name,
+        "name": _in_lines(line.name),
         "legendgroup": line.name,
         "showlegend": listed,
         "x": _numbers(line.xs),
@@ -74,6 +82,11 @@ def _line(line: Line, listed: bool) -> dict[str, Any]:
         "marker": {"size": 5},
         "hoverinfo": "skip" if line.faint else "all",
     }
+
+
+def _in_lines(name: str) -> str:
+    """A name that a narrow screen's legend can hold."""
+    return "<br>".join(wrap(name, _LEGEND_LETTERS))
 
 
 def _is_new(line: Line, listed: set[str]) -> bool:
@@ -103,7 +116,8 @@ def _dot(dot: Dot) -> dict[str, Any]:
     trace: dict[str, Any] = {
         "type": "scatter",
         "mode": "markers",
-        "name": dot.name,
+        "name": _in_lines(dot.name),
+        "showlegend": dot.listed,
         "x": [dot.x],
         "y": [dot.y],
         "marker": {"color": dot.colour, "size": 11, "symbol": "diamond"},
@@ -169,7 +183,7 @@ def _arrow(arrow: Arrow) -> list[dict[str, Any]]:
         {
             "x": middle,
             "y": arrow.y,
-            "text": arrow.text,
+            "text": arrow.text.replace("\n", "<br>"),
             "showarrow": False,
             "yanchor": "top",
             "yshift": -4,

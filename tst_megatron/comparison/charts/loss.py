@@ -18,16 +18,18 @@ from tst_megatron.comparison.charts.thinning import thin
 from tst_megatron.comparison.findings import Findings
 from tst_megatron.comparison.result import Comparison
 from tst_megatron.comparison.run import Array, Group, Run
-from tst_megatron.comparison.sentences import fewer
+from tst_megatron.comparison.sentences import arrow_text
 
 _EARLY_SHARE = 0.15
 _RECOVERY_SHARE = 0.05
 _MARGIN = 0.06
-_MARKED_POINTS = 40
+# For the words under the arrow.
+_ROOM_BELOW = 4
+_MARKED_POINTS = 25
 _FIT_POINTS = 200
 _LAW = "#4d5156"
 # An extrapolated point further out than this many times the longest run would squeeze the runs.
-_FURTHEST = 1.6
+_FURTHEST = 3.5
 
 
 def loss_chart(findings: Findings, amount: Amount) -> Chart | None:
@@ -48,7 +50,7 @@ def loss_chart(findings: Findings, amount: Amount) -> Chart | None:
         name=f"loss-{amount.field.replace('_', '-')}",
         title=f"Held-out loss over {amount.label}",
         alt=_alt(groups, amount),
-        caption=_caption(findings, groups),
+        caption=_caption(groups),
         x_label=label,
         y_label="held-out loss (nats a token)",
         lines=(
@@ -59,7 +61,7 @@ def loss_chart(findings: Findings, amount: Amount) -> Chart | None:
         rules=(*_switches(findings, amount, per), *_equal_data(best, amount, per)),
         arrows=tuple(Arrow(a.start / per, a.end / per, a.y, a.text) for a in crossing),
         x_range=(0.0, right * (1 + _MARGIN) / per),
-        y_range=_loss_range(_runs(groups, amount)),
+        y_range=_loss_range(_runs(_main(findings, groups), amount)),
     )
 
 
@@ -70,6 +72,12 @@ def _has_points(group: Group, amount: Amount) -> bool:
 def _runs(groups: Sequence[Shown], amount: Amount) -> list[Run]:
     runs = [run for one in groups for run in one.group.runs]
     return [run for run in runs if known(run.curve, amount.field).any()]
+
+
+def _main(findings: Findings, groups: list[Shown]) -> list[Shown]:
+    """The groups that the axes are made for: the baseline and the best TST group, if there."""
+    ours = (*findings.baseline, *findings.tst[:1])
+    return [one for one in groups if any(one.group is group for group in ours)] or groups
 
 
 def _lines(one: Shown, amount: Amount, per: float) -> list[Line]:
@@ -89,8 +97,7 @@ def _lines(one: Shown, amount: Amount, per: float) -> list[Line]:
 
 
 def _legend(group: Group, losses: Array) -> str:
-    seeds = f", mean of {len(group.runs)} seeds" if len(group.runs) > 1 else ""
-    return f"{group.name}{seeds}" + (f": {formats.loss(float(losses[-1]))}" if losses.size else "")
+    return f"{group.name}: {formats.loss(float(losses[-1]))}" if losses.size else group.name
 
 
 def _band(one: Shown, amount: Amount, per: float) -> Band:
@@ -115,7 +122,10 @@ def _crossing(best: Comparison | None, amount: Amount, most: float) -> tuple[lis
     if baseline is None or tst is None or level is None or amount is DATA_TOKENS:
         return [], most
     start = min(baseline, _FURTHEST * most)
-    return [Arrow(start, tst, level, fewer(best.equal_loss, amount))], max(most, start)
+    text = arrow_text(best.equal_loss, amount)
+    if start < baseline:
+        text += "\nthe arrow begins further right"
+    return [Arrow(start, tst, level, text)], max(most, start)
 
 
 def _fitted(best: Comparison | None, amount: Amount, per: float, right: float) -> list[Line]:
@@ -163,7 +173,7 @@ def _loss_range(runs: Sequence[Run]) -> tuple[float, float]:
     low, high = float(losses.min()), float(losses.max())
     # Equal losses still need an axis with a height.
     margin = _MARGIN * (high - low) or 0.05
-    return low - 2 * margin, high + margin
+    return low - _ROOM_BELOW * margin, high + margin
 
 
 def _late(run: Run) -> Array:
@@ -181,9 +191,13 @@ def _alt(groups: Sequence[Shown], amount: Amount) -> str:
     return f"Held-out loss falls over {amount.label}. Final losses: {ends}."
 
 
-def _caption(findings: Findings, groups: Sequence[Shown]) -> str:
-    several = any(len(one.group.runs) > 1 for one in groups)
-    band = "thin: each seed; band: lowest to highest seed" if several else ""
-    single = any(len(one.group.runs) == 1 for one in groups)
-    error = "band of a single run: 95 % of its evaluation error, where logged" if single else ""
-    return "; ".join(filter(None, (band, error)))
+def _caption(groups: Sequence[Shown]) -> str:
+    sentences = {
+        len(one.group.runs) > 1: (
+            "Thick lines: the mean of the seeds; thin: each; band: the lowest to the highest."
+            if len(one.group.runs) > 1
+            else "Band of a single run: 95 % of its evaluation error, where that is logged."
+        )
+        for one in groups
+    }
+    return " ".join(sentences.values())

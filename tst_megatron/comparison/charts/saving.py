@@ -27,7 +27,7 @@ def saving_chart(findings: Findings) -> Chart | None:
             xs, ratios = thin(found.losses, found.step_ratios)
             lines.append(Line(comparison.tst.name, xs, ratios, colour))
             bands.append(_band(comparison.tst.name, found.losses, found.lows, found.highs, colour))
-        dots += _headline_dot(comparison, colour)
+        dots += _headline_dot(comparison, colour, len(findings.comparisons) == 1)
     if not lines and not dots:
         return None
     xs = np.concatenate([*(line.xs for line in lines), [dot.x for dot in dots]])
@@ -37,9 +37,10 @@ def saving_chart(findings: Findings) -> Chart | None:
         title="Saving by loss",
         alt="Steps of the baseline over those of TST by held-out loss, the runs' ends at the "
         f"right: {_in_words(lines, dots)}.",
-        caption="Lines: along the runs, with the learning rate still high in the stable phase. "
-        "Point: the headline. Where a band or a bar holds 1, no difference is shown.",
-        x_label="held-out loss (nats a token), falling as training goes on",
+        caption="Training goes on to the right, as the loss falls. Lines: along the runs, with the "
+        "learning rate still high in the stable phase. Point: the headline. Where a band or a bar "
+        "holds 1, no difference is shown.",
+        x_label="held-out loss (nats a token)",
         y_label="steps: baseline ÷ TST",
         lines=tuple(lines),
         bands=tuple(bands),
@@ -85,14 +86,16 @@ def difference_chart(findings: Findings) -> Chart | None:
     )
 
 
-def _headline_dot(comparison: Comparison, colour: str) -> list[Dot]:
+def _headline_dot(comparison: Comparison, colour: str, alone: bool) -> list[Dot]:
+    """The headline; of several groups only an extrapolated one has a name of its own."""
     equal = comparison.equal_loss
     found = equal.step_ratio
     if equal.loss.value is None or found.value is None:
         return []
     words = ", ".join([equal.where, *([EXTRAPOLATED] if equal.extrapolated else [])])
     name = f"{comparison.tst.name}: {words}"
-    return [Dot(name, equal.loss.value, found.value, found.low, found.high, colour)]
+    listed = alone or equal.extrapolated
+    return [Dot(name, equal.loss.value, found.value, found.low, found.high, colour, listed)]
 
 
 def _band(name: str, xs: Array, lows: Array, highs: Array, colour: str) -> Band:

@@ -13,13 +13,17 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
 from tst_megatron.comparison.charts.chart import Arrow, Chart, Dot, Line, Rule
 
 _INK, _SOFT, _GRID = "#1f2328", "#59636e", "#e4e7eb"
 _BAND_OPACITY = 0.18
 _FAINT = 0.45
-_PANEL_INCHES = (6.4, 4.4)
+# In inches: a picture, its axes with their labels, an entry of the legend, a title.
+_WIDTH, _AXES, _ENTRY, _TITLE = 6.4, 3.8, 0.2, 0.4
+# In points: the legend under the axes, whose labels it leaves room for.
+_LEGEND_BELOW, _POINTS_AN_INCH = 36.0, 72.0
 _PNG_DPI = 130
 _DASHES: dict[str, str | tuple[int, tuple[float, ...]]] = {
     "solid": "-",
@@ -30,7 +34,7 @@ _DASHES: dict[str, str | tuple[int, tuple[float, ...]]] = {
 
 def svg(chart: Chart) -> str:
     """The chart as an ``<svg>`` element: no address in it, the text as text."""
-    figure = Figure(figsize=_PANEL_INCHES, layout="constrained")
+    figure = Figure(figsize=(_WIDTH, _height(chart)), layout="constrained")
     _draw(figure.add_subplot(), chart)
     buffer = io.StringIO()
     # The salt and the missing date make the same runs give the same bytes.
@@ -41,17 +45,23 @@ def svg(chart: Chart) -> str:
 
 def png(charts: Sequence[Chart], columns: int) -> bytes:
     """Charts side by side, in rows of so many, as one PNG with their titles."""
-    width, height = _PANEL_INCHES
-    rows = -(-len(charts) // columns)
-    figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
-    for number, chart in enumerate(charts, start=1):
-        axes = figure.add_subplot(rows, columns, number)
+    rows = [charts[at : at + columns] for at in range(0, len(charts), columns)]
+    heights = [_TITLE + max(map(_height, row)) for row in rows]
+    figure = Figure(figsize=(columns * _WIDTH, sum(heights)), layout="constrained")
+    grid = figure.add_gridspec(len(rows), columns, height_ratios=heights)
+    for number, chart in enumerate(charts):
+        axes = figure.add_subplot(grid[divmod(number, columns)])
         axes.set_title(chart.title, loc="left", pad=18, fontweight="bold", fontsize=11)
         _draw(axes, chart)
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_PNG_DPI)
     return buffer.getvalue()
+
+
+def _height(chart: Chart) -> float:
+    """Inches, so that the legend takes nothing from the axes."""
+    return _AXES + _ENTRY * len(chart.legend)
 
 
 def _inline(document: str, chart: Chart) -> str:
@@ -92,8 +102,14 @@ def _draw(axes: Axes, chart: Chart) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
+    below = ScaledTranslation(0, -_LEGEND_BELOW / _POINTS_AN_INCH, axes.figure.dpi_scale_trans)
     axes.legend(
-        frameon=False, loc="upper left", bbox_to_anchor=(0.0, -0.14), fontsize=9, borderaxespad=0.0
+        frameon=False,
+        loc="upper left",
+        bbox_to_anchor=(0.0, 0.0),
+        bbox_transform=axes.transAxes + below,
+        fontsize=9,
+        borderaxespad=0.0,
     )
 
 
@@ -117,7 +133,14 @@ def _draw_dot(axes: Axes, dot: Dot) -> None:
     if dot.low is not None and dot.high is not None:
         ends = [[dot.y - dot.low], [dot.high - dot.y]]
     axes.errorbar(
-        [dot.x], [dot.y], yerr=ends, fmt="D", color=dot.colour, capsize=4, zorder=4, label=dot.name
+        [dot.x],
+        [dot.y],
+        yerr=ends,
+        fmt="D",
+        color=dot.colour,
+        capsize=4,
+        zorder=4,
+        label=dot.name if dot.listed else None,
     )
 
 

@@ -4,6 +4,7 @@ The one idea: the top level is the best TST group's, so that a script reads
 ``equal_loss.gpu_hours_ratio.value`` and is done; ``groups`` has the same of every group.
 """
 
+import json
 from dataclasses import asdict
 from typing import Any
 
@@ -30,7 +31,7 @@ def as_json(findings: Findings) -> dict[str, Any]:
     Keys: those of `_comparison` for the TST group with the lowest final loss, ``groups`` with the
     same for every TST group, ``runs``, ``forced``, ``reasons`` and ``notes``.
     """
-    groups = [_comparison(one, findings.prices) for one in findings.comparisons]
+    groups = [_comparison(one, findings) for one in findings.comparisons]
     found: dict[str, Any] = finite(
         {
             **(groups[0] if groups else {}),
@@ -51,11 +52,17 @@ def as_json(findings: Findings) -> dict[str, Any]:
     return found
 
 
-def _comparison(one: Comparison, prices: Prices) -> dict[str, Any]:
+def json_text(findings: Findings) -> str:
+    """Those figures as text."""
+    return json.dumps(as_json(findings), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _comparison(one: Comparison, findings: Findings) -> dict[str, Any]:
+    prices = findings.prices
     return {
         "name": one.tst.name,
         "baselines": [group.name for group in one.baseline],
-        "headline": headline(one),
+        "headline": headline(one, findings.clocks_compare),
         "equal_loss": _equal_loss(one.equal_loss, prices),
         "equal_loss_along": one.equal_loss_along and _equal_loss(one.equal_loss_along, prices),
         "equal_loss_at_baseline": one.equal_loss_at_baseline

@@ -14,7 +14,8 @@ def print_findings(console: Console, findings: Findings) -> None:
     """Print the result, its tables and its notes."""
     for warning in warnings(findings):
         console.print(Text(warning, style="bold"))
-    console.print(Text(between(findings), style="bold"))
+    if sides := between(findings):
+        console.print(Text(sides, style="bold"))
     console.print(Text(first_sentences(findings)))
     console.print()
     for table in tables_of(findings):
@@ -33,8 +34,24 @@ def _rich(table: Table) -> RichTable:
     )
     for place, column in enumerate(table.columns):
         drawn.add_column(
-            column, justify="left" if table.is_text(place) else "right", overflow="fold"
+            column,
+            justify="left" if table.is_text(place) else "right",
+            overflow="fold",
+            min_width=_least_width(table, place),
         )
     for row in table.rows:
-        drawn.add_row(*map(Text, row))
+        drawn.add_row(*(Text(_cell(table, place, cell)) for place, cell in enumerate(row)))
     return drawn
+
+
+def _cell(table: Table, place: int, cell: str) -> str:
+    """Remarks stand on a line each, so that a search in a log file finds them whole."""
+    return cell.replace(", ", "\n") if place in table.words else cell
+
+
+def _least_width(table: Table, place: int) -> int:
+    """Only names may be folded."""
+    if place == 0:
+        return 0
+    lines = (line for row in table.rows for line in _cell(table, place, row[place]).split("\n"))
+    return max(map(len, lines), default=0)

@@ -1,7 +1,5 @@
 """A report's folder: the page, the figures as JSON and CSV, two pictures."""
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 
 from tst_megatron.comparison.charts import still
@@ -13,9 +11,11 @@ from tst_megatron.comparison.charts.saving import difference_chart, saving_chart
 from tst_megatron.comparison.charts.switch import switch_chart
 from tst_megatron.comparison.findings import Findings
 from tst_megatron.comparison.output.as_csv import comparisons_csv, evaluations_csv
-from tst_megatron.comparison.output.as_json import as_json
+from tst_megatron.comparison.output.as_json import json_text
 from tst_megatron.comparison.output.page import page
 from tst_megatron.files import write_whole
+
+_COLUMNS = 2
 
 
 def write_folder(out: Path, findings: Findings) -> None:
@@ -41,23 +41,19 @@ def write_page(out: Path, findings: Findings) -> None:
     Raises:
         OSError: a file cannot be written.
     """
-    losses = [loss_chart(findings, amount) for amount in (GPU_HOURS, FLOPS, DATA_TOKENS)]
-    if not any(losses):
-        losses = [loss_chart(findings, STEPS)]
-    savings = [saving_chart(findings), difference_chart(findings)]
-    others = [switch_chart(findings), *savings, *logged_charts(findings)]
-    _write_picture(out / "loss.png", losses)
-    _write_picture(out / "saving.png", savings)
-    charts = [chart for chart in (*losses, *others) if chart is not None]
+    charts = charts_of(findings)
+    losses = [chart for chart in charts if chart.name.startswith("loss") or chart.name == "switch"]
+    savings = [chart for chart in charts if chart.name in ("saving", "difference")]
+    for path, pictured in ((out / "loss.png", losses), (out / "saving.png", savings)):
+        if pictured:
+            write_whole(path, still.png(pictured, columns=min(len(pictured), _COLUMNS)))
     write_whole(out / "report.html", page(findings, charts))
 
 
-def json_text(findings: Findings) -> str:
-    """The figures as strict JSON."""
-    return json.dumps(as_json(findings), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-
-
-def _write_picture(path: Path, charts: Sequence[Chart | None]) -> None:
-    there = [chart for chart in charts if chart is not None]
-    if there:
-        write_whole(path, still.png(there, columns=len(there)))
+def charts_of(findings: Findings) -> list[Chart]:
+    """Every chart of a report that there is something to draw in."""
+    losses = [loss_chart(findings, amount) for amount in (GPU_HOURS, FLOPS, DATA_TOKENS)]
+    if not any(losses):
+        losses = [loss_chart(findings, STEPS)]
+    others = [switch_chart(findings), saving_chart(findings), difference_chart(findings)]
+    return [chart for chart in (*losses, *others, *logged_charts(findings)) if chart is not None]

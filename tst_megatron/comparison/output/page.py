@@ -12,7 +12,13 @@ from tst_megatron.comparison.charts.chart import Chart
 from tst_megatron.comparison.charts.palette import left_out
 from tst_megatron.comparison.charts.thinning import MOST_POINTS
 from tst_megatron.comparison.findings import Findings
-from tst_megatron.comparison.sentences import between, first_sentences, notes, warnings
+from tst_megatron.comparison.sentences import (
+    between,
+    first_sentences,
+    notes,
+    notes_of_others,
+    warnings,
+)
 from tst_megatron.comparison.tables import settings_tables, tables_of
 
 _PACKAGE = "tst_megatron.comparison.output"
@@ -57,10 +63,10 @@ def page(findings: Findings, charts: Sequence[Chart]) -> str:
         between=between(findings),
         warnings=warnings(findings),
         headline=first_sentences(findings),
-        charts=[(chart, Markup(still.svg(chart))) for chart in charts],
+        charts=[(chart, Markup(still.svg(chart)), live.height(chart)) for chart in charts],
         charts_note=_charts_note(findings),
         tables=tables_of(findings),
-        notes=notes(findings),
+        notes=[*notes(findings), *notes_of_others(findings)],
         settings=settings_tables(findings),
         method=_METHOD,
         charts_json=_in_script(json.dumps(figures, allow_nan=False)),
@@ -81,5 +87,5 @@ def _charts_note(findings: Findings) -> str:
         "point of every stretch.",
     ]
     if hidden := left_out(findings):
-        sentences.append(f"{hidden} more groups are in the tables alone.")
+        sentences.append(f"Groups that are in the tables alone: {hidden}.")
     return " ".join(sentences)

@@ -20,6 +20,7 @@ from tst_megatron.data.blend import expand_blend
 from tst_megatron.data.budget import Budget, StageBudget
 from tst_megatron.data.sources import all_prefixes
 from tst_megatron.errors import UserError
+from tst_megatron.superposition.open_schedule import is_auto
 from tst_megatron.superposition.schedule import BagSchedule
 from tst_megatron.training.reading import check_validation, reading_from_args
 from tst_megatron.training.recipes import expand_recipe
@@ -43,6 +44,8 @@ _SAYS_NOTHING = (
     "--tst-allow-schedule-change",
     "--tst-fixed-validation",
     "--tst-ledger",
+    "--tst-ledger-fsync-interval",
+    "--tst-compare-with",
 )
 _LOG_WIDTH = 160  # Of a file or a pipe, which have none of their own.
 
@@ -97,6 +100,11 @@ def main(argv: Sequence[str]) -> int:
         print(json.dumps(_as_json(found, schedule, fitting, problems), indent=1))
     else:
         _show(found, schedule, fitting, problems)
+        if is_auto(args.tst_schedule):
+            print(
+                "The switch is decided by measurement: there is a stage of the most bags there may "
+                "be, and one of the most single tokens."
+            )
     return NOT_ENOUGH_EXIT_CODE if problems else 0
 
 

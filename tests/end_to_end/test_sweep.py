@@ -1,0 +1,91 @@
+"""``tst-megatron sweep`` as a user calls it, two cells of a tiny model: cut off, called again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tst_megatron.sweep.results import read_csv
+from tst_megatron.training.ledger import LedgerError, read_ledger
+
+STEPS = 400
+SMALL = (
+    *("--recipe", "tiny", "--bag-sizes", "4", "--step-ratios", "0.25", "--jobs", "2"),
+    *("--split=900,100,0", "--train-iters", f"{STEPS}", "--lr-wsd-decay-iters", "40"),
+    *("--num-layers", "1", "--hidden-size", "32", "--ffn-hidden-size", "64"),
+    *("--num-attention-heads", "2", "--seq-length", "32", "--max-position-embeddings", "32"),
+    *("--eval-iters", "2", "--eval-global-batch-size", "8", "--eval-micro-batch-size", "8"),
+)
+CELLS = ("baseline-seed1234", "s4-r0.25-seed1234")
+ENVIRONMENT = os.environ | {"TERM": "dumb", "COLUMNS": "120"}
+
+
+def start(out: Path, *flags: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        (sys.executable, "-W", "ignore", "-m", "tst_megatron", "sweep", "--out", str(out), *flags),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=ENVIRONMENT,
+        start_new_session=True,
+    )
+
+
+def sweep(out: Path, *flags: str) -> tuple[int, str]:
+    running = start(out, *flags)
+    said, _ = running.communicate(timeout=400)
+    return running.returncode, said
+
+
+def steps_of(out: Path, cell: str) -> int:
+    try:
+        return read_ledger(out / "cells" / cell / "ledger.jsonl").steps[-1]["step"]
+    except (LedgerError, IndexError):
+        return 0
+
+
+def test_a_sweep_that_is_cut_off_and_called_again(corpus, tmp_path: Path) -> None:
+    out, flags = tmp_path / "sweep", (*SMALL, *corpus.flags)
+    running = start(out, *flags)
+    deadline = time.monotonic() + 400
+    while min(steps_of(out, cell) for cell in CELLS) < 30:
+        assert running.poll() is None, running.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    running.send_signal(signal.SIGINT)
+    said, _ = running.communicate(timeout=200)
+    assert running.returncode == 130, said
+    assert "Traceback" not in said
+    assert json.loads((out / "report.json").read_text())["partial"]
+    cut = {cell: steps_of(out, cell) for cell in CELLS}
+
+    code, said = sweep(out, *flags)
+    assert code == 0, said
+    report = json.loads((out / "report.json").read_text(), parse_constant=pytest.fail)
+    assert not report["partial"]
+    assert (out / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    for cell, steps in cut.items():
+        ledger = read_ledger(out / "cells" / cell / "ledger.jsonl")
+        assert ledger.steps[-1]["step"] == STEPS
+        assert ledger.header["step"] >= steps - 10, "it started from the beginning"
+    results = {result.config.bag_size: result for result in read_csv(out / "cells.csv")}
+    positions = STEPS * 4 * 32
+    assert results[1].data_tokens == positions
+    # A quarter of the steps reads four times the text.
+    assert results[4].data_tokens == positions * 7 // 4
+    gain = results[1].loss - results[4].loss
+    assert report["recommendation"]["gain"]["value"] == pytest.approx(gain)
+    assert report["headline"] in said.replace("\n", " ")
+
+    code, said = sweep(out, *flags, "--lr", "1e-3")
+    assert code == 2, said
+    assert "holds a sweep with lr 0.002, and this one has 1e-3" in said
+    code, said = sweep(tmp_path / "slip", *flags, "--lr-warmup-iter", "3")
+    assert code == 2, said
+    assert "did you mean lr-warmup-iters?" in said
+    assert not (tmp_path / "slip").exists()

@@ -1,0 +1,101 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tst_megatron.comparison.inputs import read_runs
+from tst_megatron.comparison.run import Run
+from tst_megatron.errors import UserError
+
+
+def read(folder: Path, text: str) -> list[Run]:
+    path = folder / "export.csv"
+    path.write_text(text)
+    return read_runs([path])
+
+
+CHART = """"Step","my - run - lm loss validation","my - run - lm loss validation__MIN","my - run - lm loss validation__MAX","other - lm loss validation"
+"20","4.5","4.5","4.5",""
+"40","4.25","4.25","4.25","5.5"
+"60","4.0","4.0","4.0","5.25"
+"""  # noqa: E501
+
+
+def test_a_charts_export_has_a_column_a_run(tmp_path: Path):
+    one, two = read(tmp_path, CHART)
+    assert (one.name, two.name, one.source) == ("my - run", "other", "wandb")
+    np.testing.assert_array_equal(one.curve.steps, [20, 40, 60])
+    np.testing.assert_array_equal(one.curve.losses, [4.5, 4.25, 4.0])
+    np.testing.assert_array_equal(two.curve.steps, [40, 60])
+    assert np.isnan(one.curve.wall_clock_s).all()
+    assert np.isnan(one.curve.positions).all()
+    assert one.num_steps == 60
+    assert any("has no time in it" in note for note in one.notes)
+
+
+def test_a_chart_over_time_with_its_steps(tmp_path: Path):
+    (run,) = read(
+        tmp_path,
+        "Relative Time (Process),a - _step,a - _step__MIN,a - lm loss validation\n"
+        "30.5,20,20,4.5\n61,40,40,4.25\n",
+    )
+    np.testing.assert_array_equal(run.curve.steps, [20, 40])
+    np.testing.assert_array_equal(run.curve.wall_clock_s, [30.5, 61])
+
+
+def test_a_history(tmp_path: Path):
+    """As pandas writes it: with an index, and gaps where a line logs something else."""
+    (run,) = read(
+        tmp_path,
+        ",_step,_runtime,_timestamp,samples vs steps,lm loss,learning-rate,grad-norm,"
+        "lm loss validation,system/gpu,note\n"
+        "0,10,100.0,1700000100,40,5.5,0.001,0.5,,x,hello\n"
+        "1,20,200.0,1700000200,80,5.0,0.001,0.5,4.5,y,\n"
+        "2,30,300.0,1700000300,120,4.5,0.0005,0.5,NaN,z\n"
+        "3,40,400.0,1700000400,160,4.0,0.0001,0.5,4.0,z,there\n",
+    )
+    assert run.name == "export"
+    assert run.header["flags"] == {"global_batch_size": 4}
+    np.testing.assert_array_equal(run.curve.steps, [20, 40])
+    np.testing.assert_array_equal(run.curve.wall_clock_s, [200, 400])
+    np.testing.assert_array_equal(run.steps.losses, [5.5, 5.0, 4.5, 4.0])
+    assert run.decay_start == 20
+
+
+def test_a_clock_of_the_epoch_starts_at_the_first_line(tmp_path: Path):
+    (run,) = read(tmp_path, "Step,_timestamp,lm loss validation\n1,1000.5,4\n2,1001.5,3\n")
+    np.testing.assert_array_equal(run.curve.wall_clock_s, [0, 1])
+    assert any("starts at the first line" in note for note in run.notes)
+
+
+def test_a_clock_never_goes_back(tmp_path: Path):
+    (run,) = read(tmp_path, "Step,_runtime,lm loss validation\n1,9,4\n2,3,3\n3,12,2\n")
+    np.testing.assert_array_equal(run.curve.wall_clock_s, [9, 9, 12])
+
+
+def test_runs_of_two_exports_that_are_called_alike(tmp_path: Path):
+    (tmp_path / "a.csv").write_text(CHART)
+    (tmp_path / "b.csv").write_text(CHART)
+    runs = read_runs([tmp_path / "a.csv", tmp_path / "b.csv"])
+    assert [run.name for run in runs] == ["my - run", "other", "b: my - run", "b: other"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", 'has no column "lm loss validation"'),
+        ("Step,lm loss\n1,2\n", 'has no column "lm loss validation"'),
+        ("lm loss validation\n1\n", "has no column of steps"),
+        ("Step,lm loss validation\n1,2\n2,high\n", r"line 3: \"lm loss validation\" is 'high'"),
+    ],
+)
+def test_what_cannot_be_read_is_a_sentence(tmp_path: Path, text: str, says: str):
+    with pytest.raises(UserError, match=says):
+        read(tmp_path, text)
+
+
+def test_what_is_no_text(tmp_path: Path):
+    path = tmp_path / "export.csv"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="is not a CSV file"):
+        read_runs([path])

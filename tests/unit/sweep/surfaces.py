@@ -1,0 +1,41 @@
+"""Sweeps whose truth is known: a U in log s and r, with noise, and the paper's table."""
+
+from math import log
+from pathlib import Path
+
+import numpy as np
+
+from tst_megatron.sweep.grid import BASELINE, Config
+from tst_megatron.sweep.results import Result, read_csv
+
+TABLE = Path(__file__).parents[3] / "examples" / "sweep" / "paper-270m.csv"
+
+
+def paper() -> list[Result]:
+    """The 270M model at 20,000 steps."""
+    return read_csv(TABLE)
+
+
+def made(
+    best: tuple[float, float] = (6.0, 0.27),
+    sizes: tuple[int, ...] = (2, 4, 8, 16),
+    ratios: tuple[float, ...] = (0.1, 0.3, 0.5),
+    seeds: int = 1,
+    noise: float = 0.0,
+    depth: float = 0.06,
+    rng: np.random.Generator | None = None,
+) -> list[Result]:
+    """Runs of a U with its bottom at ``best``, ``depth`` below the baseline; seeds have shifts."""
+    rng = rng or np.random.default_rng(0)
+    results = []
+    for seed in range(1, seeds + 1):
+        shift = rng.normal(0, 4 * noise)
+        for config in (BASELINE, *(Config(s, r) for s in sizes for r in ratios)):
+            loss = 3.2 if config == BASELINE else 3.2 - depth + _above(config, best)
+            results.append(Result(config, seed, float(loss + shift + rng.normal(0, noise))))
+    return results
+
+
+def _above(config: Config, best: tuple[float, float]) -> float:
+    x, r = log(config.bag_size / best[0]), config.step_ratio - best[1]
+    return 0.02 * x * x + 0.3 * r * r + 0.02 * x * r

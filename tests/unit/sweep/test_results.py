@@ -1,0 +1,69 @@
+"""Results as a table: what is written is read, and a bad table is one sentence."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+from surfaces import paper
+
+from tst_megatron.errors import UserError
+from tst_megatron.sweep.grid import BASELINE, Config
+from tst_megatron.sweep.results import Result, as_csv, read_csv
+
+
+def test_a_table_comes_back_as_it_was(tmp_path: Path) -> None:
+    results = [
+        Result(BASELINE, 1, 3.25, 0.01, 100, 2**40, 1.5),
+        Result(Config(4, 0.25), 2, 3.125),
+    ]
+    file = tmp_path / "cells.csv"
+    file.write_text(as_csv(results))
+    assert read_csv(file) == results
+    file.write_text(as_csv(paper()))
+    assert read_csv(file) == paper()
+    file.write_text(as_csv([Result(Config(4, 0.25), 1, math.nan)]))
+    assert math.isnan(read_csv(file)[0].loss)
+
+
+def test_the_papers_table_is_whole() -> None:
+    results = paper()
+    assert len(results) == 29
+    assert {r.config.step_ratio for r in results} == {0.0, 0.1, 0.3, 0.5, 0.9}
+    # Table 1: 42B tokens of text for the baseline.
+    assert results[0].data_tokens == 20_000 * 1024 * 2048
+
+
+def test_three_columns_are_enough(tmp_path: Path) -> None:
+    file = tmp_path / "table.csv"
+    file.write_text("loss,step_ratio,bag_size\n3.2,,1\n3.1,0.3,4\n")
+    assert read_csv(file) == [Result(BASELINE, 1, 3.2), Result(Config(4, 0.3), 1, 3.1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "has no column bag_size"),
+        ("bag_size,loss\n4,3.1\n", "has no column step_ratio"),
+        ("bag_size,step_ratio,loss\n", "has no column"),
+        ("bag_size,step_ratio,loss\n4,0.3,low\n", "line 2: a value is missing or is no number"),
+        ("bag_size,step_ratio,loss\n4,0.3\n", "line 2: a value is missing"),
+        ("bag_size,step_ratio,loss\n4,1.3,3.1\n", "line 2: a run has"),
+        ("bag_size,step_ratio,loss\n0,0.3,3.1\n", "line 2: a run has"),
+        ("bag_size,step_ratio,loss\n4,0.3,3.1\n4,0.3,3.2\n", "line 3: s = 4, r = 0.3 with seed 1"),
+        ("bag_size,step_ratio,loss\n1,0,3.1\n", "has no superposed run"),
+    ],
+)
+def test_a_bad_table_is_one_sentence(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "table.csv"
+    file.write_text(text)
+    with pytest.raises(UserError, match=re.escape(says)):
+        read_csv(file)
+
+
+def test_a_missing_table_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        read_csv(tmp_path / "nowhere.csv")
+    (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="it is not text"):
+        read_csv(tmp_path / "bytes.csv")

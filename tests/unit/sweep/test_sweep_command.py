@@ -1,0 +1,95 @@
+"""The subcommand: a table reported on, and what is refused before anything starts."""
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+import pytest
+from surfaces import TABLE
+
+from tst_megatron.errors import UserError
+from tst_megatron.sweep import command
+
+GRID = ("--recipe", "tiny-baseline", "--bag-sizes", "2", "4", "--step-ratios", "0.2")
+
+
+def _run(*words: str) -> int:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    command.add_arguments(parser)
+    args, others = parser.parse_known_args(words)
+    return command.main(args, others)
+
+
+def test_a_table_is_reported_on(tmp_path: Path, capsys) -> None:
+    code = _run("--from-csv", str(TABLE), "--out", str(tmp_path), "--tokens-available", "80e9")
+    assert code == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    recommended = report["recommendation"]
+    positions = 20_000 * 1024 * 2048
+    factor = 1 + recommended["step_ratio"] * (recommended["bag_size"] - 1)
+    assert positions * factor <= 80e9 == report["tokens_available"]
+    assert report["headline"] in capsys.readouterr().out.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ((), "a sweep needs --recipe"),
+        (("--recipe", "tiny"), "a sweep needs --bag-sizes"),
+        (("--recipe", "tiny", "--bag-sizes", "4"), "a sweep needs --step-ratios"),
+        ((*GRID[:3], "--step-ratios", "0.2"), "--bag-sizes is empty"),
+        ((*GRID, "--jobs", "0"), "--jobs 0 is below 1"),
+        ((*GRID, "--nproc-per-node", "0"), "--nproc-per-node 0 is below 1"),
+        ((*GRID, "--budget-hours", "0"), "--budget-hours 0 has to be above 0"),
+        ((*GRID, "--tokens-available", "nan"), "--tokens-available nan has to be above 0"),
+        ((*GRID, "--seeds", "1", "--seed", "2"), "--seeds and --seed both set the seeds"),
+        ((*GRID, "--seeds"), "--seeds is empty"),
+        ((*GRID, "--step-ratios", "1.5"), "--step-ratios 1.5 is not between 0 and 1"),
+        (GRID, "there is no training data"),
+        ((*GRID, "--data-path", "nowhere"), "the corpus nowhere is missing"),
+        ((*GRID, "--train-iters", "2"), "no step of 2 to the superposition phase"),
+        ((*GRID, "--halving", "--train-iters", "4"), "no step of 2 to the superposition phase"),
+        (("--from-csv", "x.csv", "--halving"), "--from-csv runs nothing, so it takes no --halving"),
+        (("--from-csv", "x.csv", "--lr", "1"), "--from-csv runs nothing, so it takes no --lr"),
+        (("--from-csv", "x.csv", *GRID), "--from-csv runs nothing, so it takes no --recipe"),
+        (("--from-csv", "nowhere.csv"), "--from-csv nowhere.csv cannot be read"),
+        (("--from-csv", str(TABLE), "--out", "/dev/null/x"), "--out /dev/null/x cannot be written"),
+    ],
+)
+def test_it_is_refused_before_anything_starts(tmp_path, monkeypatch, words, says: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=re.escape(says)):
+        _run(*words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_tokens_available_needs_to_know_what_was_read(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("bag_size,step_ratio,loss\n1,0,3.2\n4,0.3,3.1\n")
+    with pytest.raises(UserError, match="add a column data_tokens"):
+        _run("--from-csv", str(table), "--tokens-available", "1e9", "--out", str(tmp_path / "o"))
+
+
+def test_text_that_is_read_twice_is_refused_and_allowed(corpus, tmp_path: Path) -> None:
+    from tst_megatron.sweep.grid import BASELINE, Config, Grid
+    from tst_megatron.sweep.settings import settings_from_flags
+    from tst_megatron.sweep.text import text_of_grid
+
+    grid = Grid((2, 16), (0.3, 0.5), (1,))
+    positions = 4 * 128
+    steps = corpus.num_tokens // positions // 2
+    data = (*corpus.flags, "--split=900,100,0")
+    given = (*data, f"--train-iters={steps}")
+    few = settings_from_flags("tiny-baseline", (*data, "--train-iters=20"))
+    texts = text_of_grid(few, grid)
+    assert texts[BASELINE].data_tokens == 20 * positions
+    assert texts[Config(16, 0.5)].data_tokens == 10 * positions * 17
+    assert not any(text.repeats for text in texts.values())
+    with pytest.raises(UserError, match=r"2 of the 4 cells would read .* s = 16"):
+        text_of_grid(settings_from_flags("tiny-baseline", given), grid)
+    allowed = settings_from_flags("tiny-baseline", (*given, "--tst-allow-repeats"))
+    texts = text_of_grid(allowed, grid)
+    assert texts[Config(16, 0.3)].repeats
+    assert texts[Config(16, 0.5)].epochs > 2
+    assert not texts[Config(2, 0.3)].repeats

@@ -1,0 +1,105 @@
+"""What every cell is run with, what is refused before, and a folder that belongs to one sweep."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tst_megatron.errors import UserError
+from tst_megatron.sweep.grid import BASELINE, Config
+from tst_megatron.sweep.settings import SweepSettings, begin, settings_from_flags
+from tst_megatron.training.recipes import expand_recipe
+
+DATA = ("--data-path", "corpus", "--tokenizer-model=tokenizer.model")
+
+
+def of_tiny(*others: str) -> SweepSettings:
+    return settings_from_flags("tiny-baseline", (*DATA, *others))
+
+
+def value(words: tuple[str, ...], flag: str) -> str | None:
+    """The value that holds: the last one."""
+    line = expand_recipe(list(words))
+    found = None
+    for i, word in enumerate(line):
+        name, equals, text = word.partition("=")
+        if name == f"--{flag}":
+            found = text if equals else line[i + 1]
+    return found
+
+
+def test_a_cell_has_its_bags_and_its_seed_and_everything_else_is_shared() -> None:
+    settings = of_tiny("--lr", "1e-3")
+    cell = settings.cell(Config(4, 0.25), 7)
+    assert (cell.name, cell.num_steps) == ("s4-r0.25-seed7", 20_000)
+    assert value(cell.flags, "tst-bag-size") == "4"
+    assert value(cell.flags, "tst-step-ratio") == "0.25"
+    assert value(cell.flags, "seed") == "7"
+    baseline = settings.cell(BASELINE, 7)
+    assert baseline.name == "baseline-seed7"
+    assert [w for w in cell.flags if not w.startswith("--tst-")] == list(baseline.flags)
+    assert value(baseline.flags, "lr") == "1e-3"
+    assert value(baseline.flags, "data-path") == "corpus"
+
+
+def test_flags_of_bags_go_to_superposed_cells_alone() -> None:
+    settings = of_tiny("--tst-bag-weights", "power", "--tst-fixed-validation")
+    superposed = settings.flags(Config(4, 0.25), 1)
+    baseline = settings.flags(BASELINE, 1)
+    assert value(superposed, "tst-bag-weights") == "power"
+    assert not any("bag-weights" in word or word == "power" for word in baseline)
+    assert "--tst-fixed-validation" in baseline
+    assert settings.reads_bags
+    assert not of_tiny("--tst-superpose=output").reads_bags
+
+
+def test_a_shorter_run_is_shorter_in_all_its_parts() -> None:
+    cell = of_tiny("--lr-warmup-iters=100").cell(Config(4, 0.25), 1, 2500)
+    assert cell.name == "s4-r0.25-seed1-steps2500"
+    assert cell.num_steps == 2500
+    expected = {"train-iters": 2500, "lr-warmup-iters": 12, "lr-wsd-decay-iters": 250}
+    expected |= {"eval-interval": 62, "save-interval": 62}
+    assert {name: int(value(cell.flags, name) or 0) for name in expected} == expected
+    assert value(cell.flags, "tst-step-ratio") == "0.25"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "others", "says"),
+    [
+        ("tiny-tst", (), "the recipe tiny-tst has tst-bag-size"),
+        ("tinny", (), "tinny"),
+        ("tiny-baseline", ("--tst-bag-size", "4"), "--tst-bag-size is the sweep's to set"),
+        ("tiny-baseline", ("--tst-schedule=4:0.2",), "--tst-schedule is the sweep's to set"),
+        ("tiny-baseline", ("--save", "here"), "--save is the sweep's to set"),
+        ("tiny-baseline", ("4",), "4 belongs to no flag"),
+        ("tiny", (), "add --train-iters"),
+        ("tiny", ("--train-iters", "100"), "add --lr-wsd-decay-iters"),
+        ("tiny", ("--train-samples", "100"), "--train-iters in place of --train-samples"),
+        ("tiny-baseline", ("--train-iters", "many"), "--train-iters many is no whole number"),
+        ("tiny-baseline", ("--eval-iters", "0"), "leave --eval-iters 0 out"),
+    ],
+)
+def test_bad_settings_are_one_sentence(recipe: str, others, says: str) -> None:
+    with pytest.raises(UserError, match=re.escape(says)):
+        settings_from_flags(recipe, others)
+
+
+def test_a_folder_is_gone_on_in_with_the_same_settings_alone(tmp_path: Path) -> None:
+    begin(tmp_path / "out", of_tiny())
+    begin(tmp_path / "out", of_tiny())
+    with pytest.raises(UserError, match=r"lr 0.002, and this one has 1e-3: choose another --out"):
+        begin(tmp_path / "out", of_tiny("--lr=1e-3"))
+    (tmp_path / "out" / "sweep.json").write_text("{")
+    with pytest.raises(UserError, match=r"sweep\.json is not a sweep's"):
+        begin(tmp_path / "out", of_tiny())
+    with pytest.raises(UserError, match="cannot be written"):
+        begin(Path("/dev/null/out"), of_tiny())
+
+
+def test_an_edited_recipe_is_another_sweep(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("extends: tiny-baseline\nlr: 1.0e-3\n")
+    begin(tmp_path / "out", settings_from_flags(str(recipe), DATA))
+    recipe.write_text("extends: tiny-baseline\nlr: 4.0e-3\n")
+    with pytest.raises(UserError, match=r"holds a sweep with lr 0\.001"):
+        begin(tmp_path / "out", settings_from_flags(str(recipe), DATA))

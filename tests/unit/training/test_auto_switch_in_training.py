@@ -1,0 +1,119 @@
+"""A decision that can be made, and in time; and what goes on with a checkpoint."""
+
+import argparse
+import json
+
+import pytest
+
+from tst_megatron.errors import UserError
+from tst_megatron.superposition.auto_switch import Rule
+from tst_megatron.superposition.open_schedule import AutoShares, OpenSchedule
+from tst_megatron.training.auto_switch import (
+    AutoSwitch,
+    check_auto_switch,
+    rule_of,
+    without_measurements,
+)
+
+STEPS = 1000
+
+
+def switch_of(high: float = 0.5) -> tuple[AutoSwitch, OpenSchedule]:
+    schedule = OpenSchedule(AutoShares(4, 0.1, high), STEPS, lambda steps: 8 * steps)
+    return AutoSwitch(schedule, rule_of(arguments(), schedule)), schedule
+
+
+def arguments(**own: object) -> argparse.Namespace:
+    usual = {
+        "train_iters": STEPS,
+        "eval_interval": 20,
+        "global_batch_size": 8,
+        "micro_batch_size": 2,
+        "data_parallel_size": 2,
+        "num_workers": 2,
+        "lr_warmup_fraction": None,
+        "lr_warmup_samples": 0,
+        "lr_warmup_iters": 50,
+        "lr_decay_iters": None,
+    }
+    return argparse.Namespace(**usual | own)
+
+
+def trained(switch: AutoSwitch, steps: int) -> list[int]:
+    """Steps whose validation decided."""
+    return [
+        step
+        for step in range(20, steps + 1, 20)
+        if switch.measured(step, 6.0 - 0.1 * step**0.5 / 10) is not None
+    ]
+
+
+def test_one_validation_decides_and_closes_the_schedule() -> None:
+    switch, schedule = switch_of()
+    (measured_at,) = trained(switch, 480)
+    assert switch.decision is not None
+    assert switch.decision.measured_at == measured_at
+    assert schedule.stages[0].num_samples == 8 * switch.decision.switch_step < 8 * 500
+
+
+def test_going_back_before_the_decision_opens_it_again() -> None:
+    switch, schedule = switch_of()
+    (measured_at,) = trained(switch, 480)
+    switch.go_back(measured_at)
+    assert switch.decision is not None
+    switch.go_back(measured_at - 1)
+    assert switch.decision is None
+    assert schedule.stages[0].num_samples == 8 * 500
+    assert trained(switch, 480) == [measured_at]
+
+
+def test_what_is_saved_goes_on_as_it_was() -> None:
+    switch, schedule = switch_of()
+    trained(switch, 480)
+    saved = json.loads(json.dumps(switch.as_saved()))
+    again, resumed = switch_of()
+    again.restore(saved)
+    assert again.as_saved() == switch.as_saved()
+    assert again.decision == switch.decision
+    assert resumed.stages == schedule.stages
+
+
+def test_a_resume_compares_the_rule_and_not_the_measurements() -> None:
+    switch, _ = switch_of()
+
+    def saved(of: AutoSwitch) -> dict[str, object]:
+        return without_measurements({"stages": [], "superpose": "both", "auto": of.as_saved()})
+
+    before = saved(switch)
+    trained(switch, 480)
+    assert saved(switch) == before != saved(switch_of(0.6)[0])
+    assert without_measurements({"stages": [(4, 8)]}) == {"stages": [(4, 8)]}
+
+
+@pytest.mark.parametrize(
+    ("flags", "steps"),
+    [
+        ({}, 50),
+        ({"lr_warmup_fraction": 0.1, "lr_decay_iters": 800}, 80),
+        ({"lr_warmup_samples": 81}, 11),
+    ],
+)
+def test_the_warm_up_is_megatrons(flags: dict[str, object], steps: int) -> None:
+    schedule = OpenSchedule(AutoShares(4), STEPS, lambda steps: 8 * steps)
+    assert rule_of(arguments(**flags), schedule).warmup_steps == steps
+
+
+RULE = Rule(bag_size=4, train_iters=STEPS, warmup_steps=50, first_switch=100, last_switch=500)
+
+
+def test_a_decision_must_be_possible() -> None:
+    check_auto_switch(arguments(eval_interval=120), RULE)  # At 480.
+    with pytest.raises(UserError, match=r"--eval-interval 122 leaves .* no validation"):
+        check_auto_switch(arguments(eval_interval=122), RULE)
+
+
+def test_what_is_read_ahead_must_be_superposed() -> None:
+    # Two micro-batches a step, two batches a worker: a step a worker.
+    check_auto_switch(arguments(num_workers=16), RULE)
+    with pytest.raises(UserError, match=r"reads 17 steps ahead.*use 16 or fewer"):
+        check_auto_switch(arguments(num_workers=17), RULE)

@@ -1,0 +1,166 @@
+"""A CSV export of Weights & Biases as runs.
+
+The one idea: a column is told by the end of its name. A chart's export has a column a run,
+``RUN - lm loss validation``, beside its smallest and largest value, which are left out; a history's
+has the bare names. What is not Megatron's is left out.
+"""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tst_megatron.comparison.run import Run
+from tst_megatron.comparison.scalars import (
+    GRAD_NORM,
+    LEARNING_RATE,
+    LOSSES,
+    OWN,
+    VALIDATION,
+    Scalars,
+    run_of_scalars,
+)
+from tst_megatron.errors import UserError
+
+_STEPS = ("iteration", "_step", "Step", "global_step", "trainer/global_step")
+_SECONDS = (
+    "_runtime",
+    "Relative Time (Process)",
+    "_absolute_runtime",
+    "Relative Time (Wall)",
+)
+_EPOCHS = ("_timestamp", "Wall Time")
+_SAMPLES = "samples vs steps"
+_METRICS = (*LOSSES, LEARNING_RATE, GRAD_NORM, *OWN, _SAMPLES)
+_OF_A_RUN = " - "
+_IGNORED = ("__MIN", "__MAX")
+
+
+def runs_of_csv(path: Path, name: str) -> list[Run]:
+    """The runs of an export, each by its name there.
+
+    Args:
+        path: of the file.
+        name: of a run that has none there.
+
+    Raises:
+        UserError: it cannot be read, has no column of steps or none of a held-out loss, or a cell
+            is not a number.
+    """
+    columns, rows = _read(path)
+    runs = sorted({run for run, metric in columns if metric.startswith(VALIDATION)})
+    if not runs:
+        raise UserError(
+            f'{path} has no column "{VALIDATION}": export a chart of it, with Step on its x-axis'
+        )
+    return [_run(path, columns, rows, run, name) for run in runs]
+
+
+_Column = tuple[str, str]
+"""(run, metric) of a column; the run is empty where the file names none."""
+
+
+def _read(path: Path) -> tuple[list[_Column], list[list[float]]]:
+    """The columns, and the rows of their cells, NaN where one is empty."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            heads = next(reader, [])
+            columns = [_column(head) for head in heads]
+            wanted = [_is_wanted(metric) for _, metric in columns]
+            rows = [
+                [
+                    _number(path, reader.line_num, head, cell) if is_wanted else math.nan
+                    for head, cell, is_wanted in zip(heads, row, wanted, strict=False)
+                ]
+                for row in reader
+                if any(row)
+            ]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error):
+        raise UserError(f"{path} is not a CSV file: export it from W&B as CSV") from None
+    return columns, [[*row, *[math.nan] * (len(columns) - len(row))] for row in rows]
+
+
+def _column(head: str) -> _Column:
+    run, separator, metric = head.strip().rpartition(_OF_A_RUN)
+    # The names of runs and metrics may have dashes of their own.
+    return (run, metric) if separator and _is_wanted(metric) else ("", head.strip())
+
+
+def _is_wanted(metric: str) -> bool:
+    known = (*_METRICS, *_STEPS, *_SECONDS, *_EPOCHS)
+    return not metric.endswith(_IGNORED) and (metric in known or metric.startswith(VALIDATION))
+
+
+def _number(path: Path, line: int, head: str, cell: str) -> float:
+    if cell.strip() in ("", "null", "None"):
+        return math.nan
+    try:
+        return float(cell)
+    except ValueError:
+        raise UserError(f'{path}, line {line}: "{head}" is {cell!r} and not a number') from None
+
+
+def _run(
+    path: Path, columns: Sequence[_Column], rows: Sequence[Sequence[float]], run: str, name: str
+) -> Run:
+    own = {metric: at for at, (of, metric) in enumerate(columns) if of in ("", run)}
+    own |= {metric: at for at, (of, metric) in enumerate(columns) if of == run}
+    step_at = _first(own, _STEPS)
+    if step_at is None:
+        raise UserError(f"{path} has no column of steps: export it with Step on the x-axis")
+    seconds_at, epoch_at = _first(own, _SECONDS), _first(own, _EPOCHS)
+    clock_at = epoch_at if seconds_at is None else seconds_at
+    began = 0.0
+    if seconds_at is None and epoch_at is not None:
+        began = min((row[epoch_at] for row in rows if math.isfinite(row[epoch_at])), default=0.0)
+    metrics = {
+        metric: at
+        for metric, at in own.items()
+        if metric in _METRICS or (metric.startswith(VALIDATION) and _is_wanted(metric))
+    }
+    scalars = Scalars()
+    for row in rows:
+        if not math.isfinite(row[step_at]):
+            continue
+        step = int(row[step_at])
+        clock = math.nan if clock_at is None else row[clock_at] - began
+        for metric, at in metrics.items():
+            if math.isfinite(row[at]):
+                scalars.add(metric, step, row[at], clock)
+    scalars.samples.update(scalars.values.pop(_SAMPLES, {}))
+    called = run or name
+    return run_of_scalars(
+        called,
+        path,
+        "wandb",
+        {"flags": _flags(scalars.samples)},
+        scalars,
+        _notes(has_clock=clock_at is not None, from_epoch=seconds_at is None),
+    )
+
+
+def _first(own: Mapping[str, int], names: Sequence[str]) -> int | None:
+    return next((own[name] for name in names if name in own), None)
+
+
+def _flags(samples: Mapping[int, float]) -> dict[str, int]:
+    """The batch size, where the samples tell that it was the same all through."""
+    sizes = {samples[step] / step for step in samples if step > 0}
+    if len(sizes) != 1 or not (size := sizes.pop()).is_integer():
+        return {}
+    return {"global_batch_size": int(size)}
+
+
+def _notes(has_clock: bool, from_epoch: bool) -> list[str]:
+    notes = [
+        "Read from W&B, which keeps a step's last value: the held-out loss at its last step is "
+        "that of the test set where Megatron evaluated one."
+    ]
+    if not has_clock:
+        notes.append("Its export has no time in it, so its wall-clock is not known.")
+    elif from_epoch:
+        notes.append("Its clock starts at the first line of its export.")
+    return notes

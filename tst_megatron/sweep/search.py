@@ -1,0 +1,118 @@
+"""Run a sweep, all of its grid or by halving, and collect what its runs ended with."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from rich.console import Console
+
+from tst_megatron.sweep.grid import BASELINE, Config, Grid
+from tst_megatron.sweep.halving import Rung, Search, better, rungs_of
+from tst_megatron.sweep.results import Result, result_of
+from tst_megatron.sweep.settings import SweepSettings
+from tst_megatron.sweep.training import Machine, Trained, train_within
+from tst_megatron.training.cells import Cell
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep in its folder.
+
+    Attributes:
+        root: the cells' folders lie in here.
+        settings: of every run.
+        grid: what is asked for, with its seeds.
+        machine: how runs are started.
+        budget_hours: GPU hours of all runs, core hours on a CPU; None for no end.
+    """
+
+    root: Path
+    settings: SweepSettings
+    grid: Grid
+    machine: Machine
+    budget_hours: float | None
+
+    def cells(self, configs: Sequence[Config], num_steps: int | None = None) -> list[Cell]:
+        """Runs of some configs, all of a seed before those of the next."""
+        return [self.settings.cell(c, seed, num_steps) for seed in self.grid.seeds for c in configs]
+
+    def results(self) -> list[Result]:
+        """The whole runs that are done, of the grid and its baselines."""
+        found = (
+            result_of(self.root, self.settings.cell(config, seed), config, seed)
+            for config in (BASELINE, *self.grid.configs)
+            for seed in self.grid.seeds
+        )
+        return [result for result in found if result is not None]
+
+
+def run_grid(sweep: Sweep, console: Console) -> Trained:
+    """Train the whole grid.
+
+    Raises:
+        UserError: a run failed.
+    """
+    cells = sweep.cells(sweep.grid.ordered_configs())
+    return train_within(sweep.root, cells, sweep.machine, console, sweep.budget_hours)
+
+
+def run_halving(sweep: Sweep, console: Console) -> tuple[Trained, Search]:
+    """Train rung after rung, each with the better half of the one before; the baseline comes last.
+
+    Raises:
+        UserError: a run failed.
+    """
+    grid, settings = sweep.grid, sweep.settings
+    rungs = rungs_of(len(grid.configs), settings.num_steps)
+    left = [config for config in grid.ordered_configs() if not config.is_baseline]
+    losses: list[Mapping[Config, float]] = []
+    earlier: list[Cell] = []
+    for rung in rungs:
+        whole = rung.steps == settings.num_steps
+        cells = sweep.cells([*left, BASELINE] if whole else left, rung.steps)
+        console.print(
+            f"{rung.steps:,} steps a run: " + ", ".join(str(config) for config in left),
+            highlight=False,
+        )
+        trained = train_within(
+            sweep.root, cells, sweep.machine, console, sweep.budget_hours, earlier
+        )
+        if not trained.finished or trained.left_out:
+            break
+        earlier += cells
+        losses.append(_losses(sweep, left, rung))
+        left = list(better(losses[-1], -(-len(left) // 2)))
+    return trained, Search(
+        rungs,
+        tuple(losses),
+        len(grid.seeds),
+        len(grid.configs) * settings.num_steps * len(grid.seeds),
+        _best_of_grid(sweep),
+    )
+
+
+def _losses(sweep: Sweep, configs: Sequence[Config], rung: Rung) -> dict[Config, float]:
+    """Mean final losses over the seeds; NaN where a run diverged."""
+    losses = {}
+    for config in configs:
+        results = (
+            result_of(sweep.root, sweep.settings.cell(config, seed, rung.steps), config, seed)
+            for seed in sweep.grid.seeds
+        )
+        losses[config] = fmean(result.loss for result in results if result is not None)
+    return losses
+
+
+def _best_of_grid(sweep: Sweep) -> tuple[Config, float] | None:
+    """The best of the whole grid, where all of its whole runs are in the folder."""
+    by_config: dict[Config, list[float]] = {}
+    for result in sweep.results():
+        by_config.setdefault(result.config, []).append(result.loss)
+    by_config.pop(BASELINE, None)
+    seeds = len(sweep.grid.seeds)
+    if any(len(by_config.get(config, ())) < seeds for config in sweep.grid.configs):
+        return None
+    means = {config: fmean(losses) for config, losses in by_config.items()}
+    (best,) = better(means, 1)
+    return best, means[best]

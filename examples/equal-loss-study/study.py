@@ -2,9 +2,10 @@
 
     python examples/equal-loss-study/study.py --out runs/equal-loss-study
 
-It trains the cells below, two side by side, in an order in which what is done first can be compared
-first. It can be cut off at any point: the same command goes on. A cell whose compressed ledger lies
-in ``--ledgers`` is not trained again.
+It trains the cells below, two side by side, in an order in which what is done first can be
+compared first, and then writes reports: of the dense runs, of the longer ones, of those with
+experts. It can be cut off at any point: the same command goes on. A cell whose compressed ledger
+lies in ``--ledgers`` is not trained again; ``--report`` trains nothing.
 """
 
 import argparse
@@ -16,6 +17,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from tst_megatron.comparison.finding import find
+from tst_megatron.comparison.findings import Prices
+from tst_megatron.comparison.output.folder import write_folder
 from tst_megatron.data import corpus
 from tst_megatron.data.indexing.documents import index_documents
 from tst_megatron.data.manifest import manifest_path
@@ -35,6 +39,7 @@ _WARMUP = 200
 _DECAY_SHARE = 0.1  # As the paper's.
 _STEPS_A_VALIDATION = 350
 SEEDS = (1, 2, 3)
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ def _bags(size: int, share: float, *more: str) -> tuple[str, ...]:
 
 BASELINE = Setting("baseline")
 LONG = Setting("baseline-long", steps=LONG_STEPS)
+S2_LONG = Setting("s2-r0.25-long", _bags(2, 0.25), steps=LONG_STEPS)
 S2, S4, S8 = (Setting(f"s{size}-r0.25", _bags(size, 0.25)) for size in (2, 4, 8))
 S4_SHORT, S4_LONG = (Setting(f"s4-r{share}", _bags(4, share)) for share in (0.15, 0.35))
 MOE, MOE_S4 = (
@@ -71,7 +77,7 @@ ONCE = (
 def cells_in_order() -> list[tuple[Setting, int]]:
     """Every setting and seed; a baseline beside each of its rivals, so that they share weather."""
     order = [(setting, seed) for seed in SEEDS for setting in (BASELINE, S2)]
-    order += [(LONG, SEEDS[0])]
+    order += [(setting, seed) for seed in SEEDS for setting in (LONG, S2_LONG)]
     order += [(setting, seed) for seed in SEEDS for setting in (S4, S8)]
     order += [(setting, seed) for seed in SEEDS for setting in (S4_SHORT, S4_LONG)]
     order += [(setting, SEEDS[0]) for setting in ONCE]
@@ -118,14 +124,39 @@ def keep_ledger(root: Path, cell: Cell, ledgers: Path) -> None:
     write_whole(ledgers / f"{cell.name}.jsonl.gz", gzip.compress(content, mtime=0))
 
 
+def write_reports(out: Path, ledgers: Path, console: Console) -> None:
+    """A folder for each question of which a baseline and a rival have ended."""
+    order = cells_in_order()
+    dense = {setting for setting, _ in order if setting.recipe == BASELINE.recipe}
+    for name, baseline, tst in (
+        # Both lengths of the baseline: whole runs, each with a decay of its own.
+        ("dense", {BASELINE, LONG}, dense - {BASELINE, LONG, S2_LONG}),
+        ("long", {BASELINE, LONG}, {S2_LONG}),
+        ("moe", {MOE}, {MOE_S4}),
+    ):
+        sides = [
+            [
+                path
+                for setting, seed in order
+                if setting in side
+                and (path := ledgers / f"{setting.name}-seed{seed}.jsonl.gz").exists()
+            ]
+            for side in (baseline, tst)
+        ]
+        if all(sides):
+            write_folder(out / name, find(*sides, CONFIDENCE, False, Prices()))
+            console.print(f"Report: {out / name / 'report.html'}", highlight=False)
+
+
 def main() -> int:
-    """Train what is not trained yet."""
+    """Train what is not trained yet, and report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("runs/equal-loss-study"))
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, a core each (2)")
     parser.add_argument("--ledgers", type=Path, help="compressed ledgers (default OUT/ledgers)")
+    parser.add_argument("--report", action="store_true", help="report on what is done")
     args = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
@@ -133,6 +164,9 @@ def main() -> int:
     root = args.out.resolve()
     ledgers = (args.ledgers or root / "ledgers").resolve()
     ledgers.mkdir(parents=True, exist_ok=True)
+    if args.report:
+        write_reports(root, ledgers, console)
+        return 0
     prepare_data(root, console)
     cells = [cell_of(root, setting, seed) for setting, seed in cells_in_order()]
     waiting = [cell for cell in cells if not (ledgers / f"{cell.name}.jsonl.gz").exists()]
@@ -144,6 +178,7 @@ def main() -> int:
         if is_done(root, cell):
             keep(cell)
     finished = train_cells(root, waiting, args.jobs, console, keep)
+    write_reports(root, ledgers, console)
     return 0 if finished else INTERRUPTED_EXIT_CODE
 
 

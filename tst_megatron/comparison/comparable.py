@@ -74,10 +74,9 @@ def reasons_against(baseline: Sequence[Group], tst: Sequence[Group]) -> list[str
     """
     reasons = []
     for side, groups in (("baseline", baseline), ("TST side", tst)):
+        paths = [str(run.path) for found in groups for run in found.runs]
         if not any(run.curve.losses.size for found in groups for run in found.runs):
-            reasons.append(
-                f"The {side} has no held-out loss: train it with --eval-interval and --eval-iters."
-            )
+            reasons.append(f"The {side} has no held-out loss in {', '.join(paths)}.")
     runs = [(found, run) for found in (*baseline, *tst) for run in found.runs]
     for topic in TOPICS:
         reasons += _first_difference(topic, runs)

@@ -47,7 +47,6 @@ _OF_THE_SCHEDULE = frozenset(
         "tst_schedule",
         "tst_step_ratio",
         "tst_superpose",
-        "tst_superposition",
     }
 )
 # These follow from the length of a run.

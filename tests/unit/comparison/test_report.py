@@ -246,7 +246,7 @@ def test_settings_that_confound_the_comparison_are_named(tmp_path: Path):
     report = write_report(tmp_path / "out", one, two)
     assert "The runs differ in more than superposition: lr." in report["notes"]
     html = (tmp_path / "out" / "report.html").read_text()
-    assert "tst_superposition" in html
+    assert "bags (size × samples)" in html
     assert "0.002" in html
     assert str(tmp_path / "a") not in html
 

@@ -44,6 +44,8 @@ _SAYS_NOTHING = (
     "--tst-allow-schedule-change",
     "--tst-fixed-validation",
     "--tst-ledger",
+    "--tst-ledger-fsync-interval",
+    "--tst-compare-with",
 )
 _LOG_WIDTH = 160  # Of a file or a pipe, which have none of their own.
 

@@ -8,6 +8,7 @@ import json
 import os
 import time
 import uuid
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,8 +30,7 @@ class RunClock:
     """
 
     def __init__(self, path: Path, started: float, world_size: int) -> None:
-        found, self._before_s, self._before_hours = _found_in(path)
-        self.run_id = found or uuid.uuid4().hex
+        self.run_id, self._before_s, self._before_hours = _before(path, started)
         self._world_size = world_size
         # The epoch's clock may be set while we run; it is read this once.
         self._zero = time.monotonic() - max(0.0, time.time() - started)
@@ -96,6 +96,17 @@ class LedgerWriter:
     def _sync(self) -> None:
         os.fsync(self._file.fileno())
         self._synced = time.monotonic()
+
+
+@cache
+def _before(path: Path, started: float) -> tuple[str, float, float]:
+    """What a run had when a process went on with it: its id, seconds and GPU hours.
+
+    Read once a process: where Megatron restarts the training inside it, what the ledger has since
+    got is of this process, whose time is counted from its start.
+    """
+    run_id, seconds, hours = _found_in(path)
+    return run_id or uuid.uuid4().hex, seconds, hours
 
 
 def _found_in(path: Path) -> tuple[str | None, float, float]:

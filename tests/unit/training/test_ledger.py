@@ -54,6 +54,26 @@ def test_lost_time_still_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert read_ledger(path).steps[-1]["wall_clock_s"] == pytest.approx(110.0)
 
 
+def test_a_restart_inside_the_process_counts_no_second_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ledger.jsonl"
+    now = 1000.0
+    monkeypatch.setattr(ledger_writer.time, "time", lambda: now)
+    monkeypatch.setattr(ledger_writer.time, "monotonic", lambda: now)
+    writer = LedgerWriter(path, {"step": 0}, RunClock(path, 1000.0, world_size=2))
+    now = 1100.0
+    writer.write("step", {"step": 7, "loss": 1.0})
+    # The same process, so the same start, goes on from a checkpoint.
+    now = 1150.0
+    writer = LedgerWriter(path, {"step": 3}, RunClock(path, 1000.0, world_size=2))
+    writer.write("step", {"step": 4, "loss": 1.0})
+    ledger = read_ledger(path)
+    assert ledger.steps[-1]["wall_clock_s"] == pytest.approx(150.0)
+    assert ledger.steps[-1]["gpu_hours"] == pytest.approx(300.0 / 3600)
+    assert ledger.headers[0]["run_id"] == ledger.headers[1]["run_id"]
+
+
 def test_gpu_hours_are_of_the_ranks_that_each_start_had(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -183,8 +183,13 @@ def settings_tables(findings: Findings) -> list[Table]:
 
 def final_loss(group: Group) -> float | None:
     """Mean of the last held-out losses of a group's runs; None without one."""
-    ends = [loss for run in group.runs if (loss := last(run.curve.losses)) is not None]
+    ends = [loss for run in group.runs if (loss := final(run)) is not None]
     return float(np.mean(ends)) if ends else None
+
+
+def final(run: Run) -> float | None:
+    """The last held-out loss of a run; None without one, or where it is not a number."""
+    return last(run.curve.losses[-1:])
 
 
 def last(values: Array) -> float | None:
@@ -209,7 +214,7 @@ def share_of_other_time(run: Run) -> float | None:
 def _used(run: Run) -> tuple[str, ...]:
     share = share_of_other_time(run)
     seed = run.header.get("seed")
-    loss, error = last(run.curve.losses), last(run.curve.stderrs)
+    loss, error = final(run), last(run.curve.stderrs[-1:])
     return (
         formats.UNKNOWN if seed is None else str(seed),
         formats.count(latest(run, "steps")),

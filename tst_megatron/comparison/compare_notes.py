@@ -90,7 +90,7 @@ def equal_data_notes(data: EqualData, baseline: Rows | None, tst: Rows) -> list[
 def uncertainty(drawn: Resampled) -> str:
     """Where the intervals come from, one sentence."""
     if not drawn.between_seeds:
-        if not all(rows.curve.error_known for rows in (*drawn.baselines, drawn.tst)):
+        if not all(rows.curve.freedom for rows in (*drawn.baselines, drawn.tst)):
             return (
                 "One seed a side, too few evaluations to see their scatter and no standard errors: "
                 "no interval can be told."

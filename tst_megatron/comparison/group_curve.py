@@ -26,8 +26,9 @@ class GroupCurve:
         losses: ``[runs, n]``, nats a token.
         stderrs: ``[n]``, of the mean over the runs by evaluation error alone; 1 where no error is
             known, which is right for weights.
+        freedom: degrees of freedom of ``stderrs``: infinite where the evaluations state theirs, 0
+            where no error is known.
         segments: ``[n]``, number of the stretch without a phase switch or a start of decay in it.
-        error_known: ``stderrs`` are errors.
         last_bad: the last step at which a run's held-out loss was not a number; 0 if none was.
     """
 
@@ -36,8 +37,8 @@ class GroupCurve:
     steps: Array
     losses: Array
     stderrs: Array
+    freedom: float
     segments: Array
-    error_known: bool
     last_bad: float
 
     @property
@@ -84,10 +85,10 @@ def group_curve(group: Group) -> GroupCurve | None:
     grid = np.unique([*inside, last])
     losses = np.array([np.interp(grid, steps, values) for steps, values, _ in points])
     segments = _segments(runs[0], grid)
-    stderrs, known = _stderrs(grid, losses, np.array([_at(grid, *p) for p in points]), segments)
+    stderrs, freedom = _stderrs(grid, losses, np.array([_at(grid, *p) for p in points]), segments)
     bad = [run.curve.steps[~np.isfinite(run.curve.losses)] for run in runs]
     last_bad = float(np.concatenate([[0.0], *bad]).max())
-    return GroupCurve(group, runs, grid, losses, stderrs, segments, known, last_bad)
+    return GroupCurve(group, runs, grid, losses, stderrs, freedom, segments, last_bad)
 
 
 def seed_of(run: Run) -> object:
@@ -114,8 +115,8 @@ def _at(grid: Array, steps: Array, _: Array, stderrs: Array) -> Array:
     return np.interp(grid, steps[known], stderrs[known])
 
 
-def _stderrs(grid: Array, losses: Array, stated: Array, segments: Array) -> tuple[Array, bool]:
-    """Evaluation error of the mean curve.
+def _stderrs(grid: Array, losses: Array, stated: Array, segments: Array) -> tuple[Array, float]:
+    """Evaluation error of the mean curve, and its degrees of freedom.
 
     What the evaluations state, made larger by one factor where they scatter more than that
     (Birge's ratio, as the Particle Data Group does): a held-out loss also moves with the last
@@ -125,13 +126,13 @@ def _stderrs(grid: Array, losses: Array, stated: Array, segments: Array) -> tupl
     mean = losses.mean(axis=0)
     if np.isfinite(stated).all():
         stderrs = np.sqrt((stated**2).sum(axis=0)) / len(stated)
-        factor = scatter(grid, mean, stderrs, segments)
-        return stderrs * (factor if factor > 1 else 1.0), True
+        factor, _ = scatter(grid, mean, stderrs, segments)
+        return stderrs * (factor if factor > 1 else 1.0), np.inf
     ones = np.ones(len(grid))
-    found = scatter(grid, mean, ones, segments)
-    if not np.isfinite(found):
-        return ones, False
-    return ones * max(found, _LEAST_ERROR), True
+    found, freedom = scatter(grid, mean, ones, segments)
+    if not freedom:
+        return ones, 0.0
+    return ones * max(found, _LEAST_ERROR), freedom
 
 
 # Below what a logged loss is exact to, so that a smooth curve has a weight.

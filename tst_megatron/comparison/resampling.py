@@ -13,6 +13,7 @@ Satterthwaite's degrees of freedom where the sides are independent. With one see
 error is the evaluations', each on its own.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,9 +130,10 @@ def interval(rows: Array, confidence: float) -> Interval:
         return Interval()
     if np.isnan(rows[1:]).any() or len(rows) == 1:
         return Interval(value)
-    tail = (1 - confidence) / 2
-    low = min(float(np.quantile(rows[1:], tail, method="lower")), value)
-    high = max(float(np.quantile(rows[1:], 1 - tail, method="higher")), value)
+    copies = np.sort(rows[1:])
+    # Of two copies beside a quantile the outer one.
+    outer = math.floor((1 - confidence) / 2 * (len(copies) - 1))
+    low, high = min(float(copies[outer]), value), max(float(copies[-1 - outer]), value)
     return Interval(value, low if np.isfinite(low) else None, high if np.isfinite(high) else None)
 
 
@@ -175,8 +177,10 @@ def _smooth(curve: GroupCurve, points: Array, mix: Array | None) -> Rows:
 
 def _by_evaluations(curve: GroupCurve, draws: int, rng: np.random.Generator) -> Rows:
     errors = rng.standard_normal((draws, len(curve.steps))) * curve.stderrs
-    if not curve.error_known:
+    if not curve.freedom:
         errors = np.full_like(errors, np.nan)
+    elif np.isfinite(curve.freedom):
+        errors *= np.sqrt(curve.freedom / rng.chisquare(curve.freedom, (draws, 1)))
     return _smooth(curve, curve.losses + np.vstack([np.zeros_like(curve.stderrs), errors]), None)
 
 

@@ -10,13 +10,19 @@ import argparse
 import json
 import shutil
 import signal
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from tst_megatron.comparison.report import render_text, write_report
+from tst_megatron.comparison.finding import find_so_far
+from tst_megatron.comparison.findings import Findings
+from tst_megatron.comparison.ledger_runs import run_of_ledger
+from tst_megatron.comparison.output.as_text import print_findings
+from tst_megatron.comparison.output.folder import write_page
+from tst_megatron.comparison.sentences import first_sentences, notes
+from tst_megatron.comparison.two_runs import figures
 from tst_megatron.data import corpus
 from tst_megatron.data.manifest import manifest_path
 from tst_megatron.errors import INTERRUPTED_EXIT_CODE, UserError
@@ -40,6 +46,7 @@ _CHECKPOINTS = 8
 _FEWEST_STEPS = 100
 # Enough for phases and held-out text of the right sizes, as these are cut at whole documents.
 _FEWEST_DOCUMENTS = 500
+_CONFIDENCE = 0.95
 _QUICK_NOTE = (
     "This was a quick look: so short a run favours the baseline, since the recovery from the "
     "phase switch takes thousands of steps."
@@ -120,8 +127,7 @@ def run_demo(out: Path, settings: Settings, console: Console) -> int:
     # Side by side, so that what disturbs the machine disturbs both.
     cells = [Cell(run, _flags(folder, settings, run, steps), steps) for run in RUNS]
     finished = train_cells(folder.root, cells, len(cells), console)
-    report = _report(folder, steps)
-    console.print(render_text(report))
+    print_findings(console, _report(folder, steps))
     console.print(f"Report: {out / 'report.html'}   chart: {out / 'loss.png'}", highlight=False)
     return 0 if finished else INTERRUPTED_EXIT_CODE
 
@@ -225,10 +231,25 @@ def _ledger(folder: Folder, run: str) -> Ledger | None:
         return None
 
 
-def _report(folder: Folder, steps: int) -> dict[str, Any]:
-    notes = [_QUICK_NOTE] if steps <= QUICK_STEPS else []
+def _report(folder: Folder, steps: int) -> Findings:
+    """Write what there is to tell of the two runs, and return it."""
     baseline, tst = (_ledger(folder, run) for run in RUNS)
-    return write_report(folder.root, baseline, tst, notes)
+    theirs, ours = (
+        [] if ledger is None else [run_of_ledger(ledger, run)]
+        for run, ledger in zip(RUNS, (baseline, tst), strict=True)
+    )
+    findings = find_so_far(theirs, ours, _CONFIDENCE)
+    if steps <= QUICK_STEPS:
+        findings = replace(findings, notes=(_QUICK_NOTE, *findings.notes))
+    report = {
+        "headline": first_sentences(findings),
+        **figures(baseline, tst),
+        "notes": notes(findings),
+    }
+    text = json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False)
+    write_whole(folder.root / "report.json", f"{text}\n")
+    write_page(folder.root, findings)
+    return findings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

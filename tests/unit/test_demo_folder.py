@@ -1,9 +1,10 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tst_megatron.demo import Folder, Settings, _begin
+from tst_megatron.demo import QUICK_STEPS, Folder, Settings, _begin, _report
 from tst_megatron.errors import UserError
 
 SETTINGS = Settings(None, None, 512, ("--tst-bag-size=2",), ())
@@ -27,3 +28,22 @@ def test_a_folder_with_a_run_keeps_its_settings(tmp_path: Path) -> None:
     folder.ledger("tst").touch()
     with pytest.raises(UserError, match="holds a demo with vocab_size 512, and this one has 600"):
         _begin(folder, replace(SETTINGS, vocab_size=600))
+
+
+def test_a_report_of_whatever_is_there(tmp_path: Path) -> None:
+    """Before the runs have begun, and with one of them begun: Ctrl-C leaves a report."""
+    folder = Folder(tmp_path)
+    nothing = _report(folder, 20_000)
+    assert nothing.comparisons == ()
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert "there is no run of the baseline or of TST" in report["headline"]
+    assert report["partial"] is True
+    folder.ledger("tst").parent.mkdir()
+    folder.ledger("tst").write_text('{"kind": "header", "step": 0, "schema_version": 2}\n')
+    _report(folder, QUICK_STEPS)
+    assert (tmp_path / "loss.png").exists()
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["tst"]["steps"] == 0
+    assert report["baseline"] is None
+    assert any("quick look" in note for note in report["notes"])
+    assert "There is no comparison yet" in (tmp_path / "report.html").read_text()

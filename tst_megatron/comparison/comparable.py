@@ -243,7 +243,7 @@ def _notes_on_group(found: Group) -> Iterator[str]:
     for run in found.runs:
         if _num_losses(run) == 1:
             yield f"{run.name} has a single held-out loss: nothing along its run can be compared."
-        done = int(max(0, *run.steps.steps[-1:], *run.curve.steps[-1:]))
+        done = int(max([0, *run.steps.steps[-1:], *run.curve.steps[-1:]]))
         if done < run.num_steps:
             yield f"{run.name} ended at step {done:,} of {run.num_steps:,}."
 

@@ -33,6 +33,8 @@ from tst_megatron.comparison.run import Group
 from tst_megatron.comparison.saving import saving
 
 DRAWS = 2000
+# A last evaluation so near to the end is the end.
+_WHOLE = 0.99
 
 
 def compare(
@@ -69,6 +71,13 @@ def compare(
     inside = along_baseline(first, drawn.tst, confidence) or along_baseline(
         by_length[-1], drawn.tst, confidence
     )
+    if inside is not None and drawn.tst.steps[-1] < _WHOLE * tst.num_steps:
+        # Its own decay is yet to come, and the baseline's whole runs had theirs.
+        headline = inside
+        notes.append(
+            f"TST is at step {drawn.tst.steps[-1]:,.0f} of {tst.num_steps:,}: equal loss is taken "
+            "along the baseline's run, not over whole runs."
+        )
     if headline.step_ratio.value is None and at_baseline is not None:
         headline = at_baseline
         notes.append(

@@ -14,8 +14,11 @@ from tst_megatron.comparison.findings import Findings, Prices
 from tst_megatron.comparison.groups import group
 from tst_megatron.comparison.inputs import read_sides
 from tst_megatron.comparison.result import Comparison
+from tst_megatron.comparison.run import Group, Run
 from tst_megatron.comparison.tables import final_loss
 from tst_megatron.errors import UserError
+
+_NOT_ASKED = Prices()
 
 
 def find(
@@ -43,12 +46,36 @@ def find(
     if reasons and not force:
         found = "; ".join(reason.removesuffix(".") for reason in reasons)
         raise UserError(f"{found}; --force compares all the same and marks the report")
+    return _findings(theirs, ours, confidence, tuple(reasons), prices)
+
+
+def find_so_far(baseline: Sequence[Run], tst: Sequence[Run], confidence: float) -> Findings:
+    """Compare runs of which a side may be missing or at its beginning; nothing is refused.
+
+    Args:
+        baseline: ordinary runs; none yet, perhaps.
+        tst: superposed runs; likewise.
+        confidence: of the intervals.
+    """
+    ours, theirs = group(tst, "TST"), group(baseline, "baseline")
+    if ours and theirs:
+        return _findings(theirs, ours, confidence)
+    return Findings(tuple(theirs), tuple(ours), (), notes=tuple(notes_on(theirs, ours)))
+
+
+def _findings(
+    theirs: Sequence[Group],
+    ours: Sequence[Group],
+    confidence: float,
+    reasons: tuple[str, ...] = (),
+    prices: Prices = _NOT_ASKED,
+) -> Findings:
     comparisons = sorted((compare(theirs, one, confidence=confidence) for one in ours), key=_rank)
     return Findings(
         baseline=comparisons[0].baseline,
         tst=tuple(one.tst for one in comparisons),
         comparisons=tuple(comparisons),
-        reasons=tuple(reasons),
+        reasons=reasons,
         notes=tuple(notes_on(theirs, ours)),
         prices=prices,
         clocks_compare=clocks_compare(theirs, ours),

@@ -4,6 +4,7 @@ The one idea: a row holds a figure with everything that has to stand beside it, 
 row can miss that it is extrapolated or that no difference is shown.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ from tst_megatron.comparison.run import Array, Group, Run
 from tst_megatron.comparison.sentences import EXTRAPOLATED, lead_amount, remark
 from tst_megatron.comparison.settings import compare_settings
 
+_FOLDERS_ABOVE = re.compile(r"(?<!\S)/(?:[^\s/,]+/)+(?=[^\s/,]+/[^\s/,]+)")
 _SHOWN = (
     (STEPS, formats.count),
     (FLOPS, formats.flops),
@@ -174,17 +176,27 @@ def settings_tables(findings: Findings) -> list[Table]:
         Table(
             f"Settings that differ: {' and '.join(names)}",
             ("setting", "baseline", "TST"),
-            found.differing or (("none", "", ""),),
+            tuple(tuple(map(_short, row)) for row in found.differing) or (("none", "", ""),),
             frozenset({1, 2}),
         ),
-        Table("The main settings they share", ("setting", ""), found.shared, frozenset({1})),
+        Table(
+            "The main settings they share",
+            ("setting", ""),
+            tuple(tuple(map(_short, row)) for row in found.shared),
+            frozenset({1}),
+        ),
     ]
 
 
 def final_loss(group: Group) -> float | None:
     """Mean of the last held-out losses of a group's runs; None without one."""
-    ends = [loss for run in group.runs if (loss := last(run.curve.losses)) is not None]
+    ends = [loss for run in group.runs if (loss := final(run)) is not None]
     return float(np.mean(ends)) if ends else None
+
+
+def final(run: Run) -> float | None:
+    """The last held-out loss of a run; None without one, or where it is not a number."""
+    return last(run.curve.losses[-1:])
 
 
 def last(values: Array) -> float | None:
@@ -209,15 +221,20 @@ def share_of_other_time(run: Run) -> float | None:
 def _used(run: Run) -> tuple[str, ...]:
     share = share_of_other_time(run)
     seed = run.header.get("seed")
-    loss, error = last(run.curve.losses), last(run.curve.stderrs)
+    loss, error = final(run), last(run.curve.stderrs[-1:])
     return (
         formats.UNKNOWN if seed is None else str(seed),
         formats.count(latest(run, "steps")),
         formats.count(latest(run, "data_tokens")),
         formats.amount(latest(run, "gpu_hours")),
         formats.UNKNOWN if share is None else f"{share:.1%}",
-        formats.loss(loss) + ("" if error is None else f" ± {error:.3f}"),
+        formats.loss(loss) + ("" if None in (loss, error) else f" ± {error:.3f}"),
     )
+
+
+def _short(cell: str) -> str:
+    """A path's last two parts: where a machine keeps its files is nothing to a reader."""
+    return _FOLDERS_ABOVE.sub("…/", cell)
 
 
 def _needed_row(

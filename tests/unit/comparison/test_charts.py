@@ -10,7 +10,7 @@ from tst_megatron.comparison.charts import live, still
 from tst_megatron.comparison.charts.amounts import DATA_TOKENS, FLOPS, GPU_HOURS
 from tst_megatron.comparison.charts.amounts import STEPS as STEP
 from tst_megatron.comparison.charts.logged import logged_charts
-from tst_megatron.comparison.charts.loss import loss_chart
+from tst_megatron.comparison.charts.loss import loss_chart, no_losses
 from tst_megatron.comparison.charts.means import mean_of
 from tst_megatron.comparison.charts.palette import left_out, shown
 from tst_megatron.comparison.charts.saving import difference_chart, saving_chart
@@ -115,6 +115,7 @@ def test_what_no_run_told_has_no_chart() -> None:
     assert loss_chart(alone, FLOPS) is None
     assert loss_chart(alone, GPU_HOURS) is not None
     assert loss_chart(Findings((), (), ()), GPU_HOURS) is None
+    assert "no run has one yet" in still.svg(no_losses())
     assert switch_chart(alone) is None
     assert saving_chart(alone) is None
     assert difference_chart(alone) is None

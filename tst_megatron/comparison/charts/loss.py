@@ -10,7 +10,7 @@ import numpy as np
 
 from tst_megatron.comparison import formats
 from tst_megatron.comparison.charts import phase_marks
-from tst_megatron.comparison.charts.amounts import DATA_TOKENS, Amount
+from tst_megatron.comparison.charts.amounts import DATA_TOKENS, STEPS, Amount
 from tst_megatron.comparison.charts.chart import Arrow, Band, Chart, Line, Rule
 from tst_megatron.comparison.charts.means import known, mean_of
 from tst_megatron.comparison.charts.palette import Shown, shown
@@ -63,6 +63,12 @@ def loss_chart(findings: Findings, amount: Amount) -> Chart | None:
         x_range=(0.0, right * (1 + _MARGIN) / per),
         y_range=_loss_range(_runs(_main(findings, groups), amount)),
     )
+
+
+def no_losses() -> Chart:
+    """What stands in the place of the losses before there are any."""
+    title = "Held-out loss: no run has one yet"
+    return Chart("loss", title, f"{title}.", "", STEPS.label, "held-out loss (nats a token)", ())
 
 
 def _has_points(group: Group, amount: Amount) -> bool:

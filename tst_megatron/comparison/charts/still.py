@@ -102,6 +102,12 @@ def _draw(axes: Axes, chart: Chart) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
+    if chart.legend:
+        _draw_legend(axes)
+
+
+def _draw_legend(axes: Axes) -> None:
+    """Under the axes, at the same distance whatever their height."""
     below = ScaledTranslation(0, -_LEGEND_BELOW / _POINTS_AN_INCH, axes.figure.dpi_scale_trans)
     axes.legend(
         frameon=False,

@@ -19,7 +19,7 @@ from tst_megatron.comparison.result import (
 )
 from tst_megatron.comparison.run import Group, Run
 from tst_megatron.comparison.sentences import headline
-from tst_megatron.comparison.tables import last, latest, share_of_other_time
+from tst_megatron.comparison.tables import final, last, latest, share_of_other_time
 from tst_megatron.strict_json import finite
 
 _RATIOS = ("step_ratio", "flops_ratio", "wall_clock_ratio", "gpu_hours_ratio")
@@ -146,8 +146,8 @@ def _run(side: str, group: Group, run: Run) -> dict[str, Any]:
         },
         "planned_steps": run.num_steps,
         "share_of_other_time": share_of_other_time(run),
-        "final_loss": last(run.curve.losses),
-        "final_loss_stderr": last(run.curve.stderrs),
+        "final_loss": final(run),
+        "final_loss_stderr": last(run.curve.stderrs[-1:]),
         "phases": [asdict(phase) for phase in run.phases],
         "notes": list(run.notes),
     }

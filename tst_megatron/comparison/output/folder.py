@@ -6,7 +6,7 @@ from tst_megatron.comparison.charts import still
 from tst_megatron.comparison.charts.amounts import DATA_TOKENS, FLOPS, GPU_HOURS, STEPS
 from tst_megatron.comparison.charts.chart import Chart
 from tst_megatron.comparison.charts.logged import logged_charts
-from tst_megatron.comparison.charts.loss import loss_chart
+from tst_megatron.comparison.charts.loss import loss_chart, no_losses
 from tst_megatron.comparison.charts.saving import difference_chart, saving_chart
 from tst_megatron.comparison.charts.switch import switch_chart
 from tst_megatron.comparison.findings import Findings
@@ -47,6 +47,9 @@ def write_page(out: Path, findings: Findings) -> None:
     for path, pictured in ((out / "loss.png", losses), (out / "saving.png", savings)):
         if pictured:
             write_whole(path, still.png(pictured, columns=min(len(pictured), _COLUMNS)))
+        else:
+            # Of an earlier report, which this one replaces.
+            path.unlink(missing_ok=True)
     write_whole(out / "report.html", page(findings, charts))
 
 
@@ -54,6 +57,6 @@ def charts_of(findings: Findings) -> list[Chart]:
     """Every chart of a report that there is something to draw in."""
     losses = [loss_chart(findings, amount) for amount in (GPU_HOURS, FLOPS, DATA_TOKENS)]
     if not any(losses):
-        losses = [loss_chart(findings, STEPS)]
+        losses = [loss_chart(findings, STEPS) or no_losses()]
     others = [switch_chart(findings), saving_chart(findings), difference_chart(findings)]
     return [chart for chart in (*losses, *others, *logged_charts(findings)) if chart is not None]

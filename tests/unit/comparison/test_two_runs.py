@@ -1,3 +1,4 @@
+import json
 import math
 from pathlib import Path
 
@@ -6,19 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ledgers import FLOPS_A_STEP, write_ledger
 
-from tst_megatron.comparison.align import (
+from tst_megatron.comparison.phases import Phase
+from tst_megatron.comparison.two_runs import (
     Crossing,
     Curve,
-    EqualFlops,
     EqualLoss,
-    clock_at,
     crossing,
     equal_flops,
     equal_loss,
+    figures,
     interpolate,
     summarise,
 )
-from tst_megatron.comparison.phases import Phase
 from tst_megatron.training.ledger import Ledger
 
 
@@ -103,20 +103,19 @@ def test_equal_loss_of_equal_runs_is_one():
 )
 def test_without_a_final_loss_of_both_runs_nothing_is_compared(baseline: Curve, tst: Curve):
     assert equal_loss(baseline, tst) == EqualLoss()
-    assert equal_flops(baseline, tst).loss_difference is None
+    assert equal_flops(baseline, tst) is None
 
 
 def test_equal_flops_at_the_end_of_both():
-    assert equal_flops(curve(5.0, 3.0), curve(5.0, 2.5)) == EqualFlops(-0.5, 2e10, at_end=True)
+    assert equal_flops(curve(5.0, 3.0), curve(5.0, 2.5)) == -0.5
 
 
 def test_equal_flops_of_a_run_cut_short_is_taken_where_it_ended():
-    found = equal_flops(curve(5.0, 4.0, 3.0), curve(4.0, every=25))
-    assert found == EqualFlops(pytest.approx(0.5), 2.5e10, at_end=False)
+    assert equal_flops(curve(5.0, 4.0, 3.0), curve(4.0, every=25)) == pytest.approx(0.5)
 
 
 def test_equal_flops_is_never_extrapolated():
-    assert equal_flops(curve(5.0, 4.0), curve(4.0, every=5)) == EqualFlops(None, 5e9, at_end=False)
+    assert equal_flops(curve(5.0, 4.0), curve(4.0, every=5)) is None
 
 
 def test_interpolation():
@@ -141,8 +140,41 @@ def test_a_run_without_progress_is_all_zeros():
     assert summary.phases == ()
 
 
-def test_the_clock_at_a_step_between_two_lines(tmp_path: Path):
-    ledger = write_ledger(tmp_path / "l.jsonl", {20: 5.0})
-    assert clock_at(ledger, 13) == pytest.approx(26.0)
-    assert clock_at(ledger, 3) == pytest.approx(6.0)
-    assert clock_at(ledger, 21) is None
+def test_the_figures_of_two_whole_runs(tmp_path: Path):
+    baseline = write_ledger(tmp_path / "b", {20: 5.0, 40: 4.5, 60: 4.0, 80: 3.5, 100: 3.0})
+    losses = {20: 6.0, 40: 5.5, 60: 3.5, 80: 3.25, 100: 2.75}
+    tst = write_ledger(tmp_path / "t", losses, stages=[(4, 120)], seconds_a_step=3.0)
+    found = figures(baseline, tst)
+    assert found == json.loads(json.dumps(found, allow_nan=False))
+    assert found.keys() == {"baseline", "tst", "equal_flops", "equal_loss", "partial"}
+    assert found["equal_flops"] == {"loss_difference": -0.25}
+    # The TST run passes 3.0 halfway between steps 80 and 100, at 3 s a step.
+    assert found["equal_loss"] == {
+        "loss": 3.0,
+        "step_ratio": 100 / 90,
+        "wall_clock_ratio": 200 / 270,
+        "reached": False,
+    }
+    assert found["tst"]["phases"][0] == {
+        "stage": 0,
+        "bag_size": 4,
+        "first_step": 1,
+        "last_step": 30,
+    }
+    assert found["partial"] is False
+
+
+def test_figures_of_what_there_is(tmp_path: Path):
+    whole = write_ledger(tmp_path / "b", {50: 4.0, 100: 3.0})
+    cut = write_ledger(tmp_path / "c", {20: 6.0, 50: 4.0}, stages=[(4, 120)], last_step=57)
+    found = figures(whole, cut)
+    assert found["partial"] is True
+    assert found["tst"]["steps"] == 57
+    assert found["equal_flops"]["loss_difference"] == pytest.approx(0.0)
+    alone = figures(whole, None)
+    assert (alone["partial"], alone["tst"]) == (True, None)
+    assert alone["equal_flops"] == {"loss_difference": None}
+    assert alone["equal_loss"]["reached"] is False
+    broken = figures(whole, write_ledger(tmp_path / "n", {50: 4.0, 100: None}))
+    assert broken["tst"]["final_validation_loss"] is None
+    assert broken["partial"] is True

@@ -1,17 +1,18 @@
-"""Two runs laid side by side: at equal FLOPs, and at equal loss.
+"""Two runs in plain numbers, for the demo's report.json: at equal FLOPs, and at equal loss.
 
-The one idea: validations are points on a curve, straight between them. A loss counts as reached
-only where the curve gets to it for good, so a lucky dip does not; and both runs are measured the
-same way. Nothing here reads a file.
+The one idea: nothing is smoothed, fitted or given an interval, as `compare` does it; validations
+are points on a curve, straight between them. A loss counts as reached only where the curve gets to
+it for good, so a lucky dip does not. Whatever part of the two runs is there is told.
 """
 
 import bisect
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from tst_megatron.comparison.phases import Phase, phases_of
+from tst_megatron.strict_json import finite
 from tst_megatron.training.ledger import Ledger
 
 # Megatron sums FLOPs in floating point, so equal counts may differ in their last digits.
@@ -83,21 +84,6 @@ class RunSummary:
 
 
 @dataclass(frozen=True)
-class EqualFlops:
-    """The runs at one FLOPs count.
-
-    Attributes:
-        loss_difference: TST minus baseline, nats a token; below 0 the TST run is ahead.
-        flops: where it is taken.
-        at_end: both runs had their last validation there.
-    """
-
-    loss_difference: float | None = None
-    flops: float | None = None
-    at_end: bool = False
-
-
-@dataclass(frozen=True)
 class EqualLoss:
     """The runs at one loss.
 
@@ -112,6 +98,29 @@ class EqualLoss:
     step_ratio: float | None = None
     wall_clock_ratio: float | None = None
     reached: bool = False
+
+
+def figures(baseline: Ledger | None, tst: Ledger | None) -> dict[str, Any]:
+    """What the runs consumed and how they compare, ready for strict JSON.
+
+    Keys: ``baseline`` and ``tst``, a `RunSummary` each or None; ``equal_flops`` with its
+    ``loss_difference``; ``equal_loss``; ``partial``, whether a run is missing or was cut short.
+
+    Args:
+        baseline: the ordinary run; None if it is missing.
+        tst: the run with superposition; None if it is missing.
+    """
+    theirs, ours = Curve.of(baseline), Curve.of(tst)
+    found: dict[str, Any] = finite(
+        {
+            "baseline": None if baseline is None else asdict(summarise(baseline)),
+            "tst": None if tst is None else asdict(summarise(tst)),
+            "equal_flops": {"loss_difference": equal_flops(theirs, ours)},
+            "equal_loss": asdict(equal_loss(theirs, ours)),
+            "partial": not (_is_whole(baseline) and _is_whole(tst)),
+        }
+    )
+    return found
 
 
 def summarise(ledger: Ledger) -> RunSummary:
@@ -174,28 +183,21 @@ def equal_loss(baseline: Curve, tst: Curve) -> EqualLoss:
     )
 
 
-def equal_flops(baseline: Curve, tst: Curve) -> EqualFlops:
-    """The difference in loss at the largest FLOPs count that both runs have validations up to.
+def equal_flops(baseline: Curve, tst: Curve) -> float | None:
+    """TST's loss less the baseline's at the largest FLOPs count that both have validations up to.
 
     The run that went further is interpolated there; no run is extrapolated.
     """
     if not baseline.flops or not tst.flops:
-        return EqualFlops()
+        return None
     ends = baseline.flops[-1], tst.flops[-1]
     at_end = math.isclose(*ends, rel_tol=_FLOPS_TOLERANCE)
     flops = min(ends)
     theirs = baseline.losses[-1] if at_end else interpolate(baseline.flops, baseline.losses, flops)
     ours = tst.losses[-1] if at_end else interpolate(tst.flops, tst.losses, flops)
     if ours is None or theirs is None or not math.isfinite(ours - theirs):
-        return EqualFlops(None, flops, at_end)
-    return EqualFlops(ours - theirs, flops, at_end)
-
-
-def clock_at(ledger: Ledger, step: int) -> float | None:
-    """Seconds since the start when a run had done ``step`` steps; None past its last line."""
-    lines = sorted(ledger.steps + ledger.validations, key=lambda line: line["wall_clock_s"])
-    steps = (0, *(line["step"] for line in lines))
-    return interpolate(steps, (0.0, *(line["wall_clock_s"] for line in lines)), step)
+        return None
+    return ours - theirs
 
 
 def interpolate(xs: Sequence[float], ys: Sequence[float], x: float) -> float | None:
@@ -213,6 +215,14 @@ def interpolate(xs: Sequence[float], ys: Sequence[float], x: float) -> float | N
         return ys[after]
     before = after - 1
     return _between(ys[before], ys[after], (x - xs[before]) / (xs[after] - xs[before]))
+
+
+def _is_whole(ledger: Ledger | None) -> bool:
+    """The run is there, did every step it was to do, and has a final loss."""
+    if ledger is None or Curve.of(ledger).final_loss is None:
+        return False
+    planned = ledger.header.get("flags", {}).get("train_iters") or 0
+    return summarise(ledger).steps >= planned
 
 
 def _between(start: float, end: float, share: float) -> float:

@@ -11,6 +11,8 @@ from itertools import combinations
 from pathlib import PurePath
 from typing import Any, Literal
 
+import numpy as np
+
 from tst_megatron.comparison.groups import is_superposed
 from tst_megatron.comparison.run import Group, Run
 from tst_megatron.comparison.settings import flags_of
@@ -75,7 +77,7 @@ def reasons_against(baseline: Sequence[Group], tst: Sequence[Group]) -> list[str
     reasons = []
     for side, groups in (("baseline", baseline), ("TST side", tst)):
         paths = [str(run.path) for found in groups for run in found.runs]
-        if not any(run.curve.losses.size for found in groups for run in found.runs):
+        if not any(map(_num_losses, (run for found in groups for run in found.runs))):
             reasons.append(f"The {side} has no held-out loss in {', '.join(paths)}.")
     runs = [(found, run) for found in (*baseline, *tst) for run in found.runs]
     for topic in TOPICS:
@@ -239,13 +241,16 @@ def _notes_on_group(found: Group) -> Iterator[str]:
                 "own."
             )
     for run in found.runs:
-        if not run.curve.losses.size:
-            yield f"{run.name} has no held-out loss."
-        elif run.curve.losses.size == 1:
+        if _num_losses(run) == 1:
             yield f"{run.name} has a single held-out loss: nothing along its run can be compared."
         done = int(max(0, *run.steps.steps[-1:], *run.curve.steps[-1:]))
         if done < run.num_steps:
             yield f"{run.name} ended at step {done:,} of {run.num_steps:,}."
+
+
+def _num_losses(run: Run) -> int:
+    """Held-out losses that are numbers."""
+    return int(np.isfinite(run.curve.losses).sum())
 
 
 def _has_bags(found: Group) -> bool:

@@ -8,7 +8,6 @@ import numpy as np
 from tst_megatron.comparison.phases import phases_of
 from tst_megatron.comparison.planned import decay_start, planned_steps
 from tst_megatron.comparison.run import Array, Curve, Run, StepSeries
-from tst_megatron.comparison.scalars import notes_on_losses
 from tst_megatron.training.ledger import Ledger
 
 Lines = Sequence[Mapping[str, Any]]
@@ -24,31 +23,26 @@ def run_of_ledger(ledger: Ledger, name: str) -> Run:
     assert ledger.path is not None
     steps = _steps(ledger.steps)
     last_step = 0 if ledger.last is None else ledger.last["step"]
-    curve, without_loss = _curve(ledger.validations)
     return Run(
         name=name,
         path=ledger.path,
         source="ledger",
         header=ledger.header,
-        curve=curve,
+        curve=_curve(ledger.validations),
         steps=steps,
         phases=phases_of(ledger),
         num_steps=planned_steps(ledger.header) or last_step,
         decay_start=decay_start(ledger.header, steps),
-        notes=(*ledger.notes, *notes_on_losses(without_loss)),
+        notes=tuple(ledger.notes),
     )
 
 
-def _curve(validations: Lines) -> tuple[Curve, list[int]]:
-    """The validations with a loss, and the steps of those without."""
-    lines = [line for line in validations if line.get("next_token_loss") is not None]
-    without_loss = [line["step"] for line in validations if line.get("next_token_loss") is None]
-    curve = Curve(
-        **_progress(lines),
-        losses=_column(lines, "next_token_loss"),
-        stderrs=_column(lines, "next_token_loss_stderr"),
+def _curve(validations: Lines) -> Curve:
+    return Curve(
+        **_progress(validations),
+        losses=_column(validations, "next_token_loss"),
+        stderrs=_column(validations, "next_token_loss_stderr"),
     )
-    return curve, without_loss
 
 
 def _steps(lines: Lines) -> StepSeries:

@@ -29,7 +29,7 @@ class Curve:
         flops: floating-point operations so far.
         wall_clock_s: seconds so far, lost and idle ones too.
         gpu_hours: of all ranks.
-        losses: next-token loss, nats a token.
+        losses: next-token loss, nats a token; NaN where it was not a number.
         stderrs: standard error of each loss, from the spread over held-out sequences.
     """
 

@@ -78,11 +78,11 @@ def run_of_scalars(
     """
     tag, note_on_tag = _validation_tag(scalars)
     losses = scalars.values.get(tag, {})
-    finite = sorted(step for step, loss in losses.items() if np.isfinite(loss))
+    validated = sorted(losses)
     curve = Curve(
-        **_progress(finite, header, scalars, (tag,)),
-        losses=_at(losses, finite),
-        stderrs=_at(scalars.values.get(tag + _STDERR, {}), finite),
+        **_progress(validated, header, scalars, (tag,)),
+        losses=_at(losses, validated),
+        stderrs=_at(scalars.values.get(tag + _STDERR, {}), validated),
     )
     logged = sorted({step for of_step in _OF_STEPS for step in scalars.values.get(of_step, {})})
     steps = _steps(logged, header, scalars)
@@ -111,28 +111,8 @@ def run_of_scalars(
         phases=phases,
         num_steps=planned_steps(header) or last_step,
         decay_start=decay_start(header, steps),
-        notes=(
-            *notes,
-            *note_on_tag,
-            *notes_on_losses(sorted(losses.keys() - set(finite))),
-        ),
+        notes=(*notes, *note_on_tag),
     )
-
-
-def notes_on_losses(without: Sequence[int]) -> list[str]:
-    """That a run has held-out losses that are no numbers.
-
-    Args:
-        without: steps of the validations that are left out for it.
-    """
-    if not without:
-        return []
-    steps = ", ".join(f"{step:,}" for step in without[:3])
-    more = f" and {len(without) - 3} more" if len(without) > 3 else ""
-    return [
-        f"The held-out loss is no number at step {steps}{more}: left out, so look at whether the "
-        "run diverged."
-    ]
 
 
 def _validation_tag(scalars: Scalars) -> tuple[str, list[str]]:

@@ -38,7 +38,7 @@ def rungs_of(num_configs: int, num_steps: int) -> tuple[Rung, ...]:
     number = min(_MOST_RUNGS, 1 + math.ceil(math.log2(num_configs)))
     rungs = []
     for rung in range(number):
-        rungs.append(Rung(max(1, round(num_steps / 2 ** (number - 1 - rung))), num_configs))
+        rungs.append(Rung(max(1, num_steps // 2 ** (number - 1 - rung)), num_configs))
         num_configs = -(-num_configs // 2)
     return tuple(rungs)
 

@@ -173,6 +173,10 @@ def _whole(optimum: Optimum, fit: Fit, limit: Limit | None) -> Config:
     size, ratio = optimum.bag_size.value or 0.0, optimum.step_ratio.value or 0.0
     # To the tolerance of logarithms and of shares: 4 must not become 3 or 5.
     sizes = {floor(size + 1e-9), ceil(size - 1e-9)}
+    low = optimum.bag_size.low
+    if low is not None and low <= min(sizes):
+        # The two cannot be told apart, and the smaller reads less text.
+        sizes = {min(sizes)}
     percents = {floor(100 * ratio + 1e-9), ceil(100 * ratio - 1e-9)}
     near = [Config(s, p / 100) for s in sizes for p in percents if s > 1 and p > 0]
     # Rounded down, both need no more text than the optimum.

@@ -28,9 +28,14 @@ class HeadMetrics:
     def __init__(self, args: argparse.Namespace, progress: Progress) -> None:
         self.args = args
         self.progress = progress
-        self.values: dict[str, float] = {}
+        self._step: dict[str, Any] = {}
         self._stage: int | None = None
         self._steps_of_loss: dict[str, int] = {}
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The losses of the last step; as they wait for the GPU, for a logged step only."""
+        return {name: float(loss) for name, loss in self._step.items()}
 
     def track_mtp_metrics(
         self,
@@ -53,7 +58,7 @@ class HeadMetrics:
         MTPLossLoggingHelper.track_mtp_metrics(loss_scale, iteration, writer, wandb_writer, losses)
         if now.is_superposed:
             losses = {_of_bags(name): loss for name, loss in losses.items()}
-        self.values = {name: float(loss) for name, loss in losses.items()}
+        self._step = losses
         self._add(losses, total_loss_dict, iteration)
 
     def _add(self, losses: dict[str, Any], total: dict[str, Any], iteration: int) -> None:

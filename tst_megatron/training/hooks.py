@@ -28,7 +28,7 @@ from tst_megatron.training.arguments import Superposition
 from tst_megatron.training.auto_switch import loss_on_all_ranks
 from tst_megatron.training.consumed import Progress
 from tst_megatron.training.datasets import DatasetsProvider
-from tst_megatron.training.forward_step import BAG_LOSS, NEXT_TOKEN_LOSS, ForwardStep
+from tst_megatron.training.forward_step import BAG_LOSS, NEXT_TOKEN_LOSS
 from tst_megatron.training.head_metrics import HeadMetrics
 from tst_megatron.training.router_metrics import RouterMetrics
 from tst_megatron.training.run_ledger import RunLedger
@@ -55,7 +55,7 @@ def install_hooks(
     args: argparse.Namespace,
     superposition: Superposition | None,
     provider: DatasetsProvider,
-    forward_step: ForwardStep,
+    clock: StepClock,
     started: float,
 ) -> None:
     """Wrap the trainer's functions for one run; a later call forgets what an earlier one did.
@@ -70,8 +70,6 @@ def install_hooks(
                 f"megatron.training.training.{name} takes {found}: install the megatron-core "
                 "version in requirements/"
             )
-    clock = StepClock(started)
-    forward_step.clock = clock
     hooks = _Hooks(args, superposition, provider, clock, started)
     for name in HOOKED:
         setattr(trainer, name, getattr(hooks, name))

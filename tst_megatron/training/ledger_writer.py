@@ -8,6 +8,7 @@ import json
 import os
 import time
 import uuid
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,22 +18,31 @@ from tst_megatron.training.ledger import SCHEMA_VERSION
 
 
 class RunClock:
-    """Seconds that a run has taken, those of earlier starts included.
+    """Seconds and GPU hours that a run has taken, those of earlier starts included.
 
     Args:
         path: the run's ledger, which knows of the earlier starts; it need not be there.
         started: when this process started, seconds since the epoch.
+        world_size: ranks of this start; earlier ones may have had more or fewer.
+
+    Attributes:
+        run_id: the ledger's, or a new one.
     """
 
-    def __init__(self, path: Path, started: float) -> None:
-        self.run_id, before_s = _found_in(path)
+    def __init__(self, path: Path, started: float, world_size: int) -> None:
+        self.run_id, self._before_s, self._before_hours = _before(path, started)
+        self._world_size = world_size
         # The epoch's clock may be set while we run; it is read this once.
-        self._zero = time.monotonic() - max(0.0, time.time() - started) - before_s
+        self._zero = time.monotonic() - max(0.0, time.time() - started)
 
     @property
     def seconds(self) -> float:
         """So far."""
-        return time.monotonic() - self._zero
+        return self._before_s + time.monotonic() - self._zero
+
+    def gpu_hours(self, seconds: float) -> float:
+        """GPU hours at so many `seconds`, in this start."""
+        return self._before_hours + (seconds - self._before_s) * self._world_size / 3600.0
 
 
 class LedgerWriter:
@@ -42,7 +52,6 @@ class LedgerWriter:
         path: the ledger.
         header: fields of the header line, with ``step``.
         clock: of the run, made from what the ledger held before.
-        world_size: ranks, for GPU hours.
         fsync_interval_s: steps are on the disk this soon; headers and validations at once.
 
     Raises:
@@ -54,19 +63,17 @@ class LedgerWriter:
         path: Path,
         header: dict[str, Any],
         clock: RunClock,
-        world_size: int,
         fsync_interval_s: float = 10.0,
     ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._clock = clock
-        self._world_size = world_size
         self._fsync_interval_s = fsync_interval_s
         self._synced = time.monotonic()
         self._file: BinaryIO = path.open("ab")
         if self._file.tell() and not _ends_a_line(path):
             self._file.write(b"\n")
         names = {"kind": "header", "schema_version": SCHEMA_VERSION}
-        self._append({**names, "run_id": clock.run_id or uuid.uuid4().hex, **header})
+        self._append({**names, "run_id": clock.run_id, **header})
         self._sync()
         sync_folder(path.parent)
 
@@ -75,7 +82,7 @@ class LedgerWriter:
         wall_clock_s = self._clock.seconds
         clock = {
             "wall_clock_s": round(wall_clock_s, 3),
-            "gpu_hours": wall_clock_s * self._world_size / 3600.0,
+            "gpu_hours": self._clock.gpu_hours(wall_clock_s),
         }
         self._append({"kind": kind, "step": fields["step"], **clock, **fields})
         if kind == "validation" or time.monotonic() - self._synced >= self._fsync_interval_s:
@@ -91,19 +98,31 @@ class LedgerWriter:
         self._synced = time.monotonic()
 
 
-def _found_in(path: Path) -> tuple[str | None, float]:
-    """The run that a ledger is of, and the seconds that it has taken; nothing for a new one."""
-    run_id, seconds = None, 0.0
+@cache
+def _before(path: Path, started: float) -> tuple[str, float, float]:
+    """What a run had when a process went on with it: its id, seconds and GPU hours.
+
+    Read once a process: where Megatron restarts the training inside it, what the ledger has since
+    got is of this process, whose time is counted from its start.
+    """
+    run_id, seconds, hours = _found_in(path)
+    return run_id or uuid.uuid4().hex, seconds, hours
+
+
+def _found_in(path: Path) -> tuple[str | None, float, float]:
+    """The run that a ledger is of, and its seconds and GPU hours; nothing for a new one."""
+    run_id, seconds, hours = None, 0.0, 0.0
     if not path.exists():
-        return run_id, seconds
+        return run_id, seconds, hours
     for text in path.read_bytes().split(b"\n"):
         try:
             line = json.loads(text)
             run_id = line.get("run_id", run_id)
             seconds = max(seconds, float(line.get("wall_clock_s", 0.0)))
+            hours = max(hours, float(line.get("gpu_hours", 0.0)))
         except (ValueError, TypeError, AttributeError):
             continue
-    return run_id, seconds
+    return run_id, seconds, hours
 
 
 def _ends_a_line(path: Path) -> bool:

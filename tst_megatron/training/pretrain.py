@@ -107,16 +107,19 @@ def _train(args: argparse.Namespace, superposition: Any, started: float) -> None
     from tst_megatron.training.datasets import DatasetsProvider
     from tst_megatron.training.forward_step import ForwardStep
     from tst_megatron.training.hooks import install_hooks
+    from tst_megatron.training.step_clock import StepClock
 
     set_startup_timestamps(program_start=started, main_entry=time.time())
     provider = DatasetsProvider(superposition)
     forward_step = ForwardStep(superposition)
+    # One for the whole process: time goes on where training restarts inside it.
+    clock = forward_step.clock = StepClock(started)
     expert_optimizers.install()
 
     @wraps(pretrain)
     def pretrain_with_hooks(*arguments: Any, **named: Any) -> None:
         # In here, so that a restart inside the process starts with hooks that have seen nothing.
-        install_hooks(args, superposition, provider, forward_step, started)
+        install_hooks(args, superposition, provider, clock, started)
         pretrain(*arguments, **named)
         # Megatron flushes before its last evaluation, which would be lost with the writer's thread.
         if (writer := get_tensorboard_writer()) is not None:

@@ -12,14 +12,19 @@ class RouterMetrics:
 
     Args:
         tracker: Megatron's.
-
-    Attributes:
-        values: figures of the last step by Megatron's names, such as ``load_balancing_loss``.
     """
 
     def __init__(self, tracker: Any) -> None:
         self._tracker = tracker
-        self.values: dict[str, float] = {}
+        self._step: dict[str, Any] = {}
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Figures of the last step by Megatron's names, such as ``load_balancing_loss``.
+
+        Waits for the GPU, so only a step that is logged is asked for them.
+        """
+        return {name: float(value) for name, value in self._step.items()}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tracker, name)
@@ -28,7 +33,7 @@ class RouterMetrics:
         """Megatron's."""
         step: dict[str, Any] = {}
         line: str = self._tracker.report(*args, total_loss_dict=step, **kwargs)
-        self.values = {name: float(value) for name, value in step.items()}
+        self._step = step
         for name, value in step.items():
             total_loss_dict[name] = total_loss_dict.get(name, 0.0) + value
         return line

@@ -56,7 +56,7 @@ class RunLedger:
         """So far, on the first and the last rank; None elsewhere, and without a ledger."""
         if self._clock is None:
             return None
-        return self._clock.seconds * self.args.world_size / 3600.0
+        return self._clock.gpu_hours(self._clock.seconds)
 
     def start(self, model: list[Any]) -> None:
         """Write the header before the first step or evaluation; later calls do nothing."""
@@ -65,14 +65,13 @@ class RunLedger:
         self._has_started = True
         parameters = count_parameters(self.args, model)
         if self.args.rank in (0, self.args.world_size - 1):
-            self._clock = RunClock(self._path, self.started)
+            self._clock = RunClock(self._path, self.started, self.args.world_size)
         if self.args.rank == 0 and self._clock is not None:
             header = header_of(self.args, self.superposition, self.progress.started_at, parameters)
             self._writer = LedgerWriter(
                 self._path,
                 header,
                 self._clock,
-                self.args.world_size,
                 self.args.tst_ledger_fsync_interval,
             )
 

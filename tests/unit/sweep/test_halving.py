@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from surfaces import paper
 
@@ -12,6 +12,7 @@ from tst_megatron.sweep.halving import Rung, Search, better, rungs_of, steps_of
 
 
 @given(configs=st.integers(1, 100), steps=st.integers(8, 10**6))
+@settings(deadline=None)
 def test_rungs_end_in_whole_runs_and_always_lose_half(configs: int, steps: int) -> None:
     rungs = rungs_of(configs, steps)
     assert rungs[0].num_configs == configs

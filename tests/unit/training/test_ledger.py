@@ -10,7 +10,7 @@ from tst_megatron.training.ledger_writer import LedgerWriter, RunClock
 
 
 def write_run(path: Path, first: int, last: int, started: float = 0.0) -> None:
-    writer = LedgerWriter(path, {"step": first}, RunClock(path, started), world_size=2)
+    writer = LedgerWriter(path, {"step": first}, RunClock(path, started, world_size=2))
     for step in range(first + 1, last + 1):
         writer.write("step", {"step": step, "loss": float(step), "positions": step * 10})
         if step % 5 == 0:
@@ -44,14 +44,52 @@ def test_lost_time_still_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     now = 1000.0
     monkeypatch.setattr(ledger_writer.time, "time", lambda: now)
     monkeypatch.setattr(ledger_writer.time, "monotonic", lambda: now)
-    writer = LedgerWriter(path, {"step": 0}, RunClock(path, 1000.0), world_size=1)
+    writer = LedgerWriter(path, {"step": 0}, RunClock(path, 1000.0, world_size=1))
     now = 1100.0
     writer.write("step", {"step": 7, "loss": 1.0})
     now = 5010.0
     # Starts again at 5,000 from step 3, having lost four steps.
-    writer = LedgerWriter(path, {"step": 3}, RunClock(path, 5000.0), world_size=1)
+    writer = LedgerWriter(path, {"step": 3}, RunClock(path, 5000.0, world_size=1))
     writer.write("step", {"step": 4, "loss": 1.0})
     assert read_ledger(path).steps[-1]["wall_clock_s"] == pytest.approx(110.0)
+
+
+def test_a_restart_inside_the_process_counts_no_second_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ledger.jsonl"
+    now = 1000.0
+    monkeypatch.setattr(ledger_writer.time, "time", lambda: now)
+    monkeypatch.setattr(ledger_writer.time, "monotonic", lambda: now)
+    writer = LedgerWriter(path, {"step": 0}, RunClock(path, 1000.0, world_size=2))
+    now = 1100.0
+    writer.write("step", {"step": 7, "loss": 1.0})
+    # The same process, so the same start, goes on from a checkpoint.
+    now = 1150.0
+    writer = LedgerWriter(path, {"step": 3}, RunClock(path, 1000.0, world_size=2))
+    writer.write("step", {"step": 4, "loss": 1.0})
+    ledger = read_ledger(path)
+    assert ledger.steps[-1]["wall_clock_s"] == pytest.approx(150.0)
+    assert ledger.steps[-1]["gpu_hours"] == pytest.approx(300.0 / 3600)
+    assert ledger.headers[0]["run_id"] == ledger.headers[1]["run_id"]
+
+
+def test_gpu_hours_are_of_the_ranks_that_each_start_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ledger.jsonl"
+    now = 0.0
+    monkeypatch.setattr(ledger_writer.time, "time", lambda: now)
+    monkeypatch.setattr(ledger_writer.time, "monotonic", lambda: now)
+    # An hour on 4 ranks, then one on 16, then one on 2.
+    for start, ranks in enumerate((4, 16, 2)):
+        writer = LedgerWriter(path, {"step": start}, RunClock(path, now, world_size=ranks))
+        now += 3600.0
+        writer.write("step", {"step": start + 1, "loss": 1.0})
+    ledger = read_ledger(path)
+    assert ledger.notes == []
+    assert [line["wall_clock_s"] for line in ledger.steps] == [3600.0, 7200.0, 10800.0]
+    assert [line["gpu_hours"] for line in ledger.steps] == pytest.approx([4.0, 20.0, 22.0])
 
 
 def test_a_kill_at_any_byte_leaves_a_ledger(tmp_path: Path) -> None:
@@ -73,7 +111,7 @@ def test_a_kill_at_any_byte_leaves_a_ledger(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_a_number_is_null(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
-    writer = LedgerWriter(path, {"step": 0}, RunClock(path, 0.0), world_size=1)
+    writer = LedgerWriter(path, {"step": 0}, RunClock(path, 0.0, world_size=1))
     writer.write("step", {"step": 1, "loss": float("nan"), "grad_norm": float("inf")})
     line = json.loads(path.read_text().splitlines()[-1], parse_constant=pytest.fail)
     assert line["loss"] is None
@@ -82,7 +120,7 @@ def test_a_loss_that_is_not_a_number_is_null(tmp_path: Path) -> None:
 
 def test_lines_reach_the_file_at_once(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
-    writer = LedgerWriter(path, {"step": 0}, RunClock(path, 0.0), world_size=1)
+    writer = LedgerWriter(path, {"step": 0}, RunClock(path, 0.0, world_size=1))
     size = path.stat().st_size
     writer.write("step", {"step": 1, "loss": 1.0})
     assert path.stat().st_size > size

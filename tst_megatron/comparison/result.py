@@ -59,8 +59,9 @@ class EqualLoss:
         extrapolated: the baseline's figures come from a fitted power law beyond what it ran.
         whole_runs: the baseline's come from runs of several lengths, each with a decay of its own;
             else from inside one run.
-        where: that in words, for tables: ``whole runs``, ``inside the stable phase``,
-            ``inside the decay`` or ``along the run`` where no decay is known.
+        where: that in words, for tables: ``whole runs``, ``whole runs, by a fitted law`` (of one
+            length, or outside the lengths), ``inside the stable phase``, ``inside the decay`` or
+            ``along the run`` where no decay is known.
     """
 
     loss: Interval = Interval()

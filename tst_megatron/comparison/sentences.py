@@ -147,6 +147,11 @@ def notes(findings: Findings) -> list[str]:
     every = [*findings.notes]
     for one in findings.comparisons[:1]:
         every += [one.uncertainty, *one.notes]
+    if len(findings.comparisons) > 1:
+        every.append(
+            "The first TST group is the one that ended lowest: its interval is that of one group, "
+            "and does not know that it was chosen."
+        )
     runs = [run for group in (*findings.baseline, *findings.tst) for run in group.runs]
     every += [f"{run.name}: {note}" for run in runs for note in run.notes]
     return list(dict.fromkeys(every))

@@ -11,6 +11,8 @@ from tst_megatron.comparison.sentences import (
     between,
     first_sentences,
     lead_amount,
+    notes,
+    notes_of_others,
     remark,
     warnings,
 )
@@ -93,6 +95,17 @@ def test_a_forced_comparison_says_so_first() -> None:
         found.baseline, found.tst, found.comparisons, reasons=("A differs.", "B too.")
     )
     assert warnings(forced) == ["Forced; without --force it is refused: A differs. B too."]
+
+
+def test_notes_say_that_the_best_was_chosen_and_whose_they_are() -> None:
+    one = findings().comparisons[0]
+    other = replace(one, tst=superposed("bags of 8"), notes=("Of it alone.",))
+    several = replace(findings(), comparisons=(one, other), notes=("Of all.",))
+    told = notes(several)
+    assert told[:2] == ["Of all.", "Intervals come from the spread between seeds."]
+    assert any("does not know that it was chosen" in note for note in told)
+    assert not any("chosen" in note for note in notes(findings()))
+    assert notes_of_others(several) == ["bags of 8: Of it alone."]
 
 
 def test_hours_of_other_hardware_are_not_the_headline() -> None:

@@ -62,12 +62,12 @@ def compare(
     if not curves or ours is None:
         return _nothing(groups, tst, confidence, notes)
     drawn = resample(tuple(curves), ours, draws, seed)
-    first, by_length = drawn.baselines[0], _by_length(drawn.baselines)
+    first, by_length = drawn.baselines[0], _by_length(_whole(drawn.baselines))
     fit = fit_baseline(by_length)
     at_baseline = at_baseline_final(first, drawn.tst, confidence)
     headline = at_tst_final(by_length, drawn.tst, fit, confidence)
     inside = along_baseline(first, drawn.tst, confidence) or along_baseline(
-        by_length[-1], drawn.tst, confidence
+        _by_length(drawn.baselines)[-1], drawn.tst, confidence
     )
     if headline.step_ratio.value is None and at_baseline is not None:
         headline = at_baseline
@@ -105,6 +105,14 @@ def _order(groups: Sequence[Group], tst: Group) -> tuple[Group, ...]:
 
 def _apart(one: int, other: int) -> float:
     return abs(math.log(max(one, 1) / max(other, 1)))
+
+
+def _whole(groups: tuple[Rows, ...]) -> tuple[Rows, ...]:
+    """Those that came to their ends, which alone tell what a whole run ends with; else the first.
+
+    A run that has not decayed yet would pass for a whole one that ended badly.
+    """
+    return tuple(rows for rows in groups if rows.curve.is_whole) or groups[:1]
 
 
 def _by_length(groups: tuple[Rows, ...]) -> tuple[Rows, ...]:

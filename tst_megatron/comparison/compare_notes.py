@@ -129,9 +129,10 @@ def _length_notes(group: Group, curve: GroupCurve) -> list[str]:
             "are compared up to the first of these."
         ]
     if lasts[0] < group.num_steps:
+        so_far = "" if curve.is_whole else ", so it is not taken for a whole run"
         return [
             f"The last evaluation of {group.name} is at step {lasts[0]:,.0f} of "
-            f"{group.num_steps:,}: its final loss is the one there."
+            f"{group.num_steps:,}: its final loss is the one there{so_far}."
         ]
     return []
 

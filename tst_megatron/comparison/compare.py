@@ -12,6 +12,7 @@ import numpy as np
 from tst_megatron.comparison.compare_notes import (
     equal_data_notes,
     equal_loss_notes,
+    met_unseen_notes,
     reading_notes,
     uncertainty,
 )
@@ -75,6 +76,8 @@ def compare(
             "The baseline does not get to TST's final loss, and no power law of its curve says "
             "when it would: equal loss is taken at the baseline's final loss, which both reached."
         )
+    if headline.step_ratio.value is None:
+        notes += met_unseen_notes(first, drawn.tst)
     data, read_by = equal_data(drawn.baselines, drawn.tst, confidence)
     notes += equal_loss_notes(headline, fit, first)
     notes += equal_data_notes(data, read_by, drawn.tst)

@@ -12,6 +12,7 @@ import numpy as np
 from tst_megatron.comparison.compare_notes import (
     equal_data_notes,
     equal_loss_notes,
+    met_unseen_notes,
     reading_notes,
     uncertainty,
 )
@@ -64,12 +65,12 @@ def compare(
     if not curves or ours is None:
         return _nothing(groups, tst, confidence, notes)
     drawn = resample(tuple(curves), ours, draws, seed)
-    first, by_length = drawn.baselines[0], _by_length(drawn.baselines)
+    first, by_length = drawn.baselines[0], _by_length(_whole(drawn.baselines))
     fit = fit_baseline(by_length)
     at_baseline = at_baseline_final(first, drawn.tst, confidence)
     headline = at_tst_final(by_length, drawn.tst, fit, confidence)
     inside = along_baseline(first, drawn.tst, confidence) or along_baseline(
-        by_length[-1], drawn.tst, confidence
+        _by_length(drawn.baselines)[-1], drawn.tst, confidence
     )
     if inside is not None and drawn.tst.steps[-1] < _WHOLE * tst.num_steps:
         # Its own decay is yet to come, and the baseline's whole runs had theirs.
@@ -84,6 +85,8 @@ def compare(
             "The baseline does not get to TST's final loss, and no power law of its curve says "
             "when it would: equal loss is taken at the baseline's final loss, which both reached."
         )
+    if headline.step_ratio.value is None:
+        notes += met_unseen_notes(first, drawn.tst)
     data, read_by = equal_data(drawn.baselines, drawn.tst, confidence)
     notes += equal_loss_notes(headline, fit, first)
     notes += equal_data_notes(data, read_by, drawn.tst)
@@ -114,6 +117,14 @@ def _order(groups: Sequence[Group], tst: Group) -> tuple[Group, ...]:
 
 def _apart(one: int, other: int) -> float:
     return abs(math.log(max(one, 1) / max(other, 1)))
+
+
+def _whole(groups: tuple[Rows, ...]) -> tuple[Rows, ...]:
+    """Those that came to their ends, which alone tell what a whole run ends with; else the first.
+
+    A run that has not decayed yet would pass for a whole one that ended badly.
+    """
+    return tuple(rows for rows in groups if rows.curve.is_whole) or groups[:1]
 
 
 def _by_length(groups: tuple[Rows, ...]) -> tuple[Rows, ...]:

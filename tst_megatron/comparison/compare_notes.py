@@ -71,6 +71,19 @@ def equal_loss_notes(headline: EqualLoss, fit: Fit | None, baseline: Rows) -> li
     return notes
 
 
+def met_unseen_notes(baseline: Rows, tst: Rows) -> list[str]:
+    """Which side had the other's final loss before it was first evaluated."""
+    return [
+        f"{one} had {other}'s final loss at its first evaluation: when it got there is not known, "
+        "so no equal-loss figure can be told. Evaluate more often."
+        for one, rows, other, others in (
+            ("The baseline", baseline, "TST", tst),
+            ("TST", tst, "the baseline", baseline),
+        )
+        if rows.losses[0, 0] <= others.finals[0]
+    ]
+
+
 def equal_data_notes(data: EqualData, baseline: Rows | None, tst: Rows) -> list[str]:
     """Where in their runs the sides are when they have read as much."""
     if baseline is None or data.data_tokens is None:
@@ -129,9 +142,10 @@ def _length_notes(group: Group, curve: GroupCurve) -> list[str]:
             "are compared up to the first of these."
         ]
     if lasts[0] < group.num_steps:
+        so_far = "" if curve.is_whole else ", so it is not taken for a whole run"
         return [
             f"The last evaluation of {group.name} is at step {lasts[0]:,.0f} of "
-            f"{group.num_steps:,}: its final loss is the one there."
+            f"{group.num_steps:,}: its final loss is the one there{so_far}."
         ]
     return []
 

@@ -43,9 +43,12 @@ def at_tst_final(
 
     Returns:
         Neither reached nor extrapolated, and without figures, where the baseline does not get
-        there and no law says when it would.
+        there and no law says when it would; reached and without figures where it was there by its
+        first evaluation.
     """
     path, where = _headline_path(groups, tst.finals, fit)
+    if _is_there_from_the_first(path, tst.finals):
+        return EqualLoss(loss=interval(tst.finals, confidence), reached=True, where=where)
     needed = path.crossing(tst.finals)
     if not np.isfinite(needed[0]):
         return EqualLoss(loss=interval(tst.finals, confidence), where=where)
@@ -63,9 +66,10 @@ def at_tst_final(
 
 
 def along_baseline(baseline: Rows, tst: Rows, confidence: float) -> EqualLoss | None:
-    """At TST's final loss inside one run of the baseline; None if it does not get there."""
-    needed = along(baseline).crossing(tst.finals)
-    if not np.isfinite(needed[0]):
+    """At TST's final loss inside one run of the baseline; None if it is not known to get there."""
+    path = along(baseline)
+    needed = path.crossing(tst.finals)
+    if not np.isfinite(needed[0]) or _is_there_from_the_first(path, tst.finals):
         return None
     return _equal_loss(
         tst.finals,
@@ -78,9 +82,10 @@ def along_baseline(baseline: Rows, tst: Rows, confidence: float) -> EqualLoss | 
 
 
 def at_baseline_final(baseline: Rows, tst: Rows, confidence: float) -> EqualLoss | None:
-    """At the baseline's final loss inside TST's run; None if TST ended above it."""
-    needed = along(tst).crossing(baseline.finals)
-    if not np.isfinite(needed[0]):
+    """At the baseline's final loss inside TST's run; None if TST ended above it, or began below."""
+    path = along(tst)
+    needed = path.crossing(baseline.finals)
+    if not np.isfinite(needed[0]) or _is_there_from_the_first(path, baseline.finals):
         return None
     return _equal_loss(
         baseline.finals,
@@ -90,6 +95,11 @@ def at_baseline_final(baseline: Rows, tst: Rows, confidence: float) -> EqualLoss
         reached=False,
         where=where_inside(tst, needed[0]),
     )
+
+
+def _is_there_from_the_first(path: Path, levels: Array) -> bool:
+    """The loss was met before it was looked at, so nobody knows when."""
+    return not path.losses[0, 0] > levels[0]
 
 
 def where_inside(rows: Rows, step: float) -> str:

@@ -48,6 +48,13 @@ class GroupCurve:
         return None if start is None or start >= self.steps[-1] else float(start)
 
     @property
+    def is_whole(self) -> bool:
+        """Its last evaluation is the last there is of a whole run: no run was cut short."""
+        gap = self.steps[-1] - self.steps[-2] if len(self.steps) > 1 else 0
+        end = self.group.num_steps
+        return bool(self.steps[-1] >= end or self.steps[-1] + gap > end)
+
+    @property
     def seeds(self) -> tuple[object, ...]:
         """Of the runs; None where the header does not say."""
         return tuple(seed_of(run) for run in self.runs)

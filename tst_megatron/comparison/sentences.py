@@ -78,6 +78,8 @@ def _equal_loss(comparison: Comparison, amount: Amount) -> str:
         return "There is no comparison yet: a side has no held-out loss."
     level = f"a held-out loss of {formats.loss(equal.loss.value)}"
     found = amount.ratio(equal)
+    if found.value is None and equal.reached and equal.step_ratio.value is None:
+        return f"The baseline had {level}, which TST ended at, by its first evaluation."
     if found.value is None:
         return f"The baseline did not get to {level}, which TST ended at."
     beside = [_interval(comparison, formats.ratio_range(found)), equal.where]

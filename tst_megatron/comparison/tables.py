@@ -87,7 +87,9 @@ def _equal_loss_tables(comparison: Comparison, prices: Prices) -> Iterator[Table
 def equal_loss_table(equal: EqualLoss, which: str, confidence: float, prices: Prices) -> Table:
     """What both sides needed to get to a loss."""
     words = [which, equal.where, *([EXTRAPOLATED] if equal.extrapolated else [])]
-    words += ["not reached by the baseline"] if equal.step_ratio.value is None else []
+    if equal.step_ratio.value is None:
+        unseen = "reached by the baseline before its first evaluation"
+        words.append(unseen if equal.reached else "not reached by the baseline")
     rows = [_needed_row(equal, amount, show) for amount, show in _SHOWN]
     rows += [
         _priced_row(equal, label, price)

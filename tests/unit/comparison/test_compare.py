@@ -97,6 +97,19 @@ def test_whole_runs_of_two_lengths_are_the_headline():
     assert found.baseline[0].num_steps == 8000
 
 
+def test_a_longer_run_under_way_is_no_whole_run():
+    short, tst = made_group(whole_run(8000)), made_group(whole_run(8000, speed=1.3, switch=2000))
+    steps = evaluated_at(12_000, 60)
+    under_way = made_group(made_run(steps, law(steps), decay_start=28_800, num_steps=32_000))
+    alone = compare([short], tst, draws=DRAWS)
+    found = compare([short, under_way], tst, draws=DRAWS)
+    # Its loss without a decay would have the saving come out far too large.
+    one, other = found.equal_loss, alone.equal_loss
+    assert one.step_ratio.value == pytest.approx(other.step_ratio.value)
+    assert (one.where, one.extrapolated) == (other.where, other.extrapolated)
+    assert any("not taken for a whole run" in note for note in found.notes)
+
+
 @pytest.mark.parametrize("speed", [0.7, 1.5])
 def test_one_length_with_a_decay_stands_for_whole_runs_of_others(speed: float):
     tst = made_group(whole_run(8000, speed, switch=2000))

@@ -29,9 +29,25 @@ def test_few_points_are_compared_as_far_as_they_go(points: int, side: str):
     baseline = whole if side == "tst" else cut
     tst = whole if side == "baseline" else cut
     found = compare([baseline], tst, draws=DRAWS)
-    assert (found.equal_loss.step_ratio == Interval()) == (points == 0)
+    # What has one evaluation was there by that, or never got there.
+    assert (found.equal_loss.step_ratio == Interval()) == (points < 2)
     if points == 0:
         assert any("no held-out loss" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("ahead", ["baseline", "tst"])
+def test_a_loss_met_before_the_first_evaluation_gives_no_ratio(ahead: str):
+    end = np.array([4000.0])
+    low, high = (made_group(made_run(end, law(end) - by, stderr=0.004)) for by in (0.1, 0.0))
+    baseline, tst = (low, high) if ahead == "baseline" else (high, low)
+    found = compare([baseline], tst, draws=DRAWS)
+    # A ratio of 1 from 1 to 1 would say that both needed the same.
+    assert found.equal_loss.step_ratio == Interval()
+    assert found.equal_loss.reached == (ahead == "baseline")
+    assert any("at its first evaluation" in note for note in found.notes)
+    assert found.equal_flops.loss_difference.value == pytest.approx(
+        0.1 if ahead == "baseline" else -0.1
+    )
 
 
 def test_no_baseline_at_all():

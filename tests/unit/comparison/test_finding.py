@@ -8,6 +8,7 @@ from ledgers import write_ledger
 from tst_megatron.comparison.finding import find, find_so_far
 from tst_megatron.comparison.findings import Findings, Prices
 from tst_megatron.comparison.inputs import read_runs
+from tst_megatron.comparison.sentences import notes
 from tst_megatron.errors import UserError
 from tst_megatron.training.ledger import Ledger
 
@@ -70,4 +71,4 @@ def test_runs_that_have_only_begun_are_not_refused(tmp_path: Path) -> None:
     assert (len(alone.baseline), alone.tst, alone.comparisons) == (1, (), ())
     begun = find_so_far(baseline, tst, 0.95)
     assert begun.comparisons[0].equal_loss.loss.value is None
-    assert any("no held-out loss" in note for note in begun.notes)
+    assert any("no held-out loss" in note for note in notes(begun))

@@ -85,7 +85,8 @@ def test_tensorboard_has_the_same(ran: tuple[Result, Path]) -> None:
 
     steps = {line["step"]: line for line in result.ledger.steps}
     assert scalars("flops") == pytest.approx({n: line["flops"] for n, line in steps.items()})
-    assert set(scalars("compute-seconds")) == set(steps)
+    for name in ("compute", "other", "data-wait", "evaluation", "checkpoint", "startup"):
+        assert set(scalars(f"{name}-seconds")) == set(steps)
     assert set(scalars("gpu-hours")) == set(steps)
     found = scalars("lm loss validation stderr")
     for line in result.ledger.validations:

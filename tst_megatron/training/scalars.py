@@ -26,6 +26,7 @@ class Scalars:
         for name, value in (
             ("bag-size", progress.bag_size),
             ("stage", progress.stage),
+            ("samples", progress.samples),
             ("positions", progress.positions),
             ("data-tokens", progress.data_tokens),
             ("flops", progress.flops),
@@ -41,8 +42,9 @@ class Scalars:
             seconds: since the last such step, by the ledger's names.
             gpu_hours: so far.
         """
-        for name in ("compute_s", "other_s"):
-            writer.add_scalar(name.replace("_s", "-seconds"), seconds[name], step)
+        for name, value in seconds.items():
+            tag = name.removesuffix("_s").replace("_", "-")
+            writer.add_scalar(f"{tag}-seconds", value, step)
         writer.add_scalar("gpu-hours", gpu_hours, step)
 
     def validation(

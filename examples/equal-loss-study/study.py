@@ -17,6 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+import tst_megatron
 from tst_megatron.comparison.finding import find
 from tst_megatron.comparison.findings import Prices
 from tst_megatron.comparison.output.folder import write_folder
@@ -34,6 +35,7 @@ from tst_megatron.training.cells import Cell, is_done, ledger_of, train_cells
 VOCAB_SIZE = 384
 STEPS = 14_000
 LONG_STEPS = 21_000
+LONGEST_STEPS = 31_500
 _FEWEST_DOCUMENTS = 500
 _WARMUP = 200
 _DECAY_SHARE = 0.1  # As the paper's.
@@ -58,6 +60,7 @@ def _bags(size: int, share: float, *more: str) -> tuple[str, ...]:
 
 BASELINE = Setting("baseline")
 LONG = Setting("baseline-long", steps=LONG_STEPS)
+LONGEST = Setting("baseline-longest", steps=LONGEST_STEPS)
 S2_LONG = Setting("s2-r0.25-long", _bags(2, 0.25), steps=LONG_STEPS)
 S2, S4, S8 = (Setting(f"s{size}-r0.25", _bags(size, 0.25)) for size in (2, 4, 8))
 S4_SHORT, S4_LONG = (Setting(f"s4-r{share}", _bags(4, share)) for share in (0.15, 0.35))
@@ -78,6 +81,7 @@ def cells_in_order() -> list[tuple[Setting, int]]:
     """Every setting and seed; a baseline beside each of its rivals, so that they share weather."""
     order = [(setting, seed) for seed in SEEDS for setting in (BASELINE, S2)]
     order += [(setting, seed) for seed in SEEDS for setting in (LONG, S2_LONG)]
+    order += [(LONGEST, SEEDS[0])]
     order += [(setting, seed) for seed in SEEDS for setting in (S4, S8)]
     order += [(setting, seed) for seed in SEEDS for setting in (S4_SHORT, S4_LONG)]
     order += [(setting, SEEDS[0]) for setting in ONCE]
@@ -119,19 +123,22 @@ def prepare_data(root: Path, console: Console) -> None:
 
 
 def keep_ledger(root: Path, cell: Cell, ledgers: Path) -> None:
-    """Put a finished cell's ledger, compressed, where it can be committed."""
-    content = ledger_of(root, cell).read_bytes()
-    write_whole(ledgers / f"{cell.name}.jsonl.gz", gzip.compress(content, mtime=0))
+    """Put a finished cell's ledger, compressed, where it can be committed: without our folders."""
+    content = ledger_of(root, cell).read_text()
+    for folder, name in ((root, "OUT"), (Path(tst_megatron.__file__).parents[1], "SOURCE")):
+        content = content.replace(str(folder), name)
+    write_whole(ledgers / f"{cell.name}.jsonl.gz", gzip.compress(content.encode(), mtime=0))
 
 
 def write_reports(out: Path, ledgers: Path, console: Console) -> None:
     """A folder for each question of which a baseline and a rival have ended."""
     order = cells_in_order()
+    lengths = {BASELINE, LONG, LONGEST}
     dense = {setting for setting, _ in order if setting.recipe == BASELINE.recipe}
     for name, baseline, tst in (
-        # Both lengths of the baseline: whole runs, each with a decay of its own.
-        ("dense", {BASELINE, LONG}, dense - {BASELINE, LONG, S2_LONG}),
-        ("long", {BASELINE, LONG}, {S2_LONG}),
+        # All lengths of the baseline: whole runs, each with a decay of its own.
+        ("dense", lengths, dense - lengths - {S2_LONG}),
+        ("long", lengths, {S2_LONG}),
         ("moe", {MOE}, {MOE_S4}),
     ):
         sides = [

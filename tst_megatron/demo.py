@@ -24,7 +24,7 @@ from tst_megatron.comparison.output.folder import write_page
 from tst_megatron.comparison.sentences import first_sentences, notes
 from tst_megatron.comparison.two_runs import figures
 from tst_megatron.data import corpus
-from tst_megatron.data.manifest import manifest_path
+from tst_megatron.data.prepared import PreparedText
 from tst_megatron.errors import INTERRUPTED_EXIT_CODE, UserError
 from tst_megatron.files import write_whole
 from tst_megatron.training import recipes
@@ -44,8 +44,6 @@ _STEPS_A_VALIDATION = 500
 _FEWEST_VALIDATIONS = 10
 _CHECKPOINTS = 8
 _FEWEST_STEPS = 100
-# Enough for phases and held-out text of the right sizes, as these are cut at whole documents.
-_FEWEST_DOCUMENTS = 500
 _CONFIDENCE = 0.95
 _QUICK_NOTE = (
     "This was a quick look: so short a run favours the baseline, since the recovery from the "
@@ -84,14 +82,9 @@ class Folder:
         return self.root / "demo.json"
 
     @property
-    def tokenizer(self) -> Path:
-        """The SentencePiece model."""
-        return self.root / "data" / "tokenizer.model"
-
-    @property
-    def corpus(self) -> Path:
-        """Prefix of Megatron's index."""
-        return self.root / "data" / "corpus"
+    def text(self) -> PreparedText:
+        """Tokenizer and index."""
+        return PreparedText(self.root / "data")
 
     def ledger(self, run: str) -> Path:
         """A run's ledger."""
@@ -143,7 +136,7 @@ def _begin(folder: Folder, settings: Settings) -> None:
         differing = [name for name in wanted if begun.get(name) != wanted[name]]
         if differing and not any(folder.ledger(run).exists() for run in RUNS):
             # Nothing is trained yet: a first call with a slip in it must not need another folder.
-            shutil.rmtree(folder.tokenizer.parent, ignore_errors=True)
+            shutil.rmtree(folder.text.folder, ignore_errors=True)
         elif differing:
             name = differing[0]
             before, now = (_in_words(values.get(name)) for values in (begun, wanted))
@@ -161,25 +154,11 @@ def _in_words(value: Any) -> str:
 
 
 def _prepare_data(folder: Folder, settings: Settings, console: Console) -> None:
-    from tst_megatron.data.indexing.documents import index_documents
-    from tst_megatron.data.tokenizers.training import train_tokenizer
-
     if settings.corpus is None:
         files = corpus.bundled_files()
     else:
         files = corpus.corpus_files(settings.corpus)
-    folder.tokenizer.parent.mkdir(exist_ok=True)
-    if folder.tokenizer.exists() and manifest_path(folder.corpus).exists():
-        return
-    documents = corpus.at_least(_FEWEST_DOCUMENTS, list(corpus.documents_of(files)))
-    if not folder.tokenizer.exists():
-        with console.status("Training the tokenizer"):
-            train_tokenizer(documents, folder.tokenizer, settings.vocab_size)
-        console.print(f"Trained a tokenizer of {settings.vocab_size} pieces.", highlight=False)
-    indexed = index_documents(documents, folder.tokenizer, folder.corpus, console)
-    console.print(
-        f"Indexed {indexed.documents:,} documents, {indexed.tokens:,} tokens.", highlight=False
-    )
+    folder.text.make(files, settings.vocab_size, console)
 
 
 def _steps_to_train(folder: Folder, settings: Settings, console: Console) -> int:
@@ -211,9 +190,7 @@ def _flags(folder: Folder, settings: Settings, run: str, steps: int) -> tuple[st
     """The command line of a run, after ``pretrain``."""
     return (
         *recipes.flags(recipes.load(RECIPE)),
-        f"--tokenizer-model={folder.tokenizer}",
-        f"--data-path={folder.corpus}",
-        f"--data-cache-path={folder.root / 'data' / 'cache'}",
+        *folder.text.flags,
         f"--train-iters={steps}",
         f"--lr-warmup-iters={min(_MAX_WARMUP, round(_WARMUP_SHARE * steps))}",
         f"--lr-wsd-decay-iters={max(1, round(_DECAY_SHARE * steps))}",

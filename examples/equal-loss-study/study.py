@@ -22,21 +22,18 @@ from tst_megatron.comparison.finding import find
 from tst_megatron.comparison.findings import Prices
 from tst_megatron.comparison.output.folder import write_folder
 from tst_megatron.data import corpus
-from tst_megatron.data.indexing.documents import index_documents
-from tst_megatron.data.manifest import manifest_path
-from tst_megatron.data.tokenizers.training import train_tokenizer
+from tst_megatron.data.prepared import PreparedText
 from tst_megatron.errors import INTERRUPTED_EXIT_CODE, user_errors_exit
 from tst_megatron.files import write_whole
 from tst_megatron.training import recipes
 from tst_megatron.training.cells import Cell, is_done, ledger_of, train_cells
 
-# The text of the standard library is 21.6 M tokens at this vocabulary, so that bags of 8 for a
+# The text of the standard library is 21.5 M tokens at this vocabulary, so that bags of 8 for a
 # quarter of these steps (19.7 M) read nothing twice; at 512, the demo's, they would.
 VOCAB_SIZE = 384
 STEPS = 14_000
 LONG_STEPS = 21_000
 LONGEST_STEPS = 31_500
-_FEWEST_DOCUMENTS = 500
 _WARMUP = 200
 _DECAY_SHARE = 0.1  # As the paper's.
 _STEPS_A_VALIDATION = 350
@@ -91,12 +88,9 @@ def cells_in_order() -> list[tuple[Setting, int]]:
 
 def cell_of(root: Path, setting: Setting, seed: int) -> Cell:
     """A setting with a seed, as a run."""
-    data = root / "data"
     flags = (
         *recipes.flags(recipes.load(setting.recipe)),
-        f"--tokenizer-model={data / 'tokenizer.model'}",
-        f"--data-path={data / 'corpus'}",
-        f"--data-cache-path={data / 'cache'}",
+        *PreparedText(root / "data").flags,
         f"--train-iters={setting.steps}",
         f"--lr-warmup-iters={_WARMUP}",
         f"--lr-wsd-decay-iters={round(_DECAY_SHARE * setting.steps)}",
@@ -106,20 +100,6 @@ def cell_of(root: Path, setting: Setting, seed: int) -> Cell:
         *setting.tst_flags,
     )
     return Cell(f"{setting.name}-seed{seed}", flags, setting.steps)
-
-
-def prepare_data(root: Path, console: Console) -> None:
-    """The text of this Python's standard library, its tokenizer and its index."""
-    tokenizer, prefix = root / "data" / "tokenizer.model", root / "data" / "corpus"
-    if manifest_path(prefix).exists():
-        return
-    tokenizer.parent.mkdir(parents=True, exist_ok=True)
-    documents = corpus.at_least(
-        _FEWEST_DOCUMENTS, list(corpus.documents_of(corpus.bundled_files()))
-    )
-    train_tokenizer(documents, tokenizer, VOCAB_SIZE)
-    indexed = index_documents(documents, tokenizer, prefix, console)
-    console.print(f"Indexed {indexed.documents:,} documents, {indexed.tokens:,} tokens.")
 
 
 def keep_ledger(root: Path, cell: Cell, ledgers: Path) -> None:
@@ -174,7 +154,7 @@ def main() -> int:
     if args.report:
         write_reports(root, ledgers, console)
         return 0
-    prepare_data(root, console)
+    PreparedText(root / "data").make(corpus.bundled_files(), VOCAB_SIZE, console)
     cells = [cell_of(root, setting, seed) for setting, seed in cells_in_order()]
     waiting = [cell for cell in cells if not (ledgers / f"{cell.name}.jsonl.gz").exists()]
 

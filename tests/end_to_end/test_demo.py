@@ -2,13 +2,12 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from interrupting import interrupt_when
 
 from tst_megatron.training.ledger import LedgerError, read_ledger
 
@@ -86,15 +85,7 @@ def test_a_demo_that_is_cut_off_and_called_again(text: Path, tmp_path: Path) -> 
         env=ENVIRONMENT,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 400
-    while min(steps_of(out, "baseline"), steps_of(out, "tst")) < 30:
-        assert running.poll() is None, running.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    running.send_signal(signal.SIGINT)
-    said, _ = running.communicate(timeout=200)
-    assert running.returncode == 130, said
-    assert "Traceback" not in said
+    interrupt_when(lambda: min(steps_of(out, "baseline"), steps_of(out, "tst")) >= 30, running)
 
     cut = {run: steps_of(out, run) for run in ("baseline", "tst")}
     report = json.loads((out / "report.json").read_text())

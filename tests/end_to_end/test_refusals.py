@@ -34,6 +34,18 @@ def cases(corpus, folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, .
     mistyped.write_text(f"sources:\n- {{path: {corpus.prefix}, wieght: 1}}\n")
     return {
         "bag size": (("--tst-bag-size=0",), ("bag size 0",)),
+        "a run to compare with": (
+            (f"--tst-compare-with={folder / 'no'}",),
+            ("--tst-compare-with", str(folder / "no"), "is not there"),
+        ),
+        "a run to compare with that is none": (
+            (f"--tst-compare-with={text}",),
+            ("--tst-compare-with", f"{text}, line 1", "not a line of a ledger"),
+        ),
+        "an interval of the ledger": (
+            ("--tst-ledger-fsync-interval=-1",),
+            ("--tst-ledger-fsync-interval -1.0", "use 0"),
+        ),
         "missing corpus": ((f"--data-path={folder / 'no'}",), (str(folder / "no"), "missing")),
         "broken corpus": ((f"--data-path={empty}",), (str(empty), "broken")),
         "corpus cut short": ((f"--data-path={cut}",), (f"{cut}.bin", "cut short")),

@@ -2,13 +2,12 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from interrupting import interrupt_when
 
 from tst_megatron.sweep.results import read_csv
 from tst_megatron.training.ledger import LedgerError, read_ledger
@@ -52,15 +51,7 @@ def steps_of(out: Path, cell: str) -> int:
 def test_a_sweep_that_is_cut_off_and_called_again(corpus, tmp_path: Path) -> None:
     out, flags = tmp_path / "sweep", (*SMALL, *corpus.flags)
     running = start(out, *flags)
-    deadline = time.monotonic() + 400
-    while steps_of(out, BASELINE) < 30:
-        assert running.poll() is None, running.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    running.send_signal(signal.SIGINT)
-    said, _ = running.communicate(timeout=200)
-    assert running.returncode == 130, said
-    assert "Traceback" not in said
+    interrupt_when(lambda: steps_of(out, BASELINE) >= 30, running)
     assert json.loads((out / "report.json").read_text())["partial"]
     cut = steps_of(out, BASELINE)
     assert 30 <= cut < STEPS

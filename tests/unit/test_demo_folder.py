@@ -13,12 +13,12 @@ SETTINGS = Settings(None, None, 512, ("--tst-bag-size=2",), ())
 def test_a_folder_without_a_run_may_be_begun_again(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "demo")
     _begin(folder, SETTINGS)
-    folder.tokenizer.parent.mkdir()
-    folder.tokenizer.write_bytes(b"of the first settings")
+    folder.text.tokenizer.parent.mkdir()
+    folder.text.tokenizer.write_bytes(b"of the first settings")
     _begin(folder, SETTINGS)
-    assert folder.tokenizer.exists()
+    assert folder.text.tokenizer.exists()
     _begin(folder, replace(SETTINGS, vocab_size=600))
-    assert not folder.tokenizer.exists()
+    assert not folder.text.tokenizer.exists()
 
 
 def test_a_folder_with_a_run_keeps_its_settings(tmp_path: Path) -> None:

@@ -36,6 +36,10 @@ from tst_megatron.comparison.saving import saving
 DRAWS = 2000
 # A last evaluation so near to the end is the end.
 _WHOLE = 0.99
+_AT_BASELINE = (
+    "The baseline does not get to TST's final loss, and no power law of its curve says when it "
+    "would: equal loss is taken at the baseline's final loss, which both reached."
+)
 
 
 def compare(
@@ -67,11 +71,11 @@ def compare(
     drawn = resample(tuple(curves), ours, draws, seed)
     first, by_length = drawn.baselines[0], _by_length(_whole(drawn.baselines))
     fit = fit_baseline(by_length)
-    at_baseline = at_baseline_final(first, drawn.tst, confidence)
-    headline = at_tst_final(by_length, drawn.tst, fit, confidence)
     inside = along_baseline(first, drawn.tst, confidence) or along_baseline(
         _by_length(drawn.baselines)[-1], drawn.tst, confidence
     )
+    at_baseline = at_baseline_final(first, drawn.tst, confidence)
+    headline = at_tst_final(by_length, drawn.tst, fit, confidence)
     if inside is not None and drawn.tst.steps[-1] < _WHOLE * tst.num_steps:
         # Its own decay is yet to come, and the baseline's whole runs had theirs.
         headline = inside
@@ -81,10 +85,7 @@ def compare(
         )
     if headline.step_ratio.value is None and at_baseline is not None:
         headline = at_baseline
-        notes.append(
-            "The baseline does not get to TST's final loss, and no power law of its curve says "
-            "when it would: equal loss is taken at the baseline's final loss, which both reached."
-        )
+        notes.append(_AT_BASELINE)
     if headline.step_ratio.value is None:
         notes += met_unseen_notes(first, drawn.tst)
     data, read_by = equal_data(drawn.baselines, drawn.tst, confidence)

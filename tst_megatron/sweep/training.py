@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from tst_megatron.errors import UserError
 from tst_megatron.sweep.results import hours_spent
 from tst_megatron.training.cells import Cell, is_done, ledger_of, train_cells
 from tst_megatron.training.ledger import read_ledger
@@ -76,7 +77,7 @@ def train_within(
         earlier: cells whose hours count as well.
 
     Raises:
-        UserError: a run failed.
+        UserError: a run failed, or ended before its last step.
     """
     every = tuple(dict.fromkeys((*earlier, *cells)))
     finished = True
@@ -97,6 +98,11 @@ def train_within(
             nproc_per_node=machine.nproc_per_node,
             on_gpus=machine.on_gpus,
         )
+        if finished and not any(is_done(root, cell) for cell in batch):
+            raise UserError(
+                f"the run {batch[0].name} ended before its last step: leave out flags that end a "
+                "run early, such as --exit-interval"
+            )
     return Trained(finished, sum(hours_spent(root, cell) for cell in every), left_out)
 
 

@@ -58,7 +58,7 @@ def check_before_validation(args: argparse.Namespace, on_gpu: bool) -> None:
             check_writable(Path(folder), f"--{flag.replace('_', '-')}")
     if args.tst_ledger is not None:
         check_writable(Path(args.tst_ledger).parent, "--tst-ledger")
-    if args.tst_compare_with is not None:
+    if args.tst_compare_with is not None and _is_first_of_node():
         OtherRun(Path(args.tst_compare_with))
     # Megatron ends in an assertion without the one, and in a TypeError without the other.
     if args.save is not None and args.save_interval is None:

@@ -33,8 +33,8 @@ from tst_megatron.training.head_metrics import HeadMetrics
 from tst_megatron.training.router_metrics import RouterMetrics
 from tst_megatron.training.run_ledger import RunLedger
 from tst_megatron.training.sample_spread import take_stderrs
-from tst_megatron.training.scalars import Scalars
 from tst_megatron.training.step_clock import CHECKPOINT, COMPUTE, EVALUATION, StepClock
+from tst_megatron.training.tensorboard_scalars import TensorBoardScalars
 from tst_megatron.training.validation import FixedValidation
 
 HOOKED = {
@@ -95,7 +95,9 @@ class _Hooks:
         self.heads = HeadMetrics(args, self.progress)
         self.routers = RouterMetrics(_MOE_METRICS_TRACKER())
         self.ledger = RunLedger(args, superposition, self.progress, started)
-        self.scalars = Scalars(args.tst_compare_with)
+        # The last rank has the losses, the log line and TensorBoard.
+        is_last = args.rank == args.world_size - 1
+        self.scalars = TensorBoardScalars(args.tst_compare_with if is_last else None)
         self.clock = clock
         self._steps_of_loss: dict[str, int] = {}
         self._on_test_set = False

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from tst_megatron.errors import UserError
 from tst_megatron.sweep import training
 from tst_megatron.sweep.training import Machine, cost_of, train_within
 from tst_megatron.training.cells import Cell
@@ -92,3 +93,16 @@ def test_a_run_that_is_half_done_costs_its_other_half(tmp_path: Path, batches) -
 def test_what_was_cut_off_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "train_cells", lambda *others, **named: False)
     assert within(tmp_path, None) == training.Trained(False, 0.0)
+
+
+def test_runs_that_end_early_are_not_started_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(root: Path, cells: Sequence[Cell], *others: object, **named: object) -> bool:
+        for cell in cells:
+            write_run(root, cell, steps=cell.num_steps // 2)
+        return True
+
+    monkeypatch.setattr(training, "train_cells", train)
+    with pytest.raises(UserError, match="the run a ended before its last step"):
+        within(tmp_path, None)

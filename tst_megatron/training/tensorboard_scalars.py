@@ -8,7 +8,7 @@ from tst_megatron.training.forward_step import NEXT_TOKEN_LOSS
 from tst_megatron.training.live_comparison import OtherRun
 
 
-class Scalars:
+class TensorBoardScalars:
     """Writes them; on ranks without a writer it does nothing.
 
     Args:

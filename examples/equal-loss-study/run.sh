@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The study of equal loss, from nothing: about seven hours of two cores. The same command goes on.
+# The study of equal loss, from nothing: some seven hours of one core, two runs at once. The same
+# command goes on where it was cut off.
 #   examples/equal-loss-study/run.sh [FLAGS OF study.py...]
 set -euo pipefail
 cd "$(dirname "$0")/../.."

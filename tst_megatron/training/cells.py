@@ -40,16 +40,20 @@ def ledger_of(root: Path, cell: Cell) -> Path:
 
 
 def is_done(root: Path, cell: Cell) -> bool:
-    """Whether the cell has its last validation and its last checkpoint."""
+    """Whether the cell has its last validation and its last checkpoint.
+
+    Raises:
+        UserError: it has the checkpoint, and its ledger cannot be read.
+    """
+    saved = root / cell.name / "checkpoints" / "latest_checkpointed_iteration.txt"
     try:
-        ledger = read_ledger(ledger_of(root, cell))
-        saved = root / cell.name / "checkpoints" / "latest_checkpointed_iteration.txt"
         last_saved = saved.read_text().strip()
-    except (LedgerError, OSError):
+    except OSError:
         return False
-    return last_saved == str(cell.num_steps) and bool(
-        ledger.validations and ledger.validations[-1]["step"] >= cell.num_steps
-    )
+    if last_saved != str(cell.num_steps):
+        return False
+    validations = read_ledger(ledger_of(root, cell)).validations
+    return bool(validations) and bool(validations[-1]["step"] >= cell.num_steps)
 
 
 def train_cells(
@@ -60,6 +64,8 @@ def train_cells(
     when_done: Callable[[Cell], None] = lambda cell: None,
     nproc_per_node: int = 1,
     on_gpus: bool = False,
+    may_start: Callable[[Cell, Sequence[Cell]], bool] = lambda cell, running: True,
+    when_failed: Callable[[Cell, str], None] | None = None,
 ) -> bool:
     """Train the cells that are not done, in their order, `jobs` at a time.
 
@@ -71,12 +77,16 @@ def train_cells(
         when_done: is called with each cell as it ends.
         nproc_per_node: processes of a run, a core or a GPU each.
         on_gpus: train on this machine's GPUs, which are enough for all jobs, not on its CPU.
+        may_start: is asked before each start, with the cells that are running; where it says no it
+            is asked again when one of these has ended, and with none of them the rest is left out.
+        when_failed: is called with a cell that failed, and why, and the others go on. Without it,
+            and where the run failed before its first step, all end: others would fail likewise.
 
     Returns:
-        True if all are done; False if the user cut it short, after the runs have saved.
+        True if no more is to be done; False if the user cut it short, after the runs have saved.
 
     Raises:
-        UserError: a run failed; the others have saved and ended.
+        UserError: a run failed, or another process is training it; the others have saved and ended.
     """
     waiting = [cell for cell in cells if not is_done(root, cell)]
     if len(waiting) < len(cells):
@@ -86,32 +96,52 @@ def train_cells(
     # Each run at a time has a place, with GPUs of its own.
     places = list(range(jobs))
     place_of: dict[str, int] = {}
+
+    def may_go_on() -> bool:
+        return may_start(waiting[0], [cell for cell, _ in running.values()])
+
     try:
         with ProgressDisplay(console) as display:
             while waiting or running:
-                while waiting and len(running) < jobs:
+                while waiting and len(running) < jobs and may_go_on():
                     cell = waiting.pop(0)
                     place = place_of[cell.name] = places.pop(0)
                     first = place * nproc_per_node
                     gpus = range(first, first + nproc_per_node) if on_gpus else None
                     running[cell.name] = cell, _start(root, cell, nproc_per_node, gpus)
                     display.add(cell.name, ledger_of(root, cell), cell.num_steps)
+                if not running:
+                    break
                 display.wait(lambda: any(_has_ended(run) for _, run in running.values()), _POLL_S)
                 for name in [name for name, (_, run) in running.items() if _has_ended(run)]:
                     cell, run = running.pop(name)
                     places.append(place_of[name])
                     display.end(name)
-                    _check(cell, run)
-                    when_done(cell)
+                    # One that broke after its last checkpoint has done its work.
+                    if run.process.returncode == 0 or is_done(root, cell):
+                        when_done(cell)
+                    elif when_failed is not None and _has_trained(root, cell):
+                        when_failed(cell, run.error())
+                    else:
+                        raise UserError(f"the {cell.name} run failed: {run.error()}")
     except KeyboardInterrupt:
         console.print("Stopping: the runs are saving a checkpoint.", highlight=False)
         return False
     finally:
-        for _, run in running.values():
-            run.ask_to_stop()
-        for _, run in running.values():
-            run.end()
+        _stop([run for _, run in running.values()])
     return True
+
+
+def _stop(runs: Sequence[Run]) -> None:
+    """Let runs save and end; at once, where the user asks again."""
+    try:
+        for run in runs:
+            run.ask_to_stop()
+        for run in runs:
+            run.end()
+    except KeyboardInterrupt:
+        for run in runs:
+            run.end(timeout_s=0.0)
 
 
 def _start(root: Path, cell: Cell, num_processes: int, gpus: Sequence[int] | None) -> Run:
@@ -132,6 +162,8 @@ def _has_ended(run: Run) -> bool:
     return run.process.poll() is not None
 
 
-def _check(cell: Cell, run: Run) -> None:
-    if run.process.returncode != 0:
-        raise UserError(f"the {cell.name} run failed: {run.error()}")
+def _has_trained(root: Path, cell: Cell) -> bool:
+    try:
+        return bool(read_ledger(ledger_of(root, cell)).steps)
+    except LedgerError:
+        return False

@@ -71,7 +71,7 @@ class AutoSwitch:
         self._set([point for point in self._points if point.step <= step])
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Take over the measurements of a checkpoint's run, which has the same rule."""
+        """Take over the measurements of a checkpoint's run."""
         self._set([Point(int(step), float(loss)) for step, loss in saved["points"]])
 
     def as_saved(self) -> dict[str, Any]:
@@ -118,6 +118,31 @@ def without_measurements(saved: dict[str, Any]) -> dict[str, Any]:
         return saved
     auto = {k: v for k, v in saved["auto"].items() if k not in ("points", "switch_step")}
     return {name: value for name, value in saved.items() if name != "stages"} | {"auto": auto}
+
+
+def take_over(switch: AutoSwitch, saved: dict[str, Any], step: int) -> None:
+    """Take over what another run, or this one under another length or shares, has measured.
+
+    Args:
+        switch: of this run.
+        saved: of the checkpoint.
+        step: that the run goes on from.
+
+    Raises:
+        UserError: bags have ended, and this run would go back to them.
+    """
+    if saved["bag_size"] != switch.rule.bag_size:
+        return
+    switch.restore(saved)
+    ended = saved["last_switch"] if saved["switch_step"] is None else saved["switch_step"]
+    end = switch.rule.last_switch if switch.decision is None else switch.decision.switch_step
+    if ended <= step < end:
+        share = ended / switch.rule.train_iters
+        raise UserError(
+            f"the run has left its bags after step {ended}, and --tst-schedule auto of "
+            f"{switch.rule.train_iters} steps would go back to them at step {step}: end them where "
+            f"they ended, with --tst-schedule {saved['bag_size']}:{share:.6g}"
+        )
 
 
 def check_auto_switch(args: argparse.Namespace, rule: Rule) -> None:

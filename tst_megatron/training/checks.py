@@ -19,7 +19,7 @@ from tst_megatron.data.blend import is_remote
 from tst_megatron.data.sources import all_prefixes
 from tst_megatron.errors import UserError
 from tst_megatron.training.arguments import Superposition, add_tst_arguments, check_flags
-from tst_megatron.training.auto_switch import check_auto_switch, without_measurements
+from tst_megatron.training.auto_switch import check_auto_switch, take_over, without_measurements
 from tst_megatron.training.live_comparison import OtherRun
 from tst_megatron.training.reading import check_validation, reading_from_args
 from tst_megatron.training.schedule_flags import superposes
@@ -224,7 +224,7 @@ def _check_resume(args: argparse.Namespace, superposition: Superposition | None)
     switch = None if superposition is None else superposition.switch
     if args.tst_allow_schedule_change and switch is None:
         return
-    saved = _saved_arguments(args)
+    iteration, saved = _saved_arguments(args)
     if saved is None:
         return
     before = getattr(saved, "tst_superposition", None)
@@ -244,25 +244,25 @@ def _check_resume(args: argparse.Namespace, superposition: Superposition | None)
     # Lists come back as tuples or the other way about; JSON has one of them.
     before_text = json.dumps(None if before is None else without_measurements(before))
     now_text = json.dumps(without_measurements(superposition.as_saved()))
-    if before_text == now_text and before is not None and switch is not None:
-        switch.restore(before["auto"])
     if before_text != now_text and not args.tst_allow_schedule_change:
         raise UserError(
             f"the checkpoint in {args.load} was trained under the schedule {before_text} and this "
             f"run has {now_text}: use the same flags, or add --tst-allow-schedule-change"
         )
+    if before is not None and switch is not None and "auto" in before:
+        take_over(switch, before["auto"], iteration)
 
 
-def _saved_arguments(args: argparse.Namespace) -> Any:
-    """Arguments in the checkpoint that Megatron would load, or None where there is none."""
+def _saved_arguments(args: argparse.Namespace) -> tuple[int, Any]:
+    """Step and arguments of the checkpoint that Megatron would load; None where there is none."""
     tracker = Path(get_checkpoint_tracker_filename(args.load))
     if not tracker.is_file():
-        return None
+        return 0, None
     text = tracker.read_text().strip()
     iteration = int(args.ckpt_step) if args.ckpt_step else (int(text) if text.isdigit() else 0)
     folder = get_checkpoint_name(
         args.load, iteration, release=text == "release", return_base_dir=True
     )
     if not Path(folder).is_dir() or not dist_checkpointing.check_is_distributed_checkpoint(folder):
-        return None
-    return dist_checkpointing.load_common_state_dict(folder).get("args")
+        return iteration, None
+    return iteration, dist_checkpointing.load_common_state_dict(folder).get("args")

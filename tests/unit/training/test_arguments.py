@@ -141,7 +141,7 @@ def test_a_checkpoint_knows_the_boundary(monkeypatch) -> None:
     assert saved.pop("bag_boundary") == "any"
     args = parse("--load=somewhere")
     monkeypatch.setattr(
-        checks, "_saved_arguments", lambda args: argparse.Namespace(tst_superposition=saved)
+        checks, "_saved_arguments", lambda args: (0, argparse.Namespace(tst_superposition=saved))
     )
     checks._check_resume(args, superposition_from_args(parse("--tst-bag-size=4")))
     with pytest.raises(UserError, match=r'"any".*"document"'):

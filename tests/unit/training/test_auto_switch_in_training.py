@@ -12,15 +12,18 @@ from tst_megatron.training.auto_switch import (
     AutoSwitch,
     check_auto_switch,
     rule_of,
+    take_over,
     without_measurements,
 )
 
 STEPS = 1000
 
 
-def switch_of(high: float = 0.5) -> tuple[AutoSwitch, OpenSchedule]:
-    schedule = OpenSchedule(AutoShares(4, 0.1, high), STEPS, lambda steps: 8 * steps)
-    return AutoSwitch(schedule, rule_of(arguments(), schedule)), schedule
+def switch_of(
+    high: float = 0.5, bag_size: int = 4, steps: int = STEPS
+) -> tuple[AutoSwitch, OpenSchedule]:
+    schedule = OpenSchedule(AutoShares(bag_size, 0.1, high), steps, lambda steps: 8 * steps)
+    return AutoSwitch(schedule, rule_of(arguments(train_iters=steps), schedule)), schedule
 
 
 def arguments(**own: object) -> argparse.Namespace:
@@ -88,6 +91,34 @@ def test_a_resume_compares_the_rule_and_not_the_measurements() -> None:
     trained(switch, 480)
     assert saved(switch) == before != saved(switch_of(0.6)[0])
     assert without_measurements({"stages": [(4, 8)]}) == {"stages": [(4, 8)]}
+
+
+def test_a_longer_run_goes_on_with_what_was_measured() -> None:
+    switch, _ = switch_of()
+    trained(switch, 200)
+    longer, _ = switch_of(steps=2 * STEPS)
+    take_over(longer, switch.as_saved(), 200)
+    assert longer.as_saved()["points"] == switch.as_saved()["points"]
+    # The losses of other bags say nothing of these.
+    other, _ = switch_of(bag_size=8)
+    take_over(other, switch.as_saved(), 200)
+    assert other.as_saved()["points"] == []
+
+
+def test_a_longer_run_does_not_go_back_to_bags() -> None:
+    decided, _ = switch_of()
+    trained(decided, 480)
+    assert decided.decision is not None
+    ended = decided.decision.switch_step
+    longer, schedule = switch_of(steps=4 * STEPS)
+    with pytest.raises(UserError, match=rf"left its bags after step {ended}, .* 4:{ended / 4000}"):
+        take_over(longer, decided.as_saved(), 600)
+    # One that ended where it had to.
+    undecided, _ = switch_of()
+    with pytest.raises(UserError, match=r"left its bags after step 500, .* 4:0\.125"):
+        take_over(longer, undecided.as_saved(), 500)
+    take_over(longer, undecided.as_saved(), 499)
+    assert schedule.last_switch == 2000
 
 
 @pytest.mark.parametrize(

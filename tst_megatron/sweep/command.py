@@ -21,8 +21,11 @@ from tst_megatron.sweep.grid import (
 )
 
 if TYPE_CHECKING:
+    from tst_megatron.sweep.recommendation import Limit
+    from tst_megatron.sweep.report import Found
     from tst_megatron.sweep.results import Result
     from tst_megatron.sweep.search import Sweep
+    from tst_megatron.sweep.settings import SweepSettings
     from tst_megatron.sweep.text import Text
     from tst_megatron.sweep.training import Machine
 
@@ -56,7 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seeds", nargs="*", metavar="N", help="run everything once with each (default: one)"
     )
     parser.add_argument(
-        "--out", type=Path, default=_DEFAULT_OUT, help=f"output folder (default {_DEFAULT_OUT})"
+        "--out",
+        type=Path,
+        help=f"output folder (default {_DEFAULT_OUT}; of --from-csv FILE, {_DEFAULT_OUT}-FILE)",
     )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default 1)")
     parser.add_argument(
@@ -125,37 +130,45 @@ def main(args: argparse.Namespace, others: list[str]) -> int:
 def _run(args: argparse.Namespace, others: list[str], grid: Grid, console: Console) -> int:
     from tst_megatron.sweep.halving import rungs_of
     from tst_megatron.sweep.recommendation import Limit
-    from tst_megatron.sweep.report import Found, print_report, write_report
+    from tst_megatron.sweep.report import Found
     from tst_megatron.sweep.search import Sweep, run_grid, run_halving
     from tst_megatron.sweep.settings import begin, settings_from_flags
     from tst_megatron.sweep.text import text_of_grid
 
     settings = settings_from_flags(args.recipe, others)
     grid = dataclasses.replace(grid, seeds=_seeds(args, others, settings.seed))
-    shortest = rungs_of(len(grid.configs), settings.num_steps)[0].steps if args.halving else None
-    check_stages(grid, shortest or settings.num_steps)
+    check_stages(grid, settings.num_steps)
     text = text_of_grid(settings, grid)
+    limit = None
+    configs = grid.configs
+    if args.tokens_available is not None:
+        positions = text[BASELINE].data_tokens
+        limit = Limit(int(args.tokens_available), positions, settings.reads_bags)
+        configs = tuple(config for config in configs if limit.holds(config))
+    if args.halving:
+        if not configs:
+            raise UserError(
+                f"--tokens-available {args.tokens_available:g} is too little text for every pair: "
+                "add a smaller bag size or step ratio, or leave --halving out"
+            )
+        check_stages(grid, rungs_of(len(configs), settings.num_steps)[0].steps)
     machine = _machine(args)
-    _check_flags(args.recipe, others)
-    out = args.out.resolve()
+    _check_flags(args.recipe, others, settings, grid)
+    out = (args.out or _DEFAULT_OUT).resolve()
     begin(out, settings)
     sweep = Sweep(out / "cells", settings, grid, machine, args.budget_hours)
     _say_what_is_run(sweep, text, args.halving, console)
     search = None
     if args.halving:
-        trained, search = run_halving(sweep, console)
+        trained, search = run_halving(sweep, configs, console)
     else:
         trained = run_grid(sweep, console)
-    limit = None
-    if args.tokens_available is not None:
-        positions = text[BASELINE].data_tokens
-        limit = Limit(int(args.tokens_available), positions, settings.reads_bags)
-    report = write_report(
+    _report(
         out,
         Found(
             name=args.recipe,
             num_steps=settings.num_steps,
-            results=tuple(sweep.results()),
+            results=tuple(sweep.results(trained.failed)),
             wanted=len(grid.seeds) * (1 + len(grid.configs)),
             left_out=tuple(cell.name for cell in trained.left_out),
             text=text,
@@ -163,17 +176,33 @@ def _run(args: argparse.Namespace, others: list[str], grid: Grid, console: Conso
             budget_hours=args.budget_hours,
             spent_hours=trained.spent_hours,
             search=search,
+            failed=trained.failed,
         ),
+        console,
     )
-    print_report(report, console)
-    console.print(f"Report: {out / 'report.html'}   figure: {out / 'sweep.png'}", soft_wrap=True)
+    if trained.finished and trained.failed:
+        raise UserError(
+            f"{len(trained.failed)} of the runs failed and the report is of the others: see it for "
+            "the reasons; the same command tries them again"
+        )
     return 0 if trained.finished else INTERRUPTED_EXIT_CODE
 
 
+def _report(out: Path, found: "Found", console: Console) -> None:
+    from tst_megatron.sweep.report import print_report, write_report
+
+    try:
+        report = write_report(out, found)
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
+    print_report(report, console)
+    console.print(f"Report: {out / 'report.html'}", soft_wrap=True)
+
+
 def _report_table(args: argparse.Namespace, others: list[str], console: Console) -> int:
-    from tst_megatron.sweep.recommendation import Limit
-    from tst_megatron.sweep.report import Found, print_report, write_report
+    from tst_megatron.sweep.report import Found
     from tst_megatron.sweep.results import read_csv
+    from tst_megatron.sweep.settings import SETTINGS_FILE
 
     for flag in ("recipe", "bag_sizes", "step_ratios", "seeds", "budget_hours"):
         if getattr(args, flag) is not None:
@@ -184,24 +213,36 @@ def _report_table(args: argparse.Namespace, others: list[str], console: Console)
         flag = "--halving" if args.halving else others[0]
         raise UserError(f"--from-csv runs nothing, so it takes no {flag}: leave one out")
     results = read_csv(args.from_csv)
+    out = args.out or Path(f"{_DEFAULT_OUT}-{args.from_csv.stem}")
+    if (out / SETTINGS_FILE).exists():
+        raise UserError(f"{out} holds a sweep with a report of its own: choose another --out")
     limit = None
     if args.tokens_available is not None:
-        positions = next((p for result in results if (p := _positions(result))), None)
-        if positions is None:
-            raise UserError(
-                f"--tokens-available needs to know what runs read: add a column data_tokens to "
-                f"{args.from_csv}"
-            )
-        limit = Limit(int(args.tokens_available), positions)
+        limit = _limit_of_table(args, results)
     steps = next((result.steps for result in results if result.steps), None)
-    try:
-        report = write_report(
-            args.out, Found(args.from_csv.stem, steps, tuple(results), len(results), limit=limit)
-        )
-    except OSError as error:
-        raise UserError(f"--out {args.out} cannot be written: {error.strerror}") from None
-    print_report(report, console)
+    found = Found(args.from_csv.stem, steps, tuple(results), len(results), limit=limit)
+    _report(out, found, console)
     return 0
+
+
+def _limit_of_table(args: argparse.Namespace, results: "list[Result]") -> "Limit":
+    """The text there is, for runs that may have read bags or, with output alone, single tokens."""
+    from tst_megatron.sweep.recommendation import Limit
+
+    baseline, superposed = (
+        [r.data_tokens for r in results if r.data_tokens and r.config.is_baseline == is_baseline]
+        for is_baseline in (True, False)
+    )
+    tokens = int(args.tokens_available)
+    if baseline:
+        return Limit(tokens, baseline[0], not superposed or max(superposed) > baseline[0])
+    positions = next((p for result in results if (p := _positions(result))), None)
+    if positions is None:
+        raise UserError(
+            f"--tokens-available needs to know what runs read: add a column data_tokens to "
+            f"{args.from_csv}"
+        )
+    return Limit(tokens, positions)
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
@@ -244,15 +285,17 @@ def _machine(args: argparse.Namespace) -> "Machine":
     return Machine(args.jobs, processes, on_gpus=True)
 
 
-def _check_flags(recipe: str, others: list[str]) -> None:
-    """Megatron would name a wrong flag only in the log of the first run."""
+def _check_flags(recipe: str, others: list[str], settings: "SweepSettings", grid: Grid) -> None:
+    """Megatron would name a wrong flag only in the log of the first run that has it."""
     from tst_megatron.backends import prepare_backend
 
     prepare_backend()
-    from tst_megatron.training.recipe_keys import check_keys, main_name
+    from tst_megatron.training.recipe_keys import check_keys, check_together, main_name
     from tst_megatron.training.recipes import read
 
     check_keys(read(recipe).overridden(others, main_name))
+    for config in (BASELINE, *grid.configs):
+        check_together(settings.flags(config, grid.seeds[0]))
 
 
 def _say_what_is_run(

@@ -84,8 +84,11 @@ class Search:
 
     @property
     def chosen(self) -> Config | None:
-        """The best of the last rung."""
-        return better(self.losses[-1], 1)[0] if self.is_done else None
+        """The best of the last rung; None where none of it has a loss."""
+        if not self.is_done:
+            return None
+        (best,) = better(self.losses[-1], 1)
+        return best if math.isfinite(self.losses[-1][best]) else None
 
     @property
     def cost_share(self) -> float:

@@ -6,8 +6,8 @@ nothing. Whatever part of the grid has been run makes a report, which says what 
 
 import base64
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class Found:
         budget_hours: if there is a budget.
         spent_hours: GPU hours of all runs; core hours on a CPU.
         search: halving, if it was asked for.
+        failed: names of runs that broke off, and why.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Found:
     budget_hours: float | None = None
     spent_hours: float | None = None
     search: Search | None = None
+    failed: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_report(out: Path, found: Found) -> dict[str, Any]:
@@ -90,6 +92,9 @@ def write_report(out: Path, found: Found) -> dict[str, Any]:
         figures.append(("halving.png", "Successive halving", draw_search(found.search)))
     for name, _, png in figures:
         write_whole(out / name, png)
+    # Of a report that this one takes the place of.
+    for name in {"sweep.png", "halving.png"} - {name for name, _, _ in figures}:
+        (out / name).unlink(missing_ok=True)
     write_whole(out / "report.html", _html(report, figures))
     return report
 
@@ -100,8 +105,8 @@ def build_report(found: Found, recommendation: Recommendation | None) -> dict[st
     Keys: ``headline``; ``notes``; ``name``; ``steps``; ``cells``, one a pair of s and r, the
     baseline first; ``recommendation``; ``fit``; ``noise``; ``halving``; ``budget``; ``partial``.
     """
-    num_done = len(found.results)
-    partial = num_done < found.wanted and found.search is None
+    num_done = sum(isfinite(result.loss) for result in found.results)
+    partial = bool(found.failed) or (num_done < found.wanted and found.search is None)
     if recommendation is None:
         headline, notes = "There is nothing to choose from yet: no superposed run is done.", []
     else:
@@ -114,6 +119,7 @@ def build_report(found: Found, recommendation: Recommendation | None) -> dict[st
             *notes,
             *_text_notes(found),
             *_diverged_notes(found.results),
+            *(f"The {name} run failed: {reason}." for name, reason in found.failed.items()),
             *(_search_notes(found.search) if found.search else ()),
         ],
         "name": found.name,

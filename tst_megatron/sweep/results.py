@@ -15,7 +15,7 @@ from typing import Any
 from tst_megatron.errors import UserError
 from tst_megatron.sweep.grid import BASELINE, Config
 from tst_megatron.training.cells import Cell, is_done, ledger_of
-from tst_megatron.training.ledger import LedgerError, read_ledger
+from tst_megatron.training.ledger import Ledger, read_ledger
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ def result_of(root: Path, cell: Cell, config: Config, seed: int) -> Result | Non
     """The result of a cell, from its ledger; None while it is not done."""
     if not is_done(root, cell):
         return None
-    last = read_ledger(ledger_of(root, cell)).validations[-1]
+    ledger = read_ledger(ledger_of(root, cell))
+    last = ledger.validations[-1]
     loss = last["next_token_loss"]
     return Result(
         config,
@@ -54,16 +55,12 @@ def result_of(root: Path, cell: Cell, config: Config, seed: int) -> Result | Non
         last.get("next_token_loss_stderr"),
         cell.num_steps,
         last.get("data_tokens"),
-        hours_spent(root, cell),
+        hours_spent(ledger),
     )
 
 
-def hours_spent(root: Path, cell: Cell) -> float:
+def hours_spent(ledger: Ledger) -> float:
     """GPU hours that a run has taken so far: core hours on a CPU, what was lost counted."""
-    try:
-        ledger = read_ledger(ledger_of(root, cell))
-    except LedgerError:
-        return 0.0
     lines = [*ledger.steps, *ledger.validations]
     return max((_hours(line, ledger.header) for line in lines), default=0.0)
 

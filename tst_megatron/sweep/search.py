@@ -1,7 +1,8 @@
 """Run a sweep, all of its grid or by halving, and collect what its runs ended with."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -37,37 +38,53 @@ class Sweep:
         """Runs of some configs, all of a seed before those of the next."""
         return [self.settings.cell(c, seed, num_steps) for seed in self.grid.seeds for c in configs]
 
-    def results(self) -> list[Result]:
-        """The whole runs that are done, of the grid and its baselines."""
-        found = (
-            result_of(self.root, self.settings.cell(config, seed), config, seed)
-            for config in (BASELINE, *self.grid.configs)
-            for seed in self.grid.seeds
-        )
-        return [result for result in found if result is not None]
+    def results(self, failed: Collection[str] = ()) -> list[Result]:
+        """The whole runs that are done, of the grid and its baselines.
+
+        Args:
+            failed: names of cells whose runs broke off, to be there without a loss.
+        """
+        found = []
+        for config in (BASELINE, *self.grid.configs):
+            for seed in self.grid.seeds:
+                cell = self.settings.cell(config, seed)
+                result = result_of(self.root, cell, config, seed)
+                if cell.name in failed:
+                    result = Result(config, seed, math.nan)
+                if result is not None:
+                    found.append(result)
+        return found
 
 
 def run_grid(sweep: Sweep, console: Console) -> Trained:
     """Train the whole grid.
 
     Raises:
-        UserError: a run failed.
+        UserError: as of `train_within`.
     """
     cells = sweep.cells(sweep.grid.ordered_configs())
     return train_within(sweep.root, cells, sweep.machine, console, sweep.budget_hours)
 
 
-def run_halving(sweep: Sweep, console: Console) -> tuple[Trained, Search]:
+def run_halving(
+    sweep: Sweep, configs: Sequence[Config], console: Console
+) -> tuple[Trained, Search]:
     """Train rung after rung, each with the better half of the one before; the baseline comes last.
 
+    Args:
+        sweep: with the grid.
+        configs: of the grid, those to choose from.
+        console: where progress goes.
+
     Raises:
-        UserError: a run failed.
+        UserError: as of `train_within`.
     """
     grid, settings = sweep.grid, sweep.settings
-    rungs = rungs_of(len(grid.configs), settings.num_steps)
-    left = [config for config in grid.ordered_configs() if not config.is_baseline]
+    rungs = rungs_of(len(configs), settings.num_steps)
+    left = [config for config in grid.ordered_configs() if config in configs]
     losses: list[Mapping[Config, float]] = []
     earlier: list[Cell] = []
+    failed: dict[str, str] = {}
     for rung in rungs:
         whole = rung.steps == settings.num_steps
         cells = sweep.cells([*left, BASELINE] if whole else left, rung.steps)
@@ -78,40 +95,40 @@ def run_halving(sweep: Sweep, console: Console) -> tuple[Trained, Search]:
         trained = train_within(
             sweep.root, cells, sweep.machine, console, sweep.budget_hours, earlier
         )
+        failed |= trained.failed
         if not trained.finished or trained.left_out:
             break
         earlier += cells
         losses.append(_losses(sweep, left, rung))
         left = list(better(losses[-1], -(-len(left) // 2)))
-    return trained, Search(
+    return replace(trained, failed=failed), Search(
         rungs,
         tuple(losses),
         len(grid.seeds),
-        len(grid.configs) * settings.num_steps * len(grid.seeds),
-        _best_of_grid(sweep),
+        len(configs) * settings.num_steps * len(grid.seeds),
+        _best_of(sweep, configs),
     )
 
 
 def _losses(sweep: Sweep, configs: Sequence[Config], rung: Rung) -> dict[Config, float]:
-    """Mean final losses over the seeds; NaN where a run diverged."""
+    """Mean final losses over the seeds; NaN where a run diverged or failed."""
     losses = {}
     for config in configs:
-        results = (
+        results = [
             result_of(sweep.root, sweep.settings.cell(config, seed, rung.steps), config, seed)
             for seed in sweep.grid.seeds
-        )
-        losses[config] = fmean(result.loss for result in results if result is not None)
+        ]
+        losses[config] = fmean(math.nan if r is None else r.loss for r in results)
     return losses
 
 
-def _best_of_grid(sweep: Sweep) -> tuple[Config, float] | None:
-    """The best of the whole grid, where all of its whole runs are in the folder."""
-    by_config: dict[Config, list[float]] = {}
+def _best_of(sweep: Sweep, configs: Sequence[Config]) -> tuple[Config, float] | None:
+    """The best of some configs, where all of their whole runs are in the folder."""
+    by_config: dict[Config, list[float]] = {config: [] for config in configs}
     for result in sweep.results():
-        by_config.setdefault(result.config, []).append(result.loss)
-    by_config.pop(BASELINE, None)
-    seeds = len(sweep.grid.seeds)
-    if any(len(by_config.get(config, ())) < seeds for config in sweep.grid.configs):
+        if result.config in by_config:
+            by_config[result.config].append(result.loss)
+    if any(len(losses) < len(sweep.grid.seeds) for losses in by_config.values()):
         return None
     means = {config: fmean(losses) for config, losses in by_config.items()}
     (best,) = better(means, 1)

@@ -152,7 +152,10 @@ def begin(folder: Path, settings: SweepSettings) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if file.exists():
-            _check_same(folder, json.loads(file.read_text()), wanted)
+            begun = json.loads(file.read_text())
+            if not isinstance(begun, dict):
+                raise ValueError
+            _check_same(folder, begun, wanted)
         else:
             write_whole(file, json.dumps(wanted, indent=2) + "\n")
     except OSError as error:
@@ -196,7 +199,7 @@ def _check(settings: SweepSettings) -> None:
     values = settings.values
     if values.get("train-samples"):
         raise UserError("a sweep counts steps: give --train-iters in place of --train-samples")
-    for name in ("train-iters", *_SCALED, "seed"):
+    for name in ("train-iters", *_SCALED, "eval-iters", "seed"):
         value = values.get(name)
         if value is not None and value is not False and not str(value).isdigit():
             raise UserError(f"--{name} {_in_words(value)} is no whole number: give one")
@@ -207,5 +210,5 @@ def _check(settings: SweepSettings) -> None:
             "--lr-decay-style WSD needs to know how long it decays: add --lr-wsd-decay-iters, such "
             "as a tenth of the steps"
         )
-    if not int(values.get("eval-iters", 100)):
+    if values.get("eval-iters") is not None and not int(values["eval-iters"]):
         raise UserError("a sweep compares held-out losses: leave --eval-iters 0 out")

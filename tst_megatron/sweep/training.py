@@ -1,11 +1,11 @@
 """Train the cells of a sweep in their order, as far as the budget of hours goes.
 
-The one idea: what a run costs is measured on those that have run. A round takes as many cells as
-the hours that are left pay for; each round knows better than the one before.
+The one idea: what a run costs is measured on those that have run, and looked at again before every
+start.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +13,7 @@ from rich.console import Console
 from tst_megatron.errors import UserError
 from tst_megatron.sweep.results import hours_spent
 from tst_megatron.training.cells import Cell, is_done, ledger_of, train_cells
-from tst_megatron.training.ledger import read_ledger
+from tst_megatron.training.ledger import Ledger, LedgerError, read_ledger
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,15 @@ class Trained:
 
     Attributes:
         finished: False where the user cut it short.
-        spent_hours: GPU hours of all runs so far.
+        spent_hours: GPU hours of all runs in the folder so far, whichever call they are of.
         left_out: cells that the hours do not pay for.
+        failed: names of cells whose runs broke off, and why.
     """
 
     finished: bool
     spent_hours: float
     left_out: tuple[Cell, ...] = ()
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 def train_within(
@@ -73,67 +75,89 @@ def train_within(
         cells: to train.
         machine: how.
         console: where progress goes.
-        budget_hours: GPU hours of the whole sweep, core hours on a CPU; None for no end.
-        earlier: cells whose hours count as well.
+        budget_hours: GPU hours of the whole folder, core hours on a CPU; None for no end.
+        earlier: cells that tell what a run costs as well.
 
     Raises:
-        UserError: a run failed, or ended before its last step.
+        UserError: a run failed before its first step, or ended before its last one; or a ledger
+            cannot be read.
     """
     every = tuple(dict.fromkeys((*earlier, *cells)))
-    finished = True
-    left_out: tuple[Cell, ...] = ()
-    while finished:
-        waiting = [cell for cell in cells if not is_done(root, cell)]
-        batch = waiting
-        if budget_hours is not None:
-            batch = _paid_for(root, every, waiting, budget_hours)
-        if not batch:
-            left_out = tuple(waiting)
-            break
-        finished = train_cells(
-            root,
-            batch,
-            machine.jobs,
-            console,
-            nproc_per_node=machine.nproc_per_node,
-            on_gpus=machine.on_gpus,
+    started: list[Cell] = []
+    failed: dict[str, str] = {}
+
+    def may_start(cell: Cell, running: Sequence[Cell]) -> bool:
+        may = budget_hours is None or _pays_for(root, every, cell, running, budget_hours)
+        if may:
+            started.append(cell)
+        return may
+
+    def note_failure(cell: Cell, reason: str) -> None:
+        failed[cell.name] = reason
+        console.print(f"The {cell.name} run failed: {reason}", highlight=False, soft_wrap=True)
+
+    finished = train_cells(
+        root,
+        cells,
+        machine.jobs,
+        console,
+        nproc_per_node=machine.nproc_per_node,
+        on_gpus=machine.on_gpus,
+        may_start=may_start,
+        when_failed=note_failure,
+    )
+    left = [cell for cell in cells if not is_done(root, cell) and cell.name not in failed]
+    early = [cell.name for cell in left if cell in started]
+    if finished and early:
+        raise UserError(
+            f"the run {early[0]} ended before its last step: leave out flags that end a run "
+            "early, such as --exit-interval"
         )
-        if finished and not any(is_done(root, cell) for cell in batch):
-            raise UserError(
-                f"the run {batch[0].name} ended before its last step: leave out flags that end a "
-                "run early, such as --exit-interval"
-            )
-    return Trained(finished, sum(hours_spent(root, cell) for cell in every), left_out)
+    left_out = tuple(left) if finished else ()
+    return Trained(finished, sum(_spent_in(root)), left_out, failed)
 
 
-def _paid_for(
-    root: Path, every: Sequence[Cell], waiting: Sequence[Cell], budget_hours: float
-) -> list[Cell]:
-    """The next cells within the budget; the very first one in any case, as it is the measure."""
-    spent = {cell: hours_spent(root, cell) for cell in every}
-    costs = [cost_of(root, cell) for cell in every if is_done(root, cell)]
+def _pays_for(
+    root: Path, every: Sequence[Cell], cell: Cell, running: Sequence[Cell], budget_hours: float
+) -> bool:
+    """Whether the hours that are left finish what is running and this cell too.
+
+    The very first one is started in any case, alone, as it is the measure.
+    """
+    costs = [cost_of(read_ledger(ledger_of(root, c))) for c in every if is_done(root, c)]
     if not costs:
-        return list(waiting[:1])
-    left = budget_hours - sum(spent.values())
-    batch = []
-    for cell in waiting:
+        return not running
+    planned = sum(_spent_in(root))
+    for one in (*running, cell):
         # The dearest of those measured: bags cost the loader more than single tokens.
-        left -= max(0.0, max(cost.hours(cell.num_steps) for cost in costs) - spent[cell])
-        if left < 0:
-            break
-        batch.append(cell)
-    return batch
+        whole = max(cost.hours(one.num_steps) for cost in costs)
+        planned += max(0.0, whole - _hours_of(ledger_of(root, one)))
+    return planned <= budget_hours
 
 
-def cost_of(root: Path, cell: Cell) -> Cost:
-    """What a run has cost: its start, and every step with its share of the evaluations."""
-    steps = read_ledger(ledger_of(root, cell)).steps
-    total = hours_spent(root, cell)
-    first, last = steps[0], steps[-1]
-    if last["step"] == first["step"] or not last["wall_clock_s"]:
-        return Cost(0.0, total / cell.num_steps)
+def _spent_in(root: Path) -> list[float]:
+    """Hours of every run in the folder, of earlier calls with other grids too."""
+    return [_hours_of(ledger) for ledger in root.glob("*/ledger.jsonl")]
+
+
+def _hours_of(ledger: Path) -> float:
+    try:
+        return hours_spent(read_ledger(ledger))
+    except LedgerError:
+        if ledger.exists() and ledger.stat().st_size:
+            raise
+        return 0.0  # It has not come so far as to write one.
+
+
+def cost_of(ledger: Ledger) -> Cost:
+    """What a whole run has cost: its start, and every step with its share of the evaluations."""
+    total = hours_spent(ledger)
+    first, last = ledger.steps[0], ledger.steps[-1]
+    num_steps = last["step"]
+    if num_steps == first["step"] or not last["wall_clock_s"]:
+        return Cost(0.0, total / num_steps)
     # The clock begins with the process, so the first logged step has all of the start in it.
-    per_step = (last["wall_clock_s"] - first["wall_clock_s"]) / (last["step"] - first["step"])
+    per_step = (last["wall_clock_s"] - first["wall_clock_s"]) / (num_steps - first["step"])
     share = per_step / last["wall_clock_s"]
-    hours_a_step = min(total / cell.num_steps, total * share)
-    return Cost(total - hours_a_step * cell.num_steps, hours_a_step)
+    hours_a_step = min(total / num_steps, total * share)
+    return Cost(total - hours_a_step * num_steps, hours_a_step)

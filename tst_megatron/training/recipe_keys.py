@@ -4,15 +4,17 @@ Apart from `tst_megatron.training.recipes`, which corpus tools and lists read wi
 """
 
 import argparse
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 from megatron.training.arguments import add_megatron_arguments
 
+from tst_megatron.data.blend import expand_blend
 from tst_megatron.errors import UserError
-from tst_megatron.training.arguments import add_tst_arguments
+from tst_megatron.training.arguments import add_tst_arguments, check_flags
 from tst_megatron.training.recipe_files import nearest
-from tst_megatron.training.recipes import COMMAND_LINE, Recipe, flags
+from tst_megatron.training.recipes import COMMAND_LINE, Recipe, expand_recipe, flags
 
 
 def check_keys(recipe: Recipe) -> None:
@@ -29,6 +31,18 @@ def check_keys(recipe: Recipe) -> None:
                 setting.value,
                 f"the recipe {setting.source}" if is_ours else "the command line",
             )
+
+
+def check_together(words: Sequence[str]) -> None:
+    """Check whether the flags of a run go together, as the run itself will.
+
+    Args:
+        words: the command line after ``pretrain``, of flags that `check_keys` knows.
+
+    Raises:
+        UserError: they contradict one another.
+    """
+    check_flags(_parser().parse_args(expand_blend(expand_recipe(list(words)))))
 
 
 def main_name(key: str) -> str:

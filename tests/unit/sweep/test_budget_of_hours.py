@@ -1,6 +1,7 @@
 """Which cells a budget pays for, from ledgers of those that have run."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from rich.console import Console
 from tst_megatron.errors import UserError
 from tst_megatron.sweep import training
 from tst_megatron.sweep.training import Machine, cost_of, train_within
-from tst_megatron.training.cells import Cell
+from tst_megatron.training.cells import Cell, is_done, ledger_of
+from tst_megatron.training.ledger import read_ledger
 
 CELLS = [Cell(name, (), 100) for name in "abcdefgh"]
 START_HOURS, HOURS = 0.1, 1.0
@@ -33,61 +35,98 @@ def write_run(root: Path, cell: Cell, steps: int | None = None) -> None:
 
 
 @pytest.fixture
-def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Names of the cells of each round; they are trained at once, by a trainer that writes."""
-    rounds: list[list[str]] = []
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the cells in the order of their starts, by a trainer that writes; "|" is the end of
+    those that run at once."""
+    names: list[str] = []
 
-    def train(root: Path, cells: Sequence[Cell], *others: object, **named: object) -> bool:
-        rounds.append([cell.name for cell in cells])
-        for cell in cells:
-            write_run(root, cell)
+    def train(
+        root: Path, cells: Sequence[Cell], jobs: int, *others: object, may_start, **named: object
+    ) -> bool:
+        waiting = [cell for cell in cells if not is_done(root, cell)]
+        while waiting:
+            running: list[Cell] = []
+            while waiting and len(running) < jobs and may_start(waiting[0], running):
+                running.append(waiting.pop(0))
+            if not running:
+                break
+            names.extend(cell.name for cell in running)
+            names.append("|")
+            for cell in running:
+                write_run(root, cell)
         return True
 
     monkeypatch.setattr(training, "train_cells", train)
-    return rounds
+    return names
 
 
-def within(root: Path, hours: float | None, cells: Sequence[Cell] = CELLS) -> training.Trained:
-    return train_within(root, cells, Machine(1, 1, False), Console(quiet=True), hours)
+def within(root: Path, hours: float | None, jobs: int = 1) -> training.Trained:
+    return train_within(root, CELLS, Machine(jobs, 1, False), Console(quiet=True), hours)
 
 
 def test_a_run_costs_its_start_and_its_steps(tmp_path: Path) -> None:
     write_run(tmp_path, CELLS[0])
-    cost = cost_of(tmp_path, CELLS[0])
+    cost = cost_of(read_ledger(ledger_of(tmp_path, CELLS[0])))
     assert cost.start_hours == pytest.approx(START_HOURS)
     assert cost.hours(200) == pytest.approx(START_HOURS + 2 * HOURS)
 
 
-def test_without_a_budget_all_are_run(tmp_path: Path, batches) -> None:
+def test_without_a_budget_all_are_run(tmp_path: Path, started) -> None:
     trained = within(tmp_path, None)
-    assert batches == [list("abcdefgh")]
+    assert "".join(started) == "a|b|c|d|e|f|g|h|"
     assert (trained.finished, trained.left_out) == (True, ())
     assert trained.spent_hours == pytest.approx(8 * 1.1)
 
 
-def test_the_first_is_measured_and_the_rest_are_as_many_as_fit(tmp_path: Path, batches) -> None:
-    trained = within(tmp_path, 4.5)
-    assert batches == [["a"], ["b", "c", "d"]]
+def test_the_first_is_measured_and_the_rest_are_as_many_as_fit(tmp_path: Path, started) -> None:
+    trained = within(tmp_path, 4.5, jobs=2)
+    assert "".join(started) == "a|bc|d|"
     assert [cell.name for cell in trained.left_out] == list("efgh")
     assert trained.spent_hours == pytest.approx(4.4)
     # The same call goes on from there, and so does one with more hours.
     assert within(tmp_path, 4.5).left_out == trained.left_out
     assert within(tmp_path, 100).left_out == ()
-    assert batches[2:] == [list("efgh")]
+    assert "".join(started) == "a|bc|d|e|f|g|h|"
 
 
-def test_a_budget_for_less_than_one_runs_one(tmp_path: Path, batches) -> None:
+def test_what_turns_out_dearer_is_known_before_the_next_start(
+    tmp_path: Path, started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path, CELLS[0])
+    monkeypatch.setattr(sys.modules[__name__], "HOURS", 3.0)
+    # 1.1 is spent and b, which looked the same, takes 3.1: with 7 hours c is the last.
+    assert [cell.name for cell in within(tmp_path, 7.5).left_out] == list("defgh")
+    assert "".join(started) == "b|c|"
+
+
+def test_runs_of_another_grid_have_cost_their_hours_too(tmp_path: Path, started) -> None:
+    write_run(tmp_path, Cell("other", (), 100))
+    trained = within(tmp_path, 2.3)
+    assert "".join(started) == "a|"
+    assert trained.spent_hours == pytest.approx(2.2)
+
+
+def test_a_ledger_that_cannot_be_read_is_not_free(tmp_path: Path, started) -> None:
+    write_run(tmp_path, CELLS[0])
+    write_run(tmp_path, CELLS[1])
+    ledger = ledger_of(tmp_path, CELLS[1])
+    ledger.write_text("none\n" + ledger.read_text())
+    with pytest.raises(UserError, match=r"b/ledger\.jsonl, line 1"):
+        within(tmp_path, 4.5)
+
+
+def test_a_budget_for_less_than_one_runs_one(tmp_path: Path, started) -> None:
     trained = within(tmp_path, 0.01)
-    assert batches == [["a"]]
+    assert "".join(started) == "a|"
     assert len(trained.left_out) == 7
 
 
-def test_a_run_that_is_half_done_costs_its_other_half(tmp_path: Path, batches) -> None:
+def test_a_run_that_is_half_done_costs_its_other_half(tmp_path: Path, started) -> None:
     write_run(tmp_path, CELLS[0])
     write_run(tmp_path, CELLS[1], steps=50)
     # 1.1 and 0.6 are spent; 0.5 finishes b, and there is no other whole run in what is left.
     assert [c.name for c in within(tmp_path, 2.3).left_out] == list("cdefgh")
-    assert batches == [["b"]]
+    assert "".join(started) == "b|"
 
 
 def test_what_was_cut_off_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,8 +137,11 @@ def test_what_was_cut_off_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_runs_that_end_early_are_not_started_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def train(root: Path, cells: Sequence[Cell], *others: object, **named: object) -> bool:
+    def train(
+        root: Path, cells: Sequence[Cell], *others: object, may_start, **named: object
+    ) -> bool:
         for cell in cells:
+            assert may_start(cell, ())
             write_run(root, cell, steps=cell.num_steps // 2)
         return True
 

@@ -1,14 +1,23 @@
 """Successive halving: its rungs, who goes on, what it costs and what it misses."""
 
+import json
+import math
+from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from surfaces import paper
 
-from tst_megatron.sweep.grid import Config
+from tst_megatron.sweep import training
+from tst_megatron.sweep.grid import BASELINE, Config, Grid
 from tst_megatron.sweep.halving import Rung, Search, better, rungs_of, steps_of
+from tst_megatron.sweep.search import Sweep, run_grid, run_halving
+from tst_megatron.sweep.settings import settings_from_flags
+from tst_megatron.training.cells import is_done
 
 
 @given(configs=st.integers(1, 100), steps=st.integers(8, 10**6))
@@ -54,3 +63,87 @@ def test_regret_is_what_was_chosen_over_the_best() -> None:
 def test_a_search_cut_short_has_chosen_nothing() -> None:
     search = Search(rungs_of(4, 1000), ({Config(2, 0.3): 3.0},), 1, 4000, None)
     assert (search.chosen, search.regret, search.is_done) == (None, None, False)
+
+
+class Trainer:
+    """Stands in for training: ledgers with the paper's losses, or none where a run fails."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fails: Sequence[str] = ()) -> None:
+        self.names: list[str] = []
+        self._fails = fails
+        self._losses = {r.config.name: r.loss for r in paper()}
+        monkeypatch.setattr(training, "train_cells", self)
+
+    def __call__(self, root, cells, *others, may_start, when_failed, **named) -> bool:
+        for cell in [cell for cell in cells if not is_done(root, cell)]:
+            assert may_start(cell, ())
+            self.names.append(cell.name)
+            if cell.name in self._fails:
+                when_failed(cell, "it diverged")
+            else:
+                self._write(root / cell.name, cell.num_steps, cell.name.partition("-seed")[0])
+        return True
+
+    def _write(self, folder: Path, steps: int, config: str) -> None:
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "checkpoints" / "latest_checkpointed_iteration.txt").write_text(str(steps))
+        lines = (
+            {"kind": "header", "step": 0, "schema_version": 1},
+            {"kind": "step", "step": steps, "loss": 3.0, "wall_clock_s": 1.0},
+            {"kind": "validation", "step": steps, "next_token_loss": self._losses[config]},
+        )
+        (folder / "ledger.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def four(tmp_path: Path) -> Sweep:
+    settings_of_runs = settings_from_flags("tiny-baseline", ("--train-iters", "1000"))
+    grid = Grid((4, 8), (0.1, 0.3), (1,))
+    return Sweep(tmp_path, settings_of_runs, grid, training.Machine(1, 1, False), None)
+
+
+def test_the_better_half_goes_on_and_is_compared_with_the_whole_grid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(monkeypatch)
+    sweep = four(tmp_path)
+    _, search = run_halving(sweep, sweep.grid.configs, Console(quiet=True))
+    assert [len(losses) for losses in search.losses] == [4, 2, 1]
+    assert (search.chosen, search.regret) == (Config(8, 0.3), None)
+    assert trainer.names[-2:] == ["s8-r0.3-seed1", "baseline-seed1"]
+    run_grid(sweep, Console(quiet=True))
+    _, search = run_halving(sweep, sweep.grid.configs, Console(quiet=True))
+    assert search.regret == 0.0
+
+
+def test_a_run_that_fails_is_last_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Trainer(monkeypatch, fails=["s8-r0.3-seed1-steps250"])
+    sweep = four(tmp_path)
+    trained, search = run_halving(sweep, sweep.grid.configs, Console(quiet=True))
+    assert trained.failed == {"s8-r0.3-seed1-steps250": "it diverged"}
+    assert search.is_done
+    assert search.chosen == Config(4, 0.3)
+
+
+def test_nothing_is_chosen_where_the_last_run_has_no_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Trainer(monkeypatch, fails=["s8-r0.3-seed1"])
+    sweep = four(tmp_path)
+    trained, search = run_halving(sweep, sweep.grid.configs, Console(quiet=True))
+    assert (search.is_done, search.chosen, search.regret) == (True, None, None)
+    (baseline, failed) = sweep.results(trained.failed)
+    assert (baseline.config, failed.config) == (BASELINE, Config(8, 0.3))
+    assert math.isnan(failed.loss)
+
+
+def test_only_pairs_that_fit_the_text_are_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(monkeypatch)
+    fitting = [Config(4, 0.1), Config(4, 0.3)]
+    _, search = run_halving(four(tmp_path), fitting, Console(quiet=True))
+    assert search.chosen == Config(4, 0.3)
+    assert not any(name.startswith("s8") for name in trainer.names)
+    assert search.cost_share == pytest.approx(1.0)

@@ -49,7 +49,6 @@ def test_a_table_is_reported_on(tmp_path: Path, capsys) -> None:
         (GRID, "there is no training data"),
         ((*GRID, "--data-path", "nowhere"), "the corpus nowhere is missing"),
         ((*GRID, "--train-iters", "2"), "no step of 2 to the superposition phase"),
-        ((*GRID, "--halving", "--train-iters", "4"), "no step of 2 to the superposition phase"),
         (("--from-csv", "x.csv", "--halving"), "--from-csv runs nothing, so it takes no --halving"),
         (("--from-csv", "x.csv", "--lr", "1"), "--from-csv runs nothing, so it takes no --lr"),
         (("--from-csv", "x.csv", *GRID), "--from-csv runs nothing, so it takes no --recipe"),
@@ -62,6 +61,51 @@ def test_it_is_refused_before_anything_starts(tmp_path, monkeypatch, words, says
     with pytest.raises(UserError, match=re.escape(says)):
         _run(*words)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ("--tst-objective=mce-alt", "--tst-bag-weights=power"),
+            "--tst-objective mce-alt takes no weights",
+        ),
+        (("--reset-attention-mask",), "--reset-attention-mask does not go with"),
+        (
+            ("--halving", "--tokens-available=1e5"),
+            "--tokens-available 100000 is too little text for every pair",
+        ),
+        (("--halving", "--train-iters=4"), "no step of 2 to the superposition phase"),
+    ],
+)
+def test_what_superposed_runs_would_refuse_is_refused_before_the_baseline(
+    corpus, tmp_path: Path, words: tuple[str, ...], says: str
+) -> None:
+    given = (*GRID, *corpus.flags, "--split=900,100,0", "--train-iters=200")
+    with pytest.raises(UserError, match=re.escape(says)):
+        _run(*given, *words, "--out", str(tmp_path / "out"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_does_not_take_the_place_of_a_sweeps_report(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert _run("--from-csv", str(TABLE)) == 0
+    assert (tmp_path / "runs" / f"sweep-{TABLE.stem}" / "report.json").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "sweep.json").write_text("{}")
+    with pytest.raises(UserError, match="mine holds a sweep with a report of its own"):
+        _run("--from-csv", str(TABLE), "--out", "mine")
+
+
+@pytest.mark.parametrize(("read", "fits"), [(1000, True), (1900, False)])
+def test_runs_that_read_single_tokens_need_no_more_text(tmp_path: Path, read, fits: bool) -> None:
+    table = tmp_path / "table.csv"
+    rows = ("bag_size,step_ratio,loss,data_tokens", "1,0,3.2,1000", f"4,0.3,3.1,{read}")
+    table.write_text("\n".join(rows) + "\n")
+    flags = ("--from-csv", str(table), "--tokens-available", "1300", "--out", str(tmp_path))
+    assert _run(*flags) == 0
+    _, cell = json.loads((tmp_path / "report.json").read_text())["cells"]
+    assert cell["fits_tokens_available"] is fits
 
 
 def test_tokens_available_needs_to_know_what_was_read(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ def test_a_shorter_run_is_shorter_in_all_its_parts() -> None:
         ("tiny", ("--train-samples", "100"), "--train-iters in place of --train-samples"),
         ("tiny-baseline", ("--train-iters", "many"), "--train-iters many is no whole number"),
         ("tiny-baseline", ("--eval-iters", "0"), "leave --eval-iters 0 out"),
+        ("tiny-baseline", ("--eval-iters", "many"), "--eval-iters many is no whole number"),
     ],
 )
 def test_bad_settings_are_one_sentence(recipe: str, others, says: str) -> None:
@@ -89,9 +90,10 @@ def test_a_folder_is_gone_on_in_with_the_same_settings_alone(tmp_path: Path) -> 
     begin(tmp_path / "out", of_tiny())
     with pytest.raises(UserError, match=r"lr 0.002, and this one has 1e-3: choose another --out"):
         begin(tmp_path / "out", of_tiny("--lr=1e-3"))
-    (tmp_path / "out" / "sweep.json").write_text("{")
-    with pytest.raises(UserError, match=r"sweep\.json is not a sweep's"):
-        begin(tmp_path / "out", of_tiny())
+    for content in ("{", "[]"):
+        (tmp_path / "out" / "sweep.json").write_text(content)
+        with pytest.raises(UserError, match=r"sweep\.json is not a sweep's"):
+            begin(tmp_path / "out", of_tiny())
     with pytest.raises(UserError, match="cannot be written"):
         begin(Path("/dev/null/out"), of_tiny())
 

@@ -343,6 +343,12 @@ def check_no_empty_stage(stages: Sequence[StageBudget]) -> None:
             )
 
 
+def tokens_of(source: Source) -> int:
+    """Tokens of a source's part of the documents."""
+    lengths, documents = split_documents(source)
+    return int(lengths[documents].sum(dtype=np.int64))
+
+
 def check_validation(
     source: Source, needed: int, bag_size: int = 1, bag_boundary: str = "any"
 ) -> None:

@@ -63,27 +63,39 @@ class Progress:
         self.superposition = superposition
         self.started_at = 0
         self._samples: int | None = None
+        self._skipped = 0
         self.now = ProgressAt()
 
     def start(self) -> None:
         """Take over what the loaded checkpoint had consumed; later calls do nothing."""
         if self._samples is None:
             self.started_at = self.args.iteration
+            self._skipped = self.args.skipped_train_samples
             self.now = self._at(
                 self.args.iteration, float(self.args.num_floating_point_operations_so_far)
             )
 
-    def after(self, iteration: int) -> ProgressAt:
-        """Count the step that Megatron has just counted as consumed."""
+    def after(self, iteration: int, lengths: dict[str, float] | None = None) -> ProgressAt:
+        """Count the step that Megatron has just counted as consumed.
+
+        Args:
+            iteration: of the step.
+            lengths: of the documents in it, as Megatron's count of FLOPs takes them where
+                attention ends with a document.
+        """
         assert self._samples is not None, "a step was logged before one was trained"
         new_samples = self.args.consumed_train_samples - self._samples
-        flops = num_floating_point_operations(self.args, new_samples)
+        # Read past, and not computed on (--iterations-to-skip).
+        new_samples -= self.args.skipped_train_samples - self._skipped
+        self._skipped = self.args.skipped_train_samples
+        flops = num_floating_point_operations(self.args, new_samples, **(lengths or {}))
         self.now = self._at(iteration, self.now.flops + flops)
         return self.now
 
     def _at(self, iteration: int, flops: float) -> ProgressAt:
         self._samples = samples = int(self.args.consumed_train_samples)
-        positions = data_tokens = samples * self.args.seq_length
+        data_tokens = samples * self.args.seq_length
+        positions = (samples - self._skipped) * self.args.seq_length
         stage, bag_size, is_superposed = 0, 1, False
         if self.superposition is not None:
             schedule = self.superposition.schedule

@@ -16,6 +16,8 @@ fails when one is gone or takes other arguments.
 """
 
 import argparse
+import math
+from functools import cached_property
 from inspect import signature
 from typing import Any
 
@@ -30,6 +32,7 @@ from tst_megatron.training.consumed import Progress
 from tst_megatron.training.datasets import DatasetsProvider
 from tst_megatron.training.forward_step import BAG_LOSS, NEXT_TOKEN_LOSS
 from tst_megatron.training.head_metrics import HeadMetrics
+from tst_megatron.training.reading import validation_tokens
 from tst_megatron.training.router_metrics import RouterMetrics
 from tst_megatron.training.run_ledger import RunLedger
 from tst_megatron.training.sample_spread import take_stderrs
@@ -48,6 +51,8 @@ HOOKED = {
 
 _ORIGINALS = {name: getattr(trainer, name) for name in HOOKED}
 _MOE_METRICS_TRACKER = trainer.get_moe_metrics_tracker
+# Sums over the documents of a step: arguments of training_log and of Megatron's count of FLOPs.
+_LENGTHS = ("seqlen_squared_sum_in_batch", "total_real_tokens_in_batch")
 _ADVANCED = "advanced iterations"  # A key of Megatron's total_loss_dict, beside the losses.
 
 
@@ -126,7 +131,8 @@ class _Hooks:
         bound = signature(_ORIGINALS["training_log"]).bind(
             loss_dict, total_loss_dict, learning_rate, iteration, *args, **kwargs
         )
-        progress = self.progress.after(iteration)
+        lengths = {name: bound.arguments[name] for name in _LENGTHS if name in bound.arguments}
+        progress = self.progress.after(iteration, lengths)
         is_first = bool(bound.arguments.get("is_first_iteration"))
         logs = iteration % self.args.log_interval == 0 or is_first
         self._count_losses(loss_dict, total_loss_dict, bound.arguments["skipped_iter"], logs)
@@ -182,7 +188,7 @@ class _Hooks:
         if losses is None:
             return losses, other, out_of_time
         eval_iters = kwargs["eval_iters"]
-        stderrs = take_stderrs(losses, eval_iters * self.args.eval_global_batch_size)
+        stderrs = self._stderrs(losses, eval_iters)
         if not self._on_test_set:
             bag_losses, bag_stderrs = self._bag_losses(
                 forward_step_func, model, args[1], eval_iters
@@ -223,7 +229,23 @@ class _Hooks:
         )
         self.args.consumed_valid_samples = consumed
         losses = losses or {}
-        return losses, take_stderrs(losses, eval_iters * self.args.eval_global_batch_size)
+        return losses, self._stderrs(losses, eval_iters, tokens_a_place)
+
+    def _stderrs(
+        self, losses: dict[str, torch.Tensor], eval_iters: int, tokens_a_place: int = 1
+    ) -> dict[str, float]:
+        """Standard errors, taken out of what an evaluation returned; it is empty on most ranks."""
+        if not losses:
+            return {}
+        args = self.args
+        num_microbatches = eval_iters * args.eval_global_batch_size // args.eval_micro_batch_size
+        tokens = self._validation_tokens
+        most = math.inf if tokens is None else tokens / (args.seq_length * tokens_a_place)
+        return take_stderrs(losses, num_microbatches, most)
+
+    @cached_property
+    def _validation_tokens(self) -> int | None:
+        return validation_tokens(self.args)
 
     def _decide(self, losses: dict[str, torch.Tensor]) -> Decision | None:
         """Whether the superposed stage of an open schedule is to end; the same on every rank."""

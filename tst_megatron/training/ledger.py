@@ -98,6 +98,9 @@ class _Reading:
         self._latest = dict.fromkeys(_CLOCKS, 0.0)
         self._lost = dict.fromkeys(_CLOCKS, 0.0)  # Added to clocks that jumped back.
         self._is_first_of_start = False
+        # The step that a start goes on from, until it has made one: what lies beyond it stays if
+        # the start came to nothing, or was an evaluation of an older checkpoint.
+        self._goes_on_from: int | None = None
         self._notes: dict[str, list[int]] = {}
 
     def note(self, number: int, mended: str) -> None:
@@ -109,7 +112,7 @@ class _Reading:
         if self._headers:
             self._check_same_run(line)
         self._headers.append(line.fields)
-        self._forget_after(line.step)
+        self._goes_on_from = line.step
         self._is_first_of_start = True
 
     def add(self, line: Line) -> None:
@@ -118,6 +121,11 @@ class _Reading:
             raise LedgerError(f"{self._path}, line {line.number}: no header comes before it")
         for name in PROGRESS:
             line.fields.setdefault(name, None)
+        if self._goes_on_from is not None:
+            if line.step <= self._goes_on_from < self._top:
+                return  # Of a checkpoint that the run has been beyond.
+            self._forget_after(self._goes_on_from)
+            self._goes_on_from = None
         goes_back = self._goes_back(line)
         if line.step < self._top and goes_back is False:
             self.note(line.number, "goes back without a start: what it replays is left out")
@@ -149,11 +157,25 @@ class _Reading:
             [lines[step] for step in sorted(lines)] for lines in self._lines.values()
         )
         _let_clocks_go_on(steps + validations)
+        self._leave_out_clocks_of_a_part(steps + validations)
         notes = [
             f"{self._path}, line {_numbers(numbers)} {mended}."
             for mended, numbers in self._notes.items()
         ]
         return Ledger(self._headers[-1], steps, validations, self._headers, self._path, notes)
+
+    def _leave_out_clocks_of_a_part(self, lines: list[dict[str, Any]]) -> None:
+        """Hours of a run whose beginning is in another file are not the run's."""
+        begins = self._headers[0]["step"]
+        if not lines or not 0 < begins < min(line["step"] for line in lines):
+            return
+        for line in lines:
+            line.update(dict.fromkeys(_CLOCKS))
+        self._notes.setdefault(
+            f"starts at step {begins}: what came before is in another ledger, and the hours of the "
+            "run are not known",
+            [1],
+        )
 
     def _check_same_run(self, line: Line) -> None:
         first, again = self._headers[0], line.fields

@@ -6,7 +6,8 @@ import platform
 import subprocess
 import sys
 import time
-from importlib.metadata import version
+from enum import Enum
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from tst_megatron.data.sources import all_prefixes
 from tst_megatron.training.arguments import Superposition
 
 _PLAIN = (str, int, float, bool, type(None), list, tuple, dict)
+# Arguments that are no plain values and still read the same in every run.
+_WITH_A_NAME = (Enum, torch.dtype, Path)
 _GIT_TIMEOUT_S = 10.0
 _LAYOUT = (
     "tensor_model_parallel_size",
@@ -50,12 +53,7 @@ def header_of(
         "git": _git_state(),
         "recipe": args.tst_recipe,
         "command": sys.argv,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "megatron-core": version("megatron-core"),
-            "tst-megatron": version("tst-megatron"),
-        },
+        "versions": _versions(),
         "host": platform.platform(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "world_size": args.world_size,
@@ -70,8 +68,29 @@ def header_of(
         },
         "parameters": parameters,
         "superposition": None if superposition is None else superposition.as_saved(),
-        "flags": {k: v for k, v in sorted(vars(args).items()) if isinstance(v, _PLAIN)},
+        "flags": {
+            name: value if isinstance(value, _PLAIN) else str(value)
+            for name, value in sorted(vars(args).items())
+            if isinstance(value, (*_PLAIN, *_WITH_A_NAME))
+        },
     }
+
+
+def _versions() -> dict[str, str | None]:
+    """Of what computes; a package that is on the path without being installed has none."""
+    versions: dict[str, str | None] = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+    }
+    for name in ("megatron-core", "tst-megatron", "transformer-engine", "triton"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    if torch.cuda.is_available():
+        versions["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))
+    return versions
 
 
 def _git_state() -> dict[str, Any] | None:

@@ -1,48 +1,24 @@
 """Write a run's ledger: whole lines, appended, on disk within seconds.
 
-The one idea: nothing that was written is touched again. A run that goes on in a ledger ends the
-line that a kill cut short, writes another header, and keeps counting from the clock it finds.
+The one idea: nothing that was written is touched again, and training never waits for it or ends
+because of it. A run that goes on in a ledger ends the line that a kill cut short, writes another
+header, and keeps counting from the clock it finds. What a full disk does not take is kept until it
+does, and the disk is asked to keep what it has by a thread.
 """
 
 import json
+import logging
 import os
-import time
-import uuid
-from functools import cache
+import threading
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from tst_megatron.files import sync_folder
 from tst_megatron.strict_json import finite
 from tst_megatron.training.ledger import SCHEMA_VERSION
+from tst_megatron.training.run_clock import HEARTBEAT_S, Heartbeat, RunClock, write_clock
 
-
-class RunClock:
-    """Seconds and GPU hours that a run has taken, those of earlier starts included.
-
-    Args:
-        path: the run's ledger, which knows of the earlier starts; it need not be there.
-        started: when this process started, seconds since the epoch.
-        world_size: ranks of this start; earlier ones may have had more or fewer.
-
-    Attributes:
-        run_id: the ledger's, or a new one.
-    """
-
-    def __init__(self, path: Path, started: float, world_size: int) -> None:
-        self.run_id, self._before_s, self._before_hours = _before(path, started)
-        self._world_size = world_size
-        # The epoch's clock may be set while we run; it is read this once.
-        self._zero = time.monotonic() - max(0.0, time.time() - started)
-
-    @property
-    def seconds(self) -> float:
-        """So far."""
-        return self._before_s + time.monotonic() - self._zero
-
-    def gpu_hours(self, seconds: float) -> float:
-        """GPU hours at so many `seconds`, in this start."""
-        return self._before_hours + (seconds - self._before_s) * self._world_size / 3600.0
+logger = logging.getLogger(__name__)
 
 
 class LedgerWriter:
@@ -52,10 +28,12 @@ class LedgerWriter:
         path: the ledger.
         header: fields of the header line, with ``step``.
         clock: of the run, made from what the ledger held before.
-        fsync_interval_s: steps are on the disk this soon; headers and validations at once.
+        fsync_interval_s: steps are on the disk this soon; headers and validations at once. 0 for
+            every line at once.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written. Later errors of the disk are logged, and what it did
+            not take is written when it takes it.
     """
 
     def __init__(
@@ -66,63 +44,61 @@ class LedgerWriter:
         fsync_interval_s: float = 10.0,
     ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
         self._clock = clock
-        self._fsync_interval_s = fsync_interval_s
-        self._synced = time.monotonic()
-        self._file: BinaryIO = path.open("ab")
-        if self._file.tell() and not _ends_a_line(path):
-            self._file.write(b"\n")
+        self._syncs_every_line = fsync_interval_s == 0
+        self._lock = threading.Lock()
+        self._is_failing = False
+        # Unbuffered, so that what the disk did not take is known.
+        self._file: BinaryIO = path.open("ab", buffering=0)
+        self._unwritten = b"\n" if self._file.tell() and not _ends_a_line(path) else b""
         names = {"kind": "header", "schema_version": SCHEMA_VERSION}
-        self._append({**names, "run_id": clock.run_id, **header})
-        self._sync()
+        self._unwritten += _line({**names, "run_id": clock.run_id, **header})
+        self._flush()
+        os.fsync(self._file.fileno())
         sync_folder(path.parent)
+        self._heartbeat = Heartbeat(self._beat, min(fsync_interval_s or HEARTBEAT_S, HEARTBEAT_S))
 
     def write(self, kind: str, fields: dict[str, Any]) -> None:
         """Append a ``step`` or ``validation`` line, with the run's clock in it."""
-        wall_clock_s = self._clock.seconds
-        clock = {
-            "wall_clock_s": round(wall_clock_s, 3),
-            "gpu_hours": self._clock.gpu_hours(wall_clock_s),
-        }
-        self._append({"kind": kind, "step": fields["step"], **clock, **fields})
-        if kind == "validation" or time.monotonic() - self._synced >= self._fsync_interval_s:
-            self._sync()
+        line = {"kind": kind, "step": fields["step"], **self._clock.fields(), **fields}
+        with self._lock:
+            self._unwritten += _line(line)
+        self._try(syncs=kind == "validation" or self._syncs_every_line)
 
-    def _append(self, line: dict[str, Any]) -> None:
-        text = json.dumps(finite(line), allow_nan=False, default=str)
-        self._file.write(text.encode() + b"\n")
-        self._file.flush()
+    def close(self) -> None:
+        """Write the clock for the last time, as the end of the process does."""
+        self._heartbeat.end()
 
-    def _sync(self) -> None:
-        os.fsync(self._file.fileno())
-        self._synced = time.monotonic()
+    def _beat(self) -> None:
+        self._try(syncs=True)
+        write_clock(self._path, self._clock)
 
-
-@cache
-def _before(path: Path, started: float) -> tuple[str, float, float]:
-    """What a run had when a process went on with it: its id, seconds and GPU hours.
-
-    Read once a process: where Megatron restarts the training inside it, what the ledger has since
-    got is of this process, whose time is counted from its start.
-    """
-    run_id, seconds, hours = _found_in(path)
-    return run_id or uuid.uuid4().hex, seconds, hours
-
-
-def _found_in(path: Path) -> tuple[str | None, float, float]:
-    """The run that a ledger is of, and its seconds and GPU hours; nothing for a new one."""
-    run_id, seconds, hours = None, 0.0, 0.0
-    if not path.exists():
-        return run_id, seconds, hours
-    for text in path.read_bytes().split(b"\n"):
+    def _try(self, syncs: bool) -> None:
         try:
-            line = json.loads(text)
-            run_id = line.get("run_id", run_id)
-            seconds = max(seconds, float(line.get("wall_clock_s", 0.0)))
-            hours = max(hours, float(line.get("gpu_hours", 0.0)))
-        except (ValueError, TypeError, AttributeError):
-            continue
-    return run_id, seconds, hours
+            with self._lock:
+                self._flush()
+            if syncs:
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            if not self._is_failing:
+                logger.warning(
+                    "%s cannot be written (%s): its lines are kept until it can",
+                    self._path,
+                    error.strerror,
+                )
+            self._is_failing = True
+        else:
+            self._is_failing = False
+
+    def _flush(self) -> None:
+        while self._unwritten:
+            written = self._file.write(self._unwritten)
+            self._unwritten = self._unwritten[written:]
+
+
+def _line(fields: dict[str, Any]) -> bytes:
+    return json.dumps(finite(fields), allow_nan=False, default=str).encode() + b"\n"
 
 
 def _ends_a_line(path: Path) -> bool:

@@ -44,6 +44,20 @@ def reading_from_args(args: argparse.Namespace) -> Reading:
     )
 
 
+def validation_tokens(args: argparse.Namespace) -> int | None:
+    """Tokens of the validation split; None where the text is not on this machine.
+
+    Args:
+        args: Megatron's flags and ours.
+    """
+    if args.mock_data or args.sft:
+        return None
+    sources = sources_of_split(args, "valid")
+    if any(source.is_remote for source in sources):
+        return None
+    return sum(budget.tokens_of(source) for source in sources)
+
+
 def check_validation(args: argparse.Namespace, num_samples: int = 1) -> None:
     """Check that the validation split has text: Megatron counts epochs of an empty one for ever.
 

@@ -16,9 +16,11 @@ from tst_megatron.training.arguments import Superposition
 from tst_megatron.training.consumed import Progress, ProgressAt
 from tst_megatron.training.forward_step import BAG_LOSS, NEXT_TOKEN_LOSS
 from tst_megatron.training.ledger_header import header_of
-from tst_megatron.training.ledger_writer import LedgerWriter, RunClock
+from tst_megatron.training.ledger_history import bring_along, put_aside_anothers
+from tst_megatron.training.ledger_writer import LedgerWriter
 from tst_megatron.training.loss_relay import LossRelay
 from tst_megatron.training.parameter_count import count_parameters
+from tst_megatron.training.run_clock import RunClock
 
 _OBJECTIVES = (NEXT_TOKEN_LOSS, BAG_LOSS)
 _STDERR = " stderr"
@@ -63,6 +65,10 @@ class RunLedger:
         if self._has_started or self._path is None:
             return
         self._has_started = True
+        if self.args.rank == 0:
+            self._find_history(self._path)
+        # The last rank finds what the first has made; once in a run.
+        torch.distributed.barrier()
         parameters = count_parameters(self.args, model)
         if self.args.rank in (0, self.args.world_size - 1):
             self._clock = RunClock(self._path, self.started, self.args.world_size)
@@ -74,6 +80,14 @@ class RunLedger:
                 self._clock,
                 self.args.tst_ledger_fsync_interval,
             )
+
+    def _find_history(self, path: Path) -> None:
+        """See to it that what lies at the ledger's place is this run's past."""
+        step = self.progress.started_at
+        if step == 0:
+            put_aside_anothers(path, vars(self.args))
+        elif not path.exists() and self.args.load and not is_object_storage_path(self.args.load):
+            bring_along(path, Path(self.args.load) / "ledger.jsonl", step)
 
     def step(
         self,

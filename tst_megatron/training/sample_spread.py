@@ -1,8 +1,9 @@
 """The standard error of a held-out loss, from the spread of the loss over sequences.
 
-The one idea: tokens of a sequence are alike, so it is the sequences that are independent. Two more
-figures ride along in Megatron's own reduction of the evaluation's losses, the mean over sequences
-of the sequence's loss and of its square, and are taken out again before anything is printed.
+The one idea: tokens of a sequence are alike, so it is the sequences that are independent. Three
+more figures ride along in Megatron's own reduction of the evaluation's losses, the mean over
+sequences of the sequence's loss and of its square, and how many there are in a micro-batch; they
+are taken out again before anything is printed.
 """
 
 import math
@@ -13,6 +14,7 @@ from torch import Tensor
 
 _MEAN = " of sequences"
 _SQUARE = " of sequences, squared"
+_COUNT = " of sequences, in a micro-batch"
 
 
 def spread_of(name: str, losses: Tensor, loss_mask: Tensor) -> dict[str, Tensor]:
@@ -39,15 +41,20 @@ def spread_of(name: str, losses: Tensor, loss_mask: Tensor) -> dict[str, Tensor]
     return {
         name + _MEAN: torch.stack([means.sum(), count]),
         name + _SQUARE: torch.stack([means.square().sum(), count]),
+        name + _COUNT: torch.stack([count, torch.ones_like(count)]),
     }
 
 
-def take_stderrs(losses: dict[str, Tensor], num_samples: int) -> dict[str, float]:
+def take_stderrs(
+    losses: dict[str, Tensor], num_microbatches: int, most: float = math.inf
+) -> dict[str, float]:
     """Take the spread out of what Megatron's ``evaluate`` returned.
 
     Args:
         losses: by name, averaged over all samples; the spread's entries are removed.
-        num_samples: sequences that were evaluated.
+        num_microbatches: that were evaluated, on all data-parallel ranks. One of packed sequences
+            counts as one sequence: what is in it is of neighbouring text.
+        most: sequences that the held-out text has; read again, they tell nothing new.
 
     Returns:
         Standard error of each loss, nats a token; none of a loss of fewer than two sequences.
@@ -55,6 +62,8 @@ def take_stderrs(losses: dict[str, Tensor], num_samples: int) -> dict[str, float
     stderrs = {}
     for name in [name.removesuffix(_MEAN) for name in losses if name.endswith(_MEAN)]:
         mean, square = float(losses.pop(name + _MEAN)), float(losses.pop(name + _SQUARE))
-        if num_samples > 1:
-            stderrs[name] = math.sqrt(max(0.0, square - mean * mean) / (num_samples - 1))
+        num_sequences = float(losses.pop(name + _COUNT)) * num_microbatches
+        num_sequences = min(num_sequences, most)
+        if num_sequences > 1:
+            stderrs[name] = math.sqrt(max(0.0, square - mean * mean) / (num_sequences - 1))
     return stderrs

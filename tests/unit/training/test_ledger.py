@@ -1,12 +1,34 @@
+import errno
 import json
+import logging
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tst_megatron.training import ledger as ledgers
-from tst_megatron.training import ledger_writer
+from tst_megatron.training import run_clock
 from tst_megatron.training.ledger import LedgerError, read_ledger
-from tst_megatron.training.ledger_writer import LedgerWriter, RunClock
+from tst_megatron.training.ledger_writer import LedgerWriter
+from tst_megatron.training.run_clock import RunClock, clock_file
+
+
+@pytest.fixture(autouse=True)
+def writers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[LedgerWriter]]:
+    """Of a test: they end with it, and not with the tests' process."""
+    made: list[LedgerWriter] = []
+    initialise = LedgerWriter.__init__
+
+    def keep(self: LedgerWriter, *args: Any, **named: Any) -> None:
+        initialise(self, *args, **named)
+        made.append(self)
+
+    monkeypatch.setattr(LedgerWriter, "__init__", keep)
+    yield made
+    for writer in made:
+        writer.close()
 
 
 def write_run(path: Path, first: int, last: int, started: float = 0.0) -> None:
@@ -42,8 +64,8 @@ def test_replayed_steps_replace_those_they_replay(tmp_path: Path) -> None:
 def test_lost_time_still_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "ledger.jsonl"
     now = 1000.0
-    monkeypatch.setattr(ledger_writer.time, "time", lambda: now)
-    monkeypatch.setattr(ledger_writer.time, "monotonic", lambda: now)
+    monkeypatch.setattr(run_clock.time, "time", lambda: now)
+    monkeypatch.setattr(run_clock.time, "monotonic", lambda: now)
     writer = LedgerWriter(path, {"step": 0}, RunClock(path, 1000.0, world_size=1))
     now = 1100.0
     writer.write("step", {"step": 7, "loss": 1.0})
@@ -54,13 +76,90 @@ def test_lost_time_still_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert read_ledger(path).steps[-1]["wall_clock_s"] == pytest.approx(110.0)
 
 
+def test_what_comes_after_the_last_line_counts_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ledger.jsonl"
+    now = 0.0
+    monkeypatch.setattr(run_clock.time, "time", lambda: now)
+    monkeypatch.setattr(run_clock.time, "monotonic", lambda: now)
+    writer = LedgerWriter(path, {"step": 0}, RunClock(path, now, world_size=4))
+    now = 100.0
+    writer.write("step", {"step": 1, "loss": 1.0})
+    # It hangs, beats, and is killed.
+    now = 700.0
+    writer._beat()
+    # The next one dies before its first line, and waits for nothing.
+    now = 10_000.0
+    writer = LedgerWriter(path, {"step": 1}, RunClock(path, now, world_size=4))
+    now = 10_050.0
+    writer._beat()
+    now = 20_000.0
+    writer = LedgerWriter(path, {"step": 1}, RunClock(path, now, world_size=2))
+    now = 20_010.0
+    writer.write("step", {"step": 2, "loss": 1.0})
+    line = read_ledger(path).steps[-1]
+    assert line["wall_clock_s"] == pytest.approx(700 + 50 + 10)
+    assert line["gpu_hours"] == pytest.approx((4 * 750 + 2 * 10) / 3600)
+
+
+def test_the_clock_is_written_by_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "ledger.jsonl"
+    LedgerWriter(path, {"step": 0}, RunClock(path, 0.0, world_size=1), fsync_interval_s=0.01)
+    written = clock_file(path)
+    deadline = time.monotonic() + 60
+    while not written.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert set(json.loads(written.read_text())) == {"run_id", "wall_clock_s", "gpu_hours"}
+
+
+def test_the_clock_of_another_run_is_not_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    write_run(path, 0, 1)
+    clock_file(path).write_text('{"run_id": "another", "wall_clock_s": 1e12, "gpu_hours": 1e9}')
+    write_run(path, 1, 2, started=1.0)
+    assert read_ledger(path).steps[-1]["gpu_hours"] < 1e9
+
+
+def test_a_full_disk_does_not_end_training_and_loses_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "ledger.jsonl"
+    writer = LedgerWriter(path, {"step": 0}, RunClock(path, 0.0, world_size=1))
+    disk, room = writer._file, 30
+
+    class FullDisk:
+        """It has room for a part of a line."""
+
+        def write(self, content: bytes) -> int:
+            nonlocal room
+            if not room:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            taken, room = min(room, len(content)), max(0, room - len(content))
+            return disk.write(content[:taken])
+
+        def fileno(self) -> int:
+            return disk.fileno()
+
+    monkeypatch.setattr(writer, "_file", FullDisk())
+    with caplog.at_level(logging.WARNING):
+        for step in (1, 2):
+            writer.write("step", {"step": step, "loss": 1.0})
+    assert caplog.text.count("cannot be written (No space left on device)") == 1
+    assert read_ledger(path).steps == []
+    room = 10**6
+    writer.write("step", {"step": 3, "loss": 1.0})
+    assert [line["step"] for line in read_ledger(path).steps] == [1, 2, 3]
+
+
 def test_a_restart_inside_the_process_counts_no_second_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "ledger.jsonl"
     now = 1000.0
-    monkeypatch.setattr(ledger_writer.time, "time", lambda: now)
-    monkeypatch.setattr(ledger_writer.time, "monotonic", lambda: now)
+    monkeypatch.setattr(run_clock.time, "time", lambda: now)
+    monkeypatch.setattr(run_clock.time, "monotonic", lambda: now)
     writer = LedgerWriter(path, {"step": 0}, RunClock(path, 1000.0, world_size=2))
     now = 1100.0
     writer.write("step", {"step": 7, "loss": 1.0})
@@ -79,8 +178,8 @@ def test_gpu_hours_are_of_the_ranks_that_each_start_had(
 ) -> None:
     path = tmp_path / "ledger.jsonl"
     now = 0.0
-    monkeypatch.setattr(ledger_writer.time, "time", lambda: now)
-    monkeypatch.setattr(ledger_writer.time, "monotonic", lambda: now)
+    monkeypatch.setattr(run_clock.time, "time", lambda: now)
+    monkeypatch.setattr(run_clock.time, "monotonic", lambda: now)
     # An hour on 4 ranks, then one on 16, then one on 2.
     for start, ranks in enumerate((4, 16, 2)):
         writer = LedgerWriter(path, {"step": start}, RunClock(path, now, world_size=ranks))

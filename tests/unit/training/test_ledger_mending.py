@@ -189,6 +189,24 @@ def test_a_clock_that_jumps_back_is_carried_on(tmp_path: Path):
     assert "line 4 (and 1 more) has a wall_clock_s that jumps back" in ledger.notes[0]
 
 
+def test_a_start_that_comes_to_nothing_forgets_nothing(tmp_path: Path):
+    """As one that evaluates an older checkpoint, or that dies before its first line."""
+    lines = [step(number, 10.0 * number) for number in range(100, 1001, 100)]
+    older = {"kind": "header", "step": 300}
+    evaluated = read(tmp_path, HEADER, *lines, older, validation(300, 1010.0))
+    assert numbers(evaluated) == [line["step"] for line in lines]
+    assert evaluated.validations == []
+    again = {"kind": "header", "step": 1000}
+    resumed = read(tmp_path, HEADER, *lines, older, again, step(1100, 1200.0))
+    assert numbers(resumed) == [*(line["step"] for line in lines), 1100]
+
+
+def test_hours_of_a_part_of_a_run_are_not_known(tmp_path: Path):
+    ledger = read(tmp_path, {"kind": "header", "step": 500}, step(510, 5.0), step(520, 6.0))
+    assert clocks(ledger) == [None, None]
+    assert "line 1 starts at step 500: what came before is in another ledger" in ledger.notes[0]
+
+
 def test_lines_out_of_order_are_put_where_they_belong(tmp_path: Path):
     steps = [step(number) for number in range(1, 7)]
     validations = [validation(number) for number in (3, 6)]

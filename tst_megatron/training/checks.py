@@ -20,6 +20,7 @@ from tst_megatron.data.sources import all_prefixes
 from tst_megatron.errors import UserError
 from tst_megatron.training.arguments import Superposition, add_tst_arguments, check_flags
 from tst_megatron.training.auto_switch import check_auto_switch, take_over, without_measurements
+from tst_megatron.training.ledger_header import header_of
 from tst_megatron.training.live_comparison import OtherRun
 from tst_megatron.training.reading import check_validation, reading_from_args
 from tst_megatron.training.schedule_flags import superposes
@@ -58,8 +59,6 @@ def check_before_validation(args: argparse.Namespace, on_gpu: bool) -> None:
             check_writable(Path(folder), f"--{flag.replace('_', '-')}")
     if args.tst_ledger is not None:
         check_writable(Path(args.tst_ledger).parent, "--tst-ledger")
-    if args.tst_compare_with is not None and _is_first_of_node():
-        OtherRun(Path(args.tst_compare_with))
     # Megatron ends in an assertion without the one, and in a TypeError without the other.
     if args.save is not None and args.save_interval is None:
         raise UserError("--save needs to know how often: add --save-interval")
@@ -120,6 +119,9 @@ def check_after_validation(args: argparse.Namespace, superposition: Superpositio
     if superposition is not None and superposition.switch is not None:
         check_auto_switch(args, superposition.switch.rule)
     if _is_first_of_node():
+        if args.tst_compare_with is not None:
+            other = OtherRun(Path(args.tst_compare_with))
+            other.check_like(header_of(args, superposition, 0, None))
         _check_ids(args)
         _check_budget(args)
         if not (args.mock_data or args.sft):

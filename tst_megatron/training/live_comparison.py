@@ -7,13 +7,17 @@ saving as it comes; `tst-megatron compare` has its interval.
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from tst_megatron.comparison.comparable import TOPICS, differences
 from tst_megatron.comparison.crossing import crossing_steps, values_at
 from tst_megatron.comparison.inputs import read_runs
+from tst_megatron.comparison.ledger_runs import run_of_ledger
 from tst_megatron.comparison.run import Curve
 from tst_megatron.errors import UserError
+from tst_megatron.training.ledger import Ledger
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,32 @@ class OtherRun:
             raise UserError(f"--tst-compare-with: {error}") from None
         if len(runs) != 1:
             raise UserError(f"--tst-compare-with {path} holds {len(runs)} runs: name one of them")
-        curve = runs[0].curve
+        self._run = runs[0]
+        curve = self._run.curve
         measured = np.isfinite(curve.losses)
         if not measured.any():
             raise UserError(
                 f"--tst-compare-with {path} has no held-out loss: give a run that was validated"
             )
         self._curve = Curve(**{name: value[measured] for name, value in vars(curve).items()})
+
+    def check_like(self, header: dict[str, Any]) -> None:
+        """Check that losses of a run mean the same as the other's, as `tst-megatron compare` does.
+
+        Args:
+            header: of the run's own ledger.
+
+        Raises:
+            UserError: model, tokenizer, held-out text or batch are known to differ.
+        """
+        run = run_of_ledger(Ledger(header, headers=[header], path=Path("this run")), "this run")
+        for topic in TOPICS:
+            for name, ours, theirs in differences(topic, run, self._run):
+                raise UserError(
+                    f"--tst-compare-with {self._run.path}: its {topic} is another, with {name} "
+                    f"{theirs} where this run has {ours}: name a run that can be compared, or "
+                    "leave it out"
+                )
 
     def needed_for(self, loss: float) -> OtherNeeded | None:
         """What it needed for a loss, nats a token; None if it never got there for good."""

@@ -32,9 +32,11 @@ def main(argv: list[str]) -> None:
         _check_recipe(argv)
         # Megatron parses sys.argv; so does every library it hands the command line on to.
         sys.argv = [sys.argv[0], *machine_flags, *expand_blend(expand_recipe(argv))]
-        args, superposition = _parse(on_gpu=not machine_flags)
         recipe, overrides = named_recipe(argv)
-        args.tst_recipe = None if recipe is None else {"name": recipe, "overrides": overrides}
+        args, superposition = _parse(
+            on_gpu=not machine_flags,
+            recipe=None if recipe is None else {"name": recipe, "overrides": overrides},
+        )
     _train(args, superposition, started)
 
 
@@ -59,7 +61,7 @@ def _check_recipe(argv: list[str]) -> None:
         check_keys(read(name))
 
 
-def _parse(on_gpu: bool) -> tuple[argparse.Namespace, Any]:
+def _parse(on_gpu: bool, recipe: dict[str, Any] | None) -> tuple[argparse.Namespace, Any]:
     from megatron.training.arguments import parse_and_validate_args, parse_args
 
     from tst_megatron.training import arguments, checks
@@ -84,6 +86,7 @@ def _parse(on_gpu: bool) -> tuple[argparse.Namespace, Any]:
         extra_args_provider=arguments.add_tst_arguments,
         args_defaults={"tokenizer_type": "GPT2BPETokenizer"},
     )
+    args.tst_recipe = recipe
     # Again: Megatron's validation turns old spellings of flags into new ones.
     arguments.check_flags(args)
     superposition = arguments.superposition_from_args(args)

@@ -1,4 +1,4 @@
-"""What lies where a ledger is to be: a past of its own, another run, or what led to a checkpoint."""
+"""What lies where a ledger is to be: a past of its own, another run, what led to a checkpoint."""
 
 import json
 from pathlib import Path

@@ -7,8 +7,8 @@ from tst_megatron.errors import UserError
 from tst_megatron.training.live_comparison import OtherRun
 
 
-def ledger(path: Path, losses: list[float | None]) -> Path:
-    lines: list[dict] = [{"kind": "header", "step": 0, "schema_version": 2}]
+def ledger(path: Path, losses: list[float | None], **flags: object) -> Path:
+    lines: list[dict] = [{"kind": "header", "step": 0, "schema_version": 2, "flags": flags}]
     lines += [
         {
             "kind": "validation",
@@ -71,3 +71,11 @@ def test_what_cannot_be_compared_with_is_one_sentence(tmp_path: Path, content: s
         OtherRun(path)
     assert str(tmp_path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_run_of_another_model_or_batch_is_refused(tmp_path: Path) -> None:
+    other = OtherRun(ledger(tmp_path / "ledger.jsonl", [5.0], num_layers=2, seed=1, lr=1e-3))
+    # What is not known, and what may differ.
+    other.check_like({"flags": {"num_layers": 2, "hidden_size": 64, "seed": 2, "lr": 2e-3}})
+    with pytest.raises(UserError, match=r"its model is another, with num_layers 2 .* has 4: name"):
+        other.check_like({"flags": {"num_layers": 4}})

@@ -16,10 +16,9 @@ from tst_megatron.sweep.fit import Allowed, Array, Fit, Optimum, fit_u
 from tst_megatron.sweep.grid import BASELINE, Config
 from tst_megatron.sweep.noise import (
     Noise,
-    levelled,
     means_of,
     noise_between_seeds,
-    noise_of_evaluation,
+    parted,
 )
 from tst_megatron.sweep.results import Result
 
@@ -82,13 +81,21 @@ class Recommendation:
     sentences: tuple[str, ...]
 
 
-def recommend(results: Sequence[Result], limit: Limit | None = None) -> Recommendation:
-    """What to take, from the whole runs of a sweep; at least one of them superposed and finite."""
+def recommend(
+    results: Sequence[Result], limit: Limit | None = None, asked: Sequence[Config] = ()
+) -> Recommendation:
+    """What to take.
+
+    Args:
+        results: the whole runs of a sweep; at least one superposed one of them is usable.
+        limit: the text there is.
+        asked: the pairs of the whole grid, where it is known.
+    """
+    parts = parted(results)
     seeds = noise_between_seeds(results)
-    known = seeds or noise_of_evaluation(results)
-    fit = fit_u(results, known)
-    noise = seeds or (fit.scatter if fit else None) or known
-    means = means_of(levelled(results))
+    fit = fit_u(results, seeds)
+    noise = seeds or (fit.scatter if fit else None)
+    means = means_of(parts.runs)
     cells = [config for config in means if not config.is_baseline]
     affordable = [c for c in cells if limit is None or limit.holds(c)]
     too_much = tuple(c for c in cells if c not in affordable)
@@ -97,8 +104,11 @@ def recommend(results: Sequence[Result], limit: Limit | None = None) -> Recommen
     if fit is not None and best is not None:
         optimum = fit.optimum(None if limit is None else _allowed(limit))
     alike = () if best is None else _alike(best, affordable, means, noise)
-    gain = optimum.gain if optimum else _gain(best, means, noise)
-    config = _config(best, optimum, fit, gain, limit)
+    gain = optimum.gain if optimum else _gain(best, affordable, means, noise)
+    if best is not None and _gains_nothing(best, gain, means):
+        config: Config | None = BASELINE
+    else:
+        config = _whole(optimum, fit, limit) if optimum and fit else best
     found = Recommendation(
         config=config,
         optimum=optimum,
@@ -111,7 +121,13 @@ def recommend(results: Sequence[Result], limit: Limit | None = None) -> Recommen
         fit=fit,
         sentences=(),
     )
-    return replace(found, sentences=(_headline(found), *_notes(found, means, limit)))
+    notes = (
+        *_cell_notes(found, means),
+        *_edge_notes(found, asked),
+        *_noise_notes(found, parts.is_joined),
+        *_limit_notes(found, limit),
+    )
+    return replace(found, sentences=(_headline(found), *notes))
 
 
 def _allowed(limit: Limit) -> Allowed:
@@ -141,31 +157,25 @@ def _alike(
 
 
 def _gain(
-    best: Config | None, means: dict[Config, tuple[float, int]], noise: Noise | None
+    best: Config | None,
+    cells: Sequence[Config],
+    means: dict[Config, tuple[float, int]],
+    noise: Noise | None,
 ) -> Interval:
-    """Of the best cell, without a U."""
+    """Of the best of the cells, without a U."""
     if best is None or BASELINE not in means:
         return Interval()
     (loss, runs), (baseline, others) = means[best], means[BASELINE]
     gain = baseline - loss
     if noise is None:
         return Interval(gain)
-    margin = noise.margin(runs, others)
+    margin = noise.margin(runs, others, chosen_of=len(cells))
     return Interval(gain, gain - margin, gain + margin)
 
 
-def _config(
-    best: Config | None,
-    optimum: Optimum | None,
-    fit: Fit | None,
-    gain: Interval,
-    limit: Limit | None,
-) -> Config | None:
-    if gain.value is not None and gain.value <= 0:
-        return BASELINE
-    if optimum is None or fit is None:
-        return best
-    return _whole(optimum, fit, limit)
+def _gains_nothing(best: Config, gain: Interval, means: dict[Config, tuple[float, int]]) -> bool:
+    """Whether neither the U nor a cell goes below the baseline."""
+    return gain.value is not None and gain.value <= 0 and means[best][0] >= means[BASELINE][0]
 
 
 def _whole(optimum: Optimum, fit: Fit, limit: Limit | None) -> Config:
@@ -173,12 +183,14 @@ def _whole(optimum: Optimum, fit: Fit, limit: Limit | None) -> Config:
     size, ratio = optimum.bag_size.value or 0.0, optimum.step_ratio.value or 0.0
     # To the tolerance of logarithms and of shares: 4 must not become 3 or 5.
     sizes = {floor(size + 1e-9), ceil(size - 1e-9)}
-    low = optimum.bag_size.low
-    if low is not None and low <= min(sizes):
+    if _has_ends(optimum.bag_size) and all(map(optimum.bag_size.holds, sizes)):
         # The two cannot be told apart, and the smaller reads less text.
         sizes = {min(sizes)}
     percents = {floor(100 * ratio + 1e-9), ceil(100 * ratio - 1e-9)}
-    near = [Config(s, p / 100) for s in sizes for p in percents if s > 1 and p > 0]
+    low, high = fit.ratios
+    # A share of the grid may be no whole percent, and beyond the grid nothing was run.
+    shares = {min(max(p / 100, low), high) for p in percents}
+    near = [Config(size, share) for size in sizes for share in shares]
     # Rounded down, both need no more text than the optimum.
     within = [c for c in near if limit is None or limit.holds(c)] or [min(near)]
 
@@ -190,41 +202,60 @@ def _whole(optimum: Optimum, fit: Fit, limit: Limit | None) -> Config:
 
 
 def _headline(found: Recommendation) -> str:
+    gain = found.gain
     if found.config is None:
         return (
             "No cell fits the text there is: train for fewer steps, or with --tst-superpose "
             "output, which reads no more than an ordinary run."
         )
     if found.config.is_baseline:
-        return (
-            "No gain: no superposed run ended below the baseline, so train without bags at this "
-            "length."
-        )
-    gain = found.gain
-    said = f"Take s = {found.config.bag_size}, r = {found.config.step_ratio:g}"
-    if found.optimum is not None:
-        size, ratio = found.optimum.bag_size, found.optimum.step_ratio
-        if size.low is not None and ratio.low is not None:
-            said = (
-                f"Take s = {found.config.bag_size} ({size.low:.1f} to {size.high:.1f}), "
-                f"r = {found.config.step_ratio:g} ({ratio.low:.2f} to {ratio.high:.2f})"
+        lowest = "neither a cell nor the fitted U" if found.optimum else "no cell"
+        if gain.high is not None and gain.high > 0:
+            return (
+                f"No gain is shown: {lowest} goes below the baseline, but the interval of the gain "
+                f"does ({_gain_words(gain)}), so train without bags at this length, or add --seeds."
             )
+        return (
+            f"No gain: {lowest} goes below the baseline ({_gain_words(gain)}), so train without "
+            "bags at this length."
+        )
+    size, ratio = f"s = {found.config.bag_size}", f"r = {found.config.step_ratio:g}"
+    if found.optimum is not None:
+        size += _ends_words(found.optimum.bag_size, 1)
+        ratio += _ends_words(found.optimum.step_ratio, 2)
+    said = f"Take {size}, {ratio}"
     if gain.value is None:
         return f"{said}; there is no baseline to compare it with."
+    if gain.value <= 0 or (gain.low is not None and gain.low <= 0):
+        of = " by the fitted U" if found.optimum else ""
+        return f"{said}, though no gain over the baseline is shown: it is {_gain_words(gain)}{of}."
+    return f"{said}: {_gain_words(gain)} below the baseline."
+
+
+def _gain_words(gain: Interval) -> str:
     if gain.low is None:
-        return f"{said}: {gain.value:.4f} nats below the baseline, with no interval."
-    between = f"{gain.value:.4f} nats ({gain.low:.4f} to {gain.high:.4f})"
-    if gain.low <= 0:
-        return f"{said}, though no gain over the baseline is shown: {between} below it."
-    return f"{said}: {between} below the baseline."
+        return f"{gain.value:.4f} nats, with no interval,"
+    return f"{gain.value:.4f} nats ({gain.low:.4f} to {gain.high:.4f})"
 
 
-def _notes(
-    found: Recommendation, means: dict[Config, tuple[float, int]], limit: Limit | None
-) -> list[str]:
-    notes = []
-    if found.best is not None:
-        notes.append(f"The lowest cell is {found.best}, at {means[found.best][0]:.4f}.")
+def _has_ends(interval: Interval) -> bool:
+    return interval.low is not None or interval.high is not None
+
+
+def _ends_words(interval: Interval, digits: int) -> str:
+    """An interval of a place in brackets; nothing where there is none."""
+    low, high = interval.low, interval.high
+    if low is not None and high is not None:
+        return f" ({low:.{digits}f} to {high:.{digits}f})"
+    if low is not None:
+        return f" ({low:.{digits}f} or more)"
+    return "" if high is None else f" ({high:.{digits}f} or less)"
+
+
+def _cell_notes(found: Recommendation, means: dict[Config, tuple[float, int]]) -> list[str]:
+    if found.best is None:
+        return []
+    notes = [f"The lowest cell is {found.best}, at {means[found.best][0]:.4f}."]
     others = [c for c in found.alike if c != found.best]
     if found.flat:
         said = "The grid is flat: no cell can be told from the lowest one"
@@ -235,13 +266,43 @@ def _notes(
             f"Not to be told from it: {_listed(others)}. Of them all, "
             f"{_least_text(found.alike)} needs the least text."
         )
-    if found.optimum is not None and found.optimum.edges and found.config != BASELINE:
-        where = " and ".join(found.optimum.edges)
+    return notes
+
+
+def _edge_notes(found: Recommendation, asked: Sequence[Config]) -> list[str]:
+    """Where the bottom, or all of its interval, has nothing beyond."""
+    fit, optimum = found.fit, found.optimum
+    if fit is None or optimum is None or found.config == BASELINE:
+        return []
+    notes = []
+    if optimum.edges:
+        sizes = {c.bag_size for c in asked} or set(fit.sizes)
+        ratios = {c.step_ratio for c in asked} or set(fit.ratios)
+        ends = (*fit.sizes, *fit.ratios)
+        is_whole = ends == (min(sizes), max(sizes), min(ratios), max(ratios))
+        more = "extend the grid there" if is_whole else "run more of the grid whole"
         notes.append(
-            f"The bottom lies at {where} of what could be chosen: the best may lie beyond, so "
-            "extend the grid there."
+            f"The bottom lies at {' and '.join(optimum.edges)} of the cells that were run whole: "
+            f"the best may lie beyond, so {more}."
         )
-    if found.noise is None:
+    if optimum.loss.low is not None:
+        axes = (("s", fit.sizes, optimum.bag_size), ("r", fit.ratios, optimum.step_ratio))
+        notes += [
+            f"The interval of {name} is all that was run: the losses do not tell {name}."
+            for name, (low, high), interval in axes
+            if low < high and not _has_ends(interval)
+        ]
+    return notes
+
+
+def _noise_notes(found: Recommendation, is_joined: bool) -> list[str]:
+    notes = []
+    if not is_joined:
+        notes.append(
+            "There are no intervals: some cells share no seed with others, even by way of a third, "
+            "so that the seeds' differences look like the cells'; run the same seeds in all."
+        )
+    elif found.noise is None:
         notes.append(
             "There are no intervals: one seed and so few cells say nothing about noise; add "
             "--seeds."
@@ -252,16 +313,25 @@ def _notes(
             f"nats, from {found.noise.source}."
         )
     if found.fit is None:
-        notes.append("There are too few cells for a fit.")
-    if found.too_much_text and limit is not None:
+        notes.append(
+            "There are too few cells for a fit, so the lowest one stands for the bottom: a U takes "
+            "three bag sizes and three shares, or three of one with the other fixed."
+        )
+    return notes
+
+
+def _limit_notes(found: Recommendation, limit: Limit | None) -> list[str]:
+    if limit is None:
+        return []
+    notes = []
+    if found.too_much_text:
         notes.append(
             f"Left out of the choice, as they need more than {limit.tokens:,} tokens: "
             f"{_listed(found.too_much_text)}."
         )
-    if limit is not None and found.config is not None:
-        needed = limit.needed(found.config)
-        if needed is not None:
-            notes.append(f"It reads {needed:,.0f} tokens of the {limit.tokens:,} there are.")
+    needed = None if found.config is None else limit.needed(found.config)
+    if needed is not None:
+        notes.append(f"It reads {needed:,.0f} tokens of the {limit.tokens:,} there are.")
     return notes
 
 

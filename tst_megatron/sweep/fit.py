@@ -96,10 +96,10 @@ class Fit:
         chosen = surfaces.argmin(axis=1)
         losses = surfaces[np.arange(len(chosen)), chosen]
         return Optimum(
-            _inside(_interval(size, sizes[chosen]), self.sizes),
-            _inside(_interval(ratio, ratios[chosen]), self.ratios),
-            _interval(loss, losses),
-            Interval() if gain is None else _interval(gain, self.baseline_draws - losses),
+            _of_place(size, sizes[chosen], self.sizes),
+            _of_place(ratio, ratios[chosen], self.ratios),
+            _of_lowest(loss, losses),
+            Interval() if gain is None else _of_lowest(gain, self.baseline_draws - losses),
             edges,
         )
 
@@ -151,27 +151,25 @@ def fit_u(results: Sequence[Result], noise: Noise | None) -> Fit | None:
     step_ratios = np.array([run.config.step_ratio for run in cells])
     sizes = int(bag_sizes.min()), int(bag_sizes.max())
     ratios = float(step_ratios.min()), float(step_ratios.max())
-    root = np.sqrt(_weights(cells))
-    weighted = root[:, None] * _terms(bag_sizes, step_ratios)
-    losses = root * np.array([run.loss for run in cells])
-    if not _is_told(weighted, _terms(*_rectangle(sizes, ratios, 3))):
+    terms, weights = _terms(bag_sizes, step_ratios), _weights(cells)
+    solver, told = _solver(terms, weights)
+    wanted = _terms(*_rectangle(sizes, ratios, 3))
+    if float(np.abs(wanted - wanted @ told).max()) > _CLOSE:
         return None
-    coefficients, _, rank, _ = np.linalg.lstsq(weighted, losses, rcond=None)
-    dof = len(cells) - int(rank) - parts.num_levels
-    scatter = None
-    if dof > 0 and parts.is_joined:
-        squares = float(np.square(losses - weighted @ coefficients).sum())
-        scatter = Noise(float(np.sqrt(squares / dof)), dof, "the scatter around the fitted U")
+    losses = np.array([run.loss for run in cells])
+    coefficients = solver @ losses
+    scatter = _scatter(terms, weights, losses, parts.num_levels) if parts.is_joined else None
     baseline = fmean(run.loss for run in baselines) if baselines else None
     draws, baseline_draws = np.empty((0, NUM_TERMS)), np.empty(0)
     widest = max((n for n in (scatter, noise) if n), key=lambda n: n.sd, default=None)
     if widest is not None and widest.sd > 0:
         rng = np.random.default_rng(0)
         spread = _spread(widest, rng)
-        draws = coefficients + spread[:, None] * _unit_errors(weighted, rng)
+        errors = rng.standard_normal((_DRAWS, len(cells))) @ solver.T
+        draws = coefficients + spread[:, None] * errors
         if baseline is not None:
-            errors = rng.standard_normal(_DRAWS) / np.sqrt(len(baselines))
-            baseline_draws = baseline + spread * errors
+            of_mean = rng.standard_normal(_DRAWS) / np.sqrt(len(baselines))
+            baseline_draws = baseline + spread * of_mean
     return Fit(coefficients, draws, baseline, baseline_draws, sizes, ratios, scatter)
 
 
@@ -194,29 +192,44 @@ def _rectangle(
     return found[0].ravel(), found[1].ravel()
 
 
-def _is_told(weighted: Array, wanted: Array) -> bool:
-    """Whether the losses of these rows ``[n, 6]`` tell those of the wanted ones ``[m, 6]``."""
-    _, told = _told(weighted)
-    return float(np.abs(wanted - wanted @ told.T @ told).max()) < _CLOSE
-
-
 def _terms(bag_sizes: Array, step_ratios: Array) -> Array:
     x, r = np.log(bag_sizes), np.asarray(step_ratios)
     return np.stack([np.ones_like(x), x, x * x, r, r * r, x * r], axis=-1)
 
 
-def _unit_errors(weighted: Array, rng: np.random.Generator) -> Array:
-    """Errors ``[n, 6]`` of coefficients whose losses scatter by 1; none where nothing is told."""
-    sizes, told = _told(weighted)
-    errors: Array = (rng.standard_normal((_DRAWS, len(sizes))) / sizes) @ told
-    return errors
+def _solver(terms: Array, weights: Array) -> tuple[Array, Array]:
+    """What makes coefficients of losses ``[6, n]``, and which of them these tell ``[6, 6]``.
+
+    The second leaves terms as they are where the losses say all of them.
+    """
+    root = np.sqrt(weights)
+    left, sizes, directions = np.linalg.svd(root[:, None] * terms, full_matrices=False)
+    is_told = sizes > sizes[0] * np.finfo(float).eps * max(terms.shape)
+    left, sizes, directions = left[:, is_told], sizes[is_told], directions[is_told]
+    return directions.T @ (left / sizes).T * root, directions.T @ directions
 
 
-def _told(weighted: Array) -> tuple[Array, Array]:
-    """How well ``[k]`` which directions ``[k, 6]`` of coefficients are told."""
-    _, sizes, directions = np.linalg.svd(weighted, full_matrices=False)
-    told = sizes > sizes[0] * np.finfo(float).eps * max(weighted.shape)
-    return sizes[told], directions[told]
+def _scatter(terms: Array, weights: Array, losses: Array, num_levels: int) -> Noise | None:
+    """A run's scatter, from what the U leaves; None where it goes through every point.
+
+    Squares count by the squares of the weights, so that what a quadratic misses far above the
+    bottom hardly does. Their sum is scaled to the variance of runs that all scatter alike, and its
+    degrees of freedom are Satterthwaite's (Biometrics Bulletin 2, 1946).
+
+    Args:
+        num_levels: of seeds, taken out of the losses before.
+    """
+    solver, _ = _solver(terms, weights)
+    of_losses = np.eye(len(losses)) - terms @ solver
+    form = of_losses.T @ (np.square(weights)[:, None] * of_losses)
+    num_left = round(float(np.trace(of_losses)))
+    if num_left <= num_levels:
+        return None
+    share = 1 - num_levels / num_left
+    trace = float(np.trace(form))
+    variance = float(losses @ form @ losses) / (trace * share)
+    dof = trace**2 / float(np.square(form).sum()) * share
+    return Noise(float(np.sqrt(max(variance, 0.0))), dof, "the scatter around the fitted U")
 
 
 def _spread(noise: Noise, rng: np.random.Generator) -> Array:
@@ -224,19 +237,30 @@ def _spread(noise: Noise, rng: np.random.Generator) -> Array:
     return noise.sd / np.sqrt(rng.chisquare(noise.dof, _DRAWS) / noise.dof)
 
 
-def _interval(value: float, draws: Array) -> Interval:
+def _quantiles(draws: Array) -> tuple[float, float]:
+    """Of the middle 95 %, both of them values that were drawn."""
     low = np.quantile(draws, (1 - CONFIDENCE) / 2, method="lower")
     high = np.quantile(draws, (1 + CONFIDENCE) / 2, method="higher")
+    return float(low), float(high)
+
+
+def _of_lowest(value: float, draws: Array) -> Interval:
+    """The interval of a loss or a gain at the bottom.
+
+    The lowest of a surface with errors is too low; so is the value, and the draws around it are so
+    once more. They are turned round it, so that the interval goes the other way.
+    """
+    low, high = _quantiles(draws)
+    return Interval(value, min(value, 2 * value - high), max(value, 2 * value - low))
+
+
+def _of_place(value: float, draws: Array, ends: tuple[float, float]) -> Interval:
+    """The interval of s or r: open where it comes to an end, none where there is one value."""
+    if ends[0] == ends[1]:
+        return Interval(value)
+    low, high = _quantiles(draws)
     # The mesh of the draws is coarser than the value's.
-    return Interval(value, min(value, float(low)), max(value, float(high)))
-
-
-def _inside(interval: Interval, ends: tuple[float, float]) -> Interval:
-    """The interval of a place: open where it comes to an end, none where there is but one place."""
-    if ends[0] == ends[1] or interval.low is None or interval.high is None:
-        return Interval(interval.value)
+    low, high = min(value, low), max(value, high)
     return Interval(
-        interval.value,
-        None if isclose(interval.low, ends[0]) else interval.low,
-        None if isclose(interval.high, ends[1]) else interval.high,
+        value, None if isclose(low, ends[0]) else low, None if isclose(high, ends[1]) else high
     )

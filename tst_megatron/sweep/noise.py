@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from math import isfinite, sqrt
+from math import floor, isfinite, sqrt
 from statistics import fmean
 
 import numpy as np
@@ -28,7 +28,7 @@ class Noise:
     """
 
     sd: float
-    dof: int
+    dof: float
     source: str
 
     def margin(self, num_runs: int, num_others: int, chosen_of: int = 1) -> float:
@@ -40,7 +40,8 @@ class Noise:
             chosen_of: cells of which one is the lowest: the luckiest of many is lower by chance
                 than any one of them (Bonferroni's bound).
         """
-        quantile = t_quantile(self.dof, chosen_of)
+        # Whole degrees, of which there are few to be drawn for; down, which is wider.
+        quantile = t_quantile(max(1, floor(self.dof)), chosen_of)
         return quantile * self.sd * sqrt(1 / num_runs + 1 / num_others)
 
 

@@ -8,6 +8,7 @@ from surfaces import above, lowest, made
 
 from tst_megatron.sweep.recommendation import Recommendation, recommend
 from tst_megatron.sweep.results import Result
+from tst_megatron.sweep.sentences import has_ends
 
 DRAWS = 200
 # Of 95 % in 200 draws, 3 standard deviations below.
@@ -40,14 +41,19 @@ def test_intervals_of_a_u_hold_the_truth(grid, keep) -> None:
     best = grid.get("best", BEST)
     size, ratio, height = lowest(best, grid.get("sizes", SIZES), grid.get("ratios", RATIOS))
     held: Counter[str] = Counter()
+    printed: Counter[str] = Counter()
     for found in sweeps(keep or (lambda result: True), **grid):
         optimum = found.optimum
         # An end at the grid's is off by the rounding of logarithms.
         held["s"] += any(optimum.bag_size.holds(size * (1 + e)) for e in (0, 1e-9, -1e-9))
         held["r"] += any(optimum.step_ratio.holds(ratio * (1 + e)) for e in (0, 1e-9, -1e-9))
         held["beyond"] += best[0] <= 8 or optimum.bag_size.holds(best[0])
+        printed["s"] += has_ends(optimum.bag_size)
+        printed["r"] += has_ends(optimum.step_ratio)
         held["gain"] += found.gain.low <= DEPTH - height <= found.gain.high
     assert min(held.values()) >= FEWEST, held
+    # An interval that is the whole grid holds everything: not so many of them.
+    assert min(printed.values()) >= DRAWS // 3, printed
 
 
 @pytest.mark.parametrize("grid", [TWO, {"sizes": (2, 4, 8), "ratios": (0.2, 0.4)}], ids=str)

@@ -169,10 +169,9 @@ def _write_loss(axes: Axes, config: Config, loss: float) -> None:
 
 
 def _mark_optimum(axes: Axes, optimum: Optimum) -> None:
-    """A star at the bottom, and its intervals where there are any."""
-    (x, left, right), (y, below, above) = (
-        _ends(interval) for interval in (optimum.step_ratio, optimum.bag_size)
-    )
+    """A star at the bottom, and its intervals where there are any; an open one leaves the map."""
+    x, left, right = _ends(optimum.step_ratio, axes.get_xlim())
+    y, below, above = _ends(optimum.bag_size, axes.get_ylim())
     axes.errorbar(
         [x],
         [y],
@@ -185,18 +184,21 @@ def _mark_optimum(axes: Axes, optimum: Optimum) -> None:
         elinewidth=2,
         capsize=4,
         zorder=5,
-        label="bottom of the U, 95 % interval",
+        label="bottom of the U" + (", 95 % interval" if left < right or below < above else ""),
     )
     axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0))
 
 
-def _ends(interval: Interval) -> tuple[float, float, float]:
-    """Value, low and high; without an interval all are the value."""
+def _ends(interval: Interval, limits: tuple[float, float]) -> tuple[float, float, float]:
+    """Value, low and high, an open end at the map's; without an interval all are the value."""
     value = interval.value or 0.0
+    if interval.low is None and interval.high is None:
+        return value, value, value
+    low, high = limits
     return (
         value,
-        value if interval.low is None else interval.low,
-        value if interval.high is None else interval.high,
+        low if interval.low is None else interval.low,
+        high if interval.high is None else interval.high,
     )
 
 

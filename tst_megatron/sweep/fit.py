@@ -3,21 +3,20 @@
     loss = c0 + c1 x + c2 x² + c3 r + c4 r² + c5 x r,    x = log s
 
 The one idea: a quadratic is true near the bottom alone, so a cell counts the less the higher it
-lies: one as far above the best as the median cell counts half. The baseline is the same run at
-s = 1 for every r and at r = 0 for every s; it stands at all these places, and counts as one run.
+lies: one as far above the best as the median cell counts half. The baseline, s = 1 or r = 0, is far
+from the bottom and no part of the U; what the cells themselves do not say, the fit does not.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
-from math import log
+from dataclasses import dataclass
+from math import isclose, log
 from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tst_megatron.comparison.result import Interval
-from tst_megatron.sweep.grid import Config
-from tst_megatron.sweep.noise import CONFIDENCE, Noise, levelled, means_of
+from tst_megatron.sweep.noise import CONFIDENCE, Noise, means_of, parted
 from tst_megatron.sweep.results import Result
 
 Array = NDArray[np.float64]
@@ -29,18 +28,22 @@ _FEWEST_CELLS = 3
 _DRAWS = 1000
 # Points a side of the grid's rectangle on which the bottom is looked for.
 _FINE, _COARSE = 241, 61
+# Of terms of the order of 1: a direction that is not told is off by as much.
+_CLOSE = 1e-6
 
 
 @dataclass(frozen=True)
 class Optimum:
-    """The bottom of the U inside the grid.
+    """The bottom of the U inside the rectangle of the cells.
+
+    Where an interval comes to an edge of it, nothing was run beyond to end it: that end is None.
 
     Attributes:
         bag_size: s, between whole numbers as the U has it.
         step_ratio: r.
         loss: there.
         gain: the baseline's loss less that.
-        edges: at which edges of the grid it lies, in words.
+        edges: at which edges it lies, in words.
     """
 
     bag_size: Interval
@@ -59,7 +62,7 @@ class Fit:
         draws: others that the losses allow ``[n, 6]``; empty where their scatter is not known.
         baseline: mean loss of the baselines; None without one.
         baseline_draws: likewise ``[n]``.
-        sizes: smallest and largest bag size of the grid.
+        sizes: smallest and largest bag size of the cells.
         ratios: smallest and largest share.
         scatter: of a run around the U, at its bottom; None where it goes through every point.
     """
@@ -93,18 +96,16 @@ class Fit:
         chosen = surfaces.argmin(axis=1)
         losses = surfaces[np.arange(len(chosen)), chosen]
         return Optimum(
-            _interval(size, sizes[chosen]),
-            _interval(ratio, ratios[chosen]),
-            _interval(loss, losses),
-            Interval() if gain is None else _interval(gain, self.baseline_draws - losses),
+            _of_place(size, sizes[chosen], self.sizes),
+            _of_place(ratio, ratios[chosen], self.ratios),
+            _of_lowest(loss, losses),
+            Interval() if gain is None else _of_lowest(gain, self.baseline_draws - losses),
             edges,
         )
 
     def _mesh(self, points: int, allowed: Allowed | None) -> tuple[Array, Array]:
-        """Bag sizes and shares ``[n]`` all over the grid's rectangle."""
-        logs = np.linspace(log(self.sizes[0]), log(self.sizes[1]), points)
-        shares = np.linspace(*self.ratios, points)
-        sizes, ratios = (axis.ravel() for axis in np.meshgrid(np.exp(logs), shares))
+        """Bag sizes and shares ``[n]`` all over the rectangle."""
+        sizes, ratios = _rectangle(self.sizes, self.ratios, points)
         if allowed is None:
             return sizes, ratios
         is_allowed = allowed(sizes, ratios)
@@ -133,80 +134,62 @@ def fit_u(results: Sequence[Result], noise: Noise | None) -> Fit | None:
     """Fit the U.
 
     Args:
-        results: of all runs, baselines among them; a run that diverged is left out.
+        results: of all runs, baselines among them; a cell with a run that diverged is left out.
         noise: what is known of a run's scatter from elsewhere: the intervals are of this or of the
             scatter around the U, whichever is wider.
 
     Returns:
-        None where there are fewer than three cells, or no spread in one of them.
+        None where the cells leave the U open somewhere between them, as with fewer than three
+        values of what has several.
     """
-    runs = levelled(results)
-    cells = [result for result in runs if not result.config.is_baseline]
-    baselines = [result for result in runs if result.config.is_baseline]
-    if len({result.config for result in cells}) < _FEWEST_CELLS:
+    parts = parted(results)
+    cells = [run for run in parts.runs if not run.config.is_baseline]
+    baselines = [run for run in parts.runs if run.config.is_baseline]
+    if len({run.config for run in cells}) < _FEWEST_CELLS:
         return None
-    points = _points(cells, baselines)
-    root = np.sqrt(points.weights)
-    weighted, losses = root[:, None] * points.terms, root * points.losses
-    coefficients, _, rank, _ = np.linalg.lstsq(weighted, losses, rcond=None)
-    # Every seed's level but one's has been estimated as well.
-    dof = len(runs) - int(rank) - (len({result.seed for result in runs}) - 1)
-    scatter = None
-    if dof > 0:
-        squares = float(np.square(losses - weighted @ coefficients).sum())
-        scatter = Noise(float(np.sqrt(squares / dof)), dof, "the scatter around the fitted U")
-    baseline = fmean(result.loss for result in baselines) if baselines else None
+    bag_sizes = np.array([run.config.bag_size for run in cells], float)
+    step_ratios = np.array([run.config.step_ratio for run in cells])
+    sizes = int(bag_sizes.min()), int(bag_sizes.max())
+    ratios = float(step_ratios.min()), float(step_ratios.max())
+    terms, weights = _terms(bag_sizes, step_ratios), _weights(cells)
+    solver, told = _solver(terms, weights)
+    wanted = _terms(*_rectangle(sizes, ratios, 3))
+    if float(np.abs(wanted - wanted @ told).max()) > _CLOSE:
+        return None
+    losses = np.array([run.loss for run in cells])
+    coefficients = solver @ losses
+    scatter = _scatter(terms, weights, losses, parts.num_levels) if parts.is_joined else None
+    baseline = fmean(run.loss for run in baselines) if baselines else None
     draws, baseline_draws = np.empty((0, NUM_TERMS)), np.empty(0)
     widest = max((n for n in (scatter, noise) if n), key=lambda n: n.sd, default=None)
     if widest is not None and widest.sd > 0:
         rng = np.random.default_rng(0)
         spread = _spread(widest, rng)
-        draws = coefficients + spread[:, None] * _unit_errors(weighted, rng)
+        errors = rng.standard_normal((_DRAWS, len(cells))) @ solver.T
+        draws = coefficients + spread[:, None] * errors
         if baseline is not None:
-            errors = rng.standard_normal(_DRAWS) / np.sqrt(len(baselines))
-            baseline_draws = baseline + spread * errors
-    sizes = [result.config.bag_size for result in cells]
-    ratios = [result.config.step_ratio for result in cells]
-    return Fit(
-        coefficients,
-        draws,
-        baseline,
-        baseline_draws,
-        (min(sizes), max(sizes)),
-        (min(ratios), max(ratios)),
-        scatter,
-    )
+            of_mean = rng.standard_normal(_DRAWS) / np.sqrt(len(baselines))
+            baseline_draws = baseline + spread * of_mean
+    return Fit(coefficients, draws, baseline, baseline_draws, sizes, ratios, scatter)
 
 
-@dataclass(frozen=True)
-class _Points:
-    """Losses ``[n]``, the terms that make them ``[n, 6]``, weights ``[n]``."""
-
-    terms: Array
-    losses: Array
-    weights: Array
-
-
-def _points(cells: Sequence[Result], baselines: Sequence[Result]) -> _Points:
-    sizes = sorted({result.config.bag_size for result in cells})
-    ratios = sorted({result.config.step_ratio for result in cells})
-    places = [*((size, 0.0) for size in sizes), *((1, ratio) for ratio in ratios)]
+def _weights(cells: Sequence[Result]) -> Array:
+    """How much each run counts ``[n]``, above 0 and at most 1."""
     # A run counts by its cell's mean: by its own loss, lucky runs would count more than others.
-    means = {config: mean for config, (mean, _) in means_of((*cells, *baselines)).items()}
-    of_cells = [mean for config, mean in means.items() if not config.is_baseline]
-    best, half = min(of_cells), float(np.median(of_cells)) - min(of_cells)
+    means = {config: mean for config, (mean, _) in means_of(cells).items()}
+    best = min(means.values())
+    half = float(np.median(list(means.values()))) - best
+    above = np.array([means[run.config] - best for run in cells])
+    return 1.0 / (1.0 + (above / half) ** 2) if half > 0 else np.ones(len(cells))
 
-    def weight(config: Config) -> float:
-        return 1.0 / (1.0 + ((means[config] - best) / half) ** 2) if half > 0 else 1.0
 
-    rows = [(*astuple(r.config), r.loss, weight(r.config)) for r in cells] + [
-        (size, ratio, r.loss, weight(r.config) / len(places))
-        for r in baselines
-        for size, ratio in places
-    ]
-    columns = zip(*rows, strict=True)
-    bag_sizes, step_ratios, losses, weights = (np.array(column, float) for column in columns)
-    return _Points(_terms(bag_sizes, step_ratios), losses, weights)
+def _rectangle(
+    sizes: tuple[int, int], ratios: tuple[float, float], points: int
+) -> tuple[Array, Array]:
+    """Bag sizes and shares ``[n]`` all over a rectangle, its edges among them."""
+    logs = np.linspace(log(sizes[0]), log(sizes[1]), points)
+    found = np.meshgrid(np.exp(logs), np.linspace(*ratios, points))
+    return found[0].ravel(), found[1].ravel()
 
 
 def _terms(bag_sizes: Array, step_ratios: Array) -> Array:
@@ -214,23 +197,70 @@ def _terms(bag_sizes: Array, step_ratios: Array) -> Array:
     return np.stack([np.ones_like(x), x, x * x, r, r * r, x * r], axis=-1)
 
 
-def _unit_errors(weighted: Array, rng: np.random.Generator) -> Array:
-    """Errors ``[n, 6]`` of coefficients whose losses scatter by 1; none where nothing is said."""
-    _, sizes, directions = np.linalg.svd(weighted, full_matrices=False)
-    said = sizes > sizes[0] * np.finfo(float).eps * max(weighted.shape)
-    normal = rng.standard_normal((_DRAWS, int(said.sum())))
-    errors: Array = (normal / sizes[said]) @ directions[said]
-    return errors
+def _solver(terms: Array, weights: Array) -> tuple[Array, Array]:
+    """What makes coefficients of losses ``[6, n]``, and which of them these tell ``[6, 6]``.
+
+    The second leaves terms as they are where the losses say all of them.
+    """
+    root = np.sqrt(weights)
+    left, sizes, directions = np.linalg.svd(root[:, None] * terms, full_matrices=False)
+    is_told = sizes > sizes[0] * np.finfo(float).eps * max(terms.shape)
+    left, sizes, directions = left[:, is_told], sizes[is_told], directions[is_told]
+    return directions.T @ (left / sizes).T * root, directions.T @ directions
+
+
+def _scatter(terms: Array, weights: Array, losses: Array, num_levels: int) -> Noise | None:
+    """A run's scatter, from what the U leaves; None where it goes through every point.
+
+    Squares count by the squares of the weights, so that what a quadratic misses far above the
+    bottom hardly does. Their sum is scaled to the variance of runs that all scatter alike, and its
+    degrees of freedom are Satterthwaite's (Biometrics Bulletin 2, 1946).
+
+    Args:
+        num_levels: of seeds, taken out of the losses before.
+    """
+    solver, _ = _solver(terms, weights)
+    of_losses = np.eye(len(losses)) - terms @ solver
+    form = of_losses.T @ (np.square(weights)[:, None] * of_losses)
+    num_left = round(float(np.trace(of_losses)))
+    if num_left <= num_levels:
+        return None
+    share = 1 - num_levels / num_left
+    trace = float(np.trace(form))
+    variance = float(losses @ form @ losses) / (trace * share)
+    dof = trace**2 / float(np.square(form).sum()) * share
+    return Noise(float(np.sqrt(max(variance, 0.0))), dof, "the scatter around the fitted U")
 
 
 def _spread(noise: Noise, rng: np.random.Generator) -> Array:
     """Standard deviations ``[n]`` that an estimate with so few degrees of freedom allows."""
-    if noise.dof == float("inf"):
-        return np.full(_DRAWS, noise.sd)
     return noise.sd / np.sqrt(rng.chisquare(noise.dof, _DRAWS) / noise.dof)
 
 
-def _interval(value: float, draws: Array) -> Interval:
-    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+def _quantiles(draws: Array) -> tuple[float, float]:
+    """Of the middle 95 %, both of them values that were drawn."""
+    low = np.quantile(draws, (1 - CONFIDENCE) / 2, method="lower")
+    high = np.quantile(draws, (1 + CONFIDENCE) / 2, method="higher")
+    return float(low), float(high)
+
+
+def _of_lowest(value: float, draws: Array) -> Interval:
+    """The interval of a loss or a gain at the bottom.
+
+    The lowest of a surface with errors is too low; so is the value, and the draws around it are so
+    once more. They are turned round it, so that the interval goes the other way.
+    """
+    low, high = _quantiles(draws)
+    return Interval(value, min(value, 2 * value - high), max(value, 2 * value - low))
+
+
+def _of_place(value: float, draws: Array, ends: tuple[float, float]) -> Interval:
+    """The interval of s or r: open where it comes to an end, none where there is one value."""
+    if ends[0] == ends[1]:
+        return Interval(value)
+    low, high = _quantiles(draws)
     # The mesh of the draws is coarser than the value's.
-    return Interval(value, min(value, float(low)), max(value, float(high)))
+    low, high = min(value, low), max(value, high)
+    return Interval(
+        value, None if isclose(low, ends[0]) else low, None if isclose(high, ends[1]) else high
+    )

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from math import isfinite, sqrt
+from math import floor, isfinite, sqrt
 from statistics import fmean
 
 import numpy as np
@@ -23,7 +23,7 @@ class Noise:
 
     Attributes:
         sd: standard deviation, nats a token.
-        dof: degrees of freedom it was estimated with; infinity where it is taken as known.
+        dof: degrees of freedom it was estimated with.
         source: where it comes from, in words.
     """
 
@@ -31,67 +31,102 @@ class Noise:
     dof: float
     source: str
 
-    def margin(self, num_runs: int, num_others: int) -> float:
-        """How far the means of two cells may be apart by chance."""
-        return t_quantile(self.dof) * self.sd * sqrt(1 / num_runs + 1 / num_others)
+    def margin(self, num_runs: int, num_others: int, chosen_of: int = 1) -> float:
+        """How far the means of two cells may be apart by chance.
+
+        Args:
+            num_runs: of one.
+            num_others: of the other.
+            chosen_of: cells of which one is the lowest: the luckiest of many is lower by chance
+                than any one of them (Bonferroni's bound).
+        """
+        # Whole degrees, of which there are few to be drawn for; down, which is wider.
+        quantile = t_quantile(max(1, floor(self.dof)), chosen_of)
+        return quantile * self.sd * sqrt(1 / num_runs + 1 / num_others)
 
 
-def levelled(results: Sequence[Result]) -> list[Result]:
-    """The runs with a final loss, every seed's own level taken out of them.
+@dataclass(frozen=True)
+class Parted:
+    """Losses parted into their cells', their seeds' and the rest.
+
+    Attributes:
+        runs: every seed's own level taken out of their losses; the level of all together stays.
+        rest: what neither says ``[n]``.
+        num_levels: of seeds, as far as they have been estimated.
+        num_numbers: that cells and seeds say together.
+        is_joined: whether any two cells can be compared; see `parted`.
+    """
+
+    runs: tuple[Result, ...]
+    rest: NDArray[np.float64]
+    num_levels: int
+    num_numbers: int
+    is_joined: bool
+
+
+def usable(results: Iterable[Result]) -> list[Result]:
+    """The runs of cells that all ended with a loss.
+
+    A pair with a seed that diverged is no choice, whatever its other seeds came to. The baseline is
+    not chosen but compared with: its other runs stay.
+    """
+    results = list(results)
+    out = {r.config for r in results if not isfinite(r.loss) and not r.config.is_baseline}
+    return [r for r in results if isfinite(r.loss) and r.config not in out]
+
+
+def parted(results: Iterable[Result]) -> Parted:
+    """The usable runs, every seed's own level taken out of them.
 
     A seed is higher or lower in all its cells, by how it draws weights and text; that moves no
-    difference between cells, but would where some cells have not been run with every seed. The
-    level of all seeds together stays.
+    difference between cells, but would where some cells have not been run with every seed. A level
+    is estimated from differences within cells alone: where no cell joins two groups of seeds, what
+    is between them stays in the cells' losses. That is noise like any other where each cell has
+    seeds of its own; else the cells cannot be compared, as some differ by it and some do not.
     """
-    finite = [result for result in results if isfinite(result.loss)]
-    if not finite:
-        return []
-    _, shifts, _ = _parted(finite)
-    return [replace(result, loss=result.loss - shifts[result.seed]) for result in finite]
+    runs = usable(results)
+    configs = sorted({run.config for run in runs})
+    seeds = sorted({run.seed for run in runs})
+    losses = np.array([run.loss for run in runs])
+    of_cell = np.array([[run.config == config for config in configs] for run in runs], float)
+    of_seed = np.array([[run.seed == seed for seed in seeds] for run in runs], float)
+    if not runs:
+        return Parted((), losses, 0, 0, is_joined=True)
+    mean = of_cell @ (of_cell / of_cell.sum(axis=0)).T
+    within, within_seeds = losses - mean @ losses, of_seed - mean @ of_seed
+    # The solution of least norm: the levels of seeds that are joined sum to 0.
+    levels, _, rank, _ = np.linalg.lstsq(within_seeds, within, rcond=None)
+    groups = len(seeds) - int(rank)
+    if groups == len(configs) > 1:
+        levels, rank = np.zeros(len(seeds)), 0
+    level = of_seed @ levels
+    return Parted(
+        tuple(replace(run, loss=run.loss - float(x)) for run, x in zip(runs, level, strict=True)),
+        within - within_seeds @ levels,
+        int(rank),
+        len(configs) + int(rank),
+        is_joined=groups in (1, len(configs)),
+    )
+
+
+def levelled(results: Iterable[Result]) -> tuple[Result, ...]:
+    """The usable runs, every seed's own level taken out of them."""
+    return parted(results).runs
 
 
 def noise_between_seeds(results: Sequence[Result]) -> Noise | None:
     """What is left of losses when the cell's mean and the seed's level are taken out of them.
 
     Returns:
-        None where no cell has several seeds, or all that differs is the seed.
+        None where no cell has several seeds, all that differs is the seed, or cells cannot be
+        compared.
     """
-    finite = [result for result in results if isfinite(result.loss)]
-    if not finite:
+    parts = parted(results)
+    dof = len(parts.runs) - parts.num_numbers
+    if dof < 1 or not parts.is_joined:
         return None
-    residuals, shifts, rank = _parted(finite)
-    dof = len(finite) - rank
-    if dof < 1:
-        return None
-    source = f"the spread between {len(shifts)} seeds"
-    return Noise(float(sqrt(residuals @ residuals / dof)), dof, source)
-
-
-def _parted(results: Sequence[Result]) -> tuple[NDArray[np.float64], dict[int, float], int]:
-    """Losses parted into their cell's, their seed's and the rest.
-
-    Returns:
-        The rest ``[n]``, every seed's shift, which sum to 0, and how many numbers say it all.
-    """
-    configs = sorted({result.config for result in results})
-    seeds = sorted({result.seed for result in results})
-    design = np.zeros((len(results), len(configs) + len(seeds)))
-    for row, result in enumerate(results):
-        design[row, configs.index(result.config)] = 1.0
-        design[row, len(configs) + seeds.index(result.seed)] = 1.0
-    losses = np.array([result.loss for result in results])
-    solution, _, rank, _ = np.linalg.lstsq(design, losses, rcond=None)
-    of_seeds = solution[len(configs) :]
-    shifts = dict(zip(seeds, map(float, of_seeds - of_seeds.mean()), strict=True))
-    return losses - design @ solution, shifts, int(rank)
-
-
-def noise_of_evaluation(results: Sequence[Result]) -> Noise | None:
-    """The mean standard error of the held-out losses; None where they have none."""
-    errors = [result.stderr for result in results if result.stderr and isfinite(result.stderr)]
-    if not errors:
-        return None
-    return Noise(fmean(errors), float("inf"), "the error of the held-out evaluation alone")
+    source = f"the spread between {len({run.seed for run in parts.runs})} seeds"
+    return Noise(float(sqrt(parts.rest @ parts.rest / dof)), dof, source)
 
 
 def means_of(results: Iterable[Result]) -> dict[Config, tuple[float, int]]:
@@ -103,8 +138,7 @@ def means_of(results: Iterable[Result]) -> dict[Config, tuple[float, int]]:
 
 
 @cache
-def t_quantile(dof: float) -> float:
-    """The upper end of Student's t distribution's middle 95 %."""
-    rng = np.random.default_rng(0)
-    draws = rng.standard_normal(_DRAWS) if dof == float("inf") else rng.standard_t(dof, _DRAWS)
-    return float(np.quantile(np.abs(draws), CONFIDENCE))
+def t_quantile(dof: int, num_tests: int = 1) -> float:
+    """The upper end of Student's t distribution's middle 95 %, that of all of some tests."""
+    draws = np.random.default_rng(0).standard_t(dof, _DRAWS)
+    return float(np.quantile(np.abs(draws), 1 - (1 - CONFIDENCE) / num_tests))

@@ -25,7 +25,7 @@ from tst_megatron.sweep.figure import draw_search, draw_sweep
 from tst_megatron.sweep.fit import Fit, Optimum
 from tst_megatron.sweep.grid import BASELINE, Config
 from tst_megatron.sweep.halving import Search
-from tst_megatron.sweep.noise import levelled, means_of
+from tst_megatron.sweep.noise import levelled, means_of, usable
 from tst_megatron.sweep.recommendation import Limit, Recommendation, recommend
 from tst_megatron.sweep.results import Result, as_csv
 from tst_megatron.sweep.text import Text
@@ -79,8 +79,9 @@ def write_report(out: Path, found: Found) -> dict[str, Any]:
     """
     out.mkdir(parents=True, exist_ok=True)
     recommendation = None
-    if any(isfinite(r.loss) and not r.config.is_baseline for r in found.results):
-        recommendation = recommend(found.results, found.limit)
+    if any(not result.config.is_baseline for result in usable(found.results)):
+        asked = [config for config in found.text or () if not config.is_baseline]
+        recommendation = recommend(found.results, found.limit, asked)
     report = build_report(found, recommendation)
     write_whole(out / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
     write_whole(out / "cells.csv", as_csv(found.results))
@@ -108,7 +109,9 @@ def build_report(found: Found, recommendation: Recommendation | None) -> dict[st
     num_done = sum(isfinite(result.loss) for result in found.results)
     partial = bool(found.failed) or (num_done < found.wanted and found.search is None)
     if recommendation is None:
-        headline, notes = "There is nothing to choose from yet: no superposed run is done.", []
+        ran = any(not result.config.is_baseline for result in found.results)
+        reason = "every pair has a run that diverged" if ran else "no superposed run is done"
+        headline, notes = f"There is nothing to choose from yet: {reason}.", []
     else:
         headline, *notes = recommendation.sentences
     report = {
@@ -295,8 +298,13 @@ def _text_notes(found: Found) -> list[str]:
 
 
 def _diverged_notes(results: Sequence[Result]) -> list[str]:
-    diverged = [f"{r.config} with seed {r.seed}" for r in results if not isfinite(r.loss)]
-    return [f"Without a final loss, so left out: {'; '.join(diverged)}."] if diverged else []
+    diverged = [r for r in results if not isfinite(r.loss)]
+    if not diverged:
+        return []
+    said = "; ".join(f"{r.config} with seed {r.seed}" for r in diverged)
+    cells = any(not r.config.is_baseline for r in diverged)
+    out = " Pairs with such a run are left out of the fit and of the choice." if cells else ""
+    return [f"Without a final loss: {said}.{out}"]
 
 
 def _search_notes(search: Search) -> list[str]:

@@ -1,6 +1,7 @@
 """Sweeps whose truth is known: a U in log s and r, with noise, and the paper's table."""
 
-from math import log
+from dataclasses import astuple
+from math import exp, log
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +32,27 @@ def made(
     for seed in range(1, seeds + 1):
         shift = rng.normal(0, 4 * noise)
         for config in (BASELINE, *(Config(s, r) for s in sizes for r in ratios)):
-            loss = 3.2 if config == BASELINE else 3.2 - depth + _above(config, best)
+            loss = 3.2 if config == BASELINE else 3.2 - depth + above(astuple(config), best)
             results.append(Result(config, seed, float(loss + shift + rng.normal(0, noise))))
     return results
 
 
-def _above(config: Config, best: tuple[float, float]) -> float:
-    x, r = log(config.bag_size / best[0]), config.step_ratio - best[1]
+def lowest(
+    best: tuple[float, float] = (6.0, 0.27),
+    sizes: tuple[int, ...] = (2, 4, 8, 16),
+    ratios: tuple[float, ...] = (0.1, 0.3, 0.5),
+) -> tuple[float, float, float]:
+    """Where the U is lowest between these cells, and how far above its bottom that is."""
+    size = min(max(best[0], sizes[0]), sizes[-1])
+    x = log(size / best[0])
+    ratio = min(max(best[1] - x / 30, ratios[0]), ratios[-1])
+    # The valley of s at that share; with one of both at an end the other one is right already.
+    if size == best[0] and ratio != best[1]:
+        size = min(max(best[0] * exp((best[1] - ratio) / 2), sizes[0]), sizes[-1])
+    return size, ratio, above((size, ratio), best)
+
+
+def above(place: tuple[float, float], best: tuple[float, float] = (6.0, 0.27)) -> float:
+    """How far a bag size and share lie above the bottom of the U."""
+    x, r = log(place[0] / best[0]), place[1] - best[1]
     return 0.02 * x * x + 0.3 * r * r + 0.02 * x * r

@@ -1,10 +1,14 @@
 """What is recommended: the bottom of the U, within the text, and not more than was shown."""
 
+from dataclasses import replace
+
 import pytest
 from surfaces import made, paper
 
+from tst_megatron.comparison.result import Interval
+from tst_megatron.sweep.fit import fit_u
 from tst_megatron.sweep.grid import BASELINE, Config
-from tst_megatron.sweep.recommendation import Limit, recommend
+from tst_megatron.sweep.recommendation import Limit, _whole, recommend
 from tst_megatron.sweep.results import Result
 
 POSITIONS = 20_000 * 1024 * 2048
@@ -12,7 +16,7 @@ POSITIONS = 20_000 * 1024 * 2048
 
 def test_the_papers_table() -> None:
     found = recommend(paper())
-    assert found.config == Config(7, 0.3)
+    assert found.config == Config(7, 0.29)
     assert found.best == Config(7, 0.3)
     assert {Config(6, 0.3), Config(8, 0.3)} <= set(found.alike)
     assert Config(2, 0.3) not in found.alike
@@ -88,3 +92,67 @@ def test_one_cell_is_recommended_without_a_fit() -> None:
 def test_without_a_baseline_no_gain_is_named() -> None:
     found = recommend([r for r in paper() if not r.config.is_baseline])
     assert "there is no baseline" in found.sentences[0]
+
+
+def test_a_seed_a_run_halves_nothing() -> None:
+    found = recommend([replace(result, seed=seed) for seed, result in enumerate(paper())])
+    assert (found.config, found.best) == (Config(7, 0.29), Config(7, 0.3))
+    assert found.gain.value == pytest.approx(0.0731, abs=0.001)
+    assert any("at 3.1392" in note for note in found.sentences)
+
+
+def test_the_error_of_the_evaluation_makes_no_interval() -> None:
+    results = [replace(r, stderr=0.003) for r in made(sizes=(4, 8), ratios=(0.2, 0.4), noise=0.01)]
+    found = recommend(results)
+    assert found.noise is None
+    assert found.gain.low is None
+    assert any(note.startswith("There are no intervals: one seed") for note in found.sentences)
+
+
+def test_seeds_that_look_like_cells_make_no_interval() -> None:
+    rows = {0.0: 1, 0.1: 2, 0.3: 3, 0.5: 4}
+    found = recommend([r for r in made(seeds=4, noise=0.01) if rows[r.config.step_ratio] == r.seed])
+    assert found.noise is None
+    assert found.optimum is not None
+    assert found.optimum.bag_size.low is None
+    assert any("the seeds' differences look like the cells'" in note for note in found.sentences)
+
+
+def test_no_gain_is_not_said_of_a_cell_below_the_baseline() -> None:
+    results = [
+        replace(r, loss=3.1999) if r.config == Config(8, 0.1) else r for r in made(depth=-0.003)
+    ]
+    found = recommend(results)
+    assert found.gain.value < 0
+    assert found.config != BASELINE
+    assert "though no gain over the baseline is shown: it is -0.0" in found.sentences[0]
+
+
+def test_no_gain_with_one_in_the_interval_is_not_shown() -> None:
+    results = made(depth=-0.004, noise=0.002, sizes=(2, 4, 8))
+    results = [replace(r, loss=3.2) if r.config == BASELINE else r for r in results]
+    found = recommend(results)
+    assert found.config == BASELINE
+    assert found.gain.high > 0
+    assert found.sentences[0].startswith("No gain is shown: neither a cell nor the fitted U")
+
+
+def test_a_recommendation_stays_in_the_grid() -> None:
+    results = made(best=(20.0, 0.05), sizes=(2, 4, 8), ratios=(0.125, 0.3, 0.5), seeds=2)
+    noisy = [replace(r, loss=r.loss + 1e-4 * ((i * 7) % 5)) for i, r in enumerate(results)]
+    found = recommend(noisy)
+    assert found.config == Config(8, 0.125)
+    assert found.sentences[0].startswith("Take s = 8 (8 or more), r = 0.125 (0.125 or less): ")
+    assert any("so extend the grid there" in note for note in found.sentences)
+    # Half of the grid was run whole, as after halving: its edges are not the grid's.
+    asked = [Config(s, r) for s in (2, 4, 8, 16) for r in (0.125, 0.3, 0.5)]
+    notes = recommend(noisy, asked=asked).sentences
+    assert any("so run more of the grid whole" in note for note in notes)
+
+
+def test_the_smaller_size_is_taken_only_where_the_interval_holds_both() -> None:
+    fit = fit_u(paper(), None)
+    optimum = fit.optimum()
+    assert _whole(optimum, fit, None).bag_size == 7
+    narrow = replace(optimum, bag_size=Interval(7.6, 6.9, 7.8))
+    assert _whole(narrow, fit, None).bag_size == 8

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,38 @@ def test_a_run_that_diverged_is_named(tmp_path: Path) -> None:
     report = report_of(tmp_path, Found("r", 100, results, len(results)))
     assert any("s = 32, r = 0.5 with seed 1" in note for note in report["notes"])
     assert report["cells"][-1]["loss"] is None
+
+
+def test_a_cell_with_one_seed_that_diverged_is_named_and_not_chosen(tmp_path: Path) -> None:
+    luck, bad = Config(8, 0.3), float("nan")
+    results = tuple(
+        replace(r, loss=bad if r.seed == 2 else 2.0) if r.config == luck else r
+        for r in made(seeds=3, noise=0.003)
+    )
+    report = report_of(tmp_path, Found("r", 100, results, len(results)))
+    (cell,) = (c for c in report["cells"] if (c["bag_size"], c["step_ratio"]) == (8, 0.3))
+    assert cell["loss"] is None
+    assert not cell["is_best"]
+    assert any("s = 8, r = 0.3 with seed 2. Pairs with" in note for note in report["notes"])
+
+
+def test_all_pairs_diverged(tmp_path: Path) -> None:
+    results = (Result(BASELINE, 1, 3.2), Result(Config(4, 0.3), 1, float("nan")))
+    report = report_of(tmp_path, Found("r", 100, results, 2))
+    assert "every pair has a run that diverged" in report["headline"]
+
+
+def test_an_open_interval_is_drawn_and_said(tmp_path: Path) -> None:
+    results = tuple(made(best=(20.0, 0.27), sizes=(2, 4, 8), seeds=3, noise=0.002))
+    report = report_of(tmp_path, Found("r", 100, results, len(results)))
+    interval = report["recommendation"]["optimum"]["bag_size"]
+    assert interval["low"] == pytest.approx(8.0)
+    assert interval["high"] is None
+    assert "s = 8 (8 or more)" in report["headline"]
+    # Of a larger grid, the rest of which was not run whole.
+    text = {Config(s, r): Text(1000, 1.0, False) for s in (1, 2, 4, 8, 16) for r in (0.1, 0.3, 0.5)}
+    report = report_of(tmp_path, Found("r", 100, results, len(results), text=text))
+    assert any("so run more of the grid whole" in note for note in report["notes"])
 
 
 def test_halving_has_its_regret_and_its_figure(tmp_path: Path) -> None:

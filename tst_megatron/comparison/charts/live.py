@@ -37,7 +37,7 @@ def figure(chart: Chart) -> dict[str, Any]:
         "data": [
             *(_band(band) for band in chart.bands if band.xs.size),
             *(_line(line, _is_new(line, listed)) for line in chart.lines),
-            *(_dot(dot) for dot in chart.dots),
+            *(trace for dot in chart.dots for trace in _dot(dot, dot.edges_beyond(chart.y_range))),
         ],
         "layout": {
             "margin": {"l": 62, "r": 16, "t": 52, "b": 48},
@@ -112,24 +112,43 @@ def _band(band: Band) -> dict[str, Any]:
     }
 
 
-def _dot(dot: Dot) -> dict[str, Any]:
+def _dot(dot: Dot, edges: tuple[float, ...]) -> list[dict[str, Any]]:
+    """The dot with its bar, and an arrow to every edge that its interval goes on beyond."""
     trace: dict[str, Any] = {
         "type": "scatter",
         "mode": "markers",
         "name": _in_lines(dot.name),
+        "legendgroup": dot.name,
         "showlegend": dot.listed,
         "x": [dot.x],
         "y": [dot.y],
         "marker": {"color": dot.colour, "size": 11, "symbol": "diamond"},
     }
-    if dot.low is not None and dot.high is not None:
+    if dot.low is not None or dot.high is not None:
         trace["error_y"] = {
             "type": "data",
-            "array": [dot.high - dot.y],
-            "arrayminus": [dot.y - dot.low],
+            "array": [0.0 if dot.high is None else dot.high - dot.y],
+            "arrayminus": [0.0 if dot.low is None else dot.y - dot.low],
             "color": dot.colour,
         }
-    return trace
+    return [trace, *(_arrow_of_dot(dot, edge) for edge in edges)]
+
+
+def _arrow_of_dot(dot: Dot, edge: float) -> dict[str, Any]:
+    """Hidden with its dot, which an annotation would not be."""
+    head = "triangle-up" if edge > dot.y else "triangle-down"
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "legendgroup": dot.name,
+        "showlegend": False,
+        "x": [dot.x, dot.x],
+        "y": [dot.y, edge],
+        "line": {"color": dot.colour, "width": 2},
+        "marker": {"color": dot.colour, "size": [0, 11], "symbol": ["circle", head]},
+        "cliponaxis": False,
+        "hoverinfo": "skip",
+    }
 
 
 def _axis(label: str, limits: tuple[float, float] | None) -> dict[str, Any]:

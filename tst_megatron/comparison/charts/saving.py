@@ -1,9 +1,11 @@
 """The saving by loss, and the loss difference at equal FLOPs, along the runs."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tst_megatron.comparison.charts.amounts import FLOPS
-from tst_megatron.comparison.charts.chart import Band, Chart, Dot, Line, Rule
+from tst_megatron.comparison.charts.chart import Chart, Dot, Line, Rule
+from tst_megatron.comparison.charts.intervals import MARGIN, Figures, around, on_open_ends
 from tst_megatron.comparison.charts.palette import colour_of
 from tst_megatron.comparison.charts.thinning import thin
 from tst_megatron.comparison.findings import Findings
@@ -11,13 +13,14 @@ from tst_megatron.comparison.result import Comparison
 from tst_megatron.comparison.run import Array
 from tst_megatron.comparison.sentences import EXTRAPOLATED
 
-_MARGIN = 0.1
 _NO_SAVING = 1.0
+# For the ends of intervals, beyond the figures.
+_ROOM_FOR_RATIOS, _ROOM_FOR_LOSSES = 2.0, 0.2
 
 
 def saving_chart(findings: Findings) -> Chart | None:
     """Steps of the baseline over TST's by loss, the headline as a point; None without either."""
-    lines, bands, dots = [], [], []
+    lines, figures, dots = [], [], []
     for comparison in findings.comparisons:
         colour = colour_of(findings, comparison.tst)
         if colour is None:
@@ -26,12 +29,20 @@ def saving_chart(findings: Findings) -> Chart | None:
         if found.losses.size:
             xs, ratios = thin(found.losses, found.step_ratios)
             lines.append(Line(comparison.tst.name, xs, ratios, colour))
-            bands.append(_band(comparison.tst.name, found.losses, found.lows, found.highs, colour))
+            figures.append(
+                Figures(
+                    comparison.tst.name, colour,
+                    found.losses, found.step_ratios, found.lows, found.highs,
+                )
+            )  # fmt: skip
         dots += _headline_dot(comparison, colour, len(findings.comparisons) == 1)
     if not lines and not dots:
         return None
     xs = np.concatenate([*(line.xs for line in lines), [dot.x for dot in dots]])
     ys = np.concatenate([*(line.ys for line in lines), [dot.y for dot in dots], [_NO_SAVING]])
+    ends = [end for dot in dots for end in (dot.low, dot.high)]
+    ends += [end for one in figures for end in (*one.lows, *one.highs)]
+    y_range = around(ys, ends, _ROOM_FOR_RATIOS)
     return Chart(
         name="saving",
         title="Saving by loss",
@@ -39,15 +50,15 @@ def saving_chart(findings: Findings) -> Chart | None:
         f"right: {_in_words(lines, dots)}.",
         caption="Training goes on to the right, as the loss falls. Lines: along the runs, with the "
         "learning rate still high in the stable phase. Point: the headline. Where a band or a bar "
-        "holds 1, no difference is shown.",
+        f"holds 1, no difference is shown.{on_open_ends(figures, dots, y_range)}",
         x_label="held-out loss (nats a token)",
         y_label="steps: baseline ÷ TST",
         lines=tuple(lines),
-        bands=tuple(bands),
+        bands=tuple(band for one in figures for band in one.bands(y_range)),
         dots=tuple(dots),
         rules=(Rule(_NO_SAVING, "y", "no saving"),),
         x_range=_falling(xs),
-        y_range=_around(ys),
+        y_range=y_range,
     )
 
 
@@ -61,13 +72,16 @@ def difference_chart(findings: Findings) -> Chart | None:
     if not told:
         return None
     per, label = FLOPS.unit(max(float(one.equal_flops.along.max()) for one, _ in told))
-    lines, bands = [], []
+    lines, figures = [], []
     for one, colour in told:
-        found = one.equal_flops
-        xs, ys = thin(found.along / per, found.differences)
-        lines.append(Line(one.tst.name, xs, ys, colour))
-        bands.append(_band(one.tst.name, found.along / per, found.lows, found.highs, colour))
-    late = np.concatenate([_after_bags(one) for one, _ in told])
+        found, name = one.equal_flops, one.tst.name
+        xs = found.along / per
+        lines.append(Line(name, *thin(xs, found.differences), colour))
+        figures.append(Figures(name, colour, xs, found.differences, found.lows, found.highs))
+    late = [(one.equal_flops, _after_bags(one)) for one, _ in told]
+    ys = np.concatenate([[0.0], *(found.differences[there] for found, there in late)])
+    ends = [e for found, there in late for e in (*found.lows[there], *found.highs[there])]
+    y_range = around(ys, ends, _ROOM_FOR_LOSSES)
     return Chart(
         name="difference",
         title="Loss difference at equal FLOPs",
@@ -75,14 +89,14 @@ def difference_chart(findings: Findings) -> Chart | None:
         + "; ".join(f"{line.name} {line.ys[-1]:+.3f}" for line in lines)
         + ".",
         caption="Below 0, TST is ahead. In bags the next-token loss is a nat or more higher: that "
-        "part is out of sight at first.",
+        f"part is out of sight at first.{on_open_ends(figures, (), y_range)}",
         x_label=label,
         y_label="TST − baseline (nats a token)",
         lines=tuple(lines),
-        bands=tuple(bands),
+        bands=tuple(band for one in figures for band in one.bands(y_range)),
         rules=(Rule(0.0, "y", "no difference"),),
-        x_range=(0.0, max(float(line.xs.max()) for line in lines) * (1 + _MARGIN / 2)),
-        y_range=_around(np.concatenate([late, [0.0]])),
+        x_range=(0.0, max(float(line.xs.max()) for line in lines) * (1 + MARGIN / 2)),
+        y_range=y_range,
     )
 
 
@@ -98,34 +112,21 @@ def _headline_dot(comparison: Comparison, colour: str, alone: bool) -> list[Dot]
     return [Dot(name, equal.loss.value, found.value, found.low, found.high, colour, listed)]
 
 
-def _band(name: str, xs: Array, lows: Array, highs: Array, colour: str) -> Band:
-    there = np.isfinite(lows) & np.isfinite(highs)
-    return Band(name, xs[there], lows[there], highs[there], colour)
-
-
-def _after_bags(comparison: Comparison) -> Array:
-    """The differences at FLOPs beyond the last switch; all where that is not known."""
+def _after_bags(comparison: Comparison) -> NDArray[np.bool_]:
+    """Which differences are at FLOPs beyond the last switch; all where that is not known."""
     found = comparison.equal_flops
     known = np.isfinite(found.differences)
     run = comparison.tst.runs[0]
     switch = max((phase.last_step for phase in run.phases[:-1]), default=0)
     after = run.curve.flops[run.curve.steps > switch]
     late = known & (found.along > after[0]) if after.size else known
-    kept = found.differences[late]
-    return kept if kept.size else found.differences[known]
+    return np.asarray(late if late.any() else known)
 
 
 def _falling(xs: Array) -> tuple[float, float]:
     low, high = float(xs.min()), float(xs.max())
-    margin = _MARGIN / 2 * (high - low) or 0.05
+    margin = MARGIN / 2 * (high - low) or 0.05
     return high + margin, low - margin
-
-
-def _around(ys: Array) -> tuple[float, float]:
-    ys = ys[np.isfinite(ys)]
-    low, high = float(ys.min()), float(ys.max())
-    margin = _MARGIN * (high - low) or 0.05
-    return low - margin, high + margin
 
 
 def _in_words(lines: list[Line], dots: list[Dot]) -> str:

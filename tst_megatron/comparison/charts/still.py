@@ -88,7 +88,7 @@ def _draw(axes: Axes, chart: Chart) -> None:
         _draw_line(axes, line, None if line.name in listed else line.name)
         listed.add(line.name)
     for dot in chart.dots:
-        _draw_dot(axes, dot)
+        _draw_dot(axes, dot, dot.edges_beyond(chart.y_range))
     axes.set_xlabel(chart.x_label)
     axes.set_ylabel(chart.y_label)
     if chart.x_range is not None:
@@ -134,20 +134,29 @@ def _draw_line(axes: Axes, line: Line, label: str | None) -> None:
     )
 
 
-def _draw_dot(axes: Axes, dot: Dot) -> None:
-    ends = None
-    if dot.low is not None and dot.high is not None:
-        ends = [[dot.y - dot.low], [dot.high - dot.y]]
+def _draw_dot(axes: Axes, dot: Dot, edges: tuple[float, ...]) -> None:
+    """The dot with its bar, and an arrow to every edge that its interval goes on beyond."""
+    below = 0.0 if dot.low is None else dot.y - dot.low
+    above = 0.0 if dot.high is None else dot.high - dot.y
+    has_bar = dot.low is not None or dot.high is not None
     axes.errorbar(
         [dot.x],
         [dot.y],
-        yerr=ends,
+        yerr=[[below], [above]] if has_bar else None,
         fmt="D",
         color=dot.colour,
         capsize=4,
         zorder=4,
         label=dot.name if dot.listed else None,
     )
+    for edge in edges:
+        axes.annotate(
+            "",
+            xy=(dot.x, edge),
+            xytext=(dot.x, dot.y),
+            arrowprops={"arrowstyle": "-|>", "color": dot.colour, "shrinkA": 0, "shrinkB": 0},
+            zorder=4,
+        )
 
 
 def _draw_rule(axes: Axes, rule: Rule) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_findings import findings
 
@@ -83,6 +83,7 @@ def test_the_difference_has_room_for_its_band() -> None:
 ENDS = st.floats(-5, 5) | st.just(float("nan"))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(-1, 1), ENDS, ENDS), min_size=1, max_size=6))
 def test_bands_hold_their_figures(rows: list[tuple[float, float, float]]) -> None:
     ys, lows, highs = (np.array(column) for column in zip(*rows, strict=True))

@@ -8,6 +8,7 @@ import base64
 import gzip
 import math
 from functools import cache
+from html import escape
 from importlib.resources import files
 from textwrap import wrap
 from typing import Any
@@ -86,7 +87,12 @@ def _line(line: Line, listed: bool) -> dict[str, Any]:
 
 def _in_lines(name: str) -> str:
     """A name that a narrow screen's legend can hold."""
-    return "<br>".join(wrap(name, _LEGEND_LETTERS))
+    return "<br>".join(_as_it_is(part) for part in wrap(name, _LEGEND_LETTERS))
+
+
+def _as_it_is(words: str) -> str:
+    """Words in which plotly.js, whose text is a kind of HTML, finds no tags."""
+    return escape(words, quote=False)
 
 
 def _is_new(line: Line, listed: set[str]) -> bool:
@@ -100,7 +106,7 @@ def _band(band: Band) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "lines",
-        "name": band.name,
+        "name": _as_it_is(band.name),
         "legendgroup": band.name,
         "showlegend": False,
         "x": [*_numbers(band.xs), *_numbers(band.xs[::-1])],
@@ -153,7 +159,7 @@ def _arrow_of_dot(dot: Dot, edge: float) -> dict[str, Any]:
 
 def _axis(label: str, limits: tuple[float, float] | None) -> dict[str, Any]:
     axis: dict[str, Any] = {
-        "title": {"text": label},
+        "title": {"text": _as_it_is(label)},
         "gridcolor": _GRID,
         "linecolor": _SOFT,
         "zeroline": False,
@@ -173,7 +179,7 @@ def _rule(rule: Rule) -> dict[str, Any]:
 
 
 def _rule_text(rule: Rule) -> dict[str, Any]:
-    text = {"text": rule.text, "showarrow": False, "font": {"size": 12, "color": _SOFT}}
+    text = {"text": _as_it_is(rule.text), "showarrow": False, "font": {"size": 12, "color": _SOFT}}
     if rule.across == "x":
         place = {"y": 0, "xanchor": "right"} if rule.at_foot else {"y": 1, "xanchor": "center"}
         return {**text, "x": rule.at, "xref": "x", **place, "yref": "paper", "yanchor": "bottom"}
@@ -202,7 +208,7 @@ def _arrow(arrow: Arrow) -> list[dict[str, Any]]:
         {
             "x": middle,
             "y": arrow.y,
-            "text": arrow.text.replace("\n", "<br>"),
+            "text": _as_it_is(arrow.text).replace("\n", "<br>"),
             "showarrow": False,
             "yanchor": "top",
             "yshift": -4,

@@ -5,13 +5,15 @@ Figures are made without pyplot, so nothing global changes.
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.container import Container
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
@@ -25,6 +27,8 @@ _WIDTH, _AXES, _ENTRY, _TITLE = 6.4, 3.8, 0.2, 0.4
 # In points: the legend under the axes, whose labels it leaves room for.
 _LEGEND_BELOW, _POINTS_AN_INCH = 36.0, 72.0
 _PNG_DPI = 130
+# Names are names: no formula begins at a "$" in one.
+_TEXT = {"text.parse_math": False}
 _DASHES: dict[str, str | tuple[int, tuple[float, ...]]] = {
     "solid": "-",
     "dash": (0, (5, 2)),
@@ -34,17 +38,23 @@ _DASHES: dict[str, str | tuple[int, tuple[float, ...]]] = {
 
 def svg(chart: Chart) -> str:
     """The chart as an ``<svg>`` element: no address in it, the text as text."""
-    figure = Figure(figsize=(_WIDTH, _height(chart)), layout="constrained")
-    _draw(figure.add_subplot(), chart)
     buffer = io.StringIO()
     # The salt and the missing date make the same runs give the same bytes.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": chart.name}):
+    as_text = {"svg.fonttype": "none", "svg.hashsalt": chart.name}
+    with matplotlib.rc_context(_TEXT | as_text):
+        figure = Figure(figsize=(_WIDTH, _height(chart)), layout="constrained")
+        _draw(figure.add_subplot(), chart)
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return _inline(buffer.getvalue(), chart)
 
 
 def png(charts: Sequence[Chart], columns: int) -> bytes:
     """Charts side by side, in rows of so many, as one PNG with their titles."""
+    with matplotlib.rc_context(_TEXT):
+        return _png(charts, columns)
+
+
+def _png(charts: Sequence[Chart], columns: int) -> bytes:
     rows = [charts[at : at + columns] for at in range(0, len(charts), columns)]
     heights = [_TITLE + max(map(_height, row)) for row in rows]
     figure = Figure(figsize=(columns * _WIDTH, sum(heights)), layout="constrained")
@@ -83,12 +93,13 @@ def _draw(axes: Axes, chart: Chart) -> None:
         axes.fill_between(
             band.xs, band.lows, band.highs, color=band.colour, alpha=_BAND_OPACITY, linewidth=0
         )
-    listed: set[str] = set()
+    entries: dict[str, Artist | Container] = {}
     for line in chart.lines:
-        _draw_line(axes, line, None if line.name in listed else line.name)
-        listed.add(line.name)
+        entries.setdefault(line.name, _draw_line(axes, line))
     for dot in chart.dots:
-        _draw_dot(axes, dot, dot.edges_beyond(chart.y_range))
+        drawn = _draw_dot(axes, dot, dot.edges_beyond(chart.y_range))
+        if dot.listed:
+            entries.setdefault(dot.name, drawn)
     axes.set_xlabel(chart.x_label)
     axes.set_ylabel(chart.y_label)
     if chart.x_range is not None:
@@ -102,14 +113,19 @@ def _draw(axes: Axes, chart: Chart) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    if chart.legend:
-        _draw_legend(axes)
+    if entries:
+        _draw_legend(axes, entries)
 
 
-def _draw_legend(axes: Axes) -> None:
-    """Under the axes, at the same distance whatever their height."""
+def _draw_legend(axes: Axes, entries: Mapping[str, Artist | Container]) -> None:
+    """Under the axes, at the same distance whatever their height.
+
+    Its entries are given, as matplotlib would leave out names that begin with "_".
+    """
     below = ScaledTranslation(0, -_LEGEND_BELOW / _POINTS_AN_INCH, axes.figure.dpi_scale_trans)
     axes.legend(
+        list(entries.values()),
+        list(entries),
         frameon=False,
         loc="upper left",
         bbox_to_anchor=(0.0, 0.0),
@@ -119,8 +135,8 @@ def _draw_legend(axes: Axes) -> None:
     )
 
 
-def _draw_line(axes: Axes, line: Line, label: str | None) -> None:
-    axes.plot(
+def _draw_line(axes: Axes, line: Line) -> Artist:
+    (drawn,) = axes.plot(
         line.xs,
         line.ys,
         color=line.colour,
@@ -130,16 +146,16 @@ def _draw_line(axes: Axes, line: Line, label: str | None) -> None:
         markersize=3.5,
         alpha=_FAINT if line.faint else 1.0,
         zorder=2.0 if line.faint else 3.0,
-        label=label,
     )
+    return drawn
 
 
-def _draw_dot(axes: Axes, dot: Dot, edges: tuple[float, ...]) -> None:
+def _draw_dot(axes: Axes, dot: Dot, edges: tuple[float, ...]) -> Container:
     """The dot with its bar, and an arrow to every edge that its interval goes on beyond."""
     below = 0.0 if dot.low is None else dot.y - dot.low
     above = 0.0 if dot.high is None else dot.high - dot.y
     has_bar = dot.low is not None or dot.high is not None
-    axes.errorbar(
+    drawn = axes.errorbar(
         [dot.x],
         [dot.y],
         yerr=[[below], [above]] if has_bar else None,
@@ -147,7 +163,6 @@ def _draw_dot(axes: Axes, dot: Dot, edges: tuple[float, ...]) -> None:
         color=dot.colour,
         capsize=4,
         zorder=4,
-        label=dot.name if dot.listed else None,
     )
     for edge in edges:
         axes.annotate(
@@ -157,6 +172,7 @@ def _draw_dot(axes: Axes, dot: Dot, edges: tuple[float, ...]) -> None:
             arrowprops={"arrowstyle": "-|>", "color": dot.colour, "shrinkA": 0, "shrinkB": 0},
             zorder=4,
         )
+    return drawn
 
 
 def _draw_rule(axes: Axes, rule: Rule) -> None:

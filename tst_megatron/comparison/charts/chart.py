@@ -79,6 +79,30 @@ class Dot:
 
 
 @dataclass(frozen=True)
+class Beyond:
+    """Points of a line outside the range that is shown, each marked at the edge that hides it.
+
+    Attributes:
+        name: of the line.
+        xs: float64 ``[n]``.
+        ys: float64 ``[n]``, beyond the edge.
+        edge: its y.
+        colour: as #rrggbb.
+    """
+
+    name: str
+    xs: Array
+    ys: Array
+    edge: float
+    colour: str
+
+    @property
+    def is_above(self) -> bool:
+        """Whether the edge is the upper one."""
+        return bool(self.ys[0] > self.edge)
+
+
+@dataclass(frozen=True)
 class Rule:
     """A straight line across the chart with words at its end.
 
@@ -126,6 +150,7 @@ class Chart:
         lines: in the order of the legend.
         bands: behind the lines.
         dots: above them.
+        beyond: marks at the edges.
         rules: thin.
         arrows: thin.
         x_range: what is shown at first, from left to right; a falling one turns the axis round.
@@ -141,6 +166,7 @@ class Chart:
     lines: tuple[Line, ...]
     bands: tuple[Band, ...] = ()
     dots: tuple[Dot, ...] = ()
+    beyond: tuple[Beyond, ...] = ()
     rules: tuple[Rule, ...] = ()
     arrows: tuple[Arrow, ...] = ()
     x_range: tuple[float, float] | None = None

@@ -13,7 +13,7 @@ from importlib.resources import files
 from textwrap import wrap
 from typing import Any
 
-from tst_megatron.comparison.charts.chart import Arrow, Band, Chart, Dot, Line, Rule
+from tst_megatron.comparison.charts.chart import Arrow, Band, Beyond, Chart, Dot, Line, Rule
 from tst_megatron.comparison.run import Array
 
 _INK, _SOFT, _GRID = "#1f2328", "#59636e", "#e4e7eb"
@@ -39,6 +39,7 @@ def figure(chart: Chart) -> dict[str, Any]:
             *(_band(band) for band in chart.bands if band.xs.size),
             *(_line(line, _is_new(line, listed)) for line in chart.lines),
             *(trace for dot in chart.dots for trace in _dot(dot, dot.edges_beyond(chart.y_range))),
+            *(_beyond(points) for points in chart.beyond),
         ],
         "layout": {
             "margin": {"l": 62, "r": 16, "t": 52, "b": 48},
@@ -154,6 +155,27 @@ def _arrow_of_dot(dot: Dot, edge: float) -> dict[str, Any]:
         "marker": {"color": dot.colour, "size": [0, 11], "symbol": ["circle", head]},
         "cliponaxis": False,
         "hoverinfo": "skip",
+    }
+
+
+def _beyond(points: Beyond) -> dict[str, Any]:
+    """Marks at an edge, which tell what they stand for."""
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": _in_lines(points.name),
+        "legendgroup": points.name,
+        "showlegend": False,
+        "x": _numbers(points.xs),
+        "y": [points.edge] * points.xs.size,
+        "text": [f"{y:.4g}" for y in points.ys],
+        "hoverinfo": "x+text+name",
+        "marker": {
+            "color": points.colour,
+            "size": 8,
+            "symbol": "triangle-up" if points.is_above else "triangle-down",
+        },
+        "cliponaxis": False,
     }
 
 

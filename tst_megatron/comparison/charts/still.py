@@ -100,6 +100,16 @@ def _draw(axes: Axes, chart: Chart) -> None:
         drawn = _draw_dot(axes, dot, dot.edges_beyond(chart.y_range))
         if dot.listed:
             entries.setdefault(dot.name, drawn)
+    for points in chart.beyond:
+        axes.plot(
+            points.xs,
+            [points.edge] * points.xs.size,
+            color=points.colour,
+            marker="^" if points.is_above else "v",
+            markersize=4,
+            linestyle="",
+            clip_on=False,
+        )
     axes.set_xlabel(chart.x_label)
     axes.set_ylabel(chart.y_label)
     if chart.x_range is not None:

@@ -132,6 +132,22 @@ def test_the_switch_close_up_keeps_losses_of_two_kinds_apart() -> None:
     assert bags.xs.max() <= SWITCH < single.xs.min()
 
 
+def test_steps_without_a_bag_size_are_of_their_phase_in_the_close_up() -> None:
+    found = findings()
+    (run, *_) = found.tst[0].runs
+    sizes = run.steps.bag_sizes.copy()
+    sizes[::2] = np.nan
+    apart = replace(run, steps=replace(run.steps, bag_sizes=sizes))
+    chart = switch_chart(replace(found, tst=(replace(found.tst[0], runs=(apart,)),)))
+    assert chart is not None
+    training = [line for line in chart.lines if line.name.startswith("training loss")]
+    assert [line.name for line in training] == [
+        "training loss on bags of 4",
+        "training loss on single tokens",
+    ]
+    assert training[0].xs.max() == SWITCH
+
+
 def test_the_headline_is_a_point_with_its_bar_and_1_a_line() -> None:
     chart = saving_chart(findings(extrapolated=True))
     assert chart is not None

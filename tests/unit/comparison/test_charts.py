@@ -56,6 +56,15 @@ def _without(run: Run, step: float) -> Run:
     return replace(run, curve=Curve(**{k: v[kept] for k, v in vars(run.curve).items()}))
 
 
+def test_the_legends_final_loss_is_the_groups_where_seeds_end_apart() -> None:
+    group = baseline()
+    ends = group.runs[0], _without(group.runs[1], float(STEPS))
+    mean = np.mean([run.curve.losses[-1] for run in ends])
+    chart = loss_chart(Findings((Group("cut", ends, STEPS),), (), ()), FLOPS)
+    assert chart is not None
+    assert chart.legend == [f"cut: {mean:.3f}"]
+
+
 def test_the_arrow_goes_from_what_the_baseline_needed_to_what_tst_needed() -> None:
     chart = loss_chart(findings(), GPU_HOURS)
     assert chart is not None

@@ -17,6 +17,7 @@ from tst_megatron.comparison.charts.saving import difference_chart, saving_chart
 from tst_megatron.comparison.charts.switch import switch_chart
 from tst_megatron.comparison.charts.thinning import MOST_POINTS, thin
 from tst_megatron.comparison.findings import Findings
+from tst_megatron.comparison.output.folder import charts_of
 from tst_megatron.comparison.result import Interval
 from tst_megatron.comparison.run import Curve, Group, Run
 
@@ -126,7 +127,7 @@ def test_what_no_run_told_has_no_chart() -> None:
     assert loss_chart(Findings((), (), ()), GPU_HOURS) is None
     assert "no run has one yet" in still.svg(no_losses())
     assert switch_chart(alone) is None
-    assert saving_chart(alone) is None
+    assert saving_chart(alone, STEP) is None
     assert difference_chart(alone) is None
 
 
@@ -158,7 +159,7 @@ def test_steps_without_a_bag_size_are_of_their_phase_in_the_close_up() -> None:
 
 
 def test_the_headline_is_a_point_with_its_bar_and_1_a_line() -> None:
-    chart = saving_chart(findings(extrapolated=True))
+    chart = saving_chart(findings(extrapolated=True), STEP)
     assert chart is not None
     (dot,) = chart.dots
     assert (dot.x, dot.y, dot.low, dot.high) == (2.2871, 1.8371, 1.62, 2.04)
@@ -166,6 +167,21 @@ def test_the_headline_is_a_point_with_its_bar_and_1_a_line() -> None:
     assert [(rule.at, rule.across) for rule in chart.rules] == [(1.0, "y")]
     assert chart.x_range is not None
     assert chart.x_range[0] > chart.x_range[1]
+
+
+def test_the_saving_of_gpu_hours_is_drawn_where_clocks_compare() -> None:
+    found = findings()
+    names = {chart.name: chart for chart in charts_of(found)}
+    hours = names["saving-gpu-hours"]
+    equal, saving = found.comparisons[0].equal_loss, found.comparisons[0].saving
+    (dot,) = hours.dots
+    assert Interval(dot.y, dot.low, dot.high) == equal.gpu_hours_ratio
+    assert (hours.lines[0].ys == saving.gpu_hours_ratios).all()
+    assert hours.y_label == "GPU hours: baseline ÷ TST"
+    apart = {chart.name: chart for chart in charts_of(replace(found, clocks_compare=False))}
+    assert "saving-gpu-hours" not in apart
+    assert "steps alone" in apart["saving"].caption
+    assert "steps alone" not in names["saving"].caption
 
 
 def test_extras_have_a_chart_each() -> None:
@@ -200,6 +216,6 @@ def test_the_zoomable_chart_and_the_picture_hold_the_same() -> None:
 
 
 def test_the_same_findings_give_the_same_picture() -> None:
-    charts = [saving_chart(findings()), saving_chart(findings())]
+    charts = [saving_chart(findings(), STEP), saving_chart(findings(), STEP)]
     one, other = (still.svg(chart) for chart in charts if chart is not None)
     assert one == other

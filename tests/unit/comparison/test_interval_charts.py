@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from made_findings import findings
 
 from tst_megatron.comparison.charts import live, still
+from tst_megatron.comparison.charts.amounts import STEPS
 from tst_megatron.comparison.charts.chart import Chart
 from tst_megatron.comparison.charts.intervals import Figures, around
 from tst_megatron.comparison.charts.saving import difference_chart, saving_chart
@@ -17,7 +18,7 @@ from tst_megatron.comparison.result import Interval
 
 
 def chart_of(ratio: Interval) -> Chart:
-    chart = saving_chart(findings(ratio))
+    chart = saving_chart(findings(ratio), STEPS)
     assert chart is not None
     assert chart.y_range is not None
     return chart
@@ -63,7 +64,7 @@ def test_a_band_with_an_open_end_goes_to_the_edge() -> None:
     highs[-5:] = np.nan
     lows[3] = highs[3] = np.nan
     saving = replace(one.saving, lows=lows, highs=highs)
-    chart = saving_chart(Findings(found.baseline, found.tst, (replace(one, saving=saving),)))
+    chart = saving_chart(Findings(found.baseline, found.tst, (replace(one, saving=saving),)), STEPS)
     assert chart is not None
     assert chart.y_range is not None
     first, second = chart.bands

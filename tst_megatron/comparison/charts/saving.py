@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from tst_megatron.comparison.charts.amounts import FLOPS
+from tst_megatron.comparison.charts.amounts import FLOPS, GPU_HOURS, STEPS, Amount
 from tst_megatron.comparison.charts.chart import Chart, Dot, Line, Rule
 from tst_megatron.comparison.charts.intervals import MARGIN, Figures, around, on_open_ends
 from tst_megatron.comparison.charts.palette import colour_of
@@ -14,28 +14,34 @@ from tst_megatron.comparison.run import Array
 from tst_megatron.comparison.sentences import EXTRAPOLATED
 
 _NO_SAVING = 1.0
+# Of `Saving`: the ratios and the ends of their intervals.
+_FIELDS = {
+    STEPS: ("step_ratios", "lows", "highs"),
+    GPU_HOURS: ("gpu_hours_ratios", "gpu_hours_lows", "gpu_hours_highs"),
+}
+_STEPS_ALONE = " In steps alone: the two sides' hours are not of the same hardware."
 # For the ends of intervals, beyond the figures.
 _ROOM_FOR_RATIOS, _ROOM_FOR_LOSSES = 2.0, 0.2
 
 
-def saving_chart(findings: Findings) -> Chart | None:
-    """Steps of the baseline over TST's by loss, the headline as a point; None without either."""
+def saving_chart(findings: Findings, amount: Amount) -> Chart | None:
+    """The baseline's amount over TST's by loss, the headline as a point; None without either.
+
+    Args:
+        findings: what to show.
+        amount: steps or GPU hours.
+    """
     lines, figures, dots = [], [], []
     for comparison in findings.comparisons:
         colour = colour_of(findings, comparison.tst)
         if colour is None:
             continue
-        found = comparison.saving
-        if found.losses.size:
-            xs, ratios = thin(found.losses, found.step_ratios)
-            lines.append(Line(comparison.tst.name, xs, ratios, colour))
-            figures.append(
-                Figures(
-                    comparison.tst.name, colour,
-                    found.losses, found.step_ratios, found.lows, found.highs,
-                )
-            )  # fmt: skip
-        dots += _headline_dot(comparison, colour, len(findings.comparisons) == 1)
+        name, losses = comparison.tst.name, comparison.saving.losses
+        ratios, lows, highs = (getattr(comparison.saving, field) for field in _FIELDS[amount])
+        if np.isfinite(ratios).any():
+            lines.append(Line(name, *thin(losses, ratios), colour))
+            figures.append(Figures(name, colour, losses, ratios, lows, highs))
+        dots += _headline_dot(comparison, amount, colour, len(findings.comparisons) == 1)
     if not lines and not dots:
         return None
     xs = np.concatenate([*(line.xs for line in lines), [dot.x for dot in dots]])
@@ -44,15 +50,16 @@ def saving_chart(findings: Findings) -> Chart | None:
     ends += [end for one in figures for end in (*one.lows, *one.highs)]
     y_range = around(ys, ends, _ROOM_FOR_RATIOS)
     return Chart(
-        name="saving",
-        title="Saving by loss",
-        alt="Steps of the baseline over those of TST by held-out loss, the runs' ends at the "
-        f"right: {_in_words(lines, dots)}.",
+        name="saving" if amount is STEPS else f"saving-{amount.field.replace('_', '-')}",
+        title=f"Saving of {amount.label} by loss",
+        alt=f"{amount.label} of the baseline over those of TST by held-out loss, the runs' ends "
+        f"at the right: {_in_words(lines, dots)}.",
         caption="Training goes on to the right, as the loss falls. Lines: along the runs, with the "
         "learning rate still high in the stable phase. Point: the headline. Where a band or a bar "
-        f"holds 1, no difference is shown.{on_open_ends(figures, dots, y_range)}",
+        f"holds 1, no difference is shown.{on_open_ends(figures, dots, y_range)}"
+        + ("" if findings.clocks_compare else _STEPS_ALONE),
         x_label="held-out loss (nats a token)",
-        y_label="steps: baseline ÷ TST",
+        y_label=f"{amount.label}: baseline ÷ TST",
         lines=tuple(lines),
         bands=tuple(band for one in figures for band in one.bands(y_range)),
         dots=tuple(dots),
@@ -100,10 +107,10 @@ def difference_chart(findings: Findings) -> Chart | None:
     )
 
 
-def _headline_dot(comparison: Comparison, colour: str, alone: bool) -> list[Dot]:
+def _headline_dot(comparison: Comparison, amount: Amount, colour: str, alone: bool) -> list[Dot]:
     """The headline; of several groups only an extrapolated one has a name of its own."""
     equal = comparison.equal_loss
-    found = equal.step_ratio
+    found = amount.ratio(equal)
     if equal.loss.value is None or found.value is None:
         return []
     words = ", ".join([equal.where, *([EXTRAPOLATED] if equal.extrapolated else [])])

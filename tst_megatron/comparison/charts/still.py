@@ -6,6 +6,7 @@ Figures are made without pyplot, so nothing global changes.
 import io
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from html import escape
 from typing import Any
 
@@ -27,8 +28,6 @@ _WIDTH, _AXES, _ENTRY, _TITLE = 6.4, 3.8, 0.2, 0.4
 # In points: the legend under the axes, whose labels it leaves room for.
 _LEGEND_BELOW, _POINTS_AN_INCH = 36.0, 72.0
 _PNG_DPI = 130
-# Names are names: no formula begins at a "$" in one.
-_TEXT = {"text.parse_math": False}
 _DASHES: dict[str, str | tuple[int, tuple[float, ...]]] = {
     "solid": "-",
     "dash": (0, (5, 2)),
@@ -40,8 +39,10 @@ def svg(chart: Chart) -> str:
     """The chart as an ``<svg>`` element: no address in it, the text as text."""
     buffer = io.StringIO()
     # The salt and the missing date make the same runs give the same bytes.
-    as_text = {"svg.fonttype": "none", "svg.hashsalt": chart.name}
-    with matplotlib.rc_context(_TEXT | as_text):
+    with (
+        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": chart.name}),
+        _names_as_they_are(),
+    ):
         figure = Figure(figsize=(_WIDTH, _height(chart)), layout="constrained")
         _draw(figure.add_subplot(), chart)
         figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -50,7 +51,7 @@ def svg(chart: Chart) -> str:
 
 def png(charts: Sequence[Chart], columns: int) -> bytes:
     """Charts side by side, in rows of so many, as one PNG with their titles."""
-    with matplotlib.rc_context(_TEXT):
+    with _names_as_they_are():
         return _png(charts, columns)
 
 
@@ -67,6 +68,11 @@ def _png(charts: Sequence[Chart], columns: int) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_PNG_DPI)
     return buffer.getvalue()
+
+
+def _names_as_they_are() -> AbstractContextManager[None]:
+    """In which no formula begins at a "$"."""
+    return matplotlib.rc_context({"text.parse_math": False})
 
 
 def _height(chart: Chart) -> float:

@@ -117,11 +117,17 @@ def _agrees(line: Logged, phases: tuple[Phase, ...]) -> bool:
 
 
 def _from_lines(logged: Sequence[Logged], last_step: int) -> tuple[Phase, ...]:
-    """As the step lines have it: a switch is known to within a log interval."""
+    """As the step lines have it: a switch is known to within a log interval.
+
+    Lines without a bag size, of a source that samples its series apart, are of the phase of those
+    around them.
+    """
     phases, start = [], 0
-    groups = groupby(logged, key=lambda line: (line.stage, line.bag_size or 1))
-    for (stage, bag_size), lines in groups:
-        end = list(lines)[-1].step
+    telling = [line for line in logged if line.bag_size is not None] or logged
+    for bag_size, group in groupby(telling, key=lambda line: line.bag_size or 1):
+        lines = list(group)
+        # A stage that is not told is 0.
+        stage, end = max(line.stage for line in lines), lines[-1].step
         phases.append(Phase(stage, bag_size, start + 1, end))
         start = end
     if phases and phases[-1].last_step < last_step:

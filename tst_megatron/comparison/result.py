@@ -4,7 +4,9 @@ Ratios are baseline over TST: above 1, TST needed less. Differences are TST minu
 TST is ahead.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from tst_megatron.comparison.run import Array, Group
 
@@ -117,12 +119,18 @@ class Saving:
         step_ratios: baseline over TST.
         lows: their intervals' lower ends.
         highs: their upper ends.
+        gpu_hours_ratios: baseline over TST; NaN where a side does not tell its hours.
+        gpu_hours_lows: their intervals' lower ends.
+        gpu_hours_highs: their upper ends.
     """
 
     losses: Array
     step_ratios: Array
     lows: Array
     highs: Array
+    gpu_hours_ratios: Array = field(default_factory=lambda: np.array([]))
+    gpu_hours_lows: Array = field(default_factory=lambda: np.array([]))
+    gpu_hours_highs: Array = field(default_factory=lambda: np.array([]))
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,14 @@ import numpy as np
 
 from tst_megatron.comparison.paths import along
 from tst_megatron.comparison.resampling import Rows, interval
-from tst_megatron.comparison.result import Saving
+from tst_megatron.comparison.result import Interval, Saving
+from tst_megatron.comparison.run import Array
 
 _LOSSES = 48
 
 
 def saving(baseline: Rows, tst: Rows, confidence: float) -> Saving:
-    """Step ratios at losses from the first that both sides came from above to, down to the last.
+    """Ratios at losses from the first that both sides came from above to, down to the last.
 
     Down to the higher of the two final losses: what both reached, nothing extrapolated.
     """
@@ -22,16 +23,25 @@ def saving(baseline: Rows, tst: Rows, confidence: float) -> Saving:
     # Close together near the end, where curves are flat and readers look.
     losses = end + (start - end) * np.linspace(1, 0, _LOSSES) ** 2
     paths = along(baseline), along(tst)
-    found = []
+    steps, hours = [], []
     for loss in losses:
         theirs, ours = (path.crossing(np.full(len(path.losses), loss)) for path in paths)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratios = np.where(np.isinf(ours), -np.inf, theirs / ours)
-        # In a copy where neither side gets there neither is ahead.
-        ratios = np.where(np.isinf(theirs) & np.isinf(ours), 1.0, ratios)
-        found.append(interval(ratios, confidence))
-    ratios, lows, highs = (
-        np.array([getattr(one, end) for one in found], dtype=np.float64)
-        for end in ("value", "low", "high")
-    )
-    return Saving(losses, ratios, lows, highs)
+        steps.append(interval(_ratios(theirs, ours), confidence))
+        paid = baseline.costs_at("gpu_hours", theirs), tst.costs_at("gpu_hours", ours)
+        hours.append(interval(_ratios(*paid), confidence))
+    return Saving(losses, *_columns(steps), *_columns(hours))
+
+
+def _ratios(theirs: Array, ours: Array) -> Array:
+    """Baseline over TST ``[rows]``."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.where(np.isinf(ours), -np.inf, theirs / ours)
+    # In a copy where neither side gets there neither is ahead.
+    return np.where(np.isinf(theirs) & np.isinf(ours), 1.0, ratios)
+
+
+def _columns(found: list[Interval]) -> tuple[Array, Array, Array]:
+    """Values and ends; NaN for what is not there."""
+    ends = [(one.value, one.low, one.high) for one in found]
+    values, lows, highs = np.array(ends, dtype=np.float64).T
+    return values, lows, highs

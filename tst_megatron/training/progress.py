@@ -1,18 +1,20 @@
 """Show how far runs are, from their ledgers: bars on a terminal, lines in a log file."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+import orjson
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from tst_megatron.training.ledger import LedgerError, read_ledger
-
 _LINE_INTERVAL_S = 15.0
 _WINDOW = 20  # Logged steps that a rate is taken over.
+_TAIL_BYTES = 1 << 18  # Holds the window many times over, and a header.
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,7 @@ class Status:
 
 def status_of(ledger_file: Path, num_steps: int) -> Status:
     """Read a run's status; of a run that has logged nothing yet, that it starts."""
-    try:
-        steps = read_ledger(ledger_file).steps[-_WINDOW:]
-    except LedgerError:
-        return Status()
+    steps = _latest_steps(ledger_file)
     if not steps:
         return Status()
     first, last = steps[0], steps[-1]
@@ -69,6 +68,29 @@ def status_of(ledger_file: Path, num_steps: int) -> Status:
         data_tokens_per_s=data_tokens_per_s,
         left_s=left_s,
     )
+
+
+def _latest_steps(ledger_file: Path) -> list[dict[str, Any]]:
+    """The last logged steps, from the file's end alone: it is asked for every second."""
+    try:
+        with ledger_file.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            texts = file.read().split(b"\n")
+    except OSError:
+        return []
+    steps: list[dict[str, Any]] = []
+    for text in texts:
+        try:
+            line = orjson.loads(text)
+        except ValueError:
+            # Its beginning is before the tail, or it is still being written.
+            continue
+        if line["kind"] == "header":
+            # The run starts again, and goes back to this step.
+            steps = [before for before in steps if before["step"] <= line["step"]]
+        elif line["kind"] == "step":
+            steps.append(line)
+    return steps[-_WINDOW:]
 
 
 class ProgressDisplay:

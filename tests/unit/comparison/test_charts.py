@@ -17,6 +17,7 @@ from tst_megatron.comparison.charts.saving import difference_chart, saving_chart
 from tst_megatron.comparison.charts.switch import switch_chart
 from tst_megatron.comparison.charts.thinning import MOST_POINTS, thin
 from tst_megatron.comparison.findings import Findings
+from tst_megatron.comparison.output.folder import charts_of
 from tst_megatron.comparison.result import Interval
 from tst_megatron.comparison.run import Curve, Group, Run
 
@@ -54,6 +55,15 @@ def test_the_mean_is_of_the_steps_that_all_seeds_have() -> None:
 def _without(run: Run, step: float) -> Run:
     kept = run.curve.steps != step
     return replace(run, curve=Curve(**{k: v[kept] for k, v in vars(run.curve).items()}))
+
+
+def test_the_legends_final_loss_is_the_groups_where_seeds_end_apart() -> None:
+    group = baseline()
+    ends = group.runs[0], _without(group.runs[1], float(STEPS))
+    mean = np.mean([run.curve.losses[-1] for run in ends])
+    chart = loss_chart(Findings((Group("cut", ends, STEPS),), (), ()), FLOPS)
+    assert chart is not None
+    assert chart.legend == [f"cut: {mean:.3f}"]
 
 
 def test_the_arrow_goes_from_what_the_baseline_needed_to_what_tst_needed() -> None:
@@ -117,7 +127,7 @@ def test_what_no_run_told_has_no_chart() -> None:
     assert loss_chart(Findings((), (), ()), GPU_HOURS) is None
     assert "no run has one yet" in still.svg(no_losses())
     assert switch_chart(alone) is None
-    assert saving_chart(alone) is None
+    assert saving_chart(alone, STEP) is None
     assert difference_chart(alone) is None
 
 
@@ -132,8 +142,24 @@ def test_the_switch_close_up_keeps_losses_of_two_kinds_apart() -> None:
     assert bags.xs.max() <= SWITCH < single.xs.min()
 
 
+def test_steps_without_a_bag_size_are_of_their_phase_in_the_close_up() -> None:
+    found = findings()
+    (run, *_) = found.tst[0].runs
+    sizes = run.steps.bag_sizes.copy()
+    sizes[::2] = np.nan
+    apart = replace(run, steps=replace(run.steps, bag_sizes=sizes))
+    chart = switch_chart(replace(found, tst=(replace(found.tst[0], runs=(apart,)),)))
+    assert chart is not None
+    training = [line for line in chart.lines if line.name.startswith("training loss")]
+    assert [line.name for line in training] == [
+        "training loss on bags of 4",
+        "training loss on single tokens",
+    ]
+    assert training[0].xs.max() == SWITCH
+
+
 def test_the_headline_is_a_point_with_its_bar_and_1_a_line() -> None:
-    chart = saving_chart(findings(extrapolated=True))
+    chart = saving_chart(findings(extrapolated=True), STEP)
     assert chart is not None
     (dot,) = chart.dots
     assert (dot.x, dot.y, dot.low, dot.high) == (2.2871, 1.8371, 1.62, 2.04)
@@ -141,6 +167,21 @@ def test_the_headline_is_a_point_with_its_bar_and_1_a_line() -> None:
     assert [(rule.at, rule.across) for rule in chart.rules] == [(1.0, "y")]
     assert chart.x_range is not None
     assert chart.x_range[0] > chart.x_range[1]
+
+
+def test_the_saving_of_gpu_hours_is_drawn_where_clocks_compare() -> None:
+    found = findings()
+    names = {chart.name: chart for chart in charts_of(found)}
+    hours = names["saving-gpu-hours"]
+    equal, saving = found.comparisons[0].equal_loss, found.comparisons[0].saving
+    (dot,) = hours.dots
+    assert Interval(dot.y, dot.low, dot.high) == equal.gpu_hours_ratio
+    assert (hours.lines[0].ys == saving.gpu_hours_ratios).all()
+    assert hours.y_label == "GPU hours: baseline ÷ TST"
+    apart = {chart.name: chart for chart in charts_of(replace(found, clocks_compare=False))}
+    assert "saving-gpu-hours" not in apart
+    assert "steps alone" in apart["saving"].caption
+    assert "steps alone" not in names["saving"].caption
 
 
 def test_extras_have_a_chart_each() -> None:
@@ -175,6 +216,6 @@ def test_the_zoomable_chart_and_the_picture_hold_the_same() -> None:
 
 
 def test_the_same_findings_give_the_same_picture() -> None:
-    charts = [saving_chart(findings()), saving_chart(findings())]
+    charts = [saving_chart(findings(), STEP), saving_chart(findings(), STEP)]
     one, other = (still.svg(chart) for chart in charts if chart is not None)
     assert one == other

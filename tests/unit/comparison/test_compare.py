@@ -146,6 +146,8 @@ def test_the_saving_by_loss_is_the_speed_at_every_loss():
     # The highest losses lie between the first evaluations, which are far apart in log steps.
     np.testing.assert_allclose(saving.step_ratios[12:], 2, rtol=0.02)
     assert (saving.lows <= saving.step_ratios).all()
+    # A step costs both sides the same.
+    np.testing.assert_allclose(saving.gpu_hours_ratios, saving.step_ratios, rtol=1e-6)
 
 
 def test_what_is_not_known_is_none():

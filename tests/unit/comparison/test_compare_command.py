@@ -112,8 +112,10 @@ def test_json_alone_is_on_standard_output_and_in_the_folder(
 ) -> None:
     out, printed = whole
     assert json.loads((out / "report.json").read_text(), parse_constant=refuse) == printed
-    names = {"report.html", "report.json", "loss.png", "saving.png"}
-    assert {path.name for path in out.iterdir()} == {*names, "evaluations.csv", "comparisons.csv"}
+    pictures = {"loss.png", "saving.png", "logged.png"}
+    tables = {"evaluations.csv", "comparisons.csv", "saving.csv", "steps.csv"}
+    names = {path.name for path in out.iterdir()}
+    assert names == {"report.html", "report.json", *pictures, *tables}
 
 
 def test_the_ratio_is_the_one_the_ledgers_were_made_with(

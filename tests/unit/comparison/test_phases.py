@@ -2,7 +2,7 @@ from pathlib import Path
 
 from ledgers import write_ledger
 
-from tst_megatron.comparison.phases import Phase, phase_name, phases_of
+from tst_megatron.comparison.phases import Logged, Phase, phase_name, phases_from, phases_of
 from tst_megatron.training.ledger import Ledger
 
 
@@ -50,3 +50,11 @@ def test_a_switch_decided_by_measurement_is_where_it_was_decided(tmp_path: Path)
     ledger.header["superposition"]["stages"] = [[4, 200]]
     ledger.validations[0]["switch_step"] = 30
     assert phases_of(ledger) == (Phase(0, 4, 1, 30), Phase(1, 1, 31, 100))
+
+
+def test_lines_without_a_bag_size_are_of_the_phase_around_them():
+    """As W&B samples every series apart."""
+    sizes = [4, None, 4, None, 1, None, None]
+    logged = [Logged(10 * at, int(size == 1), size) for at, size in enumerate(sizes, start=1)]
+    assert phases_from({}, logged, 75) == (Phase(0, 4, 1, 30), Phase(1, 1, 31, 75))
+    assert phases_from({}, [Logged(10, 0, None)], 10) == (Phase(0, 1, 1, 10),)

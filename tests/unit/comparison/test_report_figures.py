@@ -14,6 +14,7 @@ from tst_megatron.comparison.findings import Findings, Prices
 from tst_megatron.comparison.output.as_csv import comparisons_csv, evaluations_csv
 from tst_megatron.comparison.output.as_json import as_json, json_text
 from tst_megatron.comparison.output.as_text import print_findings
+from tst_megatron.comparison.output.series_as_csv import saving_csv, steps_csv
 from tst_megatron.comparison.result import Interval
 
 RATIOS = ("step_ratio", "flops_ratio", "wall_clock_ratio", "gpu_hours_ratio")
@@ -134,6 +135,55 @@ def test_every_evaluation_is_in_the_csv() -> None:
     assert last["run"] == "base-0"
     assert float(last["loss"]) == runs[0].curve.losses[-1]
     assert float(last["gpu_hours"]) == runs[0].curve.gpu_hours[-1]
+
+
+def test_the_savings_along_the_runs_are_in_the_csv() -> None:
+    found = two_groups()
+    rows = list(csv.DictReader(io.StringIO(saving_csv(found))))
+    one = found.comparisons[1]
+    of_one = [row for row in rows if row["tst_group"] == one.tst.name]
+    for figure, by, at, values, highs in (
+        ("step_ratio", "loss", one.saving.losses, one.saving.step_ratios, one.saving.highs),
+        (
+            "gpu_hours_ratio", "loss",
+            one.saving.losses, one.saving.gpu_hours_ratios, one.saving.gpu_hours_highs,
+        ),
+        (
+            "loss_difference", "flops",
+            one.equal_flops.along, one.equal_flops.differences, one.equal_flops.highs,
+        ),
+    ):  # fmt: skip
+        of_figure = [row for row in of_one if row["figure"] == figure]
+        assert [float(row[by]) for row in of_figure] == at.tolist()
+        assert [float(row["value"]) for row in of_figure] == values.tolist()
+        assert [float(row["high"]) for row in of_figure] == highs.tolist()
+
+
+def test_every_logged_step_is_in_the_csv() -> None:
+    found = two_groups()
+    rows = list(csv.DictReader(io.StringIO(steps_csv(found))))
+    runs = [run for group in (*found.baseline, *found.tst) for run in group.runs]
+    assert len(rows) == sum(run.steps.steps.size for run in runs)
+    last, series = rows[-1], runs[-1].steps
+    assert (last["run"], last["loss_name"]) == (runs[-1].name, series.loss_names[-1])
+    for name, values in (
+        ("steps", series.steps),
+        ("loss", series.losses),
+        ("grad_norm", series.grad_norms),
+        ("learning_rate", series.learning_rates),
+        ("load_balancing_loss", series.extras["load_balancing_loss"]),
+    ):
+        assert float(last[name]) == values[-1]
+
+
+def test_a_step_that_does_not_tell_has_an_empty_cell() -> None:
+    found = findings()
+    (run, *_) = found.tst[0].runs
+    steps = replace(run.steps, grad_norms=run.steps.grad_norms * float("nan"), extras={})
+    found = replace(found, tst=(replace(found.tst[0], runs=(replace(run, steps=steps),)),))
+    rows = list(csv.DictReader(io.StringIO(steps_csv(found))))
+    assert {row["grad_norm"] for row in rows if row["side"] == "tst"} == {""}
+    assert {row["load_balancing_loss"] for row in rows if row["side"] == "tst"} == {""}
 
 
 def test_the_terminal_shows_the_figures_in_80_columns() -> None:

@@ -23,6 +23,9 @@ FILES = {
     "saving.png",
     "evaluations.csv",
     "comparisons.csv",
+    "logged.png",
+    "saving.csv",
+    "steps.csv",
 }
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 
@@ -76,7 +79,7 @@ def page_of(found: Findings) -> Page:
 
 def test_every_file_of_a_report(report: Path) -> None:
     assert {path.name for path in report.iterdir()} == FILES
-    for name in ("loss.png", "saving.png"):
+    for name in ("loss.png", "saving.png", "logged.png"):
         assert (report / name).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
@@ -118,6 +121,7 @@ def test_every_chart_is_there_twice_with_words_for_who_does_not_see_it(page: Pag
         "loss-data-tokens",
         "switch",
         "saving",
+        "saving-gpu-hours",
         "difference",
         "grad-norm",
         "extra-load-balancing-loss",

@@ -48,14 +48,14 @@ class Band:
 
 @dataclass(frozen=True)
 class Dot:
-    """One figure with its interval, drawn where both its ends are known.
+    """One figure with its interval: a bar to each end, an arrow where it goes on beyond the chart.
 
     Attributes:
         name: what it is.
         x: where.
         y: the figure.
-        low: the interval's lower end.
-        high: its upper end.
+        low: the interval's lower end; None where it has no bound that way.
+        high: its upper end, likewise; without either end there is no interval.
         colour: as #rrggbb.
         listed: it has an entry in the legend, besides its group's line.
     """
@@ -67,6 +67,39 @@ class Dot:
     high: float | None
     colour: str
     listed: bool = True
+
+    def edges_beyond(self, y_range: tuple[float, float] | None) -> tuple[float, ...]:
+        """The ys of the chart's edges that the interval goes on beyond, or has no bound towards."""
+        if y_range is None or (self.low is None and self.high is None):
+            return ()
+        bottom, top = y_range
+        below = [bottom] if self.low is None or self.low < bottom else []
+        above = [top] if self.high is None or self.high > top else []
+        return (*below, *above)
+
+
+@dataclass(frozen=True)
+class Beyond:
+    """Points of a line outside the range that is shown, each marked at the edge that hides it.
+
+    Attributes:
+        name: of the line.
+        xs: float64 ``[n]``.
+        ys: float64 ``[n]``, beyond the edge.
+        edge: its y.
+        colour: as #rrggbb.
+    """
+
+    name: str
+    xs: Array
+    ys: Array
+    edge: float
+    colour: str
+
+    @property
+    def is_above(self) -> bool:
+        """Whether the edge is the upper one."""
+        return bool(self.ys[0] > self.edge)
 
 
 @dataclass(frozen=True)
@@ -117,6 +150,7 @@ class Chart:
         lines: in the order of the legend.
         bands: behind the lines.
         dots: above them.
+        beyond: marks at the edges.
         rules: thin.
         arrows: thin.
         x_range: what is shown at first, from left to right; a falling one turns the axis round.
@@ -132,6 +166,7 @@ class Chart:
     lines: tuple[Line, ...]
     bands: tuple[Band, ...] = ()
     dots: tuple[Dot, ...] = ()
+    beyond: tuple[Beyond, ...] = ()
     rules: tuple[Rule, ...] = ()
     arrows: tuple[Arrow, ...] = ()
     x_range: tuple[float, float] | None = None

@@ -8,11 +8,12 @@ import base64
 import gzip
 import math
 from functools import cache
+from html import escape
 from importlib.resources import files
 from textwrap import wrap
 from typing import Any
 
-from tst_megatron.comparison.charts.chart import Arrow, Band, Chart, Dot, Line, Rule
+from tst_megatron.comparison.charts.chart import Arrow, Band, Beyond, Chart, Dot, Line, Rule
 from tst_megatron.comparison.run import Array
 
 _INK, _SOFT, _GRID = "#1f2328", "#59636e", "#e4e7eb"
@@ -37,7 +38,8 @@ def figure(chart: Chart) -> dict[str, Any]:
         "data": [
             *(_band(band) for band in chart.bands if band.xs.size),
             *(_line(line, _is_new(line, listed)) for line in chart.lines),
-            *(_dot(dot) for dot in chart.dots),
+            *(trace for dot in chart.dots for trace in _dot(dot, dot.edges_beyond(chart.y_range))),
+            *(_beyond(points) for points in chart.beyond),
         ],
         "layout": {
             "margin": {"l": 62, "r": 16, "t": 52, "b": 48},
@@ -86,7 +88,12 @@ def _line(line: Line, listed: bool) -> dict[str, Any]:
 
 def _in_lines(name: str) -> str:
     """A name that a narrow screen's legend can hold."""
-    return "<br>".join(wrap(name, _LEGEND_LETTERS))
+    return "<br>".join(_as_it_is(part) for part in wrap(name, _LEGEND_LETTERS))
+
+
+def _as_it_is(words: str) -> str:
+    """Words in which plotly.js, whose text is a kind of HTML, finds no tags."""
+    return escape(words, quote=False)
 
 
 def _is_new(line: Line, listed: set[str]) -> bool:
@@ -100,7 +107,7 @@ def _band(band: Band) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "lines",
-        "name": band.name,
+        "name": _as_it_is(band.name),
         "legendgroup": band.name,
         "showlegend": False,
         "x": [*_numbers(band.xs), *_numbers(band.xs[::-1])],
@@ -112,29 +119,69 @@ def _band(band: Band) -> dict[str, Any]:
     }
 
 
-def _dot(dot: Dot) -> dict[str, Any]:
+def _dot(dot: Dot, edges: tuple[float, ...]) -> list[dict[str, Any]]:
+    """The dot with its bar, and an arrow to every edge that its interval goes on beyond."""
     trace: dict[str, Any] = {
         "type": "scatter",
         "mode": "markers",
         "name": _in_lines(dot.name),
+        "legendgroup": dot.name,
         "showlegend": dot.listed,
         "x": [dot.x],
         "y": [dot.y],
         "marker": {"color": dot.colour, "size": 11, "symbol": "diamond"},
     }
-    if dot.low is not None and dot.high is not None:
+    if dot.low is not None or dot.high is not None:
         trace["error_y"] = {
             "type": "data",
-            "array": [dot.high - dot.y],
-            "arrayminus": [dot.y - dot.low],
+            "array": [0.0 if dot.high is None else dot.high - dot.y],
+            "arrayminus": [0.0 if dot.low is None else dot.y - dot.low],
             "color": dot.colour,
         }
-    return trace
+    return [trace, *(_arrow_of_dot(dot, edge) for edge in edges)]
+
+
+def _arrow_of_dot(dot: Dot, edge: float) -> dict[str, Any]:
+    """Hidden with its dot, which an annotation would not be."""
+    head = "triangle-up" if edge > dot.y else "triangle-down"
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "legendgroup": dot.name,
+        "showlegend": False,
+        "x": [dot.x, dot.x],
+        "y": [dot.y, edge],
+        "line": {"color": dot.colour, "width": 2},
+        "marker": {"color": dot.colour, "size": [0, 11], "symbol": ["circle", head]},
+        "cliponaxis": False,
+        "hoverinfo": "skip",
+    }
+
+
+def _beyond(points: Beyond) -> dict[str, Any]:
+    """Marks at an edge, which tell what they stand for."""
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": _in_lines(points.name),
+        "legendgroup": points.name,
+        "showlegend": False,
+        "x": _numbers(points.xs),
+        "y": [points.edge] * points.xs.size,
+        "text": [f"{y:.4g}" for y in points.ys],
+        "hoverinfo": "x+text+name",
+        "marker": {
+            "color": points.colour,
+            "size": 8,
+            "symbol": "triangle-up" if points.is_above else "triangle-down",
+        },
+        "cliponaxis": False,
+    }
 
 
 def _axis(label: str, limits: tuple[float, float] | None) -> dict[str, Any]:
     axis: dict[str, Any] = {
-        "title": {"text": label},
+        "title": {"text": _as_it_is(label)},
         "gridcolor": _GRID,
         "linecolor": _SOFT,
         "zeroline": False,
@@ -154,7 +201,7 @@ def _rule(rule: Rule) -> dict[str, Any]:
 
 
 def _rule_text(rule: Rule) -> dict[str, Any]:
-    text = {"text": rule.text, "showarrow": False, "font": {"size": 12, "color": _SOFT}}
+    text = {"text": _as_it_is(rule.text), "showarrow": False, "font": {"size": 12, "color": _SOFT}}
     if rule.across == "x":
         place = {"y": 0, "xanchor": "right"} if rule.at_foot else {"y": 1, "xanchor": "center"}
         return {**text, "x": rule.at, "xref": "x", **place, "yref": "paper", "yanchor": "bottom"}
@@ -183,7 +230,7 @@ def _arrow(arrow: Arrow) -> list[dict[str, Any]]:
         {
             "x": middle,
             "y": arrow.y,
-            "text": arrow.text.replace("\n", "<br>"),
+            "text": _as_it_is(arrow.text).replace("\n", "<br>"),
             "showarrow": False,
             "yanchor": "top",
             "yshift": -4,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tst_megatron.comparison.charts.chart import Chart, Line, Rule
+from tst_megatron.comparison.charts.chart import Beyond, Chart, Line, Rule
 from tst_megatron.comparison.charts.palette import Shown, shown
 from tst_megatron.comparison.charts.thinning import thin
 from tst_megatron.comparison.findings import Findings
@@ -17,10 +17,26 @@ _MARGIN = 0.1
 def logged_charts(findings: Findings) -> list[Chart]:
     """Charts of the gradient norm and of up to six extra series, those that a run logged."""
     groups = shown(findings)
-    names = sorted({name for one in groups for name in one.group.runs[0].steps.extras})
     charts = [_chart(findings, groups, None)]
-    charts += [_chart(findings, groups, name) for name in names[:_MOST_EXTRAS]]
+    charts += [_chart(findings, groups, name) for name in _extras(groups)[:_MOST_EXTRAS]]
     return [chart for chart in charts if chart is not None]
+
+
+def without_chart(findings: Findings) -> list[str]:
+    """The extra series that there is no room for."""
+    return _extras(shown(findings))[_MOST_EXTRAS:]
+
+
+def _extras(groups: list[Shown]) -> list[str]:
+    """Names of the extra series of the runs that are drawn, of those with a number in them."""
+    return sorted(
+        {
+            name
+            for one in groups
+            for name, values in one.group.runs[0].steps.extras.items()
+            if np.isfinite(values).any()
+        }
+    )
 
 
 def _chart(findings: Findings, groups: list[Shown], extra: str | None) -> Chart | None:
@@ -39,18 +55,40 @@ def _chart(findings: Findings, groups: list[Shown], extra: str | None) -> Chart 
     every = np.concatenate([line.ys for line in lines])
     low, high = np.quantile(every, [_OUT_OF_SIGHT / 2, 1 - _OUT_OF_SIGHT / 2])
     margin = _MARGIN * float(high - low) or 0.05
+    y_range = float(low) - margin, float(high) + margin
+    beyond = [points for line in lines for points in _beyond(line, y_range)]
     return Chart(
         name="grad-norm" if extra is None else f"extra-{names_in_html(extra)}",
         title=f"{label[0].upper()}{label[1:]}",
         alt=f"{label} over steps, of the first run of each group.",
-        caption="The first run of each group.",
+        caption=f"The first run of each group.{_on_beyond(beyond)}",
         x_label="optimizer steps",
         y_label=label,
         lines=tuple(lines),
+        beyond=tuple(beyond),
         rules=tuple(_switches(findings)),
         x_range=(0.0, max(float(line.xs.max()) for line in lines)),
-        y_range=(float(low) - margin, float(high) + margin),
+        y_range=y_range,
     )
+
+
+def _beyond(line: Line, y_range: tuple[float, float]) -> list[Beyond]:
+    """The points below and above what is shown."""
+    bottom, top = y_range
+    sides = ((bottom, line.ys < bottom), (top, line.ys > top))
+    return [
+        Beyond(line.name, line.xs[out], line.ys[out], edge, line.colour)
+        for edge, out in sides
+        if out.any()
+    ]
+
+
+def _on_beyond(beyond: list[Beyond]) -> str:
+    if not beyond:
+        return ""
+    ys = np.concatenate([points.ys for points in beyond])
+    values = f"{ys.min():.4g} to {ys.max():.4g}" if ys.size > 1 else f"{ys[0]:.4g}"
+    return f" Triangles at an edge: points beyond it ({values})."
 
 
 def names_in_html(name: str) -> str:

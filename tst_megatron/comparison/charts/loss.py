@@ -19,6 +19,7 @@ from tst_megatron.comparison.findings import Findings
 from tst_megatron.comparison.result import Comparison
 from tst_megatron.comparison.run import Array, Group, Run
 from tst_megatron.comparison.sentences import arrow_text
+from tst_megatron.comparison.tables import final_loss
 
 _EARLY_SHARE = 0.15
 _RECOVERY_SHARE = 0.05
@@ -90,7 +91,7 @@ def _lines(one: Shown, amount: Amount, per: float) -> list[Line]:
     """The mean and, behind it, each seed."""
     mean = mean_of(one.group, amount.field)
     xs, losses = thin(mean.xs / per, mean.losses)
-    name = _legend(one.group, mean.losses)
+    name = _legend(one.group)
     marked = 0 < losses.size <= _MARKED_POINTS
     lines = [Line(name, xs, losses, one.colour, dash=one.dash, marked=marked)]
     if len(one.group.runs) == 1:
@@ -102,15 +103,17 @@ def _lines(one: Shown, amount: Amount, per: float) -> list[Line]:
     return lines
 
 
-def _legend(group: Group, losses: Array) -> str:
-    return f"{group.name}: {formats.loss(float(losses[-1]))}" if losses.size else group.name
+def _legend(group: Group) -> str:
+    """With the final loss that the tables have: seeds need not end where their mean curve does."""
+    final = final_loss(group)
+    return group.name if final is None else f"{group.name}: {formats.loss(final)}"
 
 
 def _band(one: Shown, amount: Amount, per: float) -> Band:
     mean = mean_of(one.group, amount.field)
     there = np.isfinite(mean.lows) & np.isfinite(mean.highs)
     xs = mean.xs[there] / per
-    name = _legend(one.group, mean.losses)
+    name = _legend(one.group)
     return Band(name, *_thinned_band(xs, mean.lows[there], mean.highs[there]), one.colour)
 
 
@@ -193,14 +196,15 @@ def _late(run: Run) -> Array:
 
 
 def _alt(groups: Sequence[Shown], amount: Amount) -> str:
-    ends = "; ".join(_legend(one.group, mean_of(one.group, amount.field).losses) for one in groups)
+    ends = "; ".join(_legend(one.group) for one in groups)
     return f"Held-out loss falls over {amount.label}. Final losses: {ends}."
 
 
 def _caption(groups: Sequence[Shown]) -> str:
     sentences = {
         len(one.group.runs) > 1: (
-            "Thick lines: the mean of the seeds; thin: each; band: the lowest to the highest."
+            "Thick lines: the mean of the seeds, at the steps that all were evaluated at; thin: "
+            "each; band: the lowest to the highest. Beside the names: the mean of the last losses."
             if len(one.group.runs) > 1
             else "Band of a single run: 95 % of its evaluation error, where that is logged."
         )

@@ -5,13 +5,16 @@ Figures are made without pyplot, so nothing global changes.
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from html import escape
 from typing import Any
 
 import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.container import Container
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
@@ -34,17 +37,25 @@ _DASHES: dict[str, str | tuple[int, tuple[float, ...]]] = {
 
 def svg(chart: Chart) -> str:
     """The chart as an ``<svg>`` element: no address in it, the text as text."""
-    figure = Figure(figsize=(_WIDTH, _height(chart)), layout="constrained")
-    _draw(figure.add_subplot(), chart)
     buffer = io.StringIO()
     # The salt and the missing date make the same runs give the same bytes.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": chart.name}):
+    with (
+        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": chart.name}),
+        _names_as_they_are(),
+    ):
+        figure = Figure(figsize=(_WIDTH, _height(chart)), layout="constrained")
+        _draw(figure.add_subplot(), chart)
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return _inline(buffer.getvalue(), chart)
 
 
 def png(charts: Sequence[Chart], columns: int) -> bytes:
     """Charts side by side, in rows of so many, as one PNG with their titles."""
+    with _names_as_they_are():
+        return _png(charts, columns)
+
+
+def _png(charts: Sequence[Chart], columns: int) -> bytes:
     rows = [charts[at : at + columns] for at in range(0, len(charts), columns)]
     heights = [_TITLE + max(map(_height, row)) for row in rows]
     figure = Figure(figsize=(columns * _WIDTH, sum(heights)), layout="constrained")
@@ -57,6 +68,11 @@ def png(charts: Sequence[Chart], columns: int) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_PNG_DPI)
     return buffer.getvalue()
+
+
+def _names_as_they_are() -> AbstractContextManager[None]:
+    """In which no formula begins at a "$"."""
+    return matplotlib.rc_context({"text.parse_math": False})
 
 
 def _height(chart: Chart) -> float:
@@ -83,12 +99,23 @@ def _draw(axes: Axes, chart: Chart) -> None:
         axes.fill_between(
             band.xs, band.lows, band.highs, color=band.colour, alpha=_BAND_OPACITY, linewidth=0
         )
-    listed: set[str] = set()
+    entries: dict[str, Artist | Container] = {}
     for line in chart.lines:
-        _draw_line(axes, line, None if line.name in listed else line.name)
-        listed.add(line.name)
+        entries.setdefault(line.name, _draw_line(axes, line))
     for dot in chart.dots:
-        _draw_dot(axes, dot)
+        drawn = _draw_dot(axes, dot, dot.edges_beyond(chart.y_range))
+        if dot.listed:
+            entries.setdefault(dot.name, drawn)
+    for points in chart.beyond:
+        axes.plot(
+            points.xs,
+            [points.edge] * points.xs.size,
+            color=points.colour,
+            marker="^" if points.is_above else "v",
+            markersize=4,
+            linestyle="",
+            clip_on=False,
+        )
     axes.set_xlabel(chart.x_label)
     axes.set_ylabel(chart.y_label)
     if chart.x_range is not None:
@@ -102,14 +129,19 @@ def _draw(axes: Axes, chart: Chart) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    if chart.legend:
-        _draw_legend(axes)
+    if entries:
+        _draw_legend(axes, entries)
 
 
-def _draw_legend(axes: Axes) -> None:
-    """Under the axes, at the same distance whatever their height."""
+def _draw_legend(axes: Axes, entries: Mapping[str, Artist | Container]) -> None:
+    """Under the axes, at the same distance whatever their height.
+
+    Its entries are given, as matplotlib would leave out names that begin with "_".
+    """
     below = ScaledTranslation(0, -_LEGEND_BELOW / _POINTS_AN_INCH, axes.figure.dpi_scale_trans)
     axes.legend(
+        list(entries.values()),
+        list(entries),
         frameon=False,
         loc="upper left",
         bbox_to_anchor=(0.0, 0.0),
@@ -119,8 +151,8 @@ def _draw_legend(axes: Axes) -> None:
     )
 
 
-def _draw_line(axes: Axes, line: Line, label: str | None) -> None:
-    axes.plot(
+def _draw_line(axes: Axes, line: Line) -> Artist:
+    (drawn,) = axes.plot(
         line.xs,
         line.ys,
         color=line.colour,
@@ -130,24 +162,33 @@ def _draw_line(axes: Axes, line: Line, label: str | None) -> None:
         markersize=3.5,
         alpha=_FAINT if line.faint else 1.0,
         zorder=2.0 if line.faint else 3.0,
-        label=label,
     )
+    return drawn
 
 
-def _draw_dot(axes: Axes, dot: Dot) -> None:
-    ends = None
-    if dot.low is not None and dot.high is not None:
-        ends = [[dot.y - dot.low], [dot.high - dot.y]]
-    axes.errorbar(
+def _draw_dot(axes: Axes, dot: Dot, edges: tuple[float, ...]) -> Container:
+    """The dot with its bar, and an arrow to every edge that its interval goes on beyond."""
+    below = 0.0 if dot.low is None else dot.y - dot.low
+    above = 0.0 if dot.high is None else dot.high - dot.y
+    has_bar = dot.low is not None or dot.high is not None
+    drawn = axes.errorbar(
         [dot.x],
         [dot.y],
-        yerr=ends,
+        yerr=[[below], [above]] if has_bar else None,
         fmt="D",
         color=dot.colour,
         capsize=4,
         zorder=4,
-        label=dot.name if dot.listed else None,
     )
+    for edge in edges:
+        axes.annotate(
+            "",
+            xy=(dot.x, edge),
+            xytext=(dot.x, dot.y),
+            arrowprops={"arrowstyle": "-|>", "color": dot.colour, "shrinkA": 0, "shrinkB": 0},
+            zorder=4,
+        )
+    return drawn
 
 
 def _draw_rule(axes: Axes, rule: Rule) -> None:

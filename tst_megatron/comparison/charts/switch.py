@@ -4,8 +4,6 @@ The one idea: a training loss on bags and one on single tokens are two things, s
 its own with its name, and the held-out next-token loss runs through both.
 """
 
-from itertools import groupby
-
 import numpy as np
 
 from tst_megatron.comparison.charts.chart import Chart, Line, Rule
@@ -56,14 +54,16 @@ def _training(run: Run, start: float, end: float) -> list[Line]:
     """The training loss, a line a phase."""
     series = run.steps
     inside = (series.steps >= start) & (series.steps <= end) & np.isfinite(series.losses)
-    places = np.flatnonzero(inside)
     lines: list[Line] = []
-    for bag_size, group in groupby(places, key=lambda place: float(series.bag_sizes[place])):
-        there = np.array(list(group))
-        s = 1 if np.isnan(bag_size) else int(bag_size)
+    for phase in run.phases:
+        of_phase = (series.steps >= phase.first_step) & (series.steps <= phase.last_step)
+        there = inside & of_phase
+        if not there.any():
+            continue
+        name = f"training loss on {phase_name(phase.bag_size)}"
         colour = _TRAINING[len(lines) % len(_TRAINING)]
         xs, losses = thin(series.steps[there], series.losses[there])
-        lines.append(Line(f"training loss on {phase_name(s)}", xs, losses, colour, width=1.0))
+        lines.append(Line(name, xs, losses, colour, width=1.0))
     return lines
 
 

@@ -11,13 +11,14 @@ from tst_megatron.comparison.findings import Findings
 from tst_megatron.comparison.result import Comparison, EqualLoss, Interval, Needed
 from tst_megatron.comparison.run import Curve
 
-_CURVE_FIELDS = ("steps", "positions", "data_tokens", "flops", "wall_clock_s", "gpu_hours")
+CURVE_FIELDS = ("steps", "positions", "data_tokens", "flops", "wall_clock_s", "gpu_hours")
+"""What a curve and a series of steps tell of a run's progress."""
 _RATIOS = ("step_ratio", "flops_ratio", "wall_clock_ratio", "gpu_hours_ratio")
 
 
 def evaluations_csv(findings: Findings) -> str:
     """A row an evaluation of every run."""
-    head = ("side", "group", "run", "seed", *_CURVE_FIELDS, "loss", "stderr")
+    head = ("side", "group", "run", "seed", *CURVE_FIELDS, "loss", "stderr")
     rows = [
         (side, group.name, run.name, run.header.get("seed"), *row)
         for side, groups in (("baseline", findings.baseline), ("tst", findings.tst))
@@ -25,7 +26,7 @@ def evaluations_csv(findings: Findings) -> str:
         for run in group.runs
         for row in _evaluations(run.curve)
     ]
-    return _written(head, rows)
+    return written(head, rows)
 
 
 def comparisons_csv(findings: Findings) -> str:
@@ -35,7 +36,7 @@ def comparisons_csv(findings: Findings) -> str:
         "no_difference_shown",
     )  # fmt: skip
     rows = [(one.tst.name, *row) for one in findings.comparisons for row in _figures(one)]
-    return _written(head, rows)
+    return written(head, rows)
 
 
 def _figures(one: Comparison) -> Iterator[tuple[Any, ...]]:
@@ -64,7 +65,7 @@ def _figures(one: Comparison) -> Iterator[tuple[Any, ...]]:
 
 
 def _evaluations(curve: Curve) -> Iterator[tuple[float | None, ...]]:
-    columns = [getattr(curve, field) for field in (*_CURVE_FIELDS, "losses", "stderrs")]
+    columns = [getattr(curve, field) for field in (*CURVE_FIELDS, "losses", "stderrs")]
     for row in zip(*(column.tolist() for column in columns), strict=True):
         yield tuple(value if np.isfinite(value) else None for value in row)
 
@@ -81,7 +82,8 @@ def _shows_none(found: Interval, nothing: float) -> bool | str:
     return "" if found.value is None else found.holds(nothing)
 
 
-def _written(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def written(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table's text."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(head)

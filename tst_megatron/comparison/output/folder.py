@@ -1,4 +1,4 @@
-"""A report's folder: the page, the figures as JSON and CSV, two pictures."""
+"""A report's folder: the page, the figures and series as JSON and CSV, three pictures."""
 
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from tst_megatron.comparison.findings import Findings
 from tst_megatron.comparison.output.as_csv import comparisons_csv, evaluations_csv
 from tst_megatron.comparison.output.as_json import json_text
 from tst_megatron.comparison.output.page import page
+from tst_megatron.comparison.output.series_as_csv import saving_csv, steps_csv
 from tst_megatron.files import write_whole
 
 _COLUMNS = 2
@@ -32,6 +33,8 @@ def write_folder(out: Path, findings: Findings) -> None:
     write_whole(out / "report.json", json_text(findings))
     write_whole(out / "evaluations.csv", evaluations_csv(findings))
     write_whole(out / "comparisons.csv", comparisons_csv(findings))
+    write_whole(out / "saving.csv", saving_csv(findings))
+    write_whole(out / "steps.csv", steps_csv(findings))
     write_page(out, findings)
 
 
@@ -43,8 +46,10 @@ def write_page(out: Path, findings: Findings) -> None:
     """
     charts = charts_of(findings)
     losses = [chart for chart in charts if chart.name.startswith("loss") or chart.name == "switch"]
-    savings = [chart for chart in charts if chart.name in ("saving", "difference")]
-    for path, pictured in ((out / "loss.png", losses), (out / "saving.png", savings)):
+    savings = [chart for chart in charts if chart.name.startswith(("saving", "difference"))]
+    logged = [chart for chart in charts if chart.name.startswith(("grad-norm", "extra"))]
+    for name, pictured in (("loss", losses), ("saving", savings), ("logged", logged)):
+        path = out / f"{name}.png"
         if pictured:
             write_whole(path, still.png(pictured, columns=min(len(pictured), _COLUMNS)))
         else:
@@ -58,5 +63,7 @@ def charts_of(findings: Findings) -> list[Chart]:
     losses = [loss_chart(findings, amount) for amount in (GPU_HOURS, FLOPS, DATA_TOKENS)]
     if not any(losses):
         losses = [loss_chart(findings, STEPS) or no_losses()]
-    others = [switch_chart(findings), saving_chart(findings), difference_chart(findings)]
+    amounts = (STEPS, GPU_HOURS) if findings.clocks_compare else (STEPS,)
+    savings = [saving_chart(findings, amount) for amount in amounts]
+    others = [switch_chart(findings), *savings, difference_chart(findings)]
     return [chart for chart in (*losses, *others, *logged_charts(findings)) if chart is not None]

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from tst_megatron.comparison.charts import live, still
 from tst_megatron.comparison.charts.chart import Chart
+from tst_megatron.comparison.charts.logged import without_chart
 from tst_megatron.comparison.charts.palette import left_out
 from tst_megatron.comparison.charts.thinning import MOST_POINTS
 from tst_megatron.comparison.findings import Findings
@@ -88,4 +89,6 @@ def _charts_note(findings: Findings) -> str:
     ]
     if hidden := left_out(findings):
         sentences.append(f"Groups that are in the tables alone: {hidden}.")
+    if names := without_chart(findings):
+        sentences.append(f"Logged series without a chart: {', '.join(names)}.")
     return " ".join(sentences)

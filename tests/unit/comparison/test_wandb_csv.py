@@ -3,8 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tst_megatron.comparison.group_curve import group_curve
 from tst_megatron.comparison.inputs import read_runs
-from tst_megatron.comparison.run import Run
+from tst_megatron.comparison.run import Group, Run
 from tst_megatron.errors import UserError
 
 
@@ -51,7 +52,7 @@ def test_a_history(tmp_path: Path):
         "lm loss validation,system/gpu,note\n"
         "0,10,100.0,1700000100,40,5.5,0.001,0.5,,x,hello\n"
         "1,20,200.0,1700000200,80,5.0,0.001,0.5,4.5,y,\n"
-        "2,30,300.0,1700000300,120,4.5,0.0005,0.5,NaN,z\n"
+        "2,30,300.0,1700000300,120,4.5,0.0005,0.5,,z\n"
         "3,40,400.0,1700000400,160,4.0,0.0001,0.5,4.0,z,there\n",
     )
     assert run.name == "export"
@@ -60,6 +61,21 @@ def test_a_history(tmp_path: Path):
     np.testing.assert_array_equal(run.curve.wall_clock_s, [200, 400])
     np.testing.assert_array_equal(run.steps.losses, [5.5, 5.0, 4.5, 4.0])
     assert run.decay_start == 20
+
+
+@pytest.mark.parametrize("cell", ["NaN", "nan", "Infinity"])
+def test_losses_that_are_no_numbers_stay(tmp_path: Path, cell: str):
+    """A run that diverged must not look as if it had ended before."""
+    (run,) = read(
+        tmp_path,
+        "Step,samples vs steps,lm loss,lm loss validation\n"
+        f"10,40,5,4\n20,NaN,5,\n30,120,{cell},{cell}\n",
+    )
+    np.testing.assert_array_equal(run.curve.steps, [10, 30])
+    np.testing.assert_array_equal(np.isfinite(run.curve.losses), [True, False])
+    assert run.num_steps == 30
+    assert run.header["flags"] == {"global_batch_size": 4}
+    assert group_curve(Group("baseline", (run,), 30)) is None
 
 
 def test_a_clock_of_the_epoch_starts_at_the_first_line(tmp_path: Path):

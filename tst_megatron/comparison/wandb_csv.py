@@ -8,6 +8,7 @@ has the bare names. What is not Megatron's is left out.
 import csv
 import math
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 
 from tst_megatron.comparison.run import Run
@@ -44,8 +45,8 @@ def runs_of_csv(path: Path, name: str) -> list[Run]:
         name: of a run that has none there.
 
     Raises:
-        UserError: it cannot be read, has no column of steps or none of a held-out loss, or a cell
-            is not a number.
+        UserError: it cannot be read, has no column of steps or none of a held-out loss, has a
+            column twice, or a cell is not a number.
     """
     columns, rows = _read(path)
     runs = sorted({run for run, metric in columns if metric.startswith(VALIDATION)})
@@ -71,6 +72,7 @@ def _read(path: Path) -> tuple[list[_Column], list[_Row]]:
             heads = next(reader, [])
             columns = [_column(head) for head in heads]
             wanted = [_is_wanted(metric) for _, metric in columns]
+            _check_once(path, [head.strip() for head in compress(heads, wanted)])
             rows = [
                 [
                     _number(path, reader.line_num, head, cell) if is_wanted else None
@@ -84,6 +86,15 @@ def _read(path: Path) -> tuple[list[_Column], list[_Row]]:
     except (UnicodeDecodeError, csv.Error):
         raise UserError(f"{path} is not a CSV file: export it from W&B as CSV") from None
     return columns, [[*row, *[None] * (len(columns) - len(row))] for row in rows]
+
+
+def _check_once(path: Path, heads: Sequence[str]) -> None:
+    twice = next((head for head in heads if heads.count(head) > 1), None)
+    if twice is not None:
+        raise UserError(
+            f'{path} has the column "{twice}" twice: give its runs names of their own in W&B and '
+            "export it again"
+        )
 
 
 def _column(head: str) -> _Column:

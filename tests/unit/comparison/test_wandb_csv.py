@@ -96,12 +96,21 @@ def test_runs_of_two_exports_that_are_called_alike(tmp_path: Path):
     assert [run.name for run in runs] == ["my - run", "other", "b: my - run", "b: other"]
 
 
+def test_what_is_left_out_may_be_there_twice(tmp_path: Path):
+    (run,) = read(tmp_path, "Step,note,note,lm loss validation\n1,x,y,4\n")
+    np.testing.assert_array_equal(run.curve.losses, [4])
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("", 'has no column "lm loss validation"'),
         ("Step,lm loss\n1,2\n", 'has no column "lm loss validation"'),
         ("lm loss validation\n1\n", "has no column of steps"),
+        (
+            'Step,a - lm loss validation,"a - lm loss validation"\n1,2,3\n',
+            r'has the column "a - lm loss validation" twice',
+        ),
         ("Step,lm loss validation\n1,2\n2,high\n", r"line 3: \"lm loss validation\" is 'high'"),
     ],
 )

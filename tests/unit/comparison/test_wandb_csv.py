@@ -84,9 +84,23 @@ def test_a_clock_of_the_epoch_starts_at_the_first_line(tmp_path: Path):
     assert any("starts at the first line" in note for note in run.notes)
 
 
-def test_a_clock_never_goes_back(tmp_path: Path):
-    (run,) = read(tmp_path, "Step,_runtime,lm loss validation\n1,9,4\n2,3,3\n3,12,2\n")
-    np.testing.assert_array_equal(run.curve.wall_clock_s, [9, 9, 12])
+def test_a_clock_that_jumps_back_is_carried_on(tmp_path: Path):
+    """As a ledger's: frozen, it would leave out hours."""
+    (run,) = read(
+        tmp_path,
+        "Step,_runtime,lm loss,lm loss validation\n"
+        "1,10,5,4\n2,20,5,4\n3,3,5,\n4,13,5,4\n5,1,5,4\n6,2,5,4\n",
+    )
+    np.testing.assert_array_equal(run.curve.wall_clock_s, [10, 20, 30, 30, 31])
+    np.testing.assert_array_equal(run.steps.wall_clock_s, [10, 20, 20, 30, 30, 31])
+    (note,) = (note for note in run.notes if "jumps back" in note)
+    assert "first at step 3: it is carried on" in note
+
+
+def test_a_clock_that_is_missing_once_is_unknown_there_alone(tmp_path: Path):
+    (run,) = read(tmp_path, "Step,_runtime,lm loss validation\n1,10,5\n2,,4\n3,30,3\n")
+    np.testing.assert_array_equal(run.curve.wall_clock_s, [10, np.nan, 30])
+    assert not any("jumps back" in note for note in run.notes)
 
 
 def test_runs_of_two_exports_that_are_called_alike(tmp_path: Path):

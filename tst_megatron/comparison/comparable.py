@@ -49,6 +49,7 @@ _SHAPE = (
     "swiglu",
     "untie_embeddings_and_output_weights",
 )
+_BATCH = ("global_batch_size", "rampup_batch_size", "seq_length", "step_batch_size_schedule")
 _BECAUSE = {
     "model": "The models differ",
     "tokenizer": "The tokenizers differ, so a loss a token is not of the same thing",
@@ -160,7 +161,7 @@ def facts(topic: Topic, run: Run) -> dict[str, Any]:
         return _tokenizer(run.header, flags)
     if topic == "held-out text":
         return _held_out_text(run.header, flags)
-    return {name: flags[name] for name in ("global_batch_size", "seq_length") if name in flags}
+    return {name: flags[name] for name in _BATCH if name in flags}
 
 
 def _model(header: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tst_megatron.comparison.phases import Logged, phases_from
-from tst_megatron.comparison.planned import decay_start, planned_steps
+from tst_megatron.comparison.planned import batch_size_changes, decay_start, planned_steps
 from tst_megatron.comparison.run import Array, Curve, Run, StepSeries
 
 VALIDATION = "lm loss validation"
@@ -212,7 +212,7 @@ def _positions(steps: Sequence[int], header: Mapping[str, Any], scalars: Scalars
     if np.isfinite(logged).all() or not isinstance(length, int):
         return logged
     samples = _between(scalars.samples, steps)
-    if isinstance(batch_size, int) and not flags.get("rampup_batch_size"):
+    if isinstance(batch_size, int) and not batch_size_changes(flags):
         samples = np.where(np.isfinite(samples), samples, batch_size * np.array(steps, float))
     return np.where(np.isfinite(logged), logged, samples * length)
 

@@ -27,6 +27,8 @@ FLAGS = {
     "eval_iters": 16,
     "eval_global_batch_size": 32,
     "tst_fixed_validation": True,
+    "rampup_batch_size": None,
+    "step_batch_size_schedule": None,
 }
 
 
@@ -93,6 +95,8 @@ def test_lengths_and_places_may_differ(tmp_path: Path):
         ({}, {"tst_fixed_validation": False}, "tst_fixed_validation is True in"),
         ({}, {"global_batch_size": 8}, "The batches differ, so a step is not a step: global_batch"),
         ({}, {"seq_length": 64}, "seq_length is 128 in"),
+        ({}, {"rampup_batch_size": ["2", "2", "400"]}, "rampup_batch_size is None in"),
+        ({}, {"step_batch_size_schedule": "0:2 1K:4"}, "step_batch_size_schedule is None in"),
     ],
 )
 def test_facts_that_differ_are_named(tmp_path: Path, header: Any, flags: Any, says: str):

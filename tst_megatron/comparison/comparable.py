@@ -195,7 +195,9 @@ def _held_out_text(header: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[
         for place in header.get("data") or []
         if not own or str(place.get("path")) in places
     ]
-    iters, size = flags.get("eval_iters"), flags.get("eval_global_batch_size")
+    # With full validation Megatron puts the number that it takes in place of this one.
+    iters = None if flags.get("full_validation") else flags.get("eval_iters")
+    size = flags.get("eval_global_batch_size")
     size = flags.get("global_batch_size") if size is None else size
     found = {
         "data sha256": hashes if hashes and None not in hashes else None,

@@ -140,6 +140,15 @@ def test_held_out_text_of_its_own_counts_alone(tmp_path: Path):
     assert reasons_against(on("base", "3", False), on("tst", "4", True)) == []
 
 
+def test_all_of_the_held_out_text_is_the_same_in_however_many_batches(tmp_path: Path):
+    full = {"full_validation": True}
+    sides = (
+        side(tmp_path, "base", flags=full),
+        side(tmp_path, "tst", flags=full | {"eval_iters": 3}, bags=True),
+    )
+    assert reasons_against(*sides) == []
+
+
 def test_what_is_not_told_is_a_note(tmp_path: Path):
     bare = made_run(tmp_path, "bare")
     bare.header.clear()

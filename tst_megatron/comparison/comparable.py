@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tst_megatron.comparison.group_curve import seed_of
 from tst_megatron.comparison.groups import is_superposed
 from tst_megatron.comparison.run import Group, Run
 from tst_megatron.comparison.settings import flags_of
@@ -236,7 +237,7 @@ def _notes_on_group(found: Group) -> Iterator[str]:
         *most, last = untold
         listed = f"{', '.join(most)} or {last}" if most else last
         yield f'"{found.name}" does not tell its {listed}: taken to be the same as the others\'.'
-    seeds = Counter(_seed(run) for run in found.runs)
+    seeds = Counter(seed_of(run) for run in found.runs)
     for seed, times in seeds.items():
         if seed is not None and times > 1:
             yield (
@@ -258,10 +259,6 @@ def _num_losses(run: Run) -> int:
 
 def _has_bags(found: Group) -> bool:
     return any(map(is_superposed, found.runs))
-
-
-def _seed(run: Run) -> Any:
-    return run.header.get("seed", (run.header.get("flags") or {}).get("seed"))
 
 
 def _is_same_run(run: Run, other: Run) -> bool:

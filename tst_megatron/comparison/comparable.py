@@ -15,7 +15,7 @@ import numpy as np
 
 from tst_megatron.comparison.group_curve import seed_of
 from tst_megatron.comparison.groups import is_superposed
-from tst_megatron.comparison.run import Group, Run
+from tst_megatron.comparison.run import Group, Run, is_same_run
 from tst_megatron.comparison.settings import flags_of
 
 Topic = Literal["model", "tokenizer", "held-out text", "batch"]
@@ -113,7 +113,7 @@ def notes_on(baseline: Sequence[Group], tst: Sequence[Group]) -> list[str]:
     ]
     for ours in (run for found in baseline for run in found.runs):
         for theirs in (run for found in tst for run in found.runs):
-            if _is_same_run(ours, theirs):
+            if is_same_run(ours, theirs):
                 notes.append(f"{ours.path} is on both sides: a run is compared with itself.")
     hardware = _hardware_difference([run for found in groups for run in found.runs])
     if hardware is not None:
@@ -259,11 +259,6 @@ def _num_losses(run: Run) -> int:
 
 def _has_bags(found: Group) -> bool:
     return any(map(is_superposed, found.runs))
-
-
-def _is_same_run(run: Run, other: Run) -> bool:
-    ids = {run.header.get("run_id"), other.header.get("run_id")}
-    return run.path.resolve() == other.path.resolve() or (len(ids) == 1 and None not in ids)
 
 
 def _hardware_difference(runs: Sequence[Run]) -> str | None:

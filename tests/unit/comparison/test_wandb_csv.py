@@ -105,7 +105,7 @@ def test_a_clock_that_is_missing_once_is_unknown_there_alone(tmp_path: Path):
 
 def test_runs_of_two_exports_that_are_called_alike(tmp_path: Path):
     (tmp_path / "a.csv").write_text(CHART)
-    (tmp_path / "b.csv").write_text(CHART)
+    (tmp_path / "b.csv").write_text(CHART.replace("4.5", "4.75").replace("5.5", "5.75"))
     runs = read_runs([tmp_path / "a.csv", tmp_path / "b.csv"])
     assert [run.name for run in runs] == ["my - run", "other", "b: my - run", "b: other"]
 

@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tst_megatron.comparison.group_curve import seed_of
 from tst_megatron.comparison.groups import is_superposed
-from tst_megatron.comparison.run import Group, Run
+from tst_megatron.comparison.run import Group, Run, is_same_run
 from tst_megatron.comparison.settings import flags_of
 
 Topic = Literal["model", "tokenizer", "held-out text", "batch"]
@@ -49,6 +50,7 @@ _SHAPE = (
     "swiglu",
     "untie_embeddings_and_output_weights",
 )
+_BATCH = ("global_batch_size", "rampup_batch_size", "seq_length", "step_batch_size_schedule")
 _BECAUSE = {
     "model": "The models differ",
     "tokenizer": "The tokenizers differ, so a loss a token is not of the same thing",
@@ -111,7 +113,7 @@ def notes_on(baseline: Sequence[Group], tst: Sequence[Group]) -> list[str]:
     ]
     for ours in (run for found in baseline for run in found.runs):
         for theirs in (run for found in tst for run in found.runs):
-            if _is_same_run(ours, theirs):
+            if is_same_run(ours, theirs):
                 notes.append(f"{ours.path} is on both sides: a run is compared with itself.")
     hardware = _hardware_difference([run for found in groups for run in found.runs])
     if hardware is not None:
@@ -160,7 +162,7 @@ def facts(topic: Topic, run: Run) -> dict[str, Any]:
         return _tokenizer(run.header, flags)
     if topic == "held-out text":
         return _held_out_text(run.header, flags)
-    return {name: flags[name] for name in ("global_batch_size", "seq_length") if name in flags}
+    return {name: flags[name] for name in _BATCH if name in flags}
 
 
 def _model(header: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,7 +196,9 @@ def _held_out_text(header: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[
         for place in header.get("data") or []
         if not own or str(place.get("path")) in places
     ]
-    iters, size = flags.get("eval_iters"), flags.get("eval_global_batch_size")
+    # With full validation Megatron puts the number that it takes in place of this one.
+    iters = None if flags.get("full_validation") else flags.get("eval_iters")
+    size = flags.get("eval_global_batch_size")
     size = flags.get("global_batch_size") if size is None else size
     found = {
         "data sha256": hashes if hashes and None not in hashes else None,
@@ -233,7 +237,7 @@ def _notes_on_group(found: Group) -> Iterator[str]:
         *most, last = untold
         listed = f"{', '.join(most)} or {last}" if most else last
         yield f'"{found.name}" does not tell its {listed}: taken to be the same as the others\'.'
-    seeds = Counter(_seed(run) for run in found.runs)
+    seeds = Counter(seed_of(run) for run in found.runs)
     for seed, times in seeds.items():
         if seed is not None and times > 1:
             yield (
@@ -255,15 +259,6 @@ def _num_losses(run: Run) -> int:
 
 def _has_bags(found: Group) -> bool:
     return any(map(is_superposed, found.runs))
-
-
-def _seed(run: Run) -> Any:
-    return run.header.get("seed", (run.header.get("flags") or {}).get("seed"))
-
-
-def _is_same_run(run: Run, other: Run) -> bool:
-    ids = {run.header.get("run_id"), other.header.get("run_id")}
-    return run.path.resolve() == other.path.resolve() or (len(ids) == 1 and None not in ids)
 
 
 def _hardware_difference(runs: Sequence[Run]) -> str | None:

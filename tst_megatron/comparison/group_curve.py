@@ -156,7 +156,8 @@ def _segments(run: Run, grid: Array) -> Array:
 
 def _cost(run: Run, name: str, steps: Array) -> Array:
     paid = getattr(run.curve, name)
-    known = np.isfinite(paid) & (run.curve.steps > 0)
+    # A step that cost nothing was not counted.
+    known = np.isfinite(paid) & (paid > 0) & (run.curve.steps > 0)
     if not known.any():
         return np.full(len(steps), np.nan)
     at, paid = run.curve.steps[known], paid[known]

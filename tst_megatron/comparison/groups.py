@@ -90,7 +90,10 @@ def group(runs: Sequence[Run], side: Side) -> list[Group]:
     """
     groups: list[list[Run]] = []
     for run in runs:
-        equals = next((found for found in groups if _is_of(run, found[0])), None)
+        # Of every run in it: two that a third is like, as it tells little, may differ.
+        equals = next(
+            (found for found in groups if all(_is_of(run, other) for other in found)), None
+        )
         if equals is None:
             groups.append([run])
         else:

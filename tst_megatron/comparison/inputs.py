@@ -4,13 +4,14 @@ The one idea: a path is looked at once to tell what it is, the module of that so
 what every run needs (a name, its phases, where its decay starts) is added here, the same for all.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from tst_megatron.comparison.derived import complete
 from tst_megatron.comparison.ledger_runs import run_of_ledger
-from tst_megatron.comparison.run import Run
+from tst_megatron.comparison.run import Run, is_same_run
 from tst_megatron.comparison.run_names import OF_ANY_RUN, names_of
 from tst_megatron.comparison.tensorboard import event_files, is_event_file, run_of_events
 from tst_megatron.comparison.wandb_csv import runs_of_csv
@@ -30,18 +31,22 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
             a demo's, a sweep's or a study's.
 
     Returns:
-        The runs in the paths' order, those of one folder by name.
+        The runs in the paths' order, those of one folder by name; each once, with a note where it
+        was named or copied more often.
 
     Raises:
-        UserError: a path holds no run, cannot be read, or a run is named twice.
+        UserError: a path holds no run or cannot be read.
     """
-    places = [place for path in paths for place in _runs_at(path)]
-    _check_once(places)
+    named = [place for path in paths for place in _runs_at(path)]
+    times = Counter(place.resolve() for place in named)
+    places = list({place.resolve(): place for place in named}.values())
     runs: list[Run] = []
     for place, name in zip(places, names_of(places), strict=True):
-        runs += _unique(_read(place, name), name, {run.name for run in runs})
-    _check_different(runs)
-    return runs
+        found = _unique(_read(place, name), name, {run.name for run in runs})
+        if times[place.resolve()] > 1:
+            found = [_noted(run, "It is named more than once and counts once.") for run in found]
+        runs += found
+    return _once(runs)
 
 
 def read_sides(baseline: Sequence[Path], tst: Sequence[Path]) -> tuple[list[Run], list[Run]]:
@@ -116,22 +121,24 @@ def _folders(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.iterdir()) if path.is_dir())
 
 
-def _check_once(files: Sequence[Path]) -> None:
-    seen: set[Path] = set()
-    for file in files:
-        if file.resolve() in seen:
-            raise UserError(f"{file} is named twice: name every run once")
-        seen.add(file.resolve())
-
-
-def _check_different(runs: Sequence[Run]) -> None:
-    seen: dict[str, Run] = {}
+def _once(runs: Sequence[Run]) -> list[Run]:
+    """Every run once, however many copies there are of it: copies are no samples of their own."""
+    found: list[list[Run]] = []
     for run in runs:
-        run_id = run.header.get("run_id")
-        if run_id is None:
-            continue
-        if run_id in seen:
-            raise UserError(
-                f"{seen[run_id].path} and {run.path} are of the same run ({run_id}): name it once"
-            )
-        seen[run_id] = run
+        copies = next((copies for copies in found if is_same_run(run, copies[0])), None)
+        if copies is None:
+            found.append([run])
+        else:
+            copies.append(run)
+    return list(map(_of_copies, found))
+
+
+def _of_copies(copies: Sequence[Run]) -> Run:
+    # Some may have been made while it went on.
+    run = max(copies, key=lambda copy: max([0.0, *copy.steps.steps, *copy.curve.steps]))
+    others = [f"{copy.name} ({copy.path})" for copy in copies if copy is not run]
+    return _noted(run, f"It is also in {', '.join(others)} and counts once.") if others else run
+
+
+def _noted(run: Run, note: str) -> Run:
+    return replace(run, notes=(*run.notes, note))

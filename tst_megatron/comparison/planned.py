@@ -23,6 +23,11 @@ def planned_steps(header: Mapping[str, Any]) -> int | None:
     return _steps(flags, "train_iters", "train_samples")
 
 
+def batch_size_changes(flags: Mapping[str, Any]) -> bool:
+    """Whether a run's batch grows on the way; older Megatrons ramped it up, newer ones step it."""
+    return bool(flags.get("rampup_batch_size") or flags.get("step_batch_size_schedule"))
+
+
 def decay_start(header: Mapping[str, Any], steps: StepSeries) -> int | None:
     """The step after which the learning rate decays at the end.
 
@@ -66,7 +71,7 @@ def _steps(flags: Mapping[str, Any], iters: str, samples: str) -> int | None:
         return int(steps)
     total, batch_size = _number(flags.get(samples)), _number(flags.get("global_batch_size"))
     # A batch size that ramps up makes more steps of the samples: not worth a guess.
-    if total and batch_size and not flags.get("rampup_batch_size"):
+    if total and batch_size and not batch_size_changes(flags):
         return int(total // batch_size)
     return None
 

@@ -109,6 +109,18 @@ class Run:
     notes: tuple[str, ...] = ()
 
 
+def is_same_run(one: Run, other: Run) -> bool:
+    """Whether both were read of one run: by its id, else by all that they tell of its way."""
+    ids = [run.header.get("run_id") for run in (one, other)]
+    if None not in ids:
+        return bool(ids[0] == ids[1])
+    return one.header == other.header and all(
+        np.array_equal(getattr(ours, name), getattr(theirs, name), equal_nan=True)
+        for ours, theirs in ((one.curve, other.curve), (one.steps, other.steps))
+        for name in ("steps", "losses", "wall_clock_s")
+    )
+
+
 @dataclass(frozen=True)
 class Group:
     """Runs of equal settings but for the seed.

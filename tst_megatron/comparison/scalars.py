@@ -5,16 +5,18 @@ the reading differs. What they leave out follows from the flags where these are 
 samples times the sequence length, GPU hours are wall-clock times the world size.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tst_megatron.comparison.phases import Logged, phases_from
-from tst_megatron.comparison.planned import decay_start, planned_steps
+from tst_megatron.comparison.planned import batch_size_changes, decay_start, planned_steps
 from tst_megatron.comparison.run import Array, Curve, Run, StepSeries
 
 VALIDATION = "lm loss validation"
@@ -26,6 +28,10 @@ COMPUTE_S, OTHER_S = "compute-seconds", "other-seconds"
 OWN = (BAG_SIZE, STAGE, POSITIONS, DATA_TOKENS, FLOPS, GPU_HOURS, COMPUTE_S, OTHER_S)
 """What tst-megatron logs beside Megatron's own."""
 _STDERR = " stderr"
+_JUMPS = (
+    "Its clock jumps back, first at step {}: it is carried on from there, so what passed between "
+    "is not counted."
+)
 # Tags that name a logged step; others may come at evaluations.
 _OF_STEPS = (*LOSSES, LEARNING_RATE, GRAD_NORM, BAG_SIZE)
 # Of several validation sets, Megatron names the loss on each.
@@ -50,6 +56,30 @@ class Scalars:
         """A value that was logged; a later one of the same step replaces it."""
         self.values.setdefault(tag, {})[step] = value
         self.clocks.setdefault(tag, {})[step] = clock
+
+    def let_clocks_go_on(self) -> list[int]:
+        """Carry clocks that jump back on from there, as those of a ledger.
+
+        Returns:
+            The steps at which they jumped.
+        """
+        clocks: dict[int, list[float]] = {}
+        for of_tag in self.clocks.values():
+            for step, seconds in of_tag.items():
+                if math.isfinite(seconds):
+                    clocks.setdefault(step, []).append(seconds)
+        jumps: list[int] = []
+        lost, so_far = dict.fromkeys(clocks, 0.0), 0.0
+        for before, step in pairwise(sorted(clocks)):
+            # What is logged of a step comes at several times, an evaluation last.
+            if min(clocks[step]) < min(clocks[before]):
+                jumps.append(step)
+                so_far += max(clocks[before]) - min(clocks[step])
+            lost[step] = so_far
+        for of_tag in self.clocks.values():
+            for step in of_tag:
+                of_tag[step] += lost.get(step, 0.0)
+        return jumps
 
     def forget_after(self, step: int) -> None:
         """Leave out what a run that started again from a step has replayed."""
@@ -76,6 +106,8 @@ def run_of_scalars(
         scalars: its logged values.
         notes: of how they were read.
     """
+    jumps = scalars.let_clocks_go_on()
+    note_on_clock = [_JUMPS.format(f"{step:,}") for step in jumps[:1]]
     tag, note_on_tag = _validation_tag(scalars)
     losses = scalars.values.get(tag, {})
     validated = sorted(losses)
@@ -111,7 +143,7 @@ def run_of_scalars(
         phases=phases,
         num_steps=planned_steps(header) or last_step,
         decay_start=decay_start(header, steps),
-        notes=(*notes, *note_on_tag),
+        notes=(*notes, *note_on_clock, *note_on_tag),
     )
 
 
@@ -154,7 +186,9 @@ def _progress(
     steps: Sequence[int], header: Mapping[str, Any], scalars: Scalars, tags: Sequence[str]
 ) -> dict[str, Array]:
     clock = {step: seconds for tag in tags for step, seconds in scalars.clocks.get(tag, {}).items()}
-    seconds = np.maximum.accumulate(_at(clock, steps)) if steps else np.empty(0)
+    seconds = _at(clock, steps)
+    # A jump between a step and its evaluation is not seen by step.
+    seconds = np.where(np.isfinite(seconds), np.fmax.accumulate(seconds), np.nan)
     positions = _positions(steps, header, scalars)
     ranks = (header.get("flags") or {}).get("world_size")
     gpu_hours = _between(scalars.values.get(GPU_HOURS, {}), steps)
@@ -178,7 +212,7 @@ def _positions(steps: Sequence[int], header: Mapping[str, Any], scalars: Scalars
     if np.isfinite(logged).all() or not isinstance(length, int):
         return logged
     samples = _between(scalars.samples, steps)
-    if isinstance(batch_size, int) and not flags.get("rampup_batch_size"):
+    if isinstance(batch_size, int) and not batch_size_changes(flags):
         samples = np.where(np.isfinite(samples), samples, batch_size * np.array(steps, float))
     return np.where(np.isfinite(logged), logged, samples * length)
 

@@ -8,6 +8,7 @@ has the bare names. What is not Megatron's is left out.
 import csv
 import math
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 
 from tst_megatron.comparison.run import Run
@@ -44,8 +45,8 @@ def runs_of_csv(path: Path, name: str) -> list[Run]:
         name: of a run that has none there.
 
     Raises:
-        UserError: it cannot be read, has no column of steps or none of a held-out loss, or a cell
-            is not a number.
+        UserError: it cannot be read, has no column of steps or none of a held-out loss, has a
+            column twice, or a cell is not a number.
     """
     columns, rows = _read(path)
     runs = sorted({run for run, metric in columns if metric.startswith(VALIDATION)})
@@ -60,17 +61,21 @@ _Column = tuple[str, str]
 """(run, metric) of a column; the run is empty where the file names none."""
 
 
-def _read(path: Path) -> tuple[list[_Column], list[list[float]]]:
-    """The columns, and the rows of their cells, NaN where one is empty."""
+_Row = list[float | None]
+"""The cells; None where one is empty or of a column that is not wanted."""
+
+
+def _read(path: Path) -> tuple[list[_Column], list[_Row]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             heads = next(reader, [])
             columns = [_column(head) for head in heads]
             wanted = [_is_wanted(metric) for _, metric in columns]
+            _check_once(path, [head.strip() for head in compress(heads, wanted)])
             rows = [
                 [
-                    _number(path, reader.line_num, head, cell) if is_wanted else math.nan
+                    _number(path, reader.line_num, head, cell) if is_wanted else None
                     for head, cell, is_wanted in zip(heads, row, wanted, strict=False)
                 ]
                 for row in reader
@@ -80,7 +85,16 @@ def _read(path: Path) -> tuple[list[_Column], list[list[float]]]:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error):
         raise UserError(f"{path} is not a CSV file: export it from W&B as CSV") from None
-    return columns, [[*row, *[math.nan] * (len(columns) - len(row))] for row in rows]
+    return columns, [[*row, *[None] * (len(columns) - len(row))] for row in rows]
+
+
+def _check_once(path: Path, heads: Sequence[str]) -> None:
+    twice = next((head for head in heads if heads.count(head) > 1), None)
+    if twice is not None:
+        raise UserError(
+            f'{path} has the column "{twice}" twice: give its runs names of their own in W&B and '
+            "export it again"
+        )
 
 
 def _column(head: str) -> _Column:
@@ -94,18 +108,17 @@ def _is_wanted(metric: str) -> bool:
     return not metric.endswith(_IGNORED) and (metric in known or metric.startswith(VALIDATION))
 
 
-def _number(path: Path, line: int, head: str, cell: str) -> float:
+def _number(path: Path, line: int, head: str, cell: str) -> float | None:
+    """A cell; NaN and the infinities are what a run that diverged has logged."""
     if cell.strip() in ("", "null", "None"):
-        return math.nan
+        return None
     try:
         return float(cell)
     except ValueError:
         raise UserError(f'{path}, line {line}: "{head}" is {cell!r} and not a number') from None
 
 
-def _run(
-    path: Path, columns: Sequence[_Column], rows: Sequence[Sequence[float]], run: str, name: str
-) -> Run:
+def _run(path: Path, columns: Sequence[_Column], rows: Sequence[_Row], run: str, name: str) -> Run:
     own = {metric: at for at, (of, metric) in enumerate(columns) if of in ("", run)}
     own |= {metric: at for at, (of, metric) in enumerate(columns) if of == run}
     step_at = _first(own, _STEPS)
@@ -115,7 +128,7 @@ def _run(
     clock_at = epoch_at if seconds_at is None else seconds_at
     began = 0.0
     if seconds_at is None and epoch_at is not None:
-        began = min((row[epoch_at] for row in rows if math.isfinite(row[epoch_at])), default=0.0)
+        began = min(filter(math.isfinite, (_at(row, epoch_at) for row in rows)), default=0.0)
     metrics = {
         metric: at
         for metric, at in own.items()
@@ -123,13 +136,14 @@ def _run(
     }
     scalars = Scalars()
     for row in rows:
-        if not math.isfinite(row[step_at]):
+        if not math.isfinite(_at(row, step_at)):
             continue
-        step = int(row[step_at])
-        clock = math.nan if clock_at is None else row[clock_at] - began
+        step = int(_at(row, step_at))
+        clock = math.nan if clock_at is None else _at(row, clock_at) - began
         for metric, at in metrics.items():
-            if math.isfinite(row[at]):
-                scalars.add(metric, step, row[at], clock)
+            value = row[at]
+            if value is not None:
+                scalars.add(metric, step, value, clock)
     scalars.samples.update(scalars.values.pop(_SAMPLES, {}))
     called = run or name
     return run_of_scalars(
@@ -142,13 +156,19 @@ def _run(
     )
 
 
+def _at(row: _Row, at: int) -> float:
+    """A cell that says where a row belongs; NaN where it is empty."""
+    value = row[at]
+    return math.nan if value is None else value
+
+
 def _first(own: Mapping[str, int], names: Sequence[str]) -> int | None:
     return next((own[name] for name in names if name in own), None)
 
 
 def _flags(samples: Mapping[int, float]) -> dict[str, int]:
     """The batch size, where the samples tell that it was the same all through."""
-    sizes = {samples[step] / step for step in samples if step > 0}
+    sizes = {of / step for step, of in samples.items() if step > 0 and math.isfinite(of)}
     if len(sizes) != 1 or not (size := sizes.pop()).is_integer():
         return {}
     return {"global_batch_size": int(size)}

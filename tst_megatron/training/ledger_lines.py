@@ -67,6 +67,18 @@ _MAPPINGS = {
 }
 
 
+# (table, name) of what runs are told apart and called by; without a table in the header itself.
+_NAMES = (
+    ("", "run_id"),
+    ("", "seed"),
+    ("flags", "seed"),
+    ("recipe", "name"),
+    ("superposition", "superpose"),
+    ("superposition", "objective"),
+    ("superposition", "bag_boundary"),
+)
+
+
 class LedgerError(UserError):
     """A ledger that cannot be read; the message names file and line."""
 
@@ -149,9 +161,14 @@ def _json(text: bytes) -> Any | None:
         pass
     try:
         # Python's own is slower and knows NaN and Infinity.
-        return json.loads(text)
+        return json.loads(text, parse_int=_int)
     except (ValueError, RecursionError):
         return None
+
+
+def _int(text: str) -> int | float:
+    """A whole number; an infinite one where it has more digits than floating point goes to."""
+    return int(text) if math.isfinite(float(text)) else float(text)
 
 
 def _checked(path: Path, number: int, value: Any) -> dict[str, Any]:
@@ -196,6 +213,15 @@ def _check_header(where: str, header: Mapping[str, Any]) -> None:
             f"{where}: a ledger of schema {_shown(schema)}, and this tst-megatron reads schemas "
             f"{_SCHEMAS[0]} to {_SCHEMAS[-1]}: read it with the tst-megatron that wrote it"
         )
+    for table, name in _NAMES:
+        named = (header.get(table) or {}).get(name) if table else header.get(name)
+        if isinstance(named, list | dict):
+            raise LedgerError(
+                f'{where}: its "{name}" is {_shown(named)} and must be a number or text'
+            )
+    data = header.get("data") or []
+    if not isinstance(data, list) or not all(isinstance(place, dict) for place in data):
+        raise LedgerError(f'{where}: its "data" is {_shown(data)} and must be a list of tables')
     stages = (header.get("superposition") or {}).get("stages", [])
     if not isinstance(stages, list) or not all(map(_is_stage, stages)):
         raise LedgerError(

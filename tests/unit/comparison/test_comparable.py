@@ -27,6 +27,8 @@ FLAGS = {
     "eval_iters": 16,
     "eval_global_batch_size": 32,
     "tst_fixed_validation": True,
+    "rampup_batch_size": None,
+    "step_batch_size_schedule": None,
 }
 
 
@@ -93,6 +95,8 @@ def test_lengths_and_places_may_differ(tmp_path: Path):
         ({}, {"tst_fixed_validation": False}, "tst_fixed_validation is True in"),
         ({}, {"global_batch_size": 8}, "The batches differ, so a step is not a step: global_batch"),
         ({}, {"seq_length": 64}, "seq_length is 128 in"),
+        ({}, {"rampup_batch_size": ["2", "2", "400"]}, "rampup_batch_size is None in"),
+        ({}, {"step_batch_size_schedule": "0:2 1K:4"}, "step_batch_size_schedule is None in"),
     ],
 )
 def test_facts_that_differ_are_named(tmp_path: Path, header: Any, flags: Any, says: str):
@@ -134,6 +138,15 @@ def test_held_out_text_of_its_own_counts_alone(tmp_path: Path):
         return side(tmp_path, name, {"data": data}, flags, bags)
 
     assert reasons_against(on("base", "3", False), on("tst", "4", True)) == []
+
+
+def test_all_of_the_held_out_text_is_the_same_in_however_many_batches(tmp_path: Path):
+    full = {"full_validation": True}
+    sides = (
+        side(tmp_path, "base", flags=full),
+        side(tmp_path, "tst", flags=full | {"eval_iters": 3}, bags=True),
+    )
+    assert reasons_against(*sides) == []
 
 
 def test_what_is_not_told_is_a_note(tmp_path: Path):
@@ -178,7 +191,8 @@ def test_two_ordinary_runs_and_two_with_bags_may_be_compared(tmp_path: Path):
 def test_a_run_against_itself_and_a_seed_twice(tmp_path: Path):
     once = side(tmp_path, "a")
     assert any("compared with itself" in note for note in notes_on(once, once))
-    runs = [made_run(tmp_path, name, HEADER, flags=FLAGS) for name in ("b", "c")]
+    told, flags = {**HEADER, "seed": None}, {**FLAGS, "seed": 1234}
+    runs = [made_run(tmp_path, name, told, flags=flags) for name in ("b", "c")]
     assert any(
         '2 runs of "baseline" have seed 1234' in note
         for note in notes_on(group(runs, "baseline"), once)

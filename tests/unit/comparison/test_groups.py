@@ -113,6 +113,15 @@ def test_what_is_not_told_sets_nothing_apart(tmp_path: Path):
     assert grouped([told, untold]) == {"ordinary": ["a", "b"]}
 
 
+def test_a_run_that_tells_little_does_not_join_runs_that_differ(tmp_path: Path):
+    untold = run_of(tmp_path, "a")
+    slow = run_of(tmp_path, "b", flags={"lr": 1}, seed=2)
+    fast = run_of(tmp_path, "c", flags={"lr": 2}, seed=3)
+    for runs in ([untold, slow, fast], [slow, fast, untold]):
+        groups = [{run.name for run in found.runs} for found in group(runs, "TST")]
+        assert groups == [{"a", "b"}, {"c"}]
+
+
 @pytest.mark.parametrize("header", [{}, {"flags": {}, "superposition": None}])
 def test_bags_are_seen_in_the_header_or_else_in_the_lines(tmp_path: Path, header: Any):
     run = run_of(tmp_path, "a", header=header, stages=[(4, 200)])

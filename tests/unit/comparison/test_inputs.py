@@ -1,6 +1,7 @@
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,16 +81,34 @@ def test_runs_that_only_their_folders_of_every_run_tell_apart(tmp_path: Path):
     assert names(*ones) == list(map(str, ones))
 
 
-def test_the_same_file_twice(tmp_path: Path):
+def test_the_same_file_twice_is_one_run(tmp_path: Path):
     path = made_ledger(tmp_path, "run")
-    with pytest.raises(UserError, match=r"ledger\.jsonl is named twice"):
-        read_runs([path, path.parent])
+    (run,) = read_runs([path, path.parent])
+    assert run.notes == ("It is named more than once and counts once.",)
 
 
-def test_the_same_run_twice(tmp_path: Path):
-    paths = [made_ledger(tmp_path, name, {"run_id": "one"}) for name in ("run", "copy")]
-    with pytest.raises(UserError, match="are of the same run"):
-        read_runs(paths)
+@pytest.mark.parametrize("run_id", ["one", None])
+def test_copies_of_a_run_are_one_run(tmp_path: Path, run_id: str | None):
+    """Three copies would look like three seeds that agree."""
+    path = made_ledger(tmp_path, "run", {"run_id": run_id})
+    copy = tmp_path / "copy.jsonl.gz"
+    copy.write_bytes(gzip.compress(path.read_bytes()))
+    (run,) = read_runs([path, copy])
+    assert (run.name, run.notes) == ("run", (f"It is also in copy ({copy}) and counts once.",))
+
+
+def test_of_copies_the_one_that_got_furthest_counts(tmp_path: Path):
+    header = {"run_id": "one"}
+    early = made_ledger(tmp_path, "early", header, losses={50: 4.0})
+    (run,) = read_runs([early, made_ledger(tmp_path, "late", header)])
+    assert (run.name, run.curve.steps.tolist()) == ("late", [50, 100])
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"losses": {50: 4.0, 100: 3.1}}])
+def test_runs_that_differ_in_anything_are_samples_of_their_own(tmp_path: Path, other: Any):
+    header = {"run_id": None, "seed": other.pop("seed", None)}
+    one = made_ledger(tmp_path, "one", {"run_id": None, "seed": None})
+    assert names(one, made_ledger(tmp_path, "two", header, **other)) == ["one", "two"]
 
 
 @pytest.mark.parametrize(("make", "says"), [(False, "is not there"), (True, "holds no run")])

@@ -3,8 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tst_megatron.comparison.group_curve import group_curve
 from tst_megatron.comparison.inputs import read_runs
-from tst_megatron.comparison.run import Run
+from tst_megatron.comparison.run import Group, Run
 from tst_megatron.errors import UserError
 
 
@@ -51,7 +52,7 @@ def test_a_history(tmp_path: Path):
         "lm loss validation,system/gpu,note\n"
         "0,10,100.0,1700000100,40,5.5,0.001,0.5,,x,hello\n"
         "1,20,200.0,1700000200,80,5.0,0.001,0.5,4.5,y,\n"
-        "2,30,300.0,1700000300,120,4.5,0.0005,0.5,NaN,z\n"
+        "2,30,300.0,1700000300,120,4.5,0.0005,0.5,,z\n"
         "3,40,400.0,1700000400,160,4.0,0.0001,0.5,4.0,z,there\n",
     )
     assert run.name == "export"
@@ -62,22 +63,56 @@ def test_a_history(tmp_path: Path):
     assert run.decay_start == 20
 
 
+@pytest.mark.parametrize("cell", ["NaN", "nan", "Infinity"])
+def test_losses_that_are_no_numbers_stay(tmp_path: Path, cell: str):
+    """A run that diverged must not look as if it had ended before."""
+    (run,) = read(
+        tmp_path,
+        "Step,samples vs steps,lm loss,lm loss validation\n"
+        f"10,40,5,4\n20,NaN,5,\n30,120,{cell},{cell}\n",
+    )
+    np.testing.assert_array_equal(run.curve.steps, [10, 30])
+    np.testing.assert_array_equal(np.isfinite(run.curve.losses), [True, False])
+    assert run.num_steps == 30
+    assert run.header["flags"] == {"global_batch_size": 4}
+    assert group_curve(Group("baseline", (run,), 30)) is None
+
+
 def test_a_clock_of_the_epoch_starts_at_the_first_line(tmp_path: Path):
     (run,) = read(tmp_path, "Step,_timestamp,lm loss validation\n1,1000.5,4\n2,1001.5,3\n")
     np.testing.assert_array_equal(run.curve.wall_clock_s, [0, 1])
     assert any("starts at the first line" in note for note in run.notes)
 
 
-def test_a_clock_never_goes_back(tmp_path: Path):
-    (run,) = read(tmp_path, "Step,_runtime,lm loss validation\n1,9,4\n2,3,3\n3,12,2\n")
-    np.testing.assert_array_equal(run.curve.wall_clock_s, [9, 9, 12])
+def test_a_clock_that_jumps_back_is_carried_on(tmp_path: Path):
+    """As a ledger's: frozen, it would leave out hours."""
+    (run,) = read(
+        tmp_path,
+        "Step,_runtime,lm loss,lm loss validation\n"
+        "1,10,5,4\n2,20,5,4\n3,3,5,\n4,13,5,4\n5,1,5,4\n6,2,5,4\n",
+    )
+    np.testing.assert_array_equal(run.curve.wall_clock_s, [10, 20, 30, 30, 31])
+    np.testing.assert_array_equal(run.steps.wall_clock_s, [10, 20, 20, 30, 30, 31])
+    (note,) = (note for note in run.notes if "jumps back" in note)
+    assert "first at step 3: it is carried on" in note
+
+
+def test_a_clock_that_is_missing_once_is_unknown_there_alone(tmp_path: Path):
+    (run,) = read(tmp_path, "Step,_runtime,lm loss validation\n1,10,5\n2,,4\n3,30,3\n")
+    np.testing.assert_array_equal(run.curve.wall_clock_s, [10, np.nan, 30])
+    assert not any("jumps back" in note for note in run.notes)
 
 
 def test_runs_of_two_exports_that_are_called_alike(tmp_path: Path):
     (tmp_path / "a.csv").write_text(CHART)
-    (tmp_path / "b.csv").write_text(CHART)
+    (tmp_path / "b.csv").write_text(CHART.replace("4.5", "4.75").replace("5.5", "5.75"))
     runs = read_runs([tmp_path / "a.csv", tmp_path / "b.csv"])
     assert [run.name for run in runs] == ["my - run", "other", "b: my - run", "b: other"]
+
+
+def test_what_is_left_out_may_be_there_twice(tmp_path: Path):
+    (run,) = read(tmp_path, "Step,note,note,lm loss validation\n1,x,y,4\n")
+    np.testing.assert_array_equal(run.curve.losses, [4])
 
 
 @pytest.mark.parametrize(
@@ -86,6 +121,10 @@ def test_runs_of_two_exports_that_are_called_alike(tmp_path: Path):
         ("", 'has no column "lm loss validation"'),
         ("Step,lm loss\n1,2\n", 'has no column "lm loss validation"'),
         ("lm loss validation\n1\n", "has no column of steps"),
+        (
+            'Step,a - lm loss validation,"a - lm loss validation"\n1,2,3\n',
+            r'has the column "a - lm loss validation" twice',
+        ),
         ("Step,lm loss validation\n1,2\n2,high\n", r"line 3: \"lm loss validation\" is 'high'"),
     ],
 )

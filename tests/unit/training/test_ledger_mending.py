@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +255,15 @@ def test_whole_floats_are_counts(tmp_path: Path):
     assert numbers(read(tmp_path, HEADER, step(1) | {"step": 3.0})) == [3]
 
 
+def test_numbers_too_large_for_floating_point_are_unknown(tmp_path: Path):
+    huge = 10**400
+    header = {**HEADER, "flags": {"train_iters": huge}, "data": None, "seed": None}
+    ledger = read(tmp_path, header, step(1, flops=huge), validation(1) | {"wall_clock_s": huge})
+    assert ledger.steps[0]["flops"] is None
+    assert ledger.validations[0]["wall_clock_s"] is None
+    assert ledger.header["flags"] == {"train_iters": math.inf}
+
+
 def test_a_run_without_run_ids_may_start_again(tmp_path: Path):
     header = {"kind": "header", "step": 0, "schema_version": 1, "seed": 1, "flags": {"lr": 1}}
     ledger = read(
@@ -294,6 +304,14 @@ def test_a_run_without_run_ids_may_start_again(tmp_path: Path):
         ((HEADER, step(1) | {"step": 1.5}), 'line 2: its "step" is 1.5'),
         ((HEADER, step(1) | {"step": None}), 'line 2: its "step" is null'),
         ((HEADER | {"flags": [1]},), 'line 1: its "flags"'),
+        ((HEADER | {"run_id": ["a"]},), 'line 1: its "run_id" is ["a"]'),
+        ((HEADER | {"seed": [1]},), 'line 1: its "seed" is [1]'),
+        ((HEADER | {"flags": {"seed": [1]}},), 'line 1: its "seed" is [1]'),
+        ((HEADER | {"recipe": {"name": {}}},), 'line 1: its "name" is {}'),
+        ((HEADER | {"superposition": {"objective": []}},), 'line 1: its "objective" is []'),
+        ((HEADER | {"data": {"path": "/a"}},), 'line 1: its "data" is {"path": "/a"}'),
+        ((HEADER | {"data": ["/a"]},), 'line 1: its "data" is ["/a"]'),
+        ((HEADER, step(1) | {"step": 10**400}), 'line 2: its "step" is Infinity'),
         ((HEADER | {"superposition": {"stages": [[4]]}},), 'line 1: its "stages"'),
         ((HEADER | {"superposition": {"stages": 4}},), 'line 1: its "stages"'),
         ((HEADER, '{"kind": "step", "st', step(2)), "line 2: not a line of a ledger"),

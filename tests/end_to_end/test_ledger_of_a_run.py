@@ -16,9 +16,9 @@ TST = ("--tst-bag-size=4", "--tst-step-ratio=0.5")
 
 @pytest.fixture(scope="module")
 def ran(corpus, tmp_path_factory) -> tuple[Result, Path]:
-    """A superposed pipeline of two ranks that is compared with itself cut short, as it trains."""
+    """A superposed pipeline of two ranks that is compared with a baseline, as it trains."""
     out = tmp_path_factory.mktemp("ledger")
-    first = run(Job(out / "first", (*TINY, *corpus.flags)))
+    first = run(Job(out / "first", (*TINY, *corpus.flags, *MORE)))
     flags = (
         *(*TINY, *corpus.flags, *MORE, *TST, "--pipeline-model-parallel-size=2"),
         *(f"--tensorboard-dir={out / 'tb'}", f"--tst-compare-with={first.ledger_file}"),

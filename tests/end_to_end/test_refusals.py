@@ -29,6 +29,11 @@ def cases(corpus, folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, .
     write_manifest(
         indexed, Manifest([], {}, tokenizer, "uint16", 1, 1, 1, 1, 0, {}, [], {}, file, file)
     )
+    other = folder / "other.jsonl"
+    other.write_text(
+        '{"kind": "header", "step": 0, "flags": {"num_layers": 99}}\n'
+        '{"kind": "validation", "step": 1, "next_token_loss": 3.0}\n'
+    )
     blend, mistyped = folder / "blend.yaml", folder / "mistyped.yaml"
     blend.write_text(f"sources:\n- {{path: {corpus.prefix}, epochs: 2.5}}\n")
     mistyped.write_text(f"sources:\n- {{path: {corpus.prefix}, wieght: 1}}\n")
@@ -41,6 +46,10 @@ def cases(corpus, folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, .
         "a run to compare with that is none": (
             (f"--tst-compare-with={text}",),
             ("--tst-compare-with", f"{text}, line 1", "not a line of a ledger"),
+        ),
+        "a run to compare with of another model": (
+            (f"--tst-compare-with={other}",),
+            (f"--tst-compare-with {other}", "num_layers 99", "leave it out"),
         ),
         "an interval of the ledger": (
             ("--tst-ledger-fsync-interval=-1",),

@@ -13,6 +13,7 @@ from tst_megatron.comparison.compare_notes import (
     equal_data_notes,
     equal_loss_notes,
     met_unseen_notes,
+    no_lower_notes,
     reading_notes,
     uncertainty,
 )
@@ -69,7 +70,9 @@ def compare(
     if not curves or ours is None:
         return _nothing(groups, tst, confidence, notes)
     drawn = resample(tuple(curves), ours, draws, seed)
-    first, by_length = drawn.baselines[0], _by_length(_whole(drawn.baselines))
+    first, every_length = drawn.baselines[0], _by_length(_whole(drawn.baselines))
+    by_length = _lower_than_shorter(every_length)
+    notes += no_lower_notes(every_length, by_length)
     fit = fit_baseline(by_length)
     inside = along_baseline(first, drawn.tst, confidence) or along_baseline(
         _by_length(drawn.baselines)[-1], drawn.tst, confidence
@@ -134,6 +137,17 @@ def _by_length(groups: tuple[Rows, ...]) -> tuple[Rows, ...]:
     for rows in groups:
         found.setdefault(float(rows.steps[-1]), rows)
     return tuple(found[length] for length in sorted(found))
+
+
+def _lower_than_shorter(groups: tuple[Rows, ...]) -> tuple[Rows, ...]:
+    """Without those that ended no lower than a shorter one.
+
+    Who has the steps of the longer can stop at the shorter: counted in, a poor long run would have
+    every loss below its own look far away.
+    """
+    finals = np.array([rows.finals[0] for rows in groups])
+    before = np.minimum.accumulate([np.inf, *finals])[:-1]
+    return tuple(rows for rows, lower in zip(groups, finals < before, strict=True) if lower)
 
 
 def _nothing(

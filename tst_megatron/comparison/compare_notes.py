@@ -71,6 +71,22 @@ def equal_loss_notes(headline: EqualLoss, fit: Fit | None, baseline: Rows) -> li
     return notes
 
 
+def no_lower_notes(groups: Sequence[Rows], used: Sequence[Rows]) -> list[str]:
+    """Which whole runs say nothing of what more steps are good for.
+
+    Args:
+        groups: of the baseline, one a length, ascending.
+        used: those of them that ended lower than every shorter one.
+    """
+    return [
+        f"The baseline's run of {rows.steps[-1]:,.0f} steps ended no lower ({rows.finals[0]:.3f}) "
+        "than a shorter one: equal loss over whole runs is without it, as what it needed more "
+        "steps for is not the loss."
+        for rows in groups
+        if not any(rows is other for other in used)
+    ]
+
+
 def met_unseen_notes(baseline: Rows, tst: Rows) -> list[str]:
     """Which side had the other's final loss before it was first evaluated."""
     return [

@@ -76,9 +76,12 @@ def extended(rows: Rows, laws: Laws) -> Path:
 def whole_runs(groups: tuple[Rows, ...], laws: Laws | None) -> Path | None:
     """The final loss of a whole run of N steps.
 
-    That is the law at N less what a run ends below it, which is measured at each length: between
-    two lengths it is straight over the logarithm of the length, outside them it is the nearest
-    one's. Without a law, straight between the lengths' final losses, and no further.
+    In a copy in which a longer run ended higher than a shorter one it counts as the shorter did:
+    who has the steps of the longer can stop at the shorter.
+
+    The path is the law at N less what a run ends below it, which is measured at each length:
+    between two lengths it is straight over the logarithm of the length, outside them it is the
+    nearest one's. Without a law, straight between the lengths' final losses, and no further.
 
     Args:
         groups: one a length, ascending.
@@ -88,7 +91,7 @@ def whole_runs(groups: tuple[Rows, ...], laws: Laws | None) -> Path | None:
         None where there is neither a law nor a second length.
     """
     lengths = np.array([rows.steps[-1] for rows in groups])
-    finals = np.array([rows.finals for rows in groups]).T
+    finals = np.minimum.accumulate(np.array([rows.finals for rows in groups]), axis=0).T
     if laws is None:
         if len(groups) < 2:
             return None

@@ -97,6 +97,21 @@ def test_whole_runs_of_two_lengths_are_the_headline():
     assert found.baseline[0].num_steps == 8000
 
 
+@pytest.mark.parametrize("speed", [0.9, 1.1])
+def test_a_longer_run_that_ended_worse_does_not_undo_a_shorter_one(speed: float):
+    """A TST run that was worse came out as a saving of 2.25."""
+    good, poor = whole_run(8000, stderr=0.002), whole_run(16_000, speed=0.4, stderr=0.002)
+    assert poor.curve.losses[-1] > good.curve.losses[-1]
+    tst = made_group(whole_run(8000, speed, switch=2000, stderr=0.002))
+    for runs in ((good, poor), (poor, good)):
+        found = compare([made_group(run) for run in runs], tst, draws=DRAWS)
+        ahead = speed > 1
+        assert (found.equal_loss.reached, found.equal_loss.extrapolated) == (not ahead, ahead)
+        assert_is(found.equal_loss.step_ratio, speed, rel=0.03)
+        assert any("16,000 steps ended no lower" in note for note in found.notes)
+        assert any("did not get" in note for note in found.notes) == ahead
+
+
 def test_a_longer_run_under_way_is_no_whole_run():
     short, tst = made_group(whole_run(8000)), made_group(whole_run(8000, speed=1.3, switch=2000))
     steps = evaluated_at(12_000, 60)

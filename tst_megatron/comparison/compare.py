@@ -21,7 +21,7 @@ from tst_megatron.comparison.equal_budget import equal_data, equal_flops
 from tst_megatron.comparison.equal_loss import along_baseline, at_baseline_final, at_tst_final
 from tst_megatron.comparison.group_curve import group_curve
 from tst_megatron.comparison.paths import Fit, fit_baseline
-from tst_megatron.comparison.resampling import Rows, resample
+from tst_megatron.comparison.resampling import Rows, resample, until
 from tst_megatron.comparison.result import (
     Comparison,
     EqualData,
@@ -79,18 +79,26 @@ def compare(
     )
     at_baseline = at_baseline_final(first, drawn.tst, confidence)
     headline = at_tst_final(by_length, drawn.tst, fit, confidence)
-    if inside is not None and drawn.tst.steps[-1] < _WHOLE * tst.num_steps:
-        # Its own decay is yet to come, and the baseline's whole runs had theirs.
+    under_way = drawn.tst.steps[-1] < _WHOLE * tst.num_steps
+    if inside is not None and (under_way or (headline.unlike and not inside.unlike)):
+        # Its own decay is yet to come, if it has one, and the baseline's whole runs had theirs.
         headline = inside
+        at = f"at step {drawn.tst.steps[-1]:,.0f} of {tst.num_steps:,}"
         notes.append(
-            f"TST is at step {drawn.tst.steps[-1]:,.0f} of {tst.num_steps:,}: equal loss is taken "
-            "along the baseline's run, not over whole runs."
+            f"TST {f'is {at}' if under_way else 'did not decay'}: equal loss is taken along the "
+            "baseline's run, not over whole runs."
         )
     if headline.step_ratio.value is None and at_baseline is not None:
         headline = at_baseline
         notes.append(_AT_BASELINE)
     if headline.step_ratio.value is None:
         notes += met_unseen_notes(first, drawn.tst)
+    if headline.unlike:
+        notes.append(f"Nothing is claimed at equal loss: {headline.unlike}.")
+        early = _before_decay(drawn.tst)
+        early_inside = early and at_tst_final(by_length, early, fit, confidence)
+        if early_inside and not early_inside.unlike and early_inside.step_ratio.value is not None:
+            inside = early_inside
     data, read_by = equal_data(drawn.baselines, drawn.tst, confidence)
     notes += equal_loss_notes(headline, fit, first)
     notes += equal_data_notes(data, read_by, drawn.tst)
@@ -98,7 +106,7 @@ def compare(
         baseline=groups,
         tst=tst,
         equal_loss=headline,
-        equal_loss_along=None if inside is None or inside.where == headline.where else inside,
+        equal_loss_along=None if inside is None or _same(inside, headline) else inside,
         equal_loss_at_baseline=at_baseline,
         equal_flops=equal_flops(first, drawn.tst, confidence),
         equal_data=data,
@@ -108,6 +116,16 @@ def compare(
         uncertainty=uncertainty(drawn),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _same(one: EqualLoss, other: EqualLoss) -> bool:
+    return (one.where, one.loss) == (other.where, other.loss)
+
+
+def _before_decay(rows: Rows) -> Rows | None:
+    """Up to where the decay starts; None without a decay."""
+    start = rows.curve.decay_start
+    return None if start is None else until(rows, start)
 
 
 def _order(groups: Sequence[Group], tst: Group) -> tuple[Group, ...]:

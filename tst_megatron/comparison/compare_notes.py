@@ -151,19 +151,29 @@ _AT_END = 0.01
 
 def _length_notes(group: Group, curve: GroupCurve) -> list[str]:
     """Runs that ended apart, or before their end."""
+    notes = [
+        f"{run.name} has its last held-out loss at step {run.curve.steps[-1]:,.0f} of "
+        f"{run.num_steps:,} and is left out: other runs of {group.name} came to their end."
+        for run in group.runs
+        if run.curve.losses[-1:].size
+        and np.isfinite(run.curve.losses[-1])
+        and not any(run is used for used in curve.runs)
+    ]
     lasts = [float(run.curve.steps[-1]) for run in curve.runs]
     if min(lasts) != max(lasts):
         return [
+            *notes,
             f"The runs of {group.name} end at steps {min(lasts):,.0f} to {max(lasts):,.0f}: they "
-            "are compared up to the first of these."
+            "are compared up to the first of these.",
         ]
     if lasts[0] < group.num_steps:
         so_far = "" if curve.is_whole else ", so it is not taken for a whole run"
         return [
+            *notes,
             f"The last evaluation of {group.name} is at step {lasts[0]:,.0f} of "
-            f"{group.num_steps:,}: its final loss is the one there{so_far}."
+            f"{group.num_steps:,}: its final loss is the one there{so_far}.",
         ]
-    return []
+    return notes
 
 
 def _decays_all_along(rows: Rows) -> bool:

@@ -14,7 +14,7 @@ error is the evaluations', each on its own.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -69,6 +69,22 @@ class Rows:
                 apart = (self.mix * np.log(each / mean).T).sum(axis=1)
             mean = mean * np.exp(np.clip(apart, -50, 50))
         return np.where(finite | np.isnan(mean), mean, steps)
+
+
+def until(rows: Rows, step: float) -> Rows | None:
+    """The same up to a step; None where there is no evaluation by then."""
+    kept = rows.steps <= step
+    if not kept.any():
+        return None
+    curve = rows.curve
+    curve = replace(
+        curve,
+        steps=curve.steps[kept],
+        losses=curve.losses[:, kept],
+        stderrs=curve.stderrs[kept],
+        segments=curve.segments[kept],
+    )
+    return replace(rows, curve=curve, losses=rows.losses[:, kept], points=rows.points[:, kept])
 
 
 @dataclass(frozen=True)

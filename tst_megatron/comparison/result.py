@@ -62,6 +62,8 @@ class EqualLoss:
         where: that in words, for tables: ``whole runs``, ``whole runs, by a fitted law`` (of one
             length, or outside the lengths), ``inside the stable phase``, ``inside the decay`` or
             ``along the run`` where no decay is known.
+        unlike: why the sides' losses are not alike, the learning rate of one of them having decayed
+            and the other's not; empty where nothing is known to be. Nothing is claimed then.
     """
 
     loss: Interval = Interval()
@@ -75,6 +77,11 @@ class EqualLoss:
     extrapolated: bool = False
     whole_runs: bool = False
     where: str = "along the run"
+    unlike: str = ""
+
+    def shows(self, ratio: Interval) -> bool:
+        """Whether one of its ratios may be claimed: the sides are alike and it is not 1."""
+        return not self.unlike and not ratio.holds(1)
 
 
 @dataclass(frozen=True)
@@ -156,7 +163,8 @@ class Comparison:
         equal_loss: the headline: at TST's final loss, over whole runs where there are several
             lengths of the baseline, else along the run; extrapolated where need be and possible.
         equal_loss_along: at the same loss, along the baseline's run; None where that is the
-            headline already, or the run never gets there.
+            headline already, or the run never gets there. Where TST's learning rate decayed and
+            the baseline's did not, it is at the loss where TST's decay starts.
         equal_loss_at_baseline: at the baseline's final loss where TST ended lower: both measured.
         equal_flops: at equal FLOPs.
         equal_data: at equal data tokens.

@@ -13,6 +13,7 @@ from tst_megatron.comparison.result import Comparison, EqualLoss, Interval
 
 NO_DIFFERENCE = "no difference shown"
 EXTRAPOLATED = "extrapolated"
+UNLIKE = "decays not alike"
 # What the headline is about: the first of these that both sides logged.
 _IN_ORDER = (GPU_HOURS, WALL_CLOCK, FLOPS, STEPS)
 
@@ -46,24 +47,29 @@ def arrow_text(equal: EqualLoss, amount: Amount) -> str:
     if found.value is None:
         return ""
     first = _times(found.value, amount)
-    if found.holds(1):
+    if not equal.shows(found):
         first = f"{amount.label}: {formats.ratio(found.value)}"
-    beside = remark(found, 1, equal.extrapolated)
+    beside = remark(found, 1, *marks(equal))
     return f"{first}\n{beside}" if beside else first
 
 
-def remark(interval: Interval, nothing: float, extrapolated: bool = False) -> str:
+def marks(equal: EqualLoss) -> list[str]:
+    """What has to stand beside every figure of the baseline, whatever the figure is."""
+    told = {EXTRAPOLATED: equal.extrapolated, UNLIKE: bool(equal.unlike)}
+    return [word for word, stands in told.items() if stands]
+
+
+def remark(interval: Interval, nothing: float, *others: str) -> str:
     """What has to stand beside a figure.
 
     Args:
         interval: the figure.
         nothing: what it is where the sides do not differ: 1 of a ratio, 0 of a difference.
-        extrapolated: it rests on a fit beyond what was run.
+        others: further words that stand there, such as those of `marks`.
     """
     if interval.value is None:
         return ""
-    words = [NO_DIFFERENCE] if interval.holds(nothing) else []
-    return ", ".join([*words, *([EXTRAPOLATED] if extrapolated else [])])
+    return ", ".join([*([NO_DIFFERENCE] if interval.holds(nothing) else []), *others])
 
 
 def _times(value: float, amount: Amount) -> str:
@@ -82,6 +88,8 @@ def _equal_loss(comparison: Comparison, amount: Amount) -> str:
         return f"The baseline had {level}, which TST ended at, by its first evaluation."
     if found.value is None:
         return f"The baseline did not get to {level}, which TST ended at."
+    if equal.unlike:
+        return f"No saving is claimed at {level}, as {equal.unlike}."
     beside = [_interval(comparison, formats.ratio_range(found)), equal.where]
     if equal.extrapolated:
         beside += [f"{EXTRAPOLATED}, as the baseline did not get there"]

@@ -20,9 +20,10 @@ from tst_megatron.comparison.charts.amounts import (
     Amount,
 )
 from tst_megatron.comparison.findings import Findings, Prices
+from tst_megatron.comparison.group_curve import runs_used
 from tst_megatron.comparison.result import Comparison, EqualLoss, Interval
 from tst_megatron.comparison.run import Array, Group, Run
-from tst_megatron.comparison.sentences import EXTRAPOLATED, lead_amount, remark
+from tst_megatron.comparison.sentences import lead_amount, marks, remark
 from tst_megatron.comparison.settings import compare_settings
 
 _FOLDERS_ABOVE = re.compile(r"(?<!\S)/(?:[^\s/,]+/)+(?=[^\s/,]+/[^\s/,]+)")
@@ -86,7 +87,7 @@ def _equal_loss_tables(comparison: Comparison, prices: Prices) -> Iterator[Table
 
 def equal_loss_table(equal: EqualLoss, which: str, confidence: float, prices: Prices) -> Table:
     """What both sides needed to get to a loss."""
-    words = [which, equal.where, *([EXTRAPOLATED] if equal.extrapolated else [])]
+    words = [which, equal.where, *marks(equal)]
     if equal.step_ratio.value is None:
         unseen = "reached by the baseline before its first evaluation"
         words.append(unseen if equal.reached else "not reached by the baseline")
@@ -143,7 +144,7 @@ def groups_table(findings: Findings) -> Table:
                 formats.signed(difference.value),
                 formats.ratio(found.value),
                 formats.ratio_range(found),
-                remark(found, 1, one.equal_loss.extrapolated),
+                remark(found, 1, *marks(one.equal_loss)),
             )
         )
     return Table(
@@ -191,8 +192,8 @@ def settings_tables(findings: Findings) -> list[Table]:
 
 
 def final_loss(group: Group) -> float | None:
-    """Mean of the last held-out losses of a group's runs; None without one."""
-    ends = [loss for run in group.runs if (loss := final(run)) is not None]
+    """Mean of the last held-out losses of the runs that stand for a group; None without one."""
+    ends = [loss for run in runs_used(group) if (loss := final(run)) is not None]
     return float(np.mean(ends)) if ends else None
 
 
@@ -261,5 +262,5 @@ def _row(label: str, needed: tuple[str, str], found: Interval, equal: EqualLoss)
         *needed,
         formats.ratio(found.value),
         formats.ratio_range(found),
-        remark(found, 1, equal.extrapolated),
+        remark(found, 1, *marks(equal)),
     )

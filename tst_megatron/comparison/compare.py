@@ -4,11 +4,11 @@ The one idea: all curves are drawn many times over with their errors (`resamplin
 worked out for every copy, and its interval is the middle 95 % of them.
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from tst_megatron.comparison.baselines import strongest
 from tst_megatron.comparison.compare_notes import (
     equal_data_notes,
     equal_loss_notes,
@@ -53,8 +53,7 @@ def compare(
     """Compare a TST group with the baseline's groups.
 
     Args:
-        baseline: groups of one setting, by length; other settings than the length are not looked
-            at here.
+        baseline: its groups; of several settings the strongest counts.
         tst: the group.
         confidence: of the intervals, above 0 and below 1.
         draws: perturbed copies of the curves.
@@ -63,10 +62,10 @@ def compare(
     Returns:
         Figures that cannot be told are ``Interval()``; why not is in the notes.
     """
-    groups = _order(baseline, tst)
+    groups, unused = strongest(baseline, tst)
     curves = [curve for curve in map(group_curve, groups) if curve is not None]
     ours = group_curve(tst)
-    notes = reading_notes((*groups, tst), (*curves, ours))
+    notes = [*unused, *reading_notes((*groups, tst), (*curves, ours))]
     if not curves or ours is None:
         return _nothing(groups, tst, confidence, notes)
     drawn = resample(tuple(curves), ours, draws, seed)
@@ -126,19 +125,6 @@ def _before_decay(rows: Rows) -> Rows | None:
     """Up to where the decay starts; None without a decay."""
     start = rows.curve.decay_start
     return None if start is None else until(rows, start)
-
-
-def _order(groups: Sequence[Group], tst: Group) -> tuple[Group, ...]:
-    """By length, but the one of TST's own length, or nearest to it, first."""
-    by_length = sorted(groups, key=lambda group: group.num_steps)
-    if not by_length:
-        return ()
-    nearest = min(by_length, key=lambda group: _apart(group.num_steps, tst.num_steps))
-    return (nearest, *(group for group in by_length if group is not nearest))
-
-
-def _apart(one: int, other: int) -> float:
-    return abs(math.log(max(one, 1) / max(other, 1)))
 
 
 def _whole(groups: tuple[Rows, ...]) -> tuple[Rows, ...]:

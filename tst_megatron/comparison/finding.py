@@ -71,8 +71,10 @@ def _findings(
     prices: Prices = _NOT_ASKED,
 ) -> Findings:
     comparisons = sorted((compare(theirs, one, confidence=confidence) for one in ours), key=_rank)
+    used = comparisons[0].baseline
+    unused = [one for one in theirs if not any(one is other for other in used)]
     return Findings(
-        baseline=comparisons[0].baseline,
+        baseline=(*used, *unused),
         tst=tuple(one.tst for one in comparisons),
         comparisons=tuple(comparisons),
         reasons=reasons,

@@ -36,6 +36,25 @@ _NOT_THE_METHOD = (
     "version of ",
     "wandb_",
 )
+# How the same numbers are worked out: this moves the clock, and losses by rounding alone.
+_HOW_IT_IS_COMPUTED = (
+    "context_parallel_size",
+    "data_parallel_size",
+    "distributed_",
+    "expert_model_parallel_size",
+    "expert_tensor_parallel_size",
+    "micro_batch_size",
+    "num_layers_per_virtual_pipeline_stage",
+    "overlap_",
+    "pipeline_model_parallel_",
+    "recompute_",
+    "sequence_parallel",
+    "tensor_model_parallel_size",
+    "tp_comm_",
+    "use_distributed_optimizer",
+    "virtual_pipeline_model_parallel_size",
+    "world_size",
+)
 # What a schedule in stages says already, in whichever flags it was written.
 _OF_THE_SCHEDULE = frozenset(
     {
@@ -102,6 +121,20 @@ def group(runs: Sequence[Run], side: Side) -> list[Group]:
     ]
 
 
+def settings_apart(one: Group, other: Group) -> list[str]:
+    """Names of the settings that both groups tell and that set them apart.
+
+    Of two lengths, what follows from the length, such as where the decay starts, sets nothing
+    apart.
+    """
+    ours, theirs = one.runs[0], other.runs[0]
+    names = _differing(ours, theirs)
+    if one.num_steps != other.num_steps:
+        names = [name for name in names if name not in _OF_THE_LENGTH]
+    bags = ["bags"] if schedule_words(ours) != schedule_words(theirs) else []
+    return [*bags, *names]
+
+
 def is_superposed(run: Run) -> bool:
     """Whether any step of a run sees or predicts bags."""
     return bool(_stages(run))
@@ -146,7 +179,7 @@ def _differing(run: Run, other: Run) -> list[str]:
         name
         for name in known_differences(one, two)
         if name not in _OF_THE_SCHEDULE
-        and not name.startswith(_NOT_THE_METHOD)
+        and not name.startswith((*_NOT_THE_METHOD, *_HOW_IT_IS_COMPUTED))
         and not same_content(name, one, two)
     ]
 

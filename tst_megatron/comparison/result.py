@@ -158,7 +158,8 @@ class Comparison:
     """One TST group against the baseline.
 
     Attributes:
-        baseline: its groups, by length; the one of TST's own length, or nearest to it, first.
+        baseline: its groups that are used, by length; the one of TST's own length, or nearest to
+            it, first.
         tst: the group.
         equal_loss: the headline: at TST's final loss, over whole runs where there are several
             lengths of the baseline, else along the run; extrapolated where need be and possible.

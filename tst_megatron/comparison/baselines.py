@@ -42,7 +42,8 @@ def strongest(groups: Sequence[Group], tst: Group) -> tuple[tuple[Group, ...], l
     known = sorted((group for group in groups if curves[id(group)] is not None), key=rank)
     if not known:
         return tuple(groups), []
-    first, used = known[0], {}
+    first = known[0]
+    used: dict[int, Group] = {}
     for group in known:
         if group is first or not settings_apart(first, group):
             used.setdefault(group.num_steps, group)

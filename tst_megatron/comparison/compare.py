@@ -10,7 +10,7 @@ import numpy as np
 
 from tst_megatron.comparison.baselines import strongest
 from tst_megatron.comparison.compare_notes import (
-    equal_data_notes,
+    equal_budget_notes,
     equal_loss_notes,
     met_unseen_notes,
     no_lower_notes,
@@ -99,20 +99,23 @@ def compare(
         if early_inside and not early_inside.unlike and early_inside.step_ratio.value is not None:
             inside = early_inside
     data, read_by = equal_data(drawn.baselines, drawn.tst, confidence)
-    notes += equal_loss_notes(headline, fit, first)
-    notes += equal_data_notes(data, read_by, drawn.tst)
+    flops = equal_flops(first, drawn.tst, confidence)
+    notes += equal_loss_notes(headline, fit)
+    notes += equal_budget_notes("flops", flops.flops, first, drawn.tst, flops.unlike)
+    notes += equal_budget_notes("data_tokens", data.data_tokens, read_by, drawn.tst, data.unlike)
     return Comparison(
         baseline=groups,
         tst=tst,
         equal_loss=headline,
         equal_loss_along=None if inside is None or _same(inside, headline) else inside,
         equal_loss_at_baseline=at_baseline,
-        equal_flops=equal_flops(first, drawn.tst, confidence),
+        equal_flops=flops,
         equal_data=data,
         saving=saving(first, drawn.tst, confidence),
         fit=None if fit is None else _power_law(fit),
         confidence=confidence,
         uncertainty=uncertainty(drawn),
+        one_seed=not drawn.between_seeds,
         notes=tuple(dict.fromkeys(notes)),
     )
 

@@ -12,7 +12,7 @@ from tst_megatron.comparison.equal_loss import BY_LAW
 from tst_megatron.comparison.group_curve import GroupCurve
 from tst_megatron.comparison.paths import Fit
 from tst_megatron.comparison.resampling import Resampled, Rows
-from tst_megatron.comparison.result import EqualData, EqualLoss
+from tst_megatron.comparison.result import EqualLoss
 from tst_megatron.comparison.run import Group
 
 
@@ -48,7 +48,7 @@ def reading_notes(groups: Sequence[Group], curves: Sequence[GroupCurve | None]) 
     return notes
 
 
-def equal_loss_notes(headline: EqualLoss, fit: Fit | None, baseline: Rows) -> list[str]:
+def equal_loss_notes(headline: EqualLoss, fit: Fit | None) -> list[str]:
     """How the headline's figure of the baseline came about."""
     notes = []
     if headline.extrapolated and fit is not None:
@@ -63,10 +63,11 @@ def equal_loss_notes(headline: EqualLoss, fit: Fit | None, baseline: Rows) -> li
             "that length, less what the measured run ended below the law: its decay is taken to "
             "lower the loss as much at every length."
         )
-    if headline.extrapolated and _decays_all_along(baseline):
+    if headline.rough:
         notes.append(
             "The baseline's learning rate decays nearly all along, so the law of one run's curve "
-            "is a rough guide to longer runs: run a longer baseline to measure instead."
+            "is a rough guide to runs of other lengths, and the interval does not know how rough: "
+            "run the baseline in other lengths to measure instead."
         )
     return notes
 
@@ -100,19 +101,31 @@ def met_unseen_notes(baseline: Rows, tst: Rows) -> list[str]:
     ]
 
 
-def equal_data_notes(data: EqualData, baseline: Rows | None, tst: Rows) -> list[str]:
-    """Where in their runs the sides are when they have read as much."""
-    if baseline is None or data.data_tokens is None:
+def equal_budget_notes(
+    name: str, at: float | None, baseline: Rows | None, tst: Rows, unlike: str
+) -> list[str]:
+    """Where in their runs the sides are when they have spent as much.
+
+    Args:
+        name: of what is spent, a column of a curve.
+        at: how much of it; None where the sides share no amount.
+        baseline: the group that the figure is of.
+        tst: the TST group.
+        unlike: why the losses are not alike.
+    """
+    if baseline is None or at is None:
         return []
+    words = f"At equal {'FLOPs' if name == 'flops' else 'data tokens'}"
     notes = []
-    for name, rows in (("the baseline", baseline), ("TST", tst)):
-        step = step_of(rows, "data_tokens", data.data_tokens)
-        last = float(rows.steps[-1])
+    for side, rows in (("the baseline", baseline), ("TST", tst)):
+        step, last = step_of(rows, name, at), float(rows.steps[-1])
         if step < (1 - _AT_END) * last:
             notes.append(
-                f"At equal data tokens {name} is at step {step:,.0f} of {last:,.0f}"
-                f"{_phase(rows, step)}, not at the end of a run of its own."
+                f"{words} {side} is at step {step:,.0f} of {last:,.0f}{_phase(rows, step)}, not at "
+                "the end of a run of its own."
             )
+    if unlike:
+        notes.append(f"{words} nothing is claimed: {unlike}.")
     return notes
 
 
@@ -174,11 +187,6 @@ def _length_notes(group: Group, curve: GroupCurve) -> list[str]:
             f"{group.num_steps:,}: its final loss is the one there{so_far}.",
         ]
     return notes
-
-
-def _decays_all_along(rows: Rows) -> bool:
-    start = rows.curve.decay_start
-    return start is not None and start < rows.steps[-1] / 3
 
 
 def _phase(rows: Rows, step: float) -> str:

@@ -64,6 +64,7 @@ def at_tst_final(
         extrapolated=extrapolated,
         whole_runs=len(path.lengths) > 1,
         where=where,
+        rough=where == BY_LAW and fit is not None and fit.rough,
         unlike=_unlike(
             ends if inside is None else [(inside, float(needed[0]))],
             [(tst, float(tst.steps[-1]))],

@@ -49,10 +49,18 @@ class Path:
 
 @dataclass(frozen=True)
 class Fit:
-    """A law and what it was fitted on, in words."""
+    """A law and what it was fitted on, in words.
+
+    Attributes:
+        laws: of the copies.
+        fitted_on: in words.
+        rough: it was fitted on a curve with a decay in it, which is no law's: what it says of whole
+            runs is a guess.
+    """
 
     laws: Laws
     fitted_on: str
+    rough: bool = False
 
 
 def along(rows: Rows) -> Path:
@@ -130,7 +138,8 @@ def fit_baseline(groups: tuple[Rows, ...]) -> Fit | None:
     stable = rows.steps <= (np.inf if start is None else start)
     if start is not None and start >= _LEAST_STABLE * rows.steps[-1] and stable.sum() >= FEWEST:
         what = "the stable phase of the baseline's curve"
+        start = None
     else:
         stable, what = np.full(len(rows.steps), True), "the baseline's curve"
     laws = fit_laws(rows.steps[stable], rows.points[:, stable], rows.curve.stderrs[stable])
-    return None if laws is None else Fit(laws, what)
+    return None if laws is None else Fit(laws, what, rough=start is not None)

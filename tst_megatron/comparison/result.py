@@ -62,6 +62,8 @@ class EqualLoss:
         where: that in words, for tables: ``whole runs``, ``whole runs, by a fitted law`` (of one
             length, or outside the lengths), ``inside the stable phase``, ``inside the decay`` or
             ``along the run`` where no decay is known.
+        rough: it is a rough guide: by a law of a curve whose learning rate decays all along, which
+            is not what whole runs of other lengths end with. Its interval does not know that.
         unlike: why the sides' losses are not alike, the learning rate of one of them having decayed
             and the other's not; empty where nothing is known to be. Nothing is claimed then.
     """
@@ -77,6 +79,7 @@ class EqualLoss:
     extrapolated: bool = False
     whole_runs: bool = False
     where: str = "along the run"
+    rough: bool = False
     unlike: str = ""
 
     def shows(self, ratio: Interval) -> bool:
@@ -96,6 +99,7 @@ class EqualFlops:
         differences: TST minus baseline there.
         lows: their intervals' lower ends.
         highs: their upper ends.
+        unlike: why the losses at the end of that are not alike, as of `EqualLoss`.
     """
 
     loss_difference: Interval
@@ -105,14 +109,22 @@ class EqualFlops:
     differences: Array
     lows: Array
     highs: Array
+    unlike: str = ""
 
 
 @dataclass(frozen=True)
 class EqualData:
-    """The loss difference at equal data tokens, the largest count both sides have read."""
+    """The loss difference at equal data tokens, the largest count both sides have read.
+
+    Attributes:
+        loss_difference: there.
+        data_tokens: that count.
+        unlike: why the losses are not alike, as of `EqualLoss`.
+    """
 
     loss_difference: Interval
     data_tokens: float | None
+    unlike: str = ""
 
 
 @dataclass(frozen=True)
@@ -173,6 +185,7 @@ class Comparison:
         fit: of the baseline, where one was made.
         confidence: of the intervals, such as 0.95.
         uncertainty: where the intervals come from, one sentence.
+        one_seed: no side has several seeds, so what a seed does is in no interval.
         notes: what a reader should know, a sentence each.
     """
 
@@ -187,4 +200,5 @@ class Comparison:
     fit: PowerLaw | None
     confidence: float
     uncertainty: str
+    one_seed: bool = False
     notes: tuple[str, ...] = ()

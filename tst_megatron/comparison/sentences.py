@@ -14,6 +14,8 @@ from tst_megatron.comparison.result import Comparison, EqualLoss, Interval
 NO_DIFFERENCE = "no difference shown"
 EXTRAPOLATED = "extrapolated"
 UNLIKE = "decays not alike"
+ROUGH = "a rough guide"
+ONE_SEED = "one seed a side"
 # What the headline is about: the first of these that both sides logged.
 _IN_ORDER = (GPU_HOURS, WALL_CLOCK, FLOPS, STEPS)
 
@@ -55,7 +57,7 @@ def arrow_text(equal: EqualLoss, amount: Amount) -> str:
 
 def marks(equal: EqualLoss) -> list[str]:
     """What has to stand beside every figure of the baseline, whatever the figure is."""
-    told = {EXTRAPOLATED: equal.extrapolated, UNLIKE: bool(equal.unlike)}
+    told = {EXTRAPOLATED: equal.extrapolated, ROUGH: equal.rough, UNLIKE: bool(equal.unlike)}
     return [word for word, stands in told.items() if stands]
 
 
@@ -93,6 +95,10 @@ def _equal_loss(comparison: Comparison, amount: Amount) -> str:
     beside = [_interval(comparison, formats.ratio_range(found)), equal.where]
     if equal.extrapolated:
         beside += [f"{EXTRAPOLATED}, as the baseline did not get there"]
+    if equal.rough:
+        beside += [f"{ROUGH}, as the learning rate decays all along"]
+    if comparison.one_seed:
+        beside += [ONE_SEED]
     if found.holds(1):
         what = f"{_capital(NO_DIFFERENCE)} in {amount.label} to {level}: "
         return f"{what}the baseline's over TST's is {_number(found)} ({'; '.join(beside)})."
@@ -105,7 +111,11 @@ def _equal_flops(comparison: Comparison) -> str:
     if found.value is None:
         return ""
     where = "At equal FLOPs" if comparison.equal_flops.at_end else "At the largest equal FLOPs"
+    if comparison.equal_flops.unlike:
+        return f"{where} nothing is claimed, as {comparison.equal_flops.unlike}."
     ends = _interval(comparison, formats.difference_range(found))
+    if comparison.one_seed:
+        ends += f"; {ONE_SEED}"
     interval = f"{formats.signed(found.value)} nats, {ends}"
     if found.holds(0):
         return f"{where} there is {NO_DIFFERENCE} in the held-out loss ({interval})."

@@ -23,7 +23,7 @@ from tst_megatron.comparison.findings import Findings, Prices
 from tst_megatron.comparison.group_curve import runs_used
 from tst_megatron.comparison.result import Comparison, EqualLoss, Interval
 from tst_megatron.comparison.run import Array, Group, Run
-from tst_megatron.comparison.sentences import lead_amount, marks, remark
+from tst_megatron.comparison.sentences import UNLIKE, lead_amount, marks, remark
 from tst_megatron.comparison.settings import compare_settings
 
 _FOLDERS_ABOVE = re.compile(r"(?<!\S)/(?:[^\s/,]+/)+(?=[^\s/,]+/[^\s/,]+)")
@@ -110,8 +110,8 @@ def loss_table(comparison: Comparison) -> Table:
     flops, data = comparison.equal_flops, comparison.equal_data
     end = " (end)" if flops.at_end else ""
     rows = (
-        ("Equal FLOPs", flops.loss_difference, f"{formats.flops(flops.flops)}{end}"),
-        ("Equal data", data.loss_difference, formats.count(data.data_tokens)),
+        ("Equal FLOPs", flops, f"{formats.flops(flops.flops)}{end}"),
+        ("Equal data", data, formats.count(data.data_tokens)),
     )
     return Table(
         "Held-out loss, TST − baseline, nats a token: below 0, TST is ahead "
@@ -120,10 +120,10 @@ def loss_table(comparison: Comparison) -> Table:
         tuple(
             (
                 label,
-                formats.signed(found.value),
-                formats.difference_range(found),
+                formats.signed(found.loss_difference.value),
+                formats.difference_range(found.loss_difference),
                 place,
-                remark(found, 0),
+                remark(found.loss_difference, 0, *([UNLIKE] if found.unlike else [])),
             )
             for label, found, place in rows
         ),

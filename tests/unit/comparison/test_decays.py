@@ -104,3 +104,44 @@ def test_a_rate_that_stays_to_the_last_log_is_not_taken_to_decay():
 
 def vars_but_steps(series):
     return [values for name, values in vars(series).items() if name != "steps"]
+
+
+def cosine(speed: float = 1.0, **facts):
+    """A run that decays from its first step on, as a cosine does: all of it is decay."""
+    steps = evaluated_at(END, 50)
+    losses = law(speed * steps) - 0.12 * (steps / END) ** 2
+    return made_run(steps, losses, stderr=0.002, decay_start=0, **facts)
+
+
+@pytest.mark.parametrize("speed", [0.5, 1.6])
+def test_a_decay_all_along_makes_a_law_a_rough_guide(speed: float):
+    found = compare([made_group(cosine())], made_group(cosine(speed)), draws=DRAWS)
+    equal = found.equal_loss
+    assert (equal.where, equal.rough, equal.unlike) == ("whole runs, by a fitted law", True, "")
+    assert "a rough guide, as the learning rate decays all along" in said(found)
+    assert any("is a rough guide to runs of other lengths" in note for note in found.notes)
+    sure = compare([made_group(decayed())], made_group(decayed(speed)), draws=DRAWS)
+    assert not sure.equal_loss.rough
+    assert "rough guide" not in said(sure)
+
+
+def test_equal_flops_in_the_middle_of_a_run_is_no_claim():
+    """Two runs without a difference: TST came out 0.120 lower."""
+    long = decayed(end=16_000, start=14_400, last=16_000)
+    found = compare([made_group(long)], made_group(decayed()), draws=DRAWS)
+    assert found.equal_flops.loss_difference.value == pytest.approx(-0.12, abs=0.01)
+    assert "nothing is claimed" in said(found).split(". ")[1]
+    assert "At equal FLOPs the baseline is at step 8,000 of 16,000" in " ".join(found.notes)
+    alike = compare([made_group(decayed())], made_group(decayed(1.5)), draws=DRAWS)
+    assert alike.equal_flops.unlike == ""
+    assert "TST's held-out loss is lower" in said(alike)
+
+
+def test_one_seed_a_side_stands_in_the_sentence():
+    one = compare([made_group(decayed())], made_group(decayed(1.5)), draws=DRAWS)
+    assert one.one_seed
+    assert all("one seed a side" in part for part in said(one).split(" At equal"))
+    two = made_group(decayed(1.5, seed=1), decayed(1.51, seed=2))
+    several = compare([made_group(decayed())], two, draws=DRAWS)
+    assert not several.one_seed
+    assert "one seed a side" not in said(several)

@@ -73,6 +73,7 @@ def _comparison(one: Comparison, findings: Findings) -> dict[str, Any]:
         "fit": None if one.fit is None else asdict(one.fit),
         "confidence": one.confidence,
         "uncertainty": one.uncertainty,
+        "one_seed": one.one_seed,
         "comparison_notes": list(one.notes),
     }
 
@@ -86,6 +87,7 @@ def _equal_loss(equal: EqualLoss, prices: Prices) -> dict[str, Any]:
         "extrapolated": equal.extrapolated,
         "whole_runs": equal.whole_runs,
         "where": equal.where,
+        "rough_guide": equal.rough,
         "unlike_decays": bool(equal.unlike),
         "no_difference_shown": [
             name for name, found in ratios.items() if found.value is not None and found.holds(1)
@@ -111,6 +113,7 @@ def _equal_flops(found: EqualFlops) -> dict[str, Any]:
         **_difference(found.loss_difference),
         "flops": found.flops,
         "at_end": found.at_end,
+        "unlike_decays": bool(found.unlike),
         "along": {
             "flops": found.along.tolist(),
             "loss_difference": found.differences.tolist(),
@@ -121,7 +124,11 @@ def _equal_flops(found: EqualFlops) -> dict[str, Any]:
 
 
 def _equal_data(found: EqualData) -> dict[str, Any]:
-    return {**_difference(found.loss_difference), "data_tokens": found.data_tokens}
+    return {
+        **_difference(found.loss_difference),
+        "data_tokens": found.data_tokens,
+        "unlike_decays": bool(found.unlike),
+    }
 
 
 def _difference(found: Interval) -> dict[str, Any]:

@@ -5,6 +5,7 @@ worked out for every copy, and its interval is the middle 95 % of them.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from tst_megatron.comparison.group_curve import group_curve
 from tst_megatron.comparison.paths import Fit, fit_baseline
 from tst_megatron.comparison.resampling import Rows, resample, until
 from tst_megatron.comparison.result import (
+    BEFORE_DECAY,
     Comparison,
     EqualData,
     EqualFlops,
@@ -97,7 +99,7 @@ def compare(
         early = _before_decay(drawn.tst)
         early_inside = early and at_tst_final(by_length, early, fit, confidence)
         if early_inside and not early_inside.unlike and early_inside.step_ratio.value is not None:
-            inside = early_inside
+            inside = replace(early_inside, level=BEFORE_DECAY)
     data, read_by = equal_data(drawn.baselines, drawn.tst, confidence)
     flops = equal_flops(first, drawn.tst, confidence)
     notes += equal_loss_notes(headline, fit)

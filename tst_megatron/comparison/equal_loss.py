@@ -13,7 +13,7 @@ import numpy as np
 from tst_megatron.comparison.decays import decay_share, why_unlike
 from tst_megatron.comparison.paths import Fit, Path, along, extended, whole_runs
 from tst_megatron.comparison.resampling import Rows, interval
-from tst_megatron.comparison.result import EqualLoss, Interval, Needed
+from tst_megatron.comparison.result import BASELINE_FINAL, EqualLoss, Interval, Needed
 from tst_megatron.comparison.run import Array
 
 WHOLE_RUNS = "whole runs"
@@ -48,11 +48,11 @@ def at_tst_final(
         first evaluation.
     """
     path, where, inside = _headline_path(groups, tst.finals, fit)
-    if _is_there_from_the_first(path, tst.finals):
-        return EqualLoss(loss=interval(tst.finals, confidence), reached=True, where=where)
     needed = path.crossing(tst.finals)
     if not np.isfinite(needed[0]):
         return EqualLoss(loss=interval(tst.finals, confidence), where=where)
+    if _is_there_from_the_first(path, tst.finals):
+        return EqualLoss(loss=interval(tst.finals, confidence), reached=True, where=where)
     extrapolated = bool(needed[0] > path.measured)
     ends = [(rows, float(rows.steps[-1])) for rows in groups]
     return _equal_loss(
@@ -100,7 +100,8 @@ def at_baseline_final(baseline: Rows, tst: Rows, confidence: float) -> EqualLoss
         _whole(baseline),
         Side(needed, lambda name: tst.costs_at(name, needed)),
         confidence,
-        reached=False,
+        reached=True,
+        level=BASELINE_FINAL,
         where=where_inside(tst, needed[0]),
         unlike=_unlike([(baseline, float(baseline.steps[-1]))], [(tst, float(needed[0]))]),
     )

@@ -8,7 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from tst_megatron.comparison.run import Group, Run
-from tst_megatron.comparison.settings import known_differences, same_content, settings_of
+from tst_megatron.comparison.settings import (
+    compare_settings,
+    known_differences,
+    same_content,
+    settings_of,
+)
 
 Side = Literal["baseline", "TST"]
 
@@ -81,6 +86,8 @@ _OF_THE_LENGTH = frozenset(
         "train_samples",
     }
 )
+# More are in the page's table of settings.
+_SHOWN = 6
 _WORDS = {
     "lr": "learning rate",
     "min_lr": "lowest learning rate",
@@ -133,6 +140,34 @@ def settings_apart(one: Group, other: Group) -> list[str]:
         names = [name for name in names if name not in _OF_THE_LENGTH]
     bags = ["bags"] if schedule_words(ours) != schedule_words(theirs) else []
     return [*bags, *names]
+
+
+def settings_notes(baseline: Run, tst: Run) -> list[str]:
+    """Which settings differ besides superposition, in a sentence; none where none does.
+
+    Of runs of two lengths, what follows from the length is not told.
+    """
+    found = compare_settings(baseline, tst)
+    values = {name: (ours, theirs) for name, ours, theirs in found.differing}
+    both = settings_of(baseline.header), settings_of(tst.header)
+    names = [
+        name
+        for name in found.beyond_superposition
+        if not name.startswith(_NOT_THE_METHOD)
+        and not (baseline.num_steps != tst.num_steps and name in _OF_THE_LENGTH)
+        and not (all(name in side for side in both) and same_content(name, *both))
+    ]
+    if not names:
+        return []
+    told = [
+        name + ("" if "/" in "".join(values[name]) else f" ({' / '.join(values[name])})")
+        for name in names[:_SHOWN]
+    ]
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return [
+        f"Besides superposition these settings differ (baseline / TST): {', '.join(told)}{more}. "
+        "What they do is in every figure."
+    ]
 
 
 def is_superposed(run: Run) -> bool:

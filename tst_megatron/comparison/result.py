@@ -43,6 +43,10 @@ class Needed:
     data_tokens: Interval = Interval()
 
 
+TST_FINAL, BASELINE_FINAL, BEFORE_DECAY = "tst_final", "baseline_final", "tst_before_decay"
+"""At which loss the sides are compared: see `EqualLoss.level`."""
+
+
 @dataclass(frozen=True)
 class EqualLoss:
     """Both sides at one loss.
@@ -55,6 +59,8 @@ class EqualLoss:
         gpu_hours_ratio: likewise.
         baseline: what the baseline needed.
         tst: what TST needed.
+        level: which loss it is: TST's final one, the baseline's, or that of TST where its decay
+            starts.
         reached: the baseline reached the loss.
         extrapolated: the baseline's figures come from a fitted power law beyond what it ran.
         whole_runs: the baseline's come from runs of several lengths, each with a decay of its own;
@@ -75,6 +81,7 @@ class EqualLoss:
     gpu_hours_ratio: Interval = Interval()
     baseline: Needed = Needed()
     tst: Needed = Needed()
+    level: str = TST_FINAL
     reached: bool = False
     extrapolated: bool = False
     whole_runs: bool = False

@@ -15,6 +15,7 @@ NO_DIFFERENCE = "no difference shown"
 EXTRAPOLATED = "extrapolated"
 UNLIKE = "decays not alike"
 ROUGH = "a rough guide"
+OTHER_HARDWARE = "other hardware"
 ONE_SEED = "one seed a side"
 # What the headline is about: the first of these that both sides logged.
 _IN_ORDER = (GPU_HOURS, WALL_CLOCK, FLOPS, STEPS)

@@ -19,11 +19,18 @@ from tst_megatron.comparison.charts.amounts import (
     WALL_CLOCK,
     Amount,
 )
-from tst_megatron.comparison.findings import Findings, Prices
+from tst_megatron.comparison.findings import Findings
 from tst_megatron.comparison.group_curve import runs_used
-from tst_megatron.comparison.result import Comparison, EqualLoss, Interval
+from tst_megatron.comparison.result import (
+    BASELINE_FINAL,
+    BEFORE_DECAY,
+    TST_FINAL,
+    Comparison,
+    EqualLoss,
+    Interval,
+)
 from tst_megatron.comparison.run import Array, Group, Run
-from tst_megatron.comparison.sentences import UNLIKE, lead_amount, marks, remark
+from tst_megatron.comparison.sentences import OTHER_HARDWARE, UNLIKE, lead_amount, marks, remark
 from tst_megatron.comparison.settings import compare_settings
 
 _FOLDERS_ABOVE = re.compile(r"(?<!\S)/(?:[^\s/,]+/)+(?=[^\s/,]+/[^\s/,]+)")
@@ -34,6 +41,12 @@ _SHOWN = (
     (GPU_HOURS, formats.amount),
     (DATA_TOKENS, formats.count),
 )
+
+_LEVELS = {
+    TST_FINAL: "TST's final loss",
+    BASELINE_FINAL: "the baseline's final loss",
+    BEFORE_DECAY: "TST's loss before its decay",
+}
 
 
 @dataclass(frozen=True)
@@ -63,37 +76,35 @@ def tables_of(findings: Findings) -> list[Table]:
         return [runs_table(findings)]
     best = findings.comparisons[0]
     return [
-        *_equal_loss_tables(best, findings.prices),
+        *_equal_loss_tables(best, findings),
         loss_table(best),
         *([groups_table(findings)] if len(findings.comparisons) > 1 else []),
         runs_table(findings),
     ]
 
 
-def _equal_loss_tables(comparison: Comparison, prices: Prices) -> Iterator[Table]:
-    at_tst, at_baseline = "TST's final loss", "the baseline's final loss"
-    # Where nothing else can be told, the headline is taken at the baseline's.
-    other = comparison.equal_loss_at_baseline
-    first = at_baseline if comparison.equal_loss == other else at_tst
-    named = (
-        (first, comparison.equal_loss),
-        (at_tst, comparison.equal_loss_along),
-        (at_baseline, None if first == at_baseline else other),
-    )
-    for which, equal in named:
+def _equal_loss_tables(comparison: Comparison, findings: Findings) -> Iterator[Table]:
+    first, other = comparison.equal_loss, comparison.equal_loss_at_baseline
+    # Where nothing else can be told, the headline is the one at the baseline's.
+    for equal in (first, comparison.equal_loss_along, None if first == other else other):
         if equal is not None and equal.loss.value is not None:
-            yield equal_loss_table(equal, which, comparison.confidence, prices)
+            yield equal_loss_table(equal, comparison.confidence, findings)
 
 
-def equal_loss_table(equal: EqualLoss, which: str, confidence: float, prices: Prices) -> Table:
+def equal_loss_table(equal: EqualLoss, confidence: float, findings: Findings) -> Table:
     """What both sides needed to get to a loss."""
-    words = [which, equal.where, *marks(equal)]
+    words = [_LEVELS[equal.level], equal.where, *marks(equal)]
     if equal.step_ratio.value is None:
         unseen = "reached by the baseline before its first evaluation"
         words.append(unseen if equal.reached else "not reached by the baseline")
-    rows = [_needed_row(equal, amount, show) for amount, show in _SHOWN]
+    hours = [] if findings.clocks_compare else [OTHER_HARDWARE]
+    rows = [
+        _needed_row(equal, amount, show, hours if amount in (WALL_CLOCK, GPU_HOURS) else [])
+        for amount, show in _SHOWN
+    ]
+    prices = findings.prices
     rows += [
-        _priced_row(equal, label, price)
+        _priced_row(equal, label, price, hours)
         for label, price in (("Energy, kWh", prices.energy_kwh), ("Cost", prices.cost))
     ]
     return Table(
@@ -241,26 +252,28 @@ def _short(cell: str) -> str:
 
 
 def _needed_row(
-    equal: EqualLoss, amount: Amount, show: Callable[[float | None], str]
+    equal: EqualLoss, amount: Amount, show: Callable[[float | None], str], beside: list[str]
 ) -> tuple[str, ...]:
     baseline, tst = (show(needed) for needed in amount.needed(equal))
     label = f"{amount.label[0].upper()}{amount.label[1:]}"
-    return _row(label, (baseline, tst), amount.ratio(equal), equal)
+    return _row(label, (baseline, tst), amount.ratio(equal), [*marks(equal), *beside])
 
 
 def _priced_row(
-    equal: EqualLoss, label: str, price: Callable[[Interval], Interval]
+    equal: EqualLoss, label: str, price: Callable[[Interval], Interval], beside: list[str]
 ) -> tuple[str, ...]:
     both = (price(side.gpu_hours).value for side in (equal.baseline, equal.tst))
     baseline, tst = (formats.amount(priced) for priced in both)
-    return _row(label, (baseline, tst), equal.gpu_hours_ratio, equal)
+    return _row(label, (baseline, tst), equal.gpu_hours_ratio, [*marks(equal), *beside])
 
 
-def _row(label: str, needed: tuple[str, str], found: Interval, equal: EqualLoss) -> tuple[str, ...]:
+def _row(
+    label: str, needed: tuple[str, str], found: Interval, beside: list[str]
+) -> tuple[str, ...]:
     return (
         label,
         *needed,
         formats.ratio(found.value),
         formats.ratio_range(found),
-        remark(found, 1, *marks(equal)),
+        remark(found, 1, *beside),
     )

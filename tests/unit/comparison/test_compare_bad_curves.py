@@ -52,6 +52,17 @@ def test_a_loss_met_before_the_first_evaluation_gives_no_ratio(ahead: str):
     )
 
 
+def test_a_baseline_that_rose_above_a_loss_has_not_reached_it():
+    steps = evaluated_at(4000, 20)
+    rising = made_run(steps, np.linspace(2.0, 2.6, 20), stderr=0.002)
+    tst = made_run(steps, np.linspace(2.9, 2.1, 20), stderr=0.002)
+    found = compare([made_group(rising)], made_group(tst), draws=DRAWS)
+    assert found.equal_loss.level == "baseline_final"
+    assert not any("first evaluation" in note for note in found.notes)
+    lone = compare([made_group(rising)], made_group(made_run(steps[:1], [2.1])), draws=DRAWS)
+    assert (lone.equal_loss.reached, lone.equal_loss.step_ratio) == (False, Interval())
+
+
 def test_no_baseline_at_all():
     assert compare([], seeds([1]), draws=DRAWS).equal_loss.step_ratio == Interval()
 

@@ -32,9 +32,14 @@ def comparisons_csv(findings: Findings) -> str:
     """A row a figure of every TST group, with what has to stand beside it."""
     head = (
         "tst_group", "section", "figure", "value", "low", "high", "where", "extrapolated",
-        "no_difference_shown", "rough_guide", "unlike_decays",
+        "no_difference_shown", "rough_guide", "unlike_decays", "one_seed", "clocks_compare",
+        "forced",
     )  # fmt: skip
-    rows = [(one.tst.name, *row) for one in findings.comparisons for row in _figures(one)]
+    rows = [
+        (one.tst.name, *row, one.one_seed, findings.clocks_compare, bool(findings.reasons))
+        for one in findings.comparisons
+        for row in _figures(one)
+    ]
     return _written(head, rows)
 
 

@@ -29,7 +29,8 @@ def as_json(findings: Findings) -> dict[str, Any]:
     """Every figure, ready for strict JSON: what is not a number is None.
 
     Keys: those of `_comparison` for the TST group with the lowest final loss, ``groups`` with the
-    same for every TST group, ``runs``, ``forced``, ``reasons`` and ``notes``.
+    same for every TST group, ``runs``, ``clocks_compare``, ``forced``,
+    ``reasons`` and ``notes``.
     """
     groups = [_comparison(one, findings) for one in findings.comparisons]
     found: dict[str, Any] = finite(
@@ -42,6 +43,7 @@ def as_json(findings: Findings) -> dict[str, Any]:
                 for group in groups_of_side
                 for run in group.runs
             ],
+            "clocks_compare": findings.clocks_compare,
             "forced": bool(findings.reasons),
             "reasons": list(findings.reasons),
             "notes": list(findings.notes),
@@ -83,6 +85,7 @@ def _equal_loss(equal: EqualLoss, prices: Prices) -> dict[str, Any]:
     return {
         "loss": asdict(equal.loss),
         **{name: asdict(found) for name, found in ratios.items()},
+        "level": equal.level,
         "reached": equal.reached,
         "extrapolated": equal.extrapolated,
         "whole_runs": equal.whole_runs,

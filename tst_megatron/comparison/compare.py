@@ -4,15 +4,17 @@ The one idea: all curves are drawn many times over with their errors (`resamplin
 worked out for every copy, and its interval is the middle 95 % of them.
 """
 
-import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from tst_megatron.comparison.baselines import strongest
 from tst_megatron.comparison.compare_notes import (
-    equal_data_notes,
+    equal_budget_notes,
     equal_loss_notes,
     met_unseen_notes,
+    no_lower_notes,
     reading_notes,
     uncertainty,
 )
@@ -20,8 +22,9 @@ from tst_megatron.comparison.equal_budget import equal_data, equal_flops
 from tst_megatron.comparison.equal_loss import along_baseline, at_baseline_final, at_tst_final
 from tst_megatron.comparison.group_curve import group_curve
 from tst_megatron.comparison.paths import Fit, fit_baseline
-from tst_megatron.comparison.resampling import Rows, resample
+from tst_megatron.comparison.resampling import Rows, resample, until
 from tst_megatron.comparison.result import (
+    BEFORE_DECAY,
     Comparison,
     EqualData,
     EqualFlops,
@@ -52,8 +55,7 @@ def compare(
     """Compare a TST group with the baseline's groups.
 
     Args:
-        baseline: groups of one setting, by length; other settings than the length are not looked
-            at here.
+        baseline: its groups; of several settings the strongest counts.
         tst: the group.
         confidence: of the intervals, above 0 and below 1.
         draws: perturbed copies of the curves.
@@ -62,62 +64,72 @@ def compare(
     Returns:
         Figures that cannot be told are ``Interval()``; why not is in the notes.
     """
-    groups = _order(baseline, tst)
+    groups, unused = strongest(baseline, tst)
     curves = [curve for curve in map(group_curve, groups) if curve is not None]
     ours = group_curve(tst)
-    notes = reading_notes((*groups, tst), (*curves, ours))
+    notes = [*unused, *reading_notes((*groups, tst), (*curves, ours))]
     if not curves or ours is None:
         return _nothing(groups, tst, confidence, notes)
     drawn = resample(tuple(curves), ours, draws, seed)
-    first, by_length = drawn.baselines[0], _by_length(_whole(drawn.baselines))
+    first, every_length = drawn.baselines[0], _by_length(_whole(drawn.baselines))
+    by_length = _lower_than_shorter(every_length)
+    notes += no_lower_notes(every_length, by_length)
     fit = fit_baseline(by_length)
     inside = along_baseline(first, drawn.tst, confidence) or along_baseline(
         _by_length(drawn.baselines)[-1], drawn.tst, confidence
     )
     at_baseline = at_baseline_final(first, drawn.tst, confidence)
     headline = at_tst_final(by_length, drawn.tst, fit, confidence)
-    if inside is not None and drawn.tst.steps[-1] < _WHOLE * tst.num_steps:
-        # Its own decay is yet to come, and the baseline's whole runs had theirs.
+    under_way = drawn.tst.steps[-1] < _WHOLE * tst.num_steps
+    if inside is not None and (under_way or (headline.unlike and not inside.unlike)):
+        # Its own decay is yet to come, if it has one, and the baseline's whole runs had theirs.
         headline = inside
+        at = f"at step {drawn.tst.steps[-1]:,.0f} of {tst.num_steps:,}"
         notes.append(
-            f"TST is at step {drawn.tst.steps[-1]:,.0f} of {tst.num_steps:,}: equal loss is taken "
-            "along the baseline's run, not over whole runs."
+            f"TST {f'is {at}' if under_way else 'did not decay'}: equal loss is taken along the "
+            "baseline's run, not over whole runs."
         )
     if headline.step_ratio.value is None and at_baseline is not None:
         headline = at_baseline
         notes.append(_AT_BASELINE)
     if headline.step_ratio.value is None:
         notes += met_unseen_notes(first, drawn.tst)
+    if headline.unlike:
+        notes.append(f"Nothing is claimed at equal loss: {headline.unlike}.")
+        early = _before_decay(drawn.tst)
+        early_inside = early and at_tst_final(by_length, early, fit, confidence)
+        if early_inside and not early_inside.unlike and early_inside.step_ratio.value is not None:
+            inside = replace(early_inside, level=BEFORE_DECAY)
     data, read_by = equal_data(drawn.baselines, drawn.tst, confidence)
-    notes += equal_loss_notes(headline, fit, first)
-    notes += equal_data_notes(data, read_by, drawn.tst)
+    flops = equal_flops(first, drawn.tst, confidence)
+    notes += equal_loss_notes(headline, fit)
+    notes += equal_budget_notes("flops", flops.flops, first, drawn.tst, flops.unlike)
+    notes += equal_budget_notes("data_tokens", data.data_tokens, read_by, drawn.tst, data.unlike)
     return Comparison(
         baseline=groups,
         tst=tst,
         equal_loss=headline,
-        equal_loss_along=None if inside is None or inside.where == headline.where else inside,
+        equal_loss_along=None if inside is None or _same(inside, headline) else inside,
         equal_loss_at_baseline=at_baseline,
-        equal_flops=equal_flops(first, drawn.tst, confidence),
+        equal_flops=flops,
         equal_data=data,
         saving=saving(first, drawn.tst, confidence),
         fit=None if fit is None else _power_law(fit),
         confidence=confidence,
         uncertainty=uncertainty(drawn),
+        one_seed=not drawn.between_seeds,
         notes=tuple(dict.fromkeys(notes)),
     )
 
 
-def _order(groups: Sequence[Group], tst: Group) -> tuple[Group, ...]:
-    """By length, but the one of TST's own length, or nearest to it, first."""
-    by_length = sorted(groups, key=lambda group: group.num_steps)
-    if not by_length:
-        return ()
-    nearest = min(by_length, key=lambda group: _apart(group.num_steps, tst.num_steps))
-    return (nearest, *(group for group in by_length if group is not nearest))
+def _same(one: EqualLoss, other: EqualLoss) -> bool:
+    return (one.where, one.loss) == (other.where, other.loss)
 
 
-def _apart(one: int, other: int) -> float:
-    return abs(math.log(max(one, 1) / max(other, 1)))
+def _before_decay(rows: Rows) -> Rows | None:
+    """Up to where the decay starts; None without a decay."""
+    start = rows.curve.decay_start
+    return None if start is None else until(rows, start)
 
 
 def _whole(groups: tuple[Rows, ...]) -> tuple[Rows, ...]:
@@ -134,6 +146,17 @@ def _by_length(groups: tuple[Rows, ...]) -> tuple[Rows, ...]:
     for rows in groups:
         found.setdefault(float(rows.steps[-1]), rows)
     return tuple(found[length] for length in sorted(found))
+
+
+def _lower_than_shorter(groups: tuple[Rows, ...]) -> tuple[Rows, ...]:
+    """Without those that ended no lower than a shorter one.
+
+    Who has the steps of the longer can stop at the shorter: counted in, a poor long run would have
+    every loss below its own look far away.
+    """
+    finals = np.array([rows.finals[0] for rows in groups])
+    before = np.minimum.accumulate([np.inf, *finals])[:-1]
+    return tuple(rows for rows, lower in zip(groups, finals < before, strict=True) if lower)
 
 
 def _nothing(

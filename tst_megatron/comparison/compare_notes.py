@@ -12,7 +12,7 @@ from tst_megatron.comparison.equal_loss import BY_LAW
 from tst_megatron.comparison.group_curve import GroupCurve
 from tst_megatron.comparison.paths import Fit
 from tst_megatron.comparison.resampling import Resampled, Rows
-from tst_megatron.comparison.result import EqualData, EqualLoss
+from tst_megatron.comparison.result import EqualLoss
 from tst_megatron.comparison.run import Group
 
 
@@ -48,7 +48,7 @@ def reading_notes(groups: Sequence[Group], curves: Sequence[GroupCurve | None]) 
     return notes
 
 
-def equal_loss_notes(headline: EqualLoss, fit: Fit | None, baseline: Rows) -> list[str]:
+def equal_loss_notes(headline: EqualLoss, fit: Fit | None) -> list[str]:
     """How the headline's figure of the baseline came about."""
     notes = []
     if headline.extrapolated and fit is not None:
@@ -63,12 +63,29 @@ def equal_loss_notes(headline: EqualLoss, fit: Fit | None, baseline: Rows) -> li
             "that length, less what the measured run ended below the law: its decay is taken to "
             "lower the loss as much at every length."
         )
-    if headline.extrapolated and _decays_all_along(baseline):
+    if headline.rough:
         notes.append(
             "The baseline's learning rate decays nearly all along, so the law of one run's curve "
-            "is a rough guide to longer runs: run a longer baseline to measure instead."
+            "is a rough guide to runs of other lengths, and the interval does not know how rough: "
+            "run the baseline in other lengths to measure instead."
         )
     return notes
+
+
+def no_lower_notes(groups: Sequence[Rows], used: Sequence[Rows]) -> list[str]:
+    """Which whole runs say nothing of what more steps are good for.
+
+    Args:
+        groups: of the baseline, one a length, ascending.
+        used: those of them that ended lower than every shorter one.
+    """
+    return [
+        f"The baseline's run of {rows.steps[-1]:,.0f} steps ended no lower ({rows.finals[0]:.3f}) "
+        "than a shorter one: equal loss over whole runs is without it, as what it needed more "
+        "steps for is not the loss."
+        for rows in groups
+        if not any(rows is other for other in used)
+    ]
 
 
 def met_unseen_notes(baseline: Rows, tst: Rows) -> list[str]:
@@ -80,23 +97,35 @@ def met_unseen_notes(baseline: Rows, tst: Rows) -> list[str]:
             ("The baseline", baseline, "TST", tst),
             ("TST", tst, "the baseline", baseline),
         )
-        if rows.losses[0, 0] <= others.finals[0]
+        if max(rows.losses[0, 0], rows.finals[0]) <= others.finals[0]
     ]
 
 
-def equal_data_notes(data: EqualData, baseline: Rows | None, tst: Rows) -> list[str]:
-    """Where in their runs the sides are when they have read as much."""
-    if baseline is None or data.data_tokens is None:
+def equal_budget_notes(
+    name: str, at: float | None, baseline: Rows | None, tst: Rows, unlike: str
+) -> list[str]:
+    """Where in their runs the sides are when they have spent as much.
+
+    Args:
+        name: of what is spent, a column of a curve.
+        at: how much of it; None where the sides share no amount.
+        baseline: the group that the figure is of.
+        tst: the TST group.
+        unlike: why the losses are not alike.
+    """
+    if baseline is None or at is None:
         return []
+    words = f"At equal {'FLOPs' if name == 'flops' else 'data tokens'}"
     notes = []
-    for name, rows in (("the baseline", baseline), ("TST", tst)):
-        step = step_of(rows, "data_tokens", data.data_tokens)
-        last = float(rows.steps[-1])
+    for side, rows in (("the baseline", baseline), ("TST", tst)):
+        step, last = step_of(rows, name, at), float(rows.steps[-1])
         if step < (1 - _AT_END) * last:
             notes.append(
-                f"At equal data tokens {name} is at step {step:,.0f} of {last:,.0f}"
-                f"{_phase(rows, step)}, not at the end of a run of its own."
+                f"{words} {side} is at step {step:,.0f} of {last:,.0f}{_phase(rows, step)}, not at "
+                "the end of a run of its own."
             )
+    if unlike:
+        notes.append(f"{words} nothing is claimed: {unlike}.")
     return notes
 
 
@@ -135,24 +164,29 @@ _AT_END = 0.01
 
 def _length_notes(group: Group, curve: GroupCurve) -> list[str]:
     """Runs that ended apart, or before their end."""
+    notes = [
+        f"{run.name} has its last held-out loss at step {run.curve.steps[-1]:,.0f} of "
+        f"{run.num_steps:,} and is left out: other runs of {group.name} came to their end."
+        for run in group.runs
+        if run.curve.losses[-1:].size
+        and np.isfinite(run.curve.losses[-1])
+        and not any(run is used for used in curve.runs)
+    ]
     lasts = [float(run.curve.steps[-1]) for run in curve.runs]
     if min(lasts) != max(lasts):
         return [
+            *notes,
             f"The runs of {group.name} end at steps {min(lasts):,.0f} to {max(lasts):,.0f}: they "
-            "are compared up to the first of these."
+            "are compared up to the first of these.",
         ]
     if lasts[0] < group.num_steps:
         so_far = "" if curve.is_whole else ", so it is not taken for a whole run"
         return [
+            *notes,
             f"The last evaluation of {group.name} is at step {lasts[0]:,.0f} of "
-            f"{group.num_steps:,}: its final loss is the one there{so_far}."
+            f"{group.num_steps:,}: its final loss is the one there{so_far}.",
         ]
-    return []
-
-
-def _decays_all_along(rows: Rows) -> bool:
-    start = rows.curve.decay_start
-    return start is not None and start < rows.steps[-1] / 3
+    return notes
 
 
 def _phase(rows: Rows, step: float) -> str:

@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from tst_megatron.comparison.crossing import values_at
+from tst_megatron.comparison.decays import decay_share, why_unlike
 from tst_megatron.comparison.resampling import Rows, interval
 from tst_megatron.comparison.result import EqualData, EqualFlops, Interval
 from tst_megatron.comparison.run import Array
@@ -41,7 +42,8 @@ def equal_flops(baseline: Rows, tst: Rows, confidence: float) -> EqualFlops:
         np.array([getattr(one, end) for one in found], dtype=np.float64)
         for end in ("value", "low", "high")
     )
-    return EqualFlops(found[-1], last, at_end, np.append(inner, last), values, lows, highs)
+    unlike = _unlike(baseline, tst, "flops", last)
+    return EqualFlops(found[-1], last, at_end, np.append(inner, last), values, lows, highs, unlike)
 
 
 def equal_data(
@@ -70,7 +72,11 @@ def equal_data(
         return EqualData(Interval(), None), None
     last, rows, theirs = best
     return (
-        EqualData(interval(_difference(rows, tst, theirs, ours, last), confidence), last),
+        EqualData(
+            interval(_difference(rows, tst, theirs, ours, last), confidence),
+            last,
+            _unlike(rows, tst, "data_tokens", last),
+        ),
         rows,
     )
 
@@ -79,6 +85,11 @@ def step_of(rows: Rows, name: str, spent: float) -> float:
     """The step at which a group had spent so much; NaN where that is not known."""
     column = _spent(rows, name)
     return float("nan") if column is None else _step_at(rows.steps, column, spent)
+
+
+def _unlike(baseline: Rows, tst: Rows, name: str, spent: float) -> str:
+    shares = [decay_share(rows.curve, step_of(rows, name, spent)) for rows in (baseline, tst)]
+    return why_unlike(*shares)
 
 
 def _spent(rows: Rows, name: str) -> Array | None:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tst_megatron.comparison.decays import decay_share, why_unlike
 from tst_megatron.comparison.paths import Fit, Path, along, extended, whole_runs
 from tst_megatron.comparison.resampling import Rows, interval
-from tst_megatron.comparison.result import EqualLoss, Interval, Needed
+from tst_megatron.comparison.result import BASELINE_FINAL, EqualLoss, Interval, Needed
 from tst_megatron.comparison.run import Array
 
 WHOLE_RUNS = "whole runs"
@@ -46,13 +47,14 @@ def at_tst_final(
         there and no law says when it would; reached and without figures where it was there by its
         first evaluation.
     """
-    path, where = _headline_path(groups, tst.finals, fit)
-    if _is_there_from_the_first(path, tst.finals):
-        return EqualLoss(loss=interval(tst.finals, confidence), reached=True, where=where)
+    path, where, inside = _headline_path(groups, tst.finals, fit)
     needed = path.crossing(tst.finals)
     if not np.isfinite(needed[0]):
         return EqualLoss(loss=interval(tst.finals, confidence), where=where)
+    if _is_there_from_the_first(path, tst.finals):
+        return EqualLoss(loss=interval(tst.finals, confidence), reached=True, where=where)
     extrapolated = bool(needed[0] > path.measured)
+    ends = [(rows, float(rows.steps[-1])) for rows in groups]
     return _equal_loss(
         tst.finals,
         Side(needed, lambda name: _paid(groups, name, needed)),
@@ -62,6 +64,11 @@ def at_tst_final(
         extrapolated=extrapolated,
         whole_runs=len(path.lengths) > 1,
         where=where,
+        rough=where == BY_LAW and fit is not None and fit.rough,
+        unlike=_unlike(
+            ends if inside is None else [(inside, float(needed[0]))],
+            [(tst, float(tst.steps[-1]))],
+        ),
     )
 
 
@@ -78,6 +85,7 @@ def along_baseline(baseline: Rows, tst: Rows, confidence: float) -> EqualLoss | 
         confidence,
         reached=True,
         where=where_inside(baseline, needed[0]),
+        unlike=_unlike([(baseline, float(needed[0]))], [(tst, float(tst.steps[-1]))]),
     )
 
 
@@ -92,8 +100,10 @@ def at_baseline_final(baseline: Rows, tst: Rows, confidence: float) -> EqualLoss
         _whole(baseline),
         Side(needed, lambda name: tst.costs_at(name, needed)),
         confidence,
-        reached=False,
+        reached=True,
+        level=BASELINE_FINAL,
         where=where_inside(tst, needed[0]),
+        unlike=_unlike([(baseline, float(baseline.steps[-1]))], [(tst, float(needed[0]))]),
     )
 
 
@@ -110,8 +120,10 @@ def where_inside(rows: Rows, step: float) -> str:
     return STABLE if start is None or step <= start else DECAY
 
 
-def _headline_path(groups: tuple[Rows, ...], levels: Array, fit: Fit | None) -> tuple[Path, str]:
-    """The path on which the headline is read, and what it is called."""
+def _headline_path(
+    groups: tuple[Rows, ...], levels: Array, fit: Fit | None
+) -> tuple[Path, str, Rows | None]:
+    """The path on which the headline is read, what it is called, and the run that it is inside."""
     laws = None if fit is None else fit.laws
     decays = any(rows.curve.decay_start is not None for rows in groups)
     path = None
@@ -121,10 +133,18 @@ def _headline_path(groups: tuple[Rows, ...], levels: Array, fit: Fit | None) -> 
     if path is not None and path.losses[0, 0] > levels[0]:
         step = path.crossing(levels)[0]
         bracketed = len(groups) > 1 and path.lengths[0] <= step <= path.lengths[-1]
-        return path, WHOLE_RUNS if bracketed else BY_LAW
+        return path, WHOLE_RUNS if bracketed else BY_LAW, None
     first = groups[0] if path is not None else groups[-1]
     path = extended(first, laws) if path is None and laws is not None else along(first)
-    return path, where_inside(first, min(path.crossing(levels)[0], float(first.steps[-1])))
+    where = where_inside(first, min(path.crossing(levels)[0], float(first.steps[-1])))
+    return path, where, first
+
+
+def _unlike(baseline: list[tuple[Rows, float]], tst: list[tuple[Rows, float]]) -> str:
+    """The first pair of places that are not alike in their decay, in words."""
+    shares = [[decay_share(rows.curve, step) for rows, step in side] for side in (baseline, tst)]
+    found = [why_unlike(theirs, ours) for theirs in shares[0] for ours in shares[1]]
+    return next(filter(None, found), "")
 
 
 def _paid(groups: tuple[Rows, ...], name: str, steps: Array) -> Array:

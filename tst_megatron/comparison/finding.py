@@ -6,12 +6,13 @@ compared, compare every TST group, and put the best one first.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tst_megatron.comparison.comparable import clocks_compare, notes_on, reasons_against
-from tst_megatron.comparison.compare import compare
+from tst_megatron.comparison.compare import DRAWS, compare
 from tst_megatron.comparison.findings import Findings, Prices
-from tst_megatron.comparison.groups import group
+from tst_megatron.comparison.groups import group, settings_notes
 from tst_megatron.comparison.inputs import read_sides
 from tst_megatron.comparison.result import Comparison
 from tst_megatron.comparison.run import Group, Run
@@ -19,6 +20,8 @@ from tst_megatron.comparison.tables import final_loss
 from tst_megatron.errors import UserError
 
 _NOT_ASKED = Prices()
+# Copies beyond each end of an interval, below which their luck is what one sees.
+_LEAST_OUTSIDE = 5
 
 
 def find(
@@ -38,8 +41,15 @@ def find(
         prices: for energy and cost.
 
     Raises:
-        UserError: a run cannot be read, or the sides should not be compared.
+        UserError: the confidence is more than can be told, a run cannot be read, or the sides
+            should not be compared.
     """
+    most = 1 - 2 * _LEAST_OUTSIDE / DRAWS
+    if confidence > most:
+        raise UserError(
+            f"--confidence {confidence:g} is more than {DRAWS:,} draws can tell: give at most "
+            f"{most:g}"
+        )
     of_baseline, of_tst = read_sides(baseline, tst)
     ours, theirs = group(of_tst, "TST"), group(of_baseline, "baseline")
     reasons = reasons_against(theirs, ours)
@@ -70,9 +80,11 @@ def _findings(
     reasons: tuple[str, ...] = (),
     prices: Prices = _NOT_ASKED,
 ) -> Findings:
-    comparisons = sorted((compare(theirs, one, confidence=confidence) for one in ours), key=_rank)
+    comparisons = sorted((_compared(theirs, one, confidence) for one in ours), key=_rank)
+    used = comparisons[0].baseline
+    unused = [one for one in theirs if not any(one is other for other in used)]
     return Findings(
-        baseline=comparisons[0].baseline,
+        baseline=(*used, *unused),
         tst=tuple(one.tst for one in comparisons),
         comparisons=tuple(comparisons),
         reasons=reasons,
@@ -80,6 +92,12 @@ def _findings(
         prices=prices,
         clocks_compare=clocks_compare(theirs, ours),
     )
+
+
+def _compared(theirs: Sequence[Group], ours: Group, confidence: float) -> Comparison:
+    found = compare(theirs, ours, confidence=confidence)
+    notes = [*found.notes, *settings_notes(found.baseline[0].runs[0], ours.runs[0])]
+    return replace(found, notes=tuple(notes))
 
 
 def _rank(comparison: Comparison) -> float:

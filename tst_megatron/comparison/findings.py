@@ -34,7 +34,8 @@ class Findings:
     """What a report shows.
 
     Attributes:
-        baseline: groups of ordinary runs; none where a report is made before they are there.
+        baseline: groups of ordinary runs, those first that the first comparison uses; none where
+            a report is made before they are there.
         tst: groups of superposed runs, the lowest final held-out loss first; likewise.
         comparisons: of each TST group, in their order; none where a side is missing.
         reasons: why the comparison would be refused, where --force made it all the same.

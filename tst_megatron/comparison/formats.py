@@ -71,8 +71,8 @@ def difference_range(interval: Interval) -> str:
 
 
 def percent(confidence: float) -> str:
-    """As 95 %."""
-    return f"{100 * confidence:.3g} %"
+    """As 95 % or 99.5 %."""
+    return f"{100 * confidence:.6g} %"
 
 
 def _range(interval: Interval, show: Callable[[float], str]) -> str:

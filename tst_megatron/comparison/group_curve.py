@@ -45,14 +45,14 @@ class GroupCurve:
     def decay_start(self) -> float | None:
         """The step after which the curve holds a decay at the end; None if it is not known to."""
         start = self.runs[0].decay_start
-        return None if start is None or start >= self.steps[-1] else float(start)
+        # A rate that stays at its highest to the last log has not been seen to decay.
+        seen = min([self.steps[-1], *self.runs[0].steps.steps[-1:]])
+        return None if start is None or start >= seen else float(start)
 
     @property
     def is_whole(self) -> bool:
         """Its last evaluation is the last there is of a whole run: no run was cut short."""
-        gap = self.steps[-1] - self.steps[-2] if len(self.steps) > 1 else 0
-        end = self.group.num_steps
-        return bool(self.steps[-1] >= end or self.steps[-1] + gap > end)
+        return _at_end(self.steps, self.group.num_steps)
 
     @property
     def seeds(self) -> tuple[object, ...]:
@@ -75,9 +75,19 @@ class GroupCurve:
         return np.array([_cost(run, name, steps) for run in self.runs])
 
 
+def runs_used(group: Group) -> tuple[Run, ...]:
+    """The runs that stand for a group: those with a held-out loss at their end.
+
+    Where some of them came to the end of their plan, only those: a run cut short would cut the
+    others short too, before their decay.
+    """
+    runs = tuple(run for run in group.runs if _ends(run))
+    return tuple(run for run in runs if _came_to_its_end(run)) or runs
+
+
 def group_curve(group: Group) -> GroupCurve | None:
     """Lay a group's runs over each other; None where none has a held-out loss at its end."""
-    runs = tuple(run for run in group.runs if _ends(run))
+    runs = runs_used(group)
     if not runs:
         return None
     points = [_points(run) for run in runs]
@@ -107,6 +117,16 @@ def seed_of(run: Run) -> object:
 def _ends(run: Run) -> bool:
     """There is a last evaluation, and it is a number."""
     return bool(np.isfinite(run.curve.losses[-1:]).any())
+
+
+def _came_to_its_end(run: Run) -> bool:
+    return _at_end(run.curve.steps, run.num_steps)
+
+
+def _at_end(steps: Array, end: int) -> bool:
+    """There is no room for another evaluation up to the end."""
+    gap = steps[-1] - steps[-2] if len(steps) > 1 else 0
+    return bool(steps[-1] >= end or steps[-1] + gap > end)
 
 
 def _points(run: Run) -> tuple[Array, Array, Array]:

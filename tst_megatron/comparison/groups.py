@@ -8,7 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from tst_megatron.comparison.run import Group, Run
-from tst_megatron.comparison.settings import known_differences, same_content, settings_of
+from tst_megatron.comparison.settings import (
+    compare_settings,
+    known_differences,
+    same_content,
+    settings_of,
+)
 
 Side = Literal["baseline", "TST"]
 
@@ -36,6 +41,25 @@ _NOT_THE_METHOD = (
     "version of ",
     "wandb_",
 )
+# How the same numbers are worked out: this moves the clock, and losses by rounding alone.
+_HOW_IT_IS_COMPUTED = (
+    "context_parallel_size",
+    "data_parallel_size",
+    "distributed_",
+    "expert_model_parallel_size",
+    "expert_tensor_parallel_size",
+    "micro_batch_size",
+    "num_layers_per_virtual_pipeline_stage",
+    "overlap_",
+    "pipeline_model_parallel_",
+    "recompute_",
+    "sequence_parallel",
+    "tensor_model_parallel_size",
+    "tp_comm_",
+    "use_distributed_optimizer",
+    "virtual_pipeline_model_parallel_size",
+    "world_size",
+)
 # What a schedule in stages says already, in whichever flags it was written.
 _OF_THE_SCHEDULE = frozenset(
     {
@@ -62,6 +86,8 @@ _OF_THE_LENGTH = frozenset(
         "train_samples",
     }
 )
+# More are in the page's table of settings.
+_SHOWN = 6
 _WORDS = {
     "lr": "learning rate",
     "min_lr": "lowest learning rate",
@@ -102,6 +128,48 @@ def group(runs: Sequence[Run], side: Side) -> list[Group]:
     return [
         Group(name, tuple(found), found[0].num_steps)
         for name, found in zip(names, groups, strict=True)
+    ]
+
+
+def settings_apart(one: Group, other: Group) -> list[str]:
+    """Names of the settings that both groups tell and that set them apart.
+
+    Of two lengths, what follows from the length, such as where the decay starts, sets nothing
+    apart.
+    """
+    ours, theirs = one.runs[0], other.runs[0]
+    names = _differing(ours, theirs)
+    if one.num_steps != other.num_steps:
+        names = [name for name in names if name not in _OF_THE_LENGTH]
+    bags = ["bags"] if schedule_words(ours) != schedule_words(theirs) else []
+    return [*bags, *names]
+
+
+def settings_notes(baseline: Run, tst: Run) -> list[str]:
+    """Which settings differ besides superposition, in a sentence; none where none does.
+
+    Of runs of two lengths, what follows from the length is not told.
+    """
+    found = compare_settings(baseline, tst)
+    values = {name: (ours, theirs) for name, ours, theirs in found.differing}
+    both = settings_of(baseline.header), settings_of(tst.header)
+    names = [
+        name
+        for name in found.beyond_superposition
+        if not name.startswith(_NOT_THE_METHOD)
+        and not (baseline.num_steps != tst.num_steps and name in _OF_THE_LENGTH)
+        and not (all(name in side for side in both) and same_content(name, *both))
+    ]
+    if not names:
+        return []
+    told = [
+        name + ("" if "/" in "".join(values[name]) else f" ({' / '.join(values[name])})")
+        for name in names[:_SHOWN]
+    ]
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return [
+        f"Besides superposition these settings differ (baseline / TST): {', '.join(told)}{more}. "
+        "What they do is in every figure."
     ]
 
 
@@ -149,7 +217,7 @@ def _differing(run: Run, other: Run) -> list[str]:
         name
         for name in known_differences(one, two)
         if name not in _OF_THE_SCHEDULE
-        and not name.startswith(_NOT_THE_METHOD)
+        and not name.startswith((*_NOT_THE_METHOD, *_HOW_IT_IS_COMPUTED))
         and not same_content(name, one, two)
     ]
 

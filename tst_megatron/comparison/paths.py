@@ -49,10 +49,18 @@ class Path:
 
 @dataclass(frozen=True)
 class Fit:
-    """A law and what it was fitted on, in words."""
+    """A law and what it was fitted on, in words.
+
+    Attributes:
+        laws: of the copies.
+        fitted_on: in words.
+        rough: it was fitted on a curve with a decay in it, which is no law's: what it says of whole
+            runs is a guess.
+    """
 
     laws: Laws
     fitted_on: str
+    rough: bool = False
 
 
 def along(rows: Rows) -> Path:
@@ -76,9 +84,12 @@ def extended(rows: Rows, laws: Laws) -> Path:
 def whole_runs(groups: tuple[Rows, ...], laws: Laws | None) -> Path | None:
     """The final loss of a whole run of N steps.
 
-    That is the law at N less what a run ends below it, which is measured at each length: between
-    two lengths it is straight over the logarithm of the length, outside them it is the nearest
-    one's. Without a law, straight between the lengths' final losses, and no further.
+    In a copy in which a longer run ended higher than a shorter one it counts as the shorter did:
+    who has the steps of the longer can stop at the shorter.
+
+    The path is the law at N less what a run ends below it, which is measured at each length:
+    between two lengths it is straight over the logarithm of the length, outside them it is the
+    nearest one's. Without a law, straight between the lengths' final losses, and no further.
 
     Args:
         groups: one a length, ascending.
@@ -88,7 +99,7 @@ def whole_runs(groups: tuple[Rows, ...], laws: Laws | None) -> Path | None:
         None where there is neither a law nor a second length.
     """
     lengths = np.array([rows.steps[-1] for rows in groups])
-    finals = np.array([rows.finals for rows in groups]).T
+    finals = np.minimum.accumulate(np.array([rows.finals for rows in groups]), axis=0).T
     if laws is None:
         if len(groups) < 2:
             return None
@@ -127,7 +138,8 @@ def fit_baseline(groups: tuple[Rows, ...]) -> Fit | None:
     stable = rows.steps <= (np.inf if start is None else start)
     if start is not None and start >= _LEAST_STABLE * rows.steps[-1] and stable.sum() >= FEWEST:
         what = "the stable phase of the baseline's curve"
+        start = None
     else:
         stable, what = np.full(len(rows.steps), True), "the baseline's curve"
     laws = fit_laws(rows.steps[stable], rows.points[:, stable], rows.curve.stderrs[stable])
-    return None if laws is None else Fit(laws, what)
+    return None if laws is None else Fit(laws, what, rough=start is not None)

@@ -14,7 +14,7 @@ error is the evaluations', each on its own.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -71,6 +71,22 @@ class Rows:
         return np.where(finite | np.isnan(mean), mean, steps)
 
 
+def until(rows: Rows, step: float) -> Rows | None:
+    """The same up to a step; None where there is no evaluation by then."""
+    kept = rows.steps <= step
+    if not kept.any():
+        return None
+    curve = rows.curve
+    curve = replace(
+        curve,
+        steps=curve.steps[kept],
+        losses=curve.losses[:, kept],
+        stderrs=curve.stderrs[kept],
+        segments=curve.segments[kept],
+    )
+    return replace(rows, curve=curve, losses=rows.losses[:, kept], points=rows.points[:, kept])
+
+
 @dataclass(frozen=True)
 class Resampled:
     """All groups' rows, drawn together.
@@ -108,7 +124,8 @@ def resample(
         if len(curve.runs) == 1:
             borrowed.append(curve.group.name)
             return _with_spread_of(curve, spread, stretch, rng)
-        if paired:
+        # Runs of one group never share a draw: their deviations from its mean would cancel.
+        if paired and _distinct(curve.seeds):
             normals = [by_seed.setdefault(name, rng.standard_normal(draws)) for name in curve.seeds]
         else:
             normals = list(rng.standard_normal((len(curve.runs), draws)))
@@ -142,10 +159,15 @@ def _pairs(baseline: GroupCurve, tst: GroupCurve) -> bool:
     seeds = set(tst.seeds)
     return (
         seeds == set(baseline.seeds)
-        and None not in seeds
-        and len(seeds) == len(tst.seeds) == len(baseline.seeds)
+        and _distinct(tst.seeds)
+        and _distinct(baseline.seeds)
         and len(seeds) >= _FEWEST_PAIRS
     )
+
+
+def _distinct(seeds: tuple[object, ...]) -> bool:
+    """All of them known, each once."""
+    return None not in seeds and len(set(seeds)) == len(seeds)
 
 
 def _stretch(

@@ -45,6 +45,10 @@ class Needed:
     data_tokens: Interval = Interval()
 
 
+TST_FINAL, BASELINE_FINAL, BEFORE_DECAY = "tst_final", "baseline_final", "tst_before_decay"
+"""At which loss the sides are compared: see `EqualLoss.level`."""
+
+
 @dataclass(frozen=True)
 class EqualLoss:
     """Both sides at one loss.
@@ -57,6 +61,8 @@ class EqualLoss:
         gpu_hours_ratio: likewise.
         baseline: what the baseline needed.
         tst: what TST needed.
+        level: which loss it is: TST's final one, the baseline's, or that of TST where its decay
+            starts.
         reached: the baseline reached the loss.
         extrapolated: the baseline's figures come from a fitted power law beyond what it ran.
         whole_runs: the baseline's come from runs of several lengths, each with a decay of its own;
@@ -64,6 +70,10 @@ class EqualLoss:
         where: that in words, for tables: ``whole runs``, ``whole runs, by a fitted law`` (of one
             length, or outside the lengths), ``inside the stable phase``, ``inside the decay`` or
             ``along the run`` where no decay is known.
+        rough: it is a rough guide: by a law of a curve whose learning rate decays all along, which
+            is not what whole runs of other lengths end with. Its interval does not know that.
+        unlike: why the sides' losses are not alike, the learning rate of one of them having decayed
+            and the other's not; empty where nothing is known to be. Nothing is claimed then.
     """
 
     loss: Interval = Interval()
@@ -73,10 +83,17 @@ class EqualLoss:
     gpu_hours_ratio: Interval = Interval()
     baseline: Needed = Needed()
     tst: Needed = Needed()
+    level: str = TST_FINAL
     reached: bool = False
     extrapolated: bool = False
     whole_runs: bool = False
     where: str = "along the run"
+    rough: bool = False
+    unlike: str = ""
+
+    def shows(self, ratio: Interval) -> bool:
+        """Whether one of its ratios may be claimed: the sides are alike and it is not 1."""
+        return not self.unlike and not ratio.holds(1)
 
 
 @dataclass(frozen=True)
@@ -91,6 +108,7 @@ class EqualFlops:
         differences: TST minus baseline there.
         lows: their intervals' lower ends.
         highs: their upper ends.
+        unlike: why the losses at the end of that are not alike, as of `EqualLoss`.
     """
 
     loss_difference: Interval
@@ -100,14 +118,22 @@ class EqualFlops:
     differences: Array
     lows: Array
     highs: Array
+    unlike: str = ""
 
 
 @dataclass(frozen=True)
 class EqualData:
-    """The loss difference at equal data tokens, the largest count both sides have read."""
+    """The loss difference at equal data tokens, the largest count both sides have read.
+
+    Attributes:
+        loss_difference: there.
+        data_tokens: that count.
+        unlike: why the losses are not alike, as of `EqualLoss`.
+    """
 
     loss_difference: Interval
     data_tokens: float | None
+    unlike: str = ""
 
 
 @dataclass(frozen=True)
@@ -159,12 +185,14 @@ class Comparison:
     """One TST group against the baseline.
 
     Attributes:
-        baseline: its groups, by length; the one of TST's own length, or nearest to it, first.
+        baseline: its groups that are used, by length; the one of TST's own length, or nearest to
+            it, first.
         tst: the group.
         equal_loss: the headline: at TST's final loss, over whole runs where there are several
             lengths of the baseline, else along the run; extrapolated where need be and possible.
         equal_loss_along: at the same loss, along the baseline's run; None where that is the
-            headline already, or the run never gets there.
+            headline already, or the run never gets there. Where TST's learning rate decayed and
+            the baseline's did not, it is at the loss where TST's decay starts.
         equal_loss_at_baseline: at the baseline's final loss where TST ended lower: both measured.
         equal_flops: at equal FLOPs.
         equal_data: at equal data tokens.
@@ -172,6 +200,7 @@ class Comparison:
         fit: of the baseline, where one was made.
         confidence: of the intervals, such as 0.95.
         uncertainty: where the intervals come from, one sentence.
+        one_seed: no side has several seeds, so what a seed does is in no interval.
         notes: what a reader should know, a sentence each.
     """
 
@@ -186,4 +215,5 @@ class Comparison:
     fit: PowerLaw | None
     confidence: float
     uncertainty: str
+    one_seed: bool = False
     notes: tuple[str, ...] = ()

@@ -13,6 +13,10 @@ from tst_megatron.comparison.result import Comparison, EqualLoss, Interval
 
 NO_DIFFERENCE = "no difference shown"
 EXTRAPOLATED = "extrapolated"
+UNLIKE = "decays not alike"
+ROUGH = "a rough guide"
+OTHER_HARDWARE = "other hardware"
+ONE_SEED = "one seed a side"
 # What the headline is about: the first of these that both sides logged.
 _IN_ORDER = (GPU_HOURS, WALL_CLOCK, FLOPS, STEPS)
 
@@ -46,24 +50,29 @@ def arrow_text(equal: EqualLoss, amount: Amount) -> str:
     if found.value is None:
         return ""
     first = _times(found.value, amount)
-    if found.holds(1):
+    if not equal.shows(found):
         first = f"{amount.label}: {formats.ratio(found.value)}"
-    beside = remark(found, 1, equal.extrapolated)
+    beside = remark(found, 1, *marks(equal))
     return f"{first}\n{beside}" if beside else first
 
 
-def remark(interval: Interval, nothing: float, extrapolated: bool = False) -> str:
+def marks(equal: EqualLoss) -> list[str]:
+    """What has to stand beside every figure of the baseline, whatever the figure is."""
+    told = {EXTRAPOLATED: equal.extrapolated, ROUGH: equal.rough, UNLIKE: bool(equal.unlike)}
+    return [word for word, stands in told.items() if stands]
+
+
+def remark(interval: Interval, nothing: float, *others: str) -> str:
     """What has to stand beside a figure.
 
     Args:
         interval: the figure.
         nothing: what it is where the sides do not differ: 1 of a ratio, 0 of a difference.
-        extrapolated: it rests on a fit beyond what was run.
+        others: further words that stand there, such as those of `marks`.
     """
     if interval.value is None:
         return ""
-    words = [NO_DIFFERENCE] if interval.holds(nothing) else []
-    return ", ".join([*words, *([EXTRAPOLATED] if extrapolated else [])])
+    return ", ".join([*([NO_DIFFERENCE] if interval.holds(nothing) else []), *others])
 
 
 def _times(value: float, amount: Amount) -> str:
@@ -82,9 +91,15 @@ def _equal_loss(comparison: Comparison, amount: Amount) -> str:
         return f"The baseline had {level}, which TST ended at, by its first evaluation."
     if found.value is None:
         return f"The baseline did not get to {level}, which TST ended at."
+    if equal.unlike:
+        return f"No saving is claimed at {level}, as {equal.unlike}."
     beside = [_interval(comparison, formats.ratio_range(found)), equal.where]
     if equal.extrapolated:
         beside += [f"{EXTRAPOLATED}, as the baseline did not get there"]
+    if equal.rough:
+        beside += [f"{ROUGH}, as the learning rate decays all along"]
+    if comparison.one_seed:
+        beside += [ONE_SEED]
     if found.holds(1):
         what = f"{_capital(NO_DIFFERENCE)} in {amount.label} to {level}: "
         return f"{what}the baseline's over TST's is {_number(found)} ({'; '.join(beside)})."
@@ -97,7 +112,11 @@ def _equal_flops(comparison: Comparison) -> str:
     if found.value is None:
         return ""
     where = "At equal FLOPs" if comparison.equal_flops.at_end else "At the largest equal FLOPs"
+    if comparison.equal_flops.unlike:
+        return f"{where} nothing is claimed, as {comparison.equal_flops.unlike}."
     ends = _interval(comparison, formats.difference_range(found))
+    if comparison.one_seed:
+        ends += f"; {ONE_SEED}"
     interval = f"{formats.signed(found.value)} nats, {ends}"
     if found.holds(0):
         return f"{where} there is {NO_DIFFERENCE} in the held-out loss ({interval})."

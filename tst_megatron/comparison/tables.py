@@ -19,10 +19,18 @@ from tst_megatron.comparison.charts.amounts import (
     WALL_CLOCK,
     Amount,
 )
-from tst_megatron.comparison.findings import Findings, Prices
-from tst_megatron.comparison.result import Comparison, EqualLoss, Interval
+from tst_megatron.comparison.findings import Findings
+from tst_megatron.comparison.group_curve import runs_used
+from tst_megatron.comparison.result import (
+    BASELINE_FINAL,
+    BEFORE_DECAY,
+    TST_FINAL,
+    Comparison,
+    EqualLoss,
+    Interval,
+)
 from tst_megatron.comparison.run import Array, Group, Run
-from tst_megatron.comparison.sentences import EXTRAPOLATED, lead_amount, remark
+from tst_megatron.comparison.sentences import OTHER_HARDWARE, UNLIKE, lead_amount, marks, remark
 from tst_megatron.comparison.settings import compare_settings
 
 _FOLDERS_ABOVE = re.compile(r"(?<!\S)/(?:[^\s/,]+/)+(?=[^\s/,]+/[^\s/,]+)")
@@ -33,6 +41,12 @@ _SHOWN = (
     (GPU_HOURS, formats.amount),
     (DATA_TOKENS, formats.count),
 )
+
+_LEVELS = {
+    TST_FINAL: "TST's final loss",
+    BASELINE_FINAL: "the baseline's final loss",
+    BEFORE_DECAY: "TST's loss before its decay",
+}
 
 
 @dataclass(frozen=True)
@@ -62,37 +76,35 @@ def tables_of(findings: Findings) -> list[Table]:
         return [runs_table(findings)]
     best = findings.comparisons[0]
     return [
-        *_equal_loss_tables(best, findings.prices),
+        *_equal_loss_tables(best, findings),
         loss_table(best),
         *([groups_table(findings)] if len(findings.comparisons) > 1 else []),
         runs_table(findings),
     ]
 
 
-def _equal_loss_tables(comparison: Comparison, prices: Prices) -> Iterator[Table]:
-    at_tst, at_baseline = "TST's final loss", "the baseline's final loss"
-    # Where nothing else can be told, the headline is taken at the baseline's.
-    other = comparison.equal_loss_at_baseline
-    first = at_baseline if comparison.equal_loss == other else at_tst
-    named = (
-        (first, comparison.equal_loss),
-        (at_tst, comparison.equal_loss_along),
-        (at_baseline, None if first == at_baseline else other),
-    )
-    for which, equal in named:
+def _equal_loss_tables(comparison: Comparison, findings: Findings) -> Iterator[Table]:
+    first, other = comparison.equal_loss, comparison.equal_loss_at_baseline
+    # Where nothing else can be told, the headline is the one at the baseline's.
+    for equal in (first, comparison.equal_loss_along, None if first == other else other):
         if equal is not None and equal.loss.value is not None:
-            yield equal_loss_table(equal, which, comparison.confidence, prices)
+            yield equal_loss_table(equal, comparison.confidence, findings)
 
 
-def equal_loss_table(equal: EqualLoss, which: str, confidence: float, prices: Prices) -> Table:
+def equal_loss_table(equal: EqualLoss, confidence: float, findings: Findings) -> Table:
     """What both sides needed to get to a loss."""
-    words = [which, equal.where, *([EXTRAPOLATED] if equal.extrapolated else [])]
+    words = [_LEVELS[equal.level], equal.where, *marks(equal)]
     if equal.step_ratio.value is None:
         unseen = "reached by the baseline before its first evaluation"
         words.append(unseen if equal.reached else "not reached by the baseline")
-    rows = [_needed_row(equal, amount, show) for amount, show in _SHOWN]
+    hours = [] if findings.clocks_compare else [OTHER_HARDWARE]
+    rows = [
+        _needed_row(equal, amount, show, hours if amount in (WALL_CLOCK, GPU_HOURS) else [])
+        for amount, show in _SHOWN
+    ]
+    prices = findings.prices
     rows += [
-        _priced_row(equal, label, price)
+        _priced_row(equal, label, price, hours)
         for label, price in (("Energy, kWh", prices.energy_kwh), ("Cost", prices.cost))
     ]
     return Table(
@@ -109,8 +121,8 @@ def loss_table(comparison: Comparison) -> Table:
     flops, data = comparison.equal_flops, comparison.equal_data
     end = " (end)" if flops.at_end else ""
     rows = (
-        ("Equal FLOPs", flops.loss_difference, f"{formats.flops(flops.flops)}{end}"),
-        ("Equal data", data.loss_difference, formats.count(data.data_tokens)),
+        ("Equal FLOPs", flops, f"{formats.flops(flops.flops)}{end}"),
+        ("Equal data", data, formats.count(data.data_tokens)),
     )
     return Table(
         "Held-out loss, TST − baseline, nats a token: below 0, TST is ahead "
@@ -119,10 +131,10 @@ def loss_table(comparison: Comparison) -> Table:
         tuple(
             (
                 label,
-                formats.signed(found.value),
-                formats.difference_range(found),
+                formats.signed(found.loss_difference.value),
+                formats.difference_range(found.loss_difference),
                 place,
-                remark(found, 0),
+                remark(found.loss_difference, 0, *([UNLIKE] if found.unlike else [])),
             )
             for label, found, place in rows
         ),
@@ -143,7 +155,7 @@ def groups_table(findings: Findings) -> Table:
                 formats.signed(difference.value),
                 formats.ratio(found.value),
                 formats.ratio_range(found),
-                remark(found, 1, one.equal_loss.extrapolated),
+                remark(found, 1, *marks(one.equal_loss)),
             )
         )
     return Table(
@@ -191,8 +203,8 @@ def settings_tables(findings: Findings) -> list[Table]:
 
 
 def final_loss(group: Group) -> float | None:
-    """Mean of the last held-out losses of a group's runs; None without one."""
-    ends = [loss for run in group.runs if (loss := final(run)) is not None]
+    """Mean of the last held-out losses of the runs that stand for a group; None without one."""
+    ends = [loss for run in runs_used(group) if (loss := final(run)) is not None]
     return float(np.mean(ends)) if ends else None
 
 
@@ -240,26 +252,28 @@ def _short(cell: str) -> str:
 
 
 def _needed_row(
-    equal: EqualLoss, amount: Amount, show: Callable[[float | None], str]
+    equal: EqualLoss, amount: Amount, show: Callable[[float | None], str], beside: list[str]
 ) -> tuple[str, ...]:
     baseline, tst = (show(needed) for needed in amount.needed(equal))
     label = f"{amount.label[0].upper()}{amount.label[1:]}"
-    return _row(label, (baseline, tst), amount.ratio(equal), equal)
+    return _row(label, (baseline, tst), amount.ratio(equal), [*marks(equal), *beside])
 
 
 def _priced_row(
-    equal: EqualLoss, label: str, price: Callable[[Interval], Interval]
+    equal: EqualLoss, label: str, price: Callable[[Interval], Interval], beside: list[str]
 ) -> tuple[str, ...]:
     both = (price(side.gpu_hours).value for side in (equal.baseline, equal.tst))
     baseline, tst = (formats.amount(priced) for priced in both)
-    return _row(label, (baseline, tst), equal.gpu_hours_ratio, equal)
+    return _row(label, (baseline, tst), equal.gpu_hours_ratio, [*marks(equal), *beside])
 
 
-def _row(label: str, needed: tuple[str, str], found: Interval, equal: EqualLoss) -> tuple[str, ...]:
+def _row(
+    label: str, needed: tuple[str, str], found: Interval, beside: list[str]
+) -> tuple[str, ...]:
     return (
         label,
         *needed,
         formats.ratio(found.value),
         formats.ratio_range(found),
-        remark(found, 1, equal.extrapolated),
+        remark(found, 1, *beside),
     )

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples:
-  tst-megatron sweep --recipe smollm2-270m-baseline --bag-sizes 2 4 8 16 --step-ratios 0.2 0.3 0.4 \\
+  tst-megatron sweep --recipe smollm2-270m-baseline --bag-sizes 4 8 16 --step-ratios 0.2 0.3 0.4 \\
       --tokenizer-model meta-llama/Meta-Llama-3-8B --data-path data/dclm --out runs/sweep
-  tst-megatron sweep --recipe mine.yaml --bag-sizes 4 8 16 --step-ratios 0.2 0.3 0.4 --seeds 1 2 3 \\
+  tst-megatron sweep --recipe mine.yaml --bag-sizes 4 8 16 --step-ratios 0.2,0.3,0.4 --seeds 1,2 \\
       --budget-hours 500 --tokens-available 60e9 --data-path data/dclm
   tst-megatron sweep ... --halving               a cheaper search, in the same folder or in its own
   tst-megatron sweep --from-csv examples/sweep/paper-270m.csv --out runs/paper

@@ -115,6 +115,15 @@ def test_equal_data_is_marked_where_it_is() -> None:
     assert not chart.arrows
 
 
+def test_equal_data_of_decays_that_are_not_alike_says_so() -> None:
+    found = findings()
+    (one,) = found.comparisons
+    unlike = replace(one, equal_data=replace(one.equal_data, unlike="One has decayed"))
+    chart = loss_chart(replace(found, comparisons=(unlike,)), DATA_TOKENS)
+    assert chart is not None
+    assert any("equal data: no difference shown, decays not alike" in r.text for r in chart.rules)
+
+
 def test_what_no_run_told_has_no_chart() -> None:
     found = findings()
     runs = [

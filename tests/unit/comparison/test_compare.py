@@ -26,6 +26,8 @@ def whole_run(end: int, speed: float = 1.0, switch: int = 0, **facts):
 
 def assert_is(found: Interval, truth: float, rel: float = TOLERANCE):
     assert found.value == pytest.approx(truth, rel=rel)
+    # An interval that is not there holds everything.
+    assert found.low is not None
     assert found.holds(truth)
 
 
@@ -97,6 +99,21 @@ def test_whole_runs_of_two_lengths_are_the_headline():
     assert found.baseline[0].num_steps == 8000
 
 
+@pytest.mark.parametrize("speed", [0.9, 1.1])
+def test_a_longer_run_that_ended_worse_does_not_undo_a_shorter_one(speed: float):
+    """A TST run that was worse came out as a saving of 2.25."""
+    good, poor = whole_run(8000, stderr=0.002), whole_run(16_000, speed=0.4, stderr=0.002)
+    assert poor.curve.losses[-1] > good.curve.losses[-1]
+    tst = made_group(whole_run(8000, speed, switch=2000, stderr=0.002))
+    for runs in ((good, poor), (poor, good)):
+        found = compare([made_group(run) for run in runs], tst, draws=DRAWS)
+        ahead = speed > 1
+        assert (found.equal_loss.reached, found.equal_loss.extrapolated) == (not ahead, ahead)
+        assert_is(found.equal_loss.step_ratio, speed, rel=0.03)
+        assert any("16,000 steps ended no lower" in note for note in found.notes)
+        assert any("did not get" in note for note in found.notes) == ahead
+
+
 def test_a_longer_run_under_way_is_no_whole_run():
     short, tst = made_group(whole_run(8000)), made_group(whole_run(8000, speed=1.3, switch=2000))
     steps = evaluated_at(12_000, 60)
@@ -133,7 +150,7 @@ def test_a_loss_below_the_floor_is_taken_at_the_baselines_final_loss():
     baseline = made_group(made_run(LONG, law(LONG), stderr=0.002))
     found = compare([baseline], made_group(made_run(LONG, law(LONG) - 0.6, stderr=0.002)))
     equal = found.equal_loss
-    assert (equal.reached, equal.extrapolated) == (False, False)
+    assert (equal.reached, equal.extrapolated, equal.level) == (True, False, "baseline_final")
     assert equal.loss.value == pytest.approx(law(np.array([10_000.0]))[0], abs=0.003)
     assert equal == found.equal_loss_at_baseline
 

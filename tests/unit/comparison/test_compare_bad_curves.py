@@ -5,6 +5,8 @@ import pytest
 from made_curves import evaluated_at, law, made_group, made_run
 
 from tst_megatron.comparison.compare import compare
+from tst_megatron.comparison.group_curve import group_curve
+from tst_megatron.comparison.resampling import resample
 from tst_megatron.comparison.result import Interval
 
 STEPS = evaluated_at(4000, 40)
@@ -48,6 +50,17 @@ def test_a_loss_met_before_the_first_evaluation_gives_no_ratio(ahead: str):
     assert found.equal_flops.loss_difference.value == pytest.approx(
         0.1 if ahead == "baseline" else -0.1
     )
+
+
+def test_a_baseline_that_rose_above_a_loss_has_not_reached_it():
+    steps = evaluated_at(4000, 20)
+    rising = made_run(steps, np.linspace(2.0, 2.6, 20), stderr=0.002)
+    tst = made_run(steps, np.linspace(2.9, 2.1, 20), stderr=0.002)
+    found = compare([made_group(rising)], made_group(tst), draws=DRAWS)
+    assert found.equal_loss.level == "baseline_final"
+    assert not any("first evaluation" in note for note in found.notes)
+    lone = compare([made_group(rising)], made_group(made_run(steps[:1], [2.1])), draws=DRAWS)
+    assert (lone.equal_loss.reached, lone.equal_loss.step_ratio) == (False, Interval())
 
 
 def test_no_baseline_at_all():
@@ -109,6 +122,15 @@ def test_the_same_seeds_are_pairs():
 def test_what_cannot_be_paired_is_independent(numbers: list[int | None]):
     found = compare([seeds(numbers)], seeds(numbers, 1.5), draws=DRAWS)
     assert "independent" in found.uncertainty
+
+
+@pytest.mark.parametrize("numbers", [[1, 1], [None, None]])
+def test_runs_of_one_seed_in_a_group_do_not_share_their_draws(numbers: list[int | None]):
+    """Their deviations from their mean cancelled, so the longer baseline had no error at all."""
+    curves = [group_curve(seeds(each)) for each in ([1, 2, 3], numbers, [1, 2, 3])]
+    drawn = resample((curves[0], curves[1]), curves[2], DRAWS, 0)
+    assert drawn.paired
+    assert all(rows.finals.std() > 1e-4 for rows in (*drawn.baselines, drawn.tst))
 
 
 def test_one_seed_against_several_spreads_as_they_do():

@@ -52,6 +52,11 @@ def test_what_should_not_be_compared_is_refused_or_marked(tmp_path: Path) -> Non
     assert "The models differ" in found(tmp_path, "tst", force=True).reasons[0]
 
 
+def test_no_more_confidence_than_the_draws_can_tell(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--confidence 0.9999 is more than 2,000 draws can tell"):
+        find([tmp_path], [tmp_path], 0.9999, False, Prices())
+
+
 def test_a_run_before_its_decay_is_not_held_against_whole_runs(tmp_path: Path) -> None:
     write(tmp_path / "baseline")
     write(tmp_path / "tst", last=55, s=4, gain=1.2)
@@ -72,3 +77,17 @@ def test_runs_that_have_only_begun_are_not_refused(tmp_path: Path) -> None:
     begun = find_so_far(baseline, tst, 0.95)
     assert begun.comparisons[0].equal_loss.loss.value is None
     assert any("no held-out loss" in note for note in notes(begun))
+
+
+def test_settings_that_differ_besides_superposition_are_a_note(tmp_path: Path) -> None:
+    """They were in the page alone."""
+    write(tmp_path / "baseline")
+    write(tmp_path / "tst", s=4, gain=1.2, lr=1e-2, save="elsewhere", log_interval=7)
+    told = [note for note in notes(found(tmp_path, "tst")) if note.startswith("Besides super")]
+    assert told == [
+        "Besides superposition these settings differ (baseline / TST): lr (0.001 / 0.01). What "
+        "they do is in every figure."
+    ]
+    write(tmp_path / "same", s=4, gain=1.2)
+    alike = notes(found(tmp_path, "same"))
+    assert not any(note.startswith("Besides super") for note in alike)

@@ -213,3 +213,24 @@ def test_a_side_that_is_missing_leaves_the_runs() -> None:
     final = found.tst[0].runs[0].curve.losses[-1]
     assert f"{final:.3f} ± 0.004" in printed(found)
     assert comparisons_csv(found).count("\n") == 1
+
+
+def test_hours_of_other_hardware_and_a_forced_comparison_are_marked_everywhere() -> None:
+    found = replace(findings(), clocks_compare=False, reasons=("A differs.",))
+    assert as_json(found)["clocks_compare"] is False
+    assert as_json(findings())["clocks_compare"] is True
+    assert printed(found).count("other hardware") == 2
+    assert "other hardware" not in printed(findings())
+    rows = list(csv.DictReader(io.StringIO(comparisons_csv(found))))
+    assert {(row["clocks_compare"], row["forced"]) for row in rows} == {("False", "True")}
+
+
+def test_which_loss_it_is_at_is_told() -> None:
+    for level, words in (
+        ("tst_final", "TST's final loss"),
+        ("baseline_final", "the baseline's final loss"),
+        ("tst_before_decay", "TST's loss before its decay"),
+    ):
+        found = findings(level=level)
+        assert as_json(found)["equal_loss"]["level"] == level
+        assert words in " ".join(printed(found).split())

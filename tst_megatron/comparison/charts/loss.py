@@ -18,7 +18,7 @@ from tst_megatron.comparison.charts.thinning import thin
 from tst_megatron.comparison.findings import Findings
 from tst_megatron.comparison.result import Comparison
 from tst_megatron.comparison.run import Array, Group, Run
-from tst_megatron.comparison.sentences import arrow_text
+from tst_megatron.comparison.sentences import UNLIKE, arrow_text
 from tst_megatron.comparison.tables import final_loss
 
 _EARLY_SHARE = 0.15
@@ -173,6 +173,8 @@ def _equal_data(best: Comparison | None, amount: Amount, per: float) -> list[Rul
     if difference.value is None:
         return []
     shown = "no difference shown" if difference.holds(0) else f"{formats.signed(difference.value)}"
+    if best.equal_data.unlike:
+        shown += f", {UNLIKE}"
     return [Rule(best.equal_data.data_tokens / per, "x", f"equal data: {shown} ", at_foot=True)]
 
 

@@ -11,7 +11,7 @@ from tst_megatron.comparison.charts.thinning import thin
 from tst_megatron.comparison.findings import Findings
 from tst_megatron.comparison.result import Comparison
 from tst_megatron.comparison.run import Array
-from tst_megatron.comparison.sentences import EXTRAPOLATED
+from tst_megatron.comparison.sentences import marks
 
 _NO_SAVING = 1.0
 # Of `Saving`: the ratios and the ends of their intervals.
@@ -108,14 +108,14 @@ def difference_chart(findings: Findings) -> Chart | None:
 
 
 def _headline_dot(comparison: Comparison, amount: Amount, colour: str, alone: bool) -> list[Dot]:
-    """The headline; of several groups only an extrapolated one has a name of its own."""
+    """The headline; of several groups only a marked one has a name of its own."""
     equal = comparison.equal_loss
     found = amount.ratio(equal)
     if equal.loss.value is None or found.value is None:
         return []
-    words = ", ".join([equal.where, *([EXTRAPOLATED] if equal.extrapolated else [])])
+    words = ", ".join([equal.where, *marks(equal)])
     name = f"{comparison.tst.name}: {words}"
-    listed = alone or equal.extrapolated
+    listed = alone or bool(marks(equal))
     return [Dot(name, equal.loss.value, found.value, found.low, found.high, colour, listed)]
 
 

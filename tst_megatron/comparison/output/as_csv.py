@@ -33,9 +33,14 @@ def comparisons_csv(findings: Findings) -> str:
     """A row a figure of every TST group, with what has to stand beside it."""
     head = (
         "tst_group", "section", "figure", "value", "low", "high", "where", "extrapolated",
-        "no_difference_shown",
+        "no_difference_shown", "rough_guide", "unlike_decays", "one_seed", "clocks_compare",
+        "forced",
     )  # fmt: skip
-    rows = [(one.tst.name, *row) for one in findings.comparisons for row in _figures(one)]
+    rows = [
+        (one.tst.name, *row, one.one_seed, findings.clocks_compare, bool(findings.reasons))
+        for one in findings.comparisons
+        for row in _figures(one)
+    ]
     return written(head, rows)
 
 
@@ -44,24 +49,30 @@ def _figures(one: Comparison) -> Iterator[tuple[Any, ...]]:
         equal: EqualLoss | None = getattr(one, section)
         if equal is None:
             continue
+        marks = (equal.rough, bool(equal.unlike))
         beside = (equal.where, equal.extrapolated)
-        yield (section, "loss", *_ends(equal.loss), equal.where, False, "")
+        yield (section, "loss", *_ends(equal.loss), equal.where, False, "", False, False)
         for name in _RATIOS:
             found: Interval = getattr(equal, name)
-            yield (section, name, *_ends(found), *beside, _shows_none(found, 1))
+            yield (section, name, *_ends(found), *beside, _shows_none(found, 1), *marks)
         # Only the baseline's are extrapolated.
         for side, needed, extrapolated in (
             ("baseline", equal.baseline, equal.extrapolated),
             ("tst", equal.tst, False),
         ):
             for name, found in _needed(needed):
-                yield (section, f"{side}_{name}", *_ends(found), equal.where, extrapolated, "")
-    flops, data = one.equal_flops.loss_difference, one.equal_data.loss_difference
-    at_flops = f"{one.equal_flops.flops} FLOPs"
-    at_data = f"{one.equal_data.data_tokens} data tokens"
-    for section, found, where in (("equal_flops", flops, at_flops), ("equal_data", data, at_data)):
-        none_shown = _shows_none(found, 0)
-        yield (section, "loss_difference", *_ends(found), where, False, none_shown)
+                where = equal.where
+                yield (section, f"{side}_{name}", *_ends(found), where, extrapolated, "", *marks)
+    flops, data = one.equal_flops, one.equal_data
+    for section, difference, where in (
+        ("equal_flops", flops, f"{flops.flops} FLOPs"),
+        ("equal_data", data, f"{data.data_tokens} data tokens"),
+    ):
+        found = difference.loss_difference
+        marks = (False, bool(difference.unlike))
+        yield (
+            section, "loss_difference", *_ends(found), where, False, _shows_none(found, 0), *marks
+        )  # fmt: skip
 
 
 def _evaluations(curve: Curve) -> Iterator[tuple[float | None, ...]]:

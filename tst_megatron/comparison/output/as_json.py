@@ -29,7 +29,8 @@ def as_json(findings: Findings) -> dict[str, Any]:
     """Every figure, ready for strict JSON: what is not a number is None.
 
     Keys: those of `_comparison` for the TST group with the lowest final loss, ``groups`` with the
-    same for every TST group, ``runs``, ``forced``, ``reasons`` and ``notes``.
+    same for every TST group, ``runs``, ``clocks_compare``, ``forced``,
+    ``reasons`` and ``notes``.
     """
     groups = [_comparison(one, findings) for one in findings.comparisons]
     found: dict[str, Any] = finite(
@@ -42,6 +43,7 @@ def as_json(findings: Findings) -> dict[str, Any]:
                 for group in groups_of_side
                 for run in group.runs
             ],
+            "clocks_compare": findings.clocks_compare,
             "forced": bool(findings.reasons),
             "reasons": list(findings.reasons),
             "notes": list(findings.notes),
@@ -73,6 +75,7 @@ def _comparison(one: Comparison, findings: Findings) -> dict[str, Any]:
         "fit": None if one.fit is None else asdict(one.fit),
         "confidence": one.confidence,
         "uncertainty": one.uncertainty,
+        "one_seed": one.one_seed,
         "comparison_notes": list(one.notes),
     }
 
@@ -82,10 +85,13 @@ def _equal_loss(equal: EqualLoss, prices: Prices) -> dict[str, Any]:
     return {
         "loss": asdict(equal.loss),
         **{name: asdict(found) for name, found in ratios.items()},
+        "level": equal.level,
         "reached": equal.reached,
         "extrapolated": equal.extrapolated,
         "whole_runs": equal.whole_runs,
         "where": equal.where,
+        "rough_guide": equal.rough,
+        "unlike_decays": bool(equal.unlike),
         "no_difference_shown": [
             name for name, found in ratios.items() if found.value is not None and found.holds(1)
         ],
@@ -110,6 +116,7 @@ def _equal_flops(found: EqualFlops) -> dict[str, Any]:
         **_difference(found.loss_difference),
         "flops": found.flops,
         "at_end": found.at_end,
+        "unlike_decays": bool(found.unlike),
         "along": {
             "flops": found.along.tolist(),
             "loss_difference": found.differences.tolist(),
@@ -120,7 +127,11 @@ def _equal_flops(found: EqualFlops) -> dict[str, Any]:
 
 
 def _equal_data(found: EqualData) -> dict[str, Any]:
-    return {**_difference(found.loss_difference), "data_tokens": found.data_tokens}
+    return {
+        **_difference(found.loss_difference),
+        "data_tokens": found.data_tokens,
+        "unlike_decays": bool(found.unlike),
+    }
 
 
 def _difference(found: Interval) -> dict[str, Any]:

@@ -37,6 +37,8 @@ _METHOD = (
     "Intervals come from the spread between seeds and evaluations, or, with one seed, from the "
     "error of the evaluations; seeds then move the result by an amount that is not measured.",
     "Where an interval holds 1 (of a ratio) or 0 (of a difference), no difference is shown.",
+    "Where the learning rate of one side has decayed at the loss compared and the other's has not, "
+    "the figure stays and nothing is claimed of it.",
     "A position is one place in a sequence that the transformer computes on; in bags of s it reads "
     "s data tokens. FLOPs count positions: a step costs the same in bags and in single tokens.",
     "Wall-clock and GPU hours count everything since a run began: start-up, evaluation, "

@@ -152,7 +152,14 @@ def _arrow_of_dot(dot: Dot, edge: float) -> dict[str, Any]:
         "x": [dot.x, dot.x],
         "y": [dot.y, edge],
         "line": {"color": dot.colour, "width": 2},
-        "marker": {"color": dot.colour, "size": [0, 11], "symbol": ["circle", head]},
+        "marker": {
+            "color": dot.colour,
+            "size": [0, 11],
+            "symbol": ["circle", head],
+            # Of several sizes, plotly.js takes less and a white line by itself.
+            "opacity": 1,
+            "line": {"width": 0},
+        },
         "cliponaxis": False,
         "hoverinfo": "skip",
     }

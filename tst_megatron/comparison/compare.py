@@ -79,7 +79,8 @@ def compare(
         _by_length(drawn.baselines)[-1], drawn.tst, confidence
     )
     at_baseline = at_baseline_final(first, drawn.tst, confidence)
-    headline = at_tst_final(by_length, drawn.tst, fit, confidence)
+    longest = every_length[-1]
+    headline = at_tst_final(by_length, longest, drawn.tst, fit, confidence)
     under_way = drawn.tst.steps[-1] < _WHOLE * tst.num_steps
     if inside is not None and (under_way or (headline.unlike and not inside.unlike)):
         # Its own decay is yet to come, if it has one, and the baseline's whole runs had theirs.
@@ -97,7 +98,7 @@ def compare(
     if headline.unlike:
         notes.append(f"Nothing is claimed at equal loss: {headline.unlike}.")
         early = _before_decay(drawn.tst)
-        early_inside = early and at_tst_final(by_length, early, fit, confidence)
+        early_inside = early and at_tst_final(by_length, longest, early, fit, confidence)
         if early_inside and not early_inside.unlike and early_inside.step_ratio.value is not None:
             inside = replace(early_inside, level=BEFORE_DECAY)
     data, read_by = equal_data(drawn.baselines, drawn.tst, confidence)

@@ -63,6 +63,11 @@ def equal_loss_notes(headline: EqualLoss, fit: Fit | None) -> list[str]:
             "that length, less what the measured run ended below the law: its decay is taken to "
             "lower the loss as much at every length."
         )
+    if headline.at_least:
+        notes.append(
+            "The baseline's longest run did not get to TST's final loss, and no power law says "
+            "when a longer one would: the ratios and the baseline's figures are lower bounds."
+        )
     if headline.rough:
         notes.append(
             "The baseline's learning rate decays nearly all along, so the law of one run's curve "

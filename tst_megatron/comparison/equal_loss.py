@@ -6,7 +6,7 @@ Inside one run a loss that is met during the decay is met late, by a run not mad
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,25 +32,28 @@ class Side:
 
 
 def at_tst_final(
-    groups: tuple[Rows, ...], tst: Rows, fit: Fit | None, confidence: float
+    groups: tuple[Rows, ...], longest: Rows, tst: Rows, fit: Fit | None, confidence: float
 ) -> EqualLoss:
     """The headline: whole runs where that can be told, else along the run.
 
     Args:
-        groups: of the baseline, one a length, ascending.
+        groups: of the baseline, one a length, ascending, each lower than the one before.
+        longest: of the baseline's whole runs, as low or not.
         tst: the TST group.
         fit: the baseline's law.
         confidence: of the intervals.
 
     Returns:
-        Neither reached nor extrapolated, and without figures, where the baseline does not get
-        there and no law says when it would; reached and without figures where it was there by its
-        first evaluation.
+        Where the baseline does not get there and no law says when it would, what its longest run
+        spent, at least, if that is longer than TST's; else neither reached nor extrapolated, and
+        without figures. Reached and without figures where it was there by its first evaluation.
     """
     path, where, inside = _headline_path(groups, tst.finals, fit)
     needed = path.crossing(tst.finals)
     if not np.isfinite(needed[0]):
-        return EqualLoss(loss=interval(tst.finals, confidence), where=where)
+        return _beyond_the_longest(groups, longest, tst, needed, confidence) or EqualLoss(
+            loss=interval(tst.finals, confidence), where=where
+        )
     if _is_there_from_the_first(path, tst.finals):
         return EqualLoss(loss=interval(tst.finals, confidence), reached=True, where=where)
     extrapolated = bool(needed[0] > path.measured)
@@ -70,6 +73,38 @@ def at_tst_final(
             [(tst, float(tst.steps[-1]))],
         ),
     )
+
+
+def _beyond_the_longest(
+    groups: tuple[Rows, ...], longest: Rows, tst: Rows, needed: Array, confidence: float
+) -> EqualLoss | None:
+    """What whole runs were not enough; None where the longest is no longer than TST's.
+
+    In a copy in which the longest run got there it counts with what it needed, so that the lower
+    ends hold what was measured and no law.
+    """
+    most = float(longest.steps[-1])
+    if most <= tst.steps[-1]:
+        return None
+    spent = np.minimum(needed, most)
+    lengths = groups if groups[-1] is longest else (*groups, longest)
+    found = _equal_loss(
+        tst.finals,
+        Side(spent, lambda name: _paid(lengths, name, spent)),
+        _whole(tst),
+        confidence,
+        whole_runs=len(lengths) > 1,
+        where=WHOLE_RUNS,
+        at_least=True,
+        unlike=_unlike([(longest, most)], [(tst, float(tst.steps[-1]))]),
+    )
+    opened = {
+        name: replace(value, high=None)
+        for name, value in vars(found).items()
+        if name.endswith("_ratio")
+    }
+    spent_at_least = {n: replace(value, high=None) for n, value in vars(found.baseline).items()}
+    return replace(found, baseline=Needed(**spent_at_least), **opened)
 
 
 def along_baseline(baseline: Rows, tst: Rows, confidence: float) -> EqualLoss | None:

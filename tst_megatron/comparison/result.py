@@ -72,6 +72,8 @@ class EqualLoss:
             ``along the run`` where no decay is known.
         rough: it is a rough guide: by a law of a curve whose learning rate decays all along, which
             is not what whole runs of other lengths end with. Its interval does not know that.
+        at_least: the baseline did not get there in its longest run, and no law says when it would:
+            its figures and the ratios are what it spent at least.
         unlike: why the sides' losses are not alike, the learning rate of one of them having decayed
             and the other's not; empty where nothing is known to be. Nothing is claimed then.
     """
@@ -89,6 +91,7 @@ class EqualLoss:
     whole_runs: bool = False
     where: str = "along the run"
     rough: bool = False
+    at_least: bool = False
     unlike: str = ""
 
     def shows(self, ratio: Interval) -> bool:

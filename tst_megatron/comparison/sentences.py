@@ -15,6 +15,7 @@ NO_DIFFERENCE = "no difference shown"
 EXTRAPOLATED = "extrapolated"
 UNLIKE = "decays not alike"
 ROUGH = "a rough guide"
+AT_LEAST = "at least"
 OTHER_HARDWARE = "other hardware"
 ONE_SEED = "one seed a side"
 # What the headline is about: the first of these that both sides logged.
@@ -58,7 +59,12 @@ def arrow_text(equal: EqualLoss, amount: Amount) -> str:
 
 def marks(equal: EqualLoss) -> list[str]:
     """What has to stand beside every figure of the baseline, whatever the figure is."""
-    told = {EXTRAPOLATED: equal.extrapolated, ROUGH: equal.rough, UNLIKE: bool(equal.unlike)}
+    told = {
+        EXTRAPOLATED: equal.extrapolated,
+        ROUGH: equal.rough,
+        AT_LEAST: equal.at_least,
+        UNLIKE: bool(equal.unlike),
+    }
     return [word for word, stands in told.items() if stands]
 
 
@@ -100,6 +106,11 @@ def _equal_loss(comparison: Comparison, amount: Amount) -> str:
         beside += [f"{ROUGH}, as the learning rate decays all along"]
     if comparison.one_seed:
         beside += [ONE_SEED]
+    if equal.at_least and not found.holds(1):
+        return (
+            f"TST got to {level} with {AT_LEAST} {_times(found.value, amount)} than the baseline, "
+            f"whose longest run did not get there (ratio {_number(found)}, {'; '.join(beside)})."
+        )
     if found.holds(1):
         what = f"{_capital(NO_DIFFERENCE)} in {amount.label} to {level}: "
         return f"{what}the baseline's over TST's is {_number(found)} ({'; '.join(beside)})."

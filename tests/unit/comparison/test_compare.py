@@ -11,6 +11,8 @@ from made_curves import BAG_SIZE, evaluated_at, law, made_group, made_run, true_
 from tst_megatron.comparison.compare import compare
 from tst_megatron.comparison.equal_loss import ALONG, BY_LAW, DECAY, WHOLE_RUNS
 from tst_megatron.comparison.result import Interval
+from tst_megatron.comparison.run import Group
+from tst_megatron.comparison.sentences import headline
 
 LONG, SHORT = evaluated_at(10_000, 50), evaluated_at(4_000, 20)
 DRAWS = 200
@@ -153,6 +155,46 @@ def test_a_loss_below_the_floor_is_taken_at_the_baselines_final_loss():
     assert (equal.reached, equal.extrapolated, equal.level) == (True, False, "baseline_final")
     assert equal.loss.value == pytest.approx(law(np.array([10_000.0]))[0], abs=0.003)
     assert equal == found.equal_loss_at_baseline
+
+
+def of_lengths_that_flatten_out(stderr: float) -> tuple[list[Group], float]:
+    """A baseline whose runs of 16,000 and 32,000 steps end at one loss, and that loss."""
+    floor = float(law(np.array([15_000.0]))[0])
+    runs = [whole_run(end, stderr=stderr) for end in (8000, 16_000, 32_000)]
+    return [
+        made_group(
+            replace(run, curve=replace(run.curve, losses=np.maximum(run.curve.losses, floor)))
+        )
+        for run in runs
+    ], floor
+
+
+def that_ends_at(loss: float, stderr: float) -> Group:
+    whole = whole_run(8000, stderr=stderr)
+    moved = whole.curve.losses + (loss - whole.curve.losses[-1])
+    return made_group(replace(whole, curve=replace(whole.curve, losses=moved)))
+
+
+def test_what_the_longest_run_did_not_get_to_would_have_taken_longer():
+    baseline, floor = of_lengths_that_flatten_out(stderr=0.002)
+    found = compare(baseline, that_ends_at(floor - 0.4, stderr=0.002), draws=DRAWS)
+    equal = found.equal_loss
+    assert (equal.at_least, equal.reached, equal.extrapolated) == (True, False, False)
+    for ratio in (equal.step_ratio, equal.flops_ratio, equal.gpu_hours_ratio):
+        assert (ratio.value, ratio.low) == (pytest.approx(4), pytest.approx(4))
+        assert ratio.high is None
+    assert equal.baseline.steps == Interval(32_000.0, 32_000.0, None)
+    assert equal.tst.steps == Interval(8000.0, 8000.0, 8000.0)
+    said = headline(found)
+    assert "at least 4.00× fewer GPU hours than the baseline, whose longest run did not" in said
+
+
+def test_a_longest_run_that_may_have_got_there_is_no_bound():
+    """TST is ahead by less than the noise."""
+    baseline, floor = of_lengths_that_flatten_out(stderr=0.05)
+    equal = compare(baseline, that_ends_at(floor - 0.01, stderr=0.05), draws=DRAWS).equal_loss
+    low = equal.step_ratio.low
+    assert low is None or low < 2.5
 
 
 def test_the_saving_by_loss_is_the_speed_at_every_loss():

@@ -33,8 +33,8 @@ def comparisons_csv(findings: Findings) -> str:
     """A row a figure of every TST group, with what has to stand beside it."""
     head = (
         "tst_group", "section", "figure", "value", "low", "high", "where", "extrapolated",
-        "no_difference_shown", "rough_guide", "unlike_decays", "one_seed", "clocks_compare",
-        "forced",
+        "no_difference_shown", "rough_guide", "at_least", "unlike_decays", "one_seed",
+        "clocks_compare", "forced",
     )  # fmt: skip
     rows = [
         (one.tst.name, *row, one.one_seed, findings.clocks_compare, bool(findings.reasons))
@@ -49,9 +49,9 @@ def _figures(one: Comparison) -> Iterator[tuple[Any, ...]]:
         equal: EqualLoss | None = getattr(one, section)
         if equal is None:
             continue
-        marks = (equal.rough, bool(equal.unlike))
+        marks = (equal.rough, equal.at_least, bool(equal.unlike))
         beside = (equal.where, equal.extrapolated)
-        yield (section, "loss", *_ends(equal.loss), equal.where, False, "", False, False)
+        yield (section, "loss", *_ends(equal.loss), equal.where, False, "", *[False] * 3)
         for name in _RATIOS:
             found: Interval = getattr(equal, name)
             yield (section, name, *_ends(found), *beside, _shows_none(found, 1), *marks)
@@ -69,7 +69,7 @@ def _figures(one: Comparison) -> Iterator[tuple[Any, ...]]:
         ("equal_data", data, f"{data.data_tokens} data tokens"),
     ):
         found = difference.loss_difference
-        marks = (False, bool(difference.unlike))
+        marks = (False, False, bool(difference.unlike))
         yield (
             section, "loss_difference", *_ends(found), where, False, _shows_none(found, 0), *marks
         )  # fmt: skip

@@ -91,6 +91,7 @@ def _equal_loss(equal: EqualLoss, prices: Prices) -> dict[str, Any]:
         "whole_runs": equal.whole_runs,
         "where": equal.where,
         "rough_guide": equal.rough,
+        "at_least": equal.at_least,
         "unlike_decays": bool(equal.unlike),
         "no_difference_shown": [
             name for name, found in ratios.items() if found.value is not None and found.holds(1)

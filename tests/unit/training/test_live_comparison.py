@@ -65,7 +65,7 @@ def test_what_cannot_be_compared_with_is_one_sentence(tmp_path: Path, content: s
     elif content == "two":
         for name in ("a", "b"):
             (tmp_path / name).mkdir()
-            ledger(tmp_path / name / "ledger.jsonl", [1.0])
+            ledger(tmp_path / name / "ledger.jsonl", [1.0 if name == "a" else 2.0])
         path = tmp_path
     with pytest.raises(UserError, match="--tst-compare-with") as error:
         OtherRun(path)

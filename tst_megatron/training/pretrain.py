@@ -61,7 +61,7 @@ def _check_recipe(argv: list[str]) -> None:
         check_keys(read(name))
 
 
-def _parse(on_gpu: bool, recipe: dict[str, Any] | None) -> tuple[argparse.Namespace, Any]:
+def _parse(on_gpu: bool, recipe: dict[str, Any] | None = None) -> tuple[argparse.Namespace, Any]:
     from megatron.training.arguments import parse_and_validate_args, parse_args
 
     from tst_megatron.training import arguments, checks

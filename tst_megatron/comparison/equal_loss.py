@@ -80,14 +80,16 @@ def _beyond_the_longest(
 ) -> EqualLoss | None:
     """What whole runs were not enough; None where the longest is no longer than TST's.
 
-    In a copy in which the longest run got there it counts with what it needed, so that the lower
-    ends hold what was measured and no law.
+    None as well where a run was at the loss for a while, and could have been stopped there. In a
+    copy in which one was, or got there, it counts with what that took, so that the lower ends hold
+    what was measured and no law.
     """
     most = float(longest.steps[-1])
-    if most <= tst.steps[-1]:
-        return None
-    spent = np.minimum(needed, most)
     lengths = groups if groups[-1] is longest else (*groups, longest)
+    touched = np.min([_first_at(rows, tst.finals) for rows in lengths], axis=0)
+    if most <= tst.steps[-1] or np.isfinite(touched[0]):
+        return None
+    spent = np.minimum(np.minimum(needed, touched), most)
     found = _equal_loss(
         tst.finals,
         Side(spent, lambda name: _paid(lengths, name, spent)),
@@ -105,6 +107,12 @@ def _beyond_the_longest(
     }
     spent_at_least = {n: replace(value, high=None) for n, value in vars(found.baseline).items()}
     return replace(found, baseline=Needed(**spent_at_least), **opened)
+
+
+def _first_at(rows: Rows, levels: Array) -> Array:
+    """Steps ``[rows]`` of the first evaluation at the levels ``[rows]`` or below; infinite else."""
+    is_at = rows.losses <= levels[:, None]
+    return np.where(is_at.any(axis=1), rows.steps[is_at.argmax(axis=1)], np.inf)
 
 
 def along_baseline(baseline: Rows, tst: Rows, confidence: float) -> EqualLoss | None:

@@ -10,7 +10,7 @@ from typing import Literal
 from tst_megatron.comparison.findings import Findings
 from tst_megatron.comparison.run import Group
 
-_GREYS = ("#4d5156", "#878d93", "#a9afb5")
+_GREYS = ("#4d5156", "#70767c", "#8f959b", "#a9afb5")
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
@@ -24,7 +24,7 @@ class Shown:
 
 
 def shown(findings: Findings) -> list[Shown]:
-    """The groups that have a colour: up to three lengths of the baseline, six TST groups."""
+    """The groups that have a colour: up to four lengths of the baseline, six TST groups."""
     return [
         *(Shown(*one, "dash") for one in zip(findings.baseline, _GREYS, strict=False)),
         *(Shown(*one, "solid") for one in zip(findings.tst, _COLOURS, strict=False)),

@@ -33,7 +33,8 @@ def rows(report: Report) -> Iterator[Row]:
             lines.append(_seconds(lambda: _write(ledger), _LINES))
             syncs.append(_seconds(lambda: _sync(ledger), 1))
             whole.append(_seconds(step, _STEPS))
-    # A sync is due once an interval, which has so many steps.
+    # A sync is due once an interval, which has so many steps. A thread makes it: a step waits for
+    # none of it, and it is counted as if it did.
     shares = [
         (line + sync * min(1.0, one / interval_s)) / one
         for line, sync, one in zip(lines, syncs, whole, strict=True)

@@ -5,7 +5,7 @@ worked out for every copy, and its interval is the middle 95 % of them.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from tst_megatron.comparison.equal_budget import equal_data, equal_flops
 from tst_megatron.comparison.equal_loss import along_baseline, at_baseline_final, at_tst_final
 from tst_megatron.comparison.group_curve import group_curve
 from tst_megatron.comparison.paths import Fit, fit_baseline
-from tst_megatron.comparison.resampling import Rows, resample, until
+from tst_megatron.comparison.resampling import Resampled, Rows, resample, until
 from tst_megatron.comparison.result import (
     BEFORE_DECAY,
     Comparison,
@@ -71,15 +71,51 @@ def compare(
     if not curves or ours is None:
         return _nothing(groups, tst, confidence, notes)
     drawn = resample(tuple(curves), ours, draws, seed)
+    first = drawn.baselines[0]
+    found = _equal_losses(drawn, tst, confidence)
+    notes += found.notes
+    data, read_by = equal_data(drawn.baselines, drawn.tst, confidence)
+    flops = equal_flops(first, drawn.tst, confidence)
+    notes += equal_budget_notes("flops", flops.flops, first, drawn.tst, flops.unlike)
+    notes += equal_budget_notes("data_tokens", data.data_tokens, read_by, drawn.tst, data.unlike)
+    return Comparison(
+        baseline=groups,
+        tst=tst,
+        equal_loss=found.headline,
+        equal_loss_along=found.along,
+        equal_loss_at_baseline=found.at_baseline,
+        equal_flops=flops,
+        equal_data=data,
+        saving=saving(first, drawn.tst, confidence),
+        fit=None if found.fit is None else _power_law(found.fit),
+        confidence=confidence,
+        uncertainty=uncertainty(drawn),
+        one_seed=not drawn.between_seeds,
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+@dataclass(frozen=True)
+class _EqualLosses:
+    """Equal loss in its senses; None where one says nothing more."""
+
+    headline: EqualLoss
+    along: EqualLoss | None
+    at_baseline: EqualLoss | None
+    fit: Fit | None
+    notes: list[str]
+
+
+def _equal_losses(drawn: Resampled, tst: Group, confidence: float) -> _EqualLosses:
+    """Which of them is the headline depends on what both sides are known to have come to."""
     first, every_length = drawn.baselines[0], _by_length(_whole(drawn.baselines))
-    by_length = _lower_than_shorter(every_length)
-    notes += no_lower_notes(every_length, by_length)
+    by_length, longest = _lower_than_shorter(every_length), every_length[-1]
+    notes = no_lower_notes(every_length, by_length)
     fit = fit_baseline(by_length)
     inside = along_baseline(first, drawn.tst, confidence) or along_baseline(
         _by_length(drawn.baselines)[-1], drawn.tst, confidence
     )
     at_baseline = at_baseline_final(first, drawn.tst, confidence)
-    longest = every_length[-1]
     headline = at_tst_final(by_length, longest, drawn.tst, fit, confidence)
     under_way = drawn.tst.steps[-1] < _WHOLE * tst.num_steps
     if inside is not None and (under_way or (headline.unlike and not inside.unlike)):
@@ -101,30 +137,10 @@ def compare(
         early_inside = early and at_tst_final(by_length, longest, early, fit, confidence)
         if early_inside and not early_inside.unlike and early_inside.step_ratio.value is not None:
             inside = replace(early_inside, level=BEFORE_DECAY)
-    data, read_by = equal_data(drawn.baselines, drawn.tst, confidence)
-    flops = equal_flops(first, drawn.tst, confidence)
+    if inside is not None and (inside.where, inside.loss) == (headline.where, headline.loss):
+        inside = None
     notes += equal_loss_notes(headline, fit)
-    notes += equal_budget_notes("flops", flops.flops, first, drawn.tst, flops.unlike)
-    notes += equal_budget_notes("data_tokens", data.data_tokens, read_by, drawn.tst, data.unlike)
-    return Comparison(
-        baseline=groups,
-        tst=tst,
-        equal_loss=headline,
-        equal_loss_along=None if inside is None or _same(inside, headline) else inside,
-        equal_loss_at_baseline=at_baseline,
-        equal_flops=flops,
-        equal_data=data,
-        saving=saving(first, drawn.tst, confidence),
-        fit=None if fit is None else _power_law(fit),
-        confidence=confidence,
-        uncertainty=uncertainty(drawn),
-        one_seed=not drawn.between_seeds,
-        notes=tuple(dict.fromkeys(notes)),
-    )
-
-
-def _same(one: EqualLoss, other: EqualLoss) -> bool:
-    return (one.where, one.loss) == (other.where, other.loss)
+    return _EqualLosses(headline, inside, at_baseline, fit, notes)
 
 
 def _before_decay(rows: Rows) -> Rows | None:

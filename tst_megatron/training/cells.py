@@ -92,10 +92,8 @@ def train_cells(
     if len(waiting) < len(cells):
         done = len(cells) - len(waiting)
         console.print(f"{done} of {len(cells)} runs are done already.", highlight=False)
-    running: dict[str, tuple[Cell, Run]] = {}
-    # Each run at a time has a place, with GPUs of its own.
-    places = list(range(jobs))
-    place_of: dict[str, int] = {}
+    # By its place, with GPUs of its own.
+    running: dict[int, tuple[Cell, Run]] = {}
 
     def may_go_on() -> bool:
         return may_start(waiting[0], [cell for cell, _ in running.values()])
@@ -105,31 +103,41 @@ def train_cells(
             while waiting or running:
                 while waiting and len(running) < jobs and may_go_on():
                     cell = waiting.pop(0)
-                    place = place_of[cell.name] = places.pop(0)
+                    place = min(set(range(jobs)) - set(running))
                     first = place * nproc_per_node
                     gpus = range(first, first + nproc_per_node) if on_gpus else None
-                    running[cell.name] = cell, _start(root, cell, nproc_per_node, gpus)
+                    running[place] = cell, _start(root, cell, nproc_per_node, gpus)
                     display.add(cell.name, ledger_of(root, cell), cell.num_steps)
                 if not running:
                     break
                 display.wait(lambda: any(_has_ended(run) for _, run in running.values()), _POLL_S)
-                for name in [name for name, (_, run) in running.items() if _has_ended(run)]:
-                    cell, run = running.pop(name)
-                    places.append(place_of[name])
-                    display.end(name)
-                    # One that broke after its last checkpoint has done its work.
-                    if run.process.returncode == 0 or is_done(root, cell):
-                        when_done(cell)
-                    elif when_failed is not None and _has_trained(root, cell):
-                        when_failed(cell, run.error())
-                    else:
-                        raise UserError(f"the {cell.name} run failed: {run.error()}")
+                for place in [at for at, (_, run) in running.items() if _has_ended(run)]:
+                    cell, run = running.pop(place)
+                    display.end(cell.name)
+                    _tell(root, cell, run, when_done, when_failed)
     except KeyboardInterrupt:
         console.print("Stopping: the runs are saving a checkpoint.", highlight=False)
         return False
     finally:
         _stop([run for _, run in running.values()])
     return True
+
+
+def _tell(
+    root: Path,
+    cell: Cell,
+    run: Run,
+    when_done: Callable[[Cell], None],
+    when_failed: Callable[[Cell, str], None] | None,
+) -> None:
+    """What has become of a run that has ended."""
+    # One that broke after its last checkpoint has done its work.
+    if run.process.returncode == 0 or is_done(root, cell):
+        when_done(cell)
+    elif when_failed is not None and _has_trained(root, cell):
+        when_failed(cell, run.error())
+    else:
+        raise UserError(f"the {cell.name} run failed: {run.error()}")
 
 
 def _stop(runs: Sequence[Run]) -> None:

@@ -58,6 +58,8 @@ def check_before_validation(args: argparse.Namespace, on_gpu: bool) -> None:
         if folder is not None and not is_remote(folder):
             check_writable(Path(folder), f"--{flag.replace('_', '-')}")
     if args.tst_ledger is not None:
+        if Path(args.tst_ledger).is_dir():
+            raise UserError(f"--tst-ledger {args.tst_ledger} is a folder: name a file in it")
         check_writable(Path(args.tst_ledger).parent, "--tst-ledger")
     # Megatron ends in an assertion without the one, and in a TypeError without the other.
     if args.save is not None and args.save_interval is None:

@@ -101,8 +101,8 @@ class _Hooks:
         self.routers = RouterMetrics(_MOE_METRICS_TRACKER())
         self.ledger = RunLedger(args, superposition, self.progress, started)
         # The last rank has the losses, the log line and TensorBoard.
-        is_last = args.rank == args.world_size - 1
-        self.scalars = TensorBoardScalars(args.tst_compare_with if is_last else None)
+        self._is_last = args.rank == args.world_size - 1
+        self.scalars = TensorBoardScalars(args.tst_compare_with if self._is_last else None)
         self.clock = clock
         self._steps_of_loss: dict[str, int] = {}
         self._on_test_set = False
@@ -234,12 +234,16 @@ class _Hooks:
     def _stderrs(
         self, losses: dict[str, torch.Tensor], eval_iters: int, tokens_a_place: int = 1
     ) -> dict[str, float]:
-        """Standard errors, taken out of what an evaluation returned; it is empty on most ranks."""
+        """Standard errors, taken out of what an evaluation returned.
+
+        It returns nothing on ranks without the last stage.
+        """
         if not losses:
             return {}
         args = self.args
         num_microbatches = eval_iters * args.eval_global_batch_size // args.eval_micro_batch_size
-        tokens = self._validation_tokens
+        # The other ranks' errors go nowhere, and the text may have many documents to count.
+        tokens = self._validation_tokens if self._is_last else None
         most = math.inf if tokens is None else tokens / (args.seq_length * tokens_a_place)
         return take_stderrs(losses, num_microbatches, most)
 

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 from tst_megatron.files import write_whole
-from tst_megatron.training.ledger import Ledger, LedgerError, read_ledger
+from tst_megatron.training.ledger import LedgerError, read_ledger
 from tst_megatron.training.ledger_lines import read_lines
 from tst_megatron.training.run_clock import clock_file
 
@@ -77,6 +77,7 @@ def bring_along(path: Path, source: Path, step: int) -> None:
         step: that it goes on from.
     """
     try:
+        # Of one run, and whole: what it makes of the lines is not what they are.
         read_ledger(source)
         lines = read_lines(source)[0]
     except LedgerError as error:
@@ -96,7 +97,6 @@ def bring_along(path: Path, source: Path, step: int) -> None:
 def _flags_in(path: Path) -> dict[str, Any] | None:
     """Flags of the run that a ledger is of; None where there is none, or none that can be read."""
     try:
-        ledger: Ledger = read_ledger(path)
+        return read_ledger(path).header.get("flags") or {}
     except LedgerError:
         return None
-    return ledger.header.get("flags") or {}

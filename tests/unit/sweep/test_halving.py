@@ -101,6 +101,14 @@ def four(tmp_path: Path) -> Sweep:
     return Sweep(tmp_path, settings_of_runs, grid, training.Machine(1, 1, False), None)
 
 
+def halved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> tuple[Sweep, training.Trained, Search]:
+    Trainer(monkeypatch, fails=[fails])
+    sweep = four(tmp_path)
+    return sweep, *run_halving(sweep, sweep.grid.configs, Console(quiet=True))
+
+
 def test_the_better_half_goes_on_and_is_compared_with_the_whole_grid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,9 +126,7 @@ def test_the_better_half_goes_on_and_is_compared_with_the_whole_grid(
 def test_a_run_that_fails_is_last_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Trainer(monkeypatch, fails=["s8-r0.3-seed1-steps250"])
-    sweep = four(tmp_path)
-    trained, search = run_halving(sweep, sweep.grid.configs, Console(quiet=True))
+    _, trained, search = halved(tmp_path, monkeypatch, fails="s8-r0.3-seed1-steps250")
     assert trained.failed == {"s8-r0.3-seed1-steps250": "it diverged"}
     assert search.is_done
     assert search.chosen == Config(4, 0.3)
@@ -129,9 +135,7 @@ def test_a_run_that_fails_is_last_and_named(
 def test_nothing_is_chosen_where_the_last_run_has_no_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Trainer(monkeypatch, fails=["s8-r0.3-seed1"])
-    sweep = four(tmp_path)
-    trained, search = run_halving(sweep, sweep.grid.configs, Console(quiet=True))
+    sweep, trained, search = halved(tmp_path, monkeypatch, fails="s8-r0.3-seed1")
     assert (search.is_done, search.chosen, search.regret) == (True, None, None)
     (baseline, failed) = sweep.results(trained.failed)
     assert (baseline.config, failed.config) == (BASELINE, Config(8, 0.3))

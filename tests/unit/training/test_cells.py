@@ -1,12 +1,12 @@
 """Runs that fail, break off or go on elsewhere, and what becomes of the others."""
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from stand_in import stand_in_for_torchrun
 
 from tst_megatron.errors import UserError
 from tst_megatron.training import launch
@@ -32,10 +32,7 @@ exit 0
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    program = tmp_path / "python"
-    program.write_text(RUN)
-    program.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(program))
+    stand_in_for_torchrun(tmp_path / "python", RUN, monkeypatch)
     return tmp_path / "cells"
 
 

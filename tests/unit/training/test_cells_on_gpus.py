@@ -1,10 +1,10 @@
 """Cells on a machine with GPUs: each of the runs at a time sees GPUs of its own."""
 
-import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from stand_in import stand_in_for_torchrun
 
 from tst_megatron.training.cells import Cell, train_cells
 
@@ -17,10 +17,7 @@ printf '%s\\n' "$@"
 
 @pytest.fixture
 def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    program = tmp_path / "python"
-    program.write_text(SAYS)
-    program.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(program))
+    stand_in_for_torchrun(tmp_path / "python", SAYS, monkeypatch)
     monkeypatch.delenv("TST_MEGATRON_DEVICE", raising=False)
     return tmp_path / "cells"
 

@@ -1,4 +1,4 @@
-"""Which rank looks at the corpora."""
+"""What is refused before anything opens a file, and which rank looks at the corpora."""
 
 from pathlib import Path
 
@@ -18,3 +18,9 @@ def test_one_rank_of_a_node_looks_at_the_corpora(monkeypatch, tmp_path: Path) ->
     monkeypatch.setenv("LOCAL_RANK", "0")
     with pytest.raises(UserError, match="gone is missing"):
         check_before_validation(args, on_gpu=True)
+
+
+def test_a_ledger_is_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(UserError, match=f"--tst-ledger {tmp_path} is a folder: name a file in it"):
+        check_before_validation(parse("--tst-ledger", str(tmp_path)), on_gpu=True)

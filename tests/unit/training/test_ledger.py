@@ -31,6 +31,20 @@ def writers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[LedgerWriter]]:
         writer.close()
 
 
+class Clock:
+    """Time that a test sets."""
+
+    now = 0.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    for name in ("time", "monotonic"):
+        monkeypatch.setattr(run_clock.time, name, lambda: clock.now)
+    return clock
+
+
 def write_run(path: Path, first: int, last: int, started: float = 0.0) -> None:
     writer = LedgerWriter(path, {"step": first}, RunClock(path, started, world_size=2))
     for step in range(first + 1, last + 1):
@@ -61,42 +75,35 @@ def test_replayed_steps_replace_those_they_replay(tmp_path: Path) -> None:
     assert ledger.header["step"] == 5
 
 
-def test_lost_time_still_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_time_still_counts(tmp_path: Path, clock: Clock) -> None:
     path = tmp_path / "ledger.jsonl"
-    now = 1000.0
-    monkeypatch.setattr(run_clock.time, "time", lambda: now)
-    monkeypatch.setattr(run_clock.time, "monotonic", lambda: now)
+    clock.now = 1000.0
     writer = LedgerWriter(path, {"step": 0}, RunClock(path, 1000.0, world_size=1))
-    now = 1100.0
+    clock.now = 1100.0
     writer.write("step", {"step": 7, "loss": 1.0})
-    now = 5010.0
+    clock.now = 5010.0
     # Starts again at 5,000 from step 3, having lost four steps.
     writer = LedgerWriter(path, {"step": 3}, RunClock(path, 5000.0, world_size=1))
     writer.write("step", {"step": 4, "loss": 1.0})
     assert read_ledger(path).steps[-1]["wall_clock_s"] == pytest.approx(110.0)
 
 
-def test_what_comes_after_the_last_line_counts_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_comes_after_the_last_line_counts_too(tmp_path: Path, clock: Clock) -> None:
     path = tmp_path / "ledger.jsonl"
-    now = 0.0
-    monkeypatch.setattr(run_clock.time, "time", lambda: now)
-    monkeypatch.setattr(run_clock.time, "monotonic", lambda: now)
-    writer = LedgerWriter(path, {"step": 0}, RunClock(path, now, world_size=4))
-    now = 100.0
+    writer = LedgerWriter(path, {"step": 0}, RunClock(path, clock.now, world_size=4))
+    clock.now = 100.0
     writer.write("step", {"step": 1, "loss": 1.0})
     # It hangs, beats, and is killed.
-    now = 700.0
+    clock.now = 700.0
     writer._beat()
     # The next one dies before its first line, and waits for nothing.
-    now = 10_000.0
-    writer = LedgerWriter(path, {"step": 1}, RunClock(path, now, world_size=4))
-    now = 10_050.0
+    clock.now = 10_000.0
+    writer = LedgerWriter(path, {"step": 1}, RunClock(path, clock.now, world_size=4))
+    clock.now = 10_050.0
     writer._beat()
-    now = 20_000.0
-    writer = LedgerWriter(path, {"step": 1}, RunClock(path, now, world_size=2))
-    now = 20_010.0
+    clock.now = 20_000.0
+    writer = LedgerWriter(path, {"step": 1}, RunClock(path, clock.now, world_size=2))
+    clock.now = 20_010.0
     writer.write("step", {"step": 2, "loss": 1.0})
     line = read_ledger(path).steps[-1]
     assert line["wall_clock_s"] == pytest.approx(700 + 50 + 10)
@@ -153,18 +160,14 @@ def test_a_full_disk_does_not_end_training_and_loses_no_line(
     assert [line["step"] for line in read_ledger(path).steps] == [1, 2, 3]
 
 
-def test_a_restart_inside_the_process_counts_no_second_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_restart_inside_the_process_counts_no_second_twice(tmp_path: Path, clock: Clock) -> None:
     path = tmp_path / "ledger.jsonl"
-    now = 1000.0
-    monkeypatch.setattr(run_clock.time, "time", lambda: now)
-    monkeypatch.setattr(run_clock.time, "monotonic", lambda: now)
+    clock.now = 1000.0
     writer = LedgerWriter(path, {"step": 0}, RunClock(path, 1000.0, world_size=2))
-    now = 1100.0
+    clock.now = 1100.0
     writer.write("step", {"step": 7, "loss": 1.0})
     # The same process, so the same start, goes on from a checkpoint.
-    now = 1150.0
+    clock.now = 1150.0
     writer = LedgerWriter(path, {"step": 3}, RunClock(path, 1000.0, world_size=2))
     writer.write("step", {"step": 4, "loss": 1.0})
     ledger = read_ledger(path)
@@ -173,17 +176,12 @@ def test_a_restart_inside_the_process_counts_no_second_twice(
     assert ledger.headers[0]["run_id"] == ledger.headers[1]["run_id"]
 
 
-def test_gpu_hours_are_of_the_ranks_that_each_start_had(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gpu_hours_are_of_the_ranks_that_each_start_had(tmp_path: Path, clock: Clock) -> None:
     path = tmp_path / "ledger.jsonl"
-    now = 0.0
-    monkeypatch.setattr(run_clock.time, "time", lambda: now)
-    monkeypatch.setattr(run_clock.time, "monotonic", lambda: now)
     # An hour on 4 ranks, then one on 16, then one on 2.
     for start, ranks in enumerate((4, 16, 2)):
-        writer = LedgerWriter(path, {"step": start}, RunClock(path, now, world_size=ranks))
-        now += 3600.0
+        writer = LedgerWriter(path, {"step": start}, RunClock(path, clock.now, world_size=ranks))
+        clock.now += 3600.0
         writer.write("step", {"step": start + 1, "loss": 1.0})
     ledger = read_ledger(path)
     assert ledger.notes == []

@@ -54,6 +54,24 @@ def mce_alt(logits: Tensor, targets: Tensor) -> Tensor:
     return torch.stack(losses).view(targets.shape[:-1])
 
 
+def bfloat16_gradient_error(gradient_of, bags: Tensor, grad_output: Tensor) -> Tensor:
+    """Most by which a table's gradient that is added up in bfloat16 can be off: ``[V, h]``.
+
+    Every place of a token adds to its row, in whatever order, and each addition rounds by 2^-8 of a
+    sum at most (8 bits of mantissa), which is never beyond all terms of one sign. Every term was
+    rounded twice before: at the division by the bag's tokens, and as a term.
+
+    Args:
+        gradient_of: the gradient in float64 for a ``grad_output``, linear in it.
+    """
+    positive = gradient_of(grad_output.clamp(min=0))
+    negative = -gradient_of(grad_output.clamp(max=0))
+    places = torch.bincount(bags[bags != EMPTY], minlength=len(positive)).unsqueeze(-1)
+    error = 2**-8 * (places * torch.maximum(positive, negative) + 2 * (positive + negative))
+    # The sums that are rounded have the errors before them in them.
+    return error * torch.exp(2**-8 * (places + 2))
+
+
 def loss_and_gradient(loss_of, logits: Tensor, grad_output: Tensor) -> tuple[Tensor, Tensor]:
     """Loss and gradient of a function of the logits, which are copied: it may work in place."""
     leaf = logits.detach().clone().requires_grad_()

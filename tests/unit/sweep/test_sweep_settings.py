@@ -31,7 +31,7 @@ def value(words: tuple[str, ...], flag: str) -> str | None:
 def test_a_cell_has_its_bags_and_its_seed_and_everything_else_is_shared() -> None:
     settings = of_tiny("--lr", "1e-3")
     cell = settings.cell(Config(4, 0.25), 7)
-    assert (cell.name, cell.num_steps) == ("s4-r0.25-seed7", 20_000)
+    assert (cell.name, cell.num_steps) == ("s4-r0.25-seed7", 14_000)
     assert value(cell.flags, "tst-bag-size") == "4"
     assert value(cell.flags, "tst-step-ratio") == "0.25"
     assert value(cell.flags, "seed") == "7"
@@ -54,10 +54,10 @@ def test_flags_of_bags_go_to_superposed_cells_alone() -> None:
 
 
 def test_a_shorter_run_is_shorter_in_all_its_parts() -> None:
-    cell = of_tiny("--lr-warmup-iters=100").cell(Config(4, 0.25), 1, 2500)
-    assert cell.name == "s4-r0.25-seed1-steps2500"
-    assert cell.num_steps == 2500
-    expected = {"train-iters": 2500, "lr-warmup-iters": 12, "lr-wsd-decay-iters": 250}
+    cell = of_tiny("--lr-warmup-iters=100").cell(Config(4, 0.25), 1, 1750)
+    assert cell.name == "s4-r0.25-seed1-steps1750"
+    assert cell.num_steps == 1750
+    expected = {"train-iters": 1750, "lr-warmup-iters": 12, "lr-wsd-decay-iters": 175}
     expected |= {"eval-interval": 62, "save-interval": 62}
     assert {name: int(value(cell.flags, name) or 0) for name in expected} == expected
     assert value(cell.flags, "tst-step-ratio") == "0.25"

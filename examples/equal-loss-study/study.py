@@ -34,14 +34,13 @@ VOCAB_SIZE = 384
 STEPS = 14_000
 LONG_STEPS = 21_000
 LONGEST_STEPS = 31_500
-# The one run that reads text twice: all there is makes 41,000 steps without bags.
+# The one length that reads text twice: all there is makes 41,000 steps without bags.
 FURTHEST_STEPS = 63_000
 MOE_STEPS = 7_000
 _WARMUP = 200
 _DECAY_SHARE = 0.1  # As the paper's.
 _STEPS_A_VALIDATION = 350
 SEEDS = (1, 2, 3)
-SEEDS_OF_MOE = SEEDS[:2]
 CONFIDENCE = 0.95
 
 
@@ -66,6 +65,7 @@ FURTHEST = Setting("baseline-furthest", steps=FURTHEST_STEPS)
 S2_LONG = Setting("s2-r0.25-long", _bags(2, 0.25), steps=LONG_STEPS)
 S2, S4, S8 = (Setting(f"s{size}-r0.25", _bags(size, 0.25)) for size in (2, 4, 8))
 S4_SHORT, S4_LONG = (Setting(f"s4-r{share}", _bags(4, share)) for share in (0.15, 0.35))
+S4_AUTO = Setting("s4-auto", ("--tst-schedule=auto:4",))
 MOE, MOE_S4 = (
     Setting("moe-baseline", recipe="tiny-moe-baseline", steps=MOE_STEPS),
     Setting("moe-s4-r0.25", _bags(4, 0.25), recipe="tiny-moe-baseline", steps=MOE_STEPS),
@@ -83,11 +83,13 @@ def cells_in_order() -> list[tuple[Setting, int]]:
     """Every setting and seed; a baseline beside each of its rivals, so that they share weather."""
     order = [(setting, seed) for seed in SEEDS for setting in (BASELINE, S2)]
     order += [(setting, seed) for seed in SEEDS for setting in (LONG, S2_LONG)]
-    order += [(LONGEST, SEEDS[0]), (FURTHEST, SEEDS[0])]
+    order += [(LONGEST, SEEDS[0])]
+    order += [(FURTHEST, seed) for seed in SEEDS]
     order += [(setting, seed) for seed in SEEDS for setting in (S4, S8)]
     order += [(setting, seed) for seed in SEEDS for setting in (S4_SHORT, S4_LONG)]
+    order += [(S4_AUTO, seed) for seed in SEEDS]
     order += [(setting, SEEDS[0]) for setting in ONCE]
-    order += [(setting, seed) for seed in SEEDS_OF_MOE for setting in (MOE, MOE_S4)]
+    order += [(setting, seed) for seed in SEEDS for setting in (MOE, MOE_S4)]
     return order
 
 

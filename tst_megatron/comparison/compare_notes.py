@@ -57,6 +57,17 @@ def equal_loss_notes(headline: EqualLoss, fit: Fit | None) -> list[str]:
             f"The baseline did not get to TST's final loss: the {steps:,.0f} steps that it would "
             f"need are extrapolated, by a power law fitted on {fit.fitted_on}."
         )
+    if headline.extrapolated and headline.where == BY_LAW:
+        notes.append(
+            "Measure a longer baseline before you rely on that: of this project's own study, whose "
+            "longer runs were left out, such figures came out 2 to 3 times too high, beyond their "
+            "intervals."
+        )
+    if headline.by_clock_alone:
+        notes.append(
+            "Hours show a difference that operations do not: steps of one side took longer than "
+            "the other's, so the first sentence is not of hours."
+        )
     if headline.where == BY_LAW:
         notes.append(
             "The loss that a whole baseline run of another length ends with is the power law's at "

@@ -104,7 +104,10 @@ def whole_runs(groups: tuple[Rows, ...], laws: Laws | None) -> Path | None:
         if len(groups) < 2:
             return None
         return Path(lengths, finals, float(lengths[-1]), True, tuple(lengths))
-    first = max(laws.first_step, _SHORTEST * lengths[0])
+    # Points that the law left out below the shortest length were no law's. With none below it, as
+    # of a law of whole runs, it goes on: else no copy could need less than the shortest length.
+    transient = laws.first_step if laws.first_step < lengths[0] else 0.0
+    first = max(transient, _SHORTEST * lengths[0])
     steps = np.unique([*np.geomspace(first, FURTHEST * lengths[-1], _DRAWN), *lengths])
     off = finals - laws.at(lengths)
     places, knots = np.log(steps), np.log(lengths)

@@ -36,13 +36,16 @@ class Rows:
         curve: of the group.
         losses: ``[rows, n]``, smooth.
         points: ``[rows, n]``, not smoothed.
-        mix: ``[rows, runs]``: the share of each run's deviation in a row; None with one run.
+        mix: ``[rows, runs]``: the share of each run's deviation in a row; None where the error is
+            the evaluations'.
+        lender: whose runs' deviations these are, of a group of one run; None of all others.
     """
 
     curve: GroupCurve
     losses: Array
     points: Array
     mix: Array | None
+    lender: GroupCurve | None = None
 
     @property
     def steps(self) -> Array:
@@ -65,8 +68,14 @@ class Rows:
         each = self.curve.costs_at(name, np.where(finite, steps, 1.0))
         mean = each.mean(axis=0)
         if self.mix is not None:
+            theirs = each
+            if self.lender is not None:
+                # A clock's spread is that of a whole run: one run says nothing of its own.
+                theirs = self.lender.costs_at(name, self.lender.steps[-1:])
             with np.errstate(divide="ignore", invalid="ignore"):
-                apart = (self.mix * np.log(each / mean).T).sum(axis=1)
+                apart = (self.mix * np.log(theirs / theirs.mean(axis=0)).T).sum(axis=1)
+            if self.lender is not None:
+                apart = np.nan_to_num(apart)
             mean = mean * np.exp(np.clip(apart, -50, 50))
         return np.where(finite | np.isnan(mean), mean, steps)
 
@@ -216,10 +225,10 @@ def _between_seeds(curve: GroupCurve, normals: Array, stretch: Array) -> Rows:
 def _with_spread_of(
     curve: GroupCurve, spread: GroupCurve, stretch: Array, rng: np.random.Generator
 ) -> Rows:
-    """One run, as uncertain as a run of the other group is, step by step."""
+    """One run, as uncertain as a run of the other group is: its losses step by step, its costs."""
     runs = len(spread.runs)
     apart = spread.losses - spread.losses.mean(axis=0)
     apart = np.array([np.interp(curve.steps, spread.steps, run) for run in apart])
     mix = rng.standard_normal((len(stretch), runs)) * stretch[:, None] / np.sqrt(runs - 1)
-    errors = np.vstack([np.zeros_like(curve.steps), mix @ apart])
-    return _smooth(curve, curve.losses + errors, None)
+    mix = np.vstack([np.zeros(runs), mix])
+    return replace(_smooth(curve, curve.losses + mix @ apart, mix), lender=spread)

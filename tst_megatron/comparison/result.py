@@ -98,6 +98,19 @@ class EqualLoss:
         """Whether one of its ratios may be claimed: the sides are alike and it is not 1."""
         return not self.unlike and not ratio.holds(1)
 
+    @property
+    def by_clock_alone(self) -> bool:
+        """Hours show what operations (steps, where those are not known) do not.
+
+        The machine was slower for one side then, or a step of one side costs more: either way what
+        hours show is not the method's saving.
+        """
+        work = self.step_ratio if self.flops_ratio.value is None else self.flops_ratio
+        if work.value is None:
+            return False
+        hours = [one for one in (self.gpu_hours_ratio, self.wall_clock_ratio) if self.shows(one)]
+        return any(not self.shows(work) or (one.value or 0) > 1 > work.value for one in hours)
+
 
 @dataclass(frozen=True)
 class EqualFlops:

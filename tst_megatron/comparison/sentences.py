@@ -35,12 +35,13 @@ def headline(comparison: Comparison, clocks_compare: bool = True) -> str:
 
 
 def lead_amount(findings: Findings) -> Amount:
-    """What the first ratio is of: GPU hours where they compare and were logged."""
+    """What the first ratio is of: GPU hours where they compare, were logged and can be trusted."""
     return _lead_amount(findings.comparisons, findings.clocks_compare)
 
 
 def _lead_amount(comparisons: Sequence[Comparison], clocks_compare: bool) -> Amount:
-    every = [one for one in _IN_ORDER if clocks_compare or one not in (GPU_HOURS, WALL_CLOCK)]
+    by_clock = clocks_compare and not any(c.equal_loss.by_clock_alone for c in comparisons)
+    every = [one for one in _IN_ORDER if by_clock or one not in (GPU_HOURS, WALL_CLOCK)]
     told = [one for one in every if any(one.ratio(c.equal_loss).value for c in comparisons)]
     return next(iter(told), STEPS)
 

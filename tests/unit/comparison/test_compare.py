@@ -60,6 +60,7 @@ def test_a_loss_that_it_did_not_reach_is_extrapolated(speed: float):
     assert found.fit is not None
     assert found.fit.exponent == pytest.approx(0.4, rel=0.02)
     assert any("extrapolated" in note for note in found.notes)
+    assert not any("Hours show" in note for note in found.notes)
     assert found.equal_loss_along is None
     assert found.equal_loss_at_baseline is not None
     assert_is(found.equal_loss_at_baseline.step_ratio, speed)
@@ -132,10 +133,20 @@ def test_a_longer_run_under_way_is_no_whole_run():
 @pytest.mark.parametrize("speed", [0.7, 1.5])
 def test_one_length_with_a_decay_stands_for_whole_runs_of_others(speed: float):
     tst = made_group(whole_run(8000, speed, switch=2000))
-    equal = compare([made_group(whole_run(8000))], tst, draws=DRAWS).equal_loss
+    found = compare([made_group(whole_run(8000))], tst, draws=DRAWS)
+    equal = found.equal_loss
     assert_is(equal.step_ratio, speed, rel=0.02)
     assert (equal.where, equal.whole_runs) == (BY_LAW, False)
     assert (equal.reached, equal.extrapolated) == (speed < 1, speed > 1)
+    assert any("Measure a longer baseline" in note for note in found.notes) == (speed > 1)
+
+
+def test_what_the_clock_alone_shows_is_named():
+    baseline = made_group(made_run(LONG, law(LONG), stderr=0.01, seconds_a_step=1.5))
+    found = compare([baseline], made_group(made_run(LONG, law(LONG), stderr=0.01)), draws=DRAWS)
+    assert found.equal_loss.by_clock_alone
+    assert any("Hours show a difference that operations do not" in note for note in found.notes)
+    assert headline(found).startswith("No difference shown in FLOPs")
 
 
 def test_three_lengths_are_extrapolated_by_their_own_law():
@@ -146,6 +157,38 @@ def test_three_lengths_are_extrapolated_by_their_own_law():
     assert_is(found.equal_loss.step_ratio, 2, rel=0.02)
     assert found.fit is not None
     assert found.fit.fitted_on == "the final losses of whole runs of 3 lengths"
+
+
+def test_a_law_of_whole_runs_goes_on_below_the_shortest():
+    """Copies in which less than the shortest was needed counted as all of it: a saving, or 1."""
+    ends = (8000, 16_000, 32_000)
+    baseline = [made_group(whole_run(end, stderr=0.01)) for end in ends]
+    for speed in (0.9, 1.02):
+        tst = made_group(whole_run(8000, speed, switch=2000, stderr=0.01))
+        equal = compare(baseline, tst, draws=DRAWS).equal_loss
+        assert_is(equal.step_ratio, speed, rel=0.1)
+        low = equal.step_ratio.low
+        assert low is not None
+        assert low < 0.98
+        assert equal.where == (BY_LAW if speed < 1 else WHOLE_RUNS)
+
+
+def test_one_run_has_a_clock_as_uncertain_as_the_others():
+    """Its hours were exact beside hours that varied by a half."""
+
+    def run(seed: int, speed: float, seconds_a_step: float, switch: int = 0):
+        return whole_run(8000, speed, switch, seed=seed, seconds_a_step=seconds_a_step, stderr=0.01)
+
+    seeds = zip((1, 2, 3), (0.95, 1.0, 1.05), (1.0, 1.25, 1.5), strict=True)
+    baseline = made_group(*(run(*one) for one in seeds))
+    tst = made_group(run(1, 1.5, 1.25, switch=2000))
+    equal = compare([baseline], tst, draws=DRAWS).equal_loss
+    hours = equal.tst.gpu_hours
+    assert hours.value == pytest.approx(8000 * 1.25 * 8 / 3600)
+    assert hours.low is not None
+    assert hours.high is not None
+    assert hours.high / hours.low > 1.2
+    assert equal.tst.flops.low == pytest.approx(equal.tst.flops.high)
 
 
 def test_a_loss_below_the_floor_is_taken_at_the_baselines_final_loss():

@@ -108,6 +108,18 @@ def test_notes_say_that_the_best_was_chosen_and_whose_they_are() -> None:
     assert notes_of_others(several) == ["bags of 8: Of it alone."]
 
 
+@pytest.mark.parametrize("flops", [Interval(1.0, 0.8, 1.2), Interval(0.8, 0.7, 0.9)])
+def test_hours_that_show_what_operations_do_not_are_not_the_headline(flops: Interval) -> None:
+    """The machine was slower for the baseline, which read as a saving of 1.57."""
+    found = findings()
+    (one,) = found.comparisons
+    told = replace(one, equal_loss=replace(one.equal_loss, flops_ratio=flops))
+    assert told.equal_loss.by_clock_alone
+    assert "fewer GPU hours" not in first_sentences(replace(found, comparisons=(told,)))
+    assert "FLOPs" in first_sentences(replace(found, comparisons=(told,)))
+    assert lead_amount(found) is GPU_HOURS
+
+
 def test_hours_of_other_hardware_are_not_the_headline() -> None:
     found = replace(findings(), clocks_compare=False)
     assert "with 1.84× fewer FLOPs than the baseline" in first_sentences(found)

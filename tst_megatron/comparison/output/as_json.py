@@ -92,6 +92,7 @@ def _equal_loss(equal: EqualLoss, prices: Prices) -> dict[str, Any]:
         "where": equal.where,
         "rough_guide": equal.rough,
         "at_least": equal.at_least,
+        "by_clock_alone": equal.by_clock_alone,
         "unlike_decays": bool(equal.unlike),
         "no_difference_shown": [
             name for name, found in ratios.items() if found.value is not None and found.holds(1)

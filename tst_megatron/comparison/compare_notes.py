@@ -59,9 +59,8 @@ def equal_loss_notes(headline: EqualLoss, fit: Fit | None) -> list[str]:
         )
     if headline.extrapolated and headline.where == BY_LAW:
         notes.append(
-            "Measure a longer baseline before you rely on that: of this project's own study, whose "
-            "longer runs were left out, such figures came out 2 to 3 times too high, beyond their "
-            "intervals."
+            "Measure a longer baseline before you rely on that: in this project's own study, with "
+            "its longer runs left out, such figures came out 2 to 3 times too high."
         )
     if headline.by_clock_alone:
         notes.append(

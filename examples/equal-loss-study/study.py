@@ -23,7 +23,7 @@ from tst_megatron.comparison.findings import Prices
 from tst_megatron.comparison.output.folder import write_folder
 from tst_megatron.data import corpus
 from tst_megatron.data.prepared import PreparedText
-from tst_megatron.errors import INTERRUPTED_EXIT_CODE, user_errors_exit
+from tst_megatron.errors import INTERRUPTED_EXIT_CODE, UserError, user_errors_exit
 from tst_megatron.files import write_whole
 from tst_megatron.training import recipes
 from tst_megatron.training.cells import Cell, is_done, ledger_of, train_cells
@@ -117,9 +117,26 @@ def keep_ledger(root: Path, cell: Cell, ledgers: Path) -> None:
     write_whole(ledgers / f"{cell.name}.jsonl.gz", gzip.compress(content.encode(), mtime=0))
 
 
-def write_reports(out: Path, ledgers: Path, console: Console) -> None:
-    """A folder for each question of which a baseline and a rival have ended."""
+def check_ledgers(ledgers: Path) -> None:
+    """Refuse to report on what is not there: a slip in the folder's name.
+
+    Raises:
+        UserError: there is no folder, or no ledger of a cell in it.
+    """
+    if not ledgers.is_dir():
+        raise UserError(f"--ledgers {ledgers} is no folder: --report needs one with ledgers in it")
+    names = [f"{setting.name}-seed{seed}.jsonl.gz" for setting, seed in cells_in_order()]
+    if not any((ledgers / name).exists() for name in names):
+        raise UserError(
+            f"--ledgers {ledgers} holds no ledger of the study, such as {names[0]}: train without "
+            "--report, or give the folder that keeps them"
+        )
+
+
+def write_reports(out: Path, ledgers: Path, console: Console) -> int:
+    """A folder for each question of which a baseline and a rival have ended; how many."""
     order = cells_in_order()
+    written = 0
     lengths = {BASELINE, LONG, LONGEST, FURTHEST}
     dense = {setting for setting, _ in order if setting.recipe == BASELINE.recipe}
     for name, baseline, tst in (
@@ -140,6 +157,8 @@ def write_reports(out: Path, ledgers: Path, console: Console) -> None:
         if all(sides):
             write_folder(out / name, find(*sides, CONFIDENCE, False, Prices()))
             console.print(f"Report: {out / name / 'report.html'}", highlight=False)
+            written += 1
+    return written
 
 
 def main() -> int:
@@ -157,10 +176,14 @@ def main() -> int:
     console = Console()
     root = args.out.resolve()
     ledgers = (args.ledgers or root / "ledgers").resolve()
-    ledgers.mkdir(parents=True, exist_ok=True)
     if args.report:
-        write_reports(root, ledgers, console)
+        check_ledgers(ledgers)
+        if not write_reports(root, ledgers, console):
+            raise UserError(f"--ledgers {ledgers} holds no baseline with a rival of it yet")
         return 0
+    if ledgers.exists() and not ledgers.is_dir():
+        raise UserError(f"--ledgers {ledgers} is a file: give a folder")
+    ledgers.mkdir(parents=True, exist_ok=True)
     PreparedText(root / "data").make(corpus.bundled_files(), VOCAB_SIZE, console)
     cells = [cell_of(root, setting, seed) for setting, seed in cells_in_order()]
     waiting = [cell for cell in cells if not (ledgers / f"{cell.name}.jsonl.gz").exists()]

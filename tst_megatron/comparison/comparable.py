@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tst_megatron.comparison.group_curve import seed_of
+from tst_megatron.comparison.group_curve import diverged, runs_used, seed_of
 from tst_megatron.comparison.groups import is_superposed
 from tst_megatron.comparison.run import Group, Run, is_same_run
 from tst_megatron.comparison.settings import flags_of
@@ -78,9 +78,18 @@ def reasons_against(baseline: Sequence[Group], tst: Sequence[Group]) -> list[str
     """
     reasons = []
     for side, groups in (("baseline", baseline), ("TST side", tst)):
-        paths = [str(run.path) for found in groups for run in found.runs]
-        if not any(map(_num_losses, (run for found in groups for run in found.runs))):
-            reasons.append(f"The {side} has no held-out loss in {', '.join(paths)}.")
+        all_runs = [run for found in groups for run in found.runs]
+        if not any(map(_num_losses, all_runs)):
+            paths = ", ".join(str(run.path) for run in all_runs)
+            reasons.append(f"The {side} has no held-out loss in {paths}.")
+        elif any(map(diverged, all_runs)) and not any(map(runs_used, groups)):
+            steps = ", ".join(
+                f"step {run.curve.steps[-1]:,.0f} of {run.path}"
+                for run in filter(diverged, all_runs)
+            )
+            reasons.append(
+                f"The {side} diverged at the end: its held-out loss is not finite at {steps}."
+            )
     runs = [(found, run) for found in (*baseline, *tst) for run in found.runs]
     for topic in TOPICS:
         reasons += _first_difference(topic, runs)

@@ -9,7 +9,7 @@ import numpy as np
 
 from tst_megatron.comparison.equal_budget import step_of
 from tst_megatron.comparison.equal_loss import BY_LAW
-from tst_megatron.comparison.group_curve import GroupCurve
+from tst_megatron.comparison.group_curve import GroupCurve, is_untrained
 from tst_megatron.comparison.paths import Fit
 from tst_megatron.comparison.resampling import Resampled, Rows
 from tst_megatron.comparison.result import EqualLoss
@@ -34,6 +34,11 @@ def reading_notes(groups: Sequence[Group], curves: Sequence[GroupCurve | None]) 
                 notes.append(
                     f"{run.name} ends with a held-out loss that is not a number and is left out: "
                     "figures are of the runs that did not."
+                )
+            elif is_untrained(run):
+                notes.append(
+                    f"{run.name} has no held-out loss but the one at step 0, before any training, "
+                    "and is left out."
                 )
             elif bad:
                 notes.append(
@@ -166,9 +171,11 @@ def uncertainty(drawn: Resampled) -> str:
         f"widened for the small number of seeds (Student's t); {pairs}"
     )
     if drawn.borrowed:
+        told += f"; {' and '.join(drawn.borrowed)} "
         told += (
-            f"; {' and '.join(drawn.borrowed)} has one seed and is taken to spread as the other "
-            "runs do"
+            "has one seed and is taken to spread as the other runs do"
+            if len(drawn.borrowed) == 1
+            else "have one seed each and are taken to spread as the other runs do"
         )
     return f"{told}."
 
@@ -185,6 +192,7 @@ def _length_notes(group: Group, curve: GroupCurve) -> list[str]:
         for run in group.runs
         if run.curve.losses[-1:].size
         and np.isfinite(run.curve.losses[-1])
+        and not is_untrained(run)
         and not any(run is used for used in curve.runs)
     ]
     lasts = [float(run.curve.steps[-1]) for run in curve.runs]

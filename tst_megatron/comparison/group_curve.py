@@ -76,7 +76,7 @@ class GroupCurve:
 
 
 def runs_used(group: Group) -> tuple[Run, ...]:
-    """The runs that stand for a group: those with a held-out loss at their end.
+    """The runs that stand for a group: those with a held-out loss at their end, after training.
 
     Where some of them came to the end of their plan, only those: a run cut short would cut the
     others short too, before their decay.
@@ -114,9 +114,20 @@ def seed_of(run: Run) -> object:
     return (run.header.get("flags") or {}).get("seed") if seed is None else seed
 
 
+def diverged(run: Run) -> bool:
+    """Its last evaluation is not a number, while an earlier one is."""
+    known = np.isfinite(run.curve.losses)
+    return bool(known.any() and not known[-1])
+
+
+def is_untrained(run: Run) -> bool:
+    """It was evaluated at step 0 alone: whatever training followed, nothing tells of it."""
+    return bool(run.curve.steps.size and run.curve.steps[-1] <= 0)
+
+
 def _ends(run: Run) -> bool:
-    """There is a last evaluation, and it is a number."""
-    return bool(np.isfinite(run.curve.losses[-1:]).any())
+    """There is a last evaluation after some training, and it is a number."""
+    return bool(np.isfinite(run.curve.losses[-1:]).any()) and not is_untrained(run)
 
 
 def _came_to_its_end(run: Run) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from tst_megatron.comparison import formats
 from tst_megatron.comparison.charts.amounts import FLOPS, GPU_HOURS, STEPS, WALL_CLOCK, Amount
 from tst_megatron.comparison.findings import Findings
+from tst_megatron.comparison.group_curve import diverged, is_untrained, runs_used
 from tst_megatron.comparison.result import Comparison, EqualLoss, Interval
 
 NO_DIFFERENCE = "no difference shown"
@@ -91,7 +92,7 @@ def _times(value: float, amount: Amount) -> str:
 def _equal_loss(comparison: Comparison, amount: Amount) -> str:
     equal = comparison.equal_loss
     if equal.loss.value is None:
-        return "There is no comparison yet: a side has no held-out loss."
+        return f"There is no comparison yet: {_why_nothing(comparison)}."
     level = f"a held-out loss of {formats.loss(equal.loss.value)}"
     found = amount.ratio(equal)
     if found.value is None and equal.reached and equal.step_ratio.value is None:
@@ -117,6 +118,27 @@ def _equal_loss(comparison: Comparison, amount: Amount) -> str:
         return f"{what}the baseline's over TST's is {_number(found)} ({'; '.join(beside)})."
     what = f"TST got to {level} with {_times(found.value, amount)} than the baseline"
     return f"{what} (ratio {_number(found)}, {'; '.join(beside)})."
+
+
+def _why_nothing(comparison: Comparison) -> str:
+    """Which side has no held-out loss at its end, and why."""
+    sides = (("the baseline", comparison.baseline), ("TST", (comparison.tst,)))
+    told = []
+    for side, groups in sides:
+        runs = [run for found in groups for run in found.runs]
+        ends = [run for run in runs if diverged(run)]
+        if any(map(runs_used, groups)):
+            continue
+        if ends:
+            told.append(
+                f"{side} diverged, its held-out loss is not finite at step "
+                f"{ends[0].curve.steps[-1]:,.0f}"
+            )
+        elif any(map(is_untrained, runs)):
+            told.append(f"{side} has no held-out loss after step 0")
+        else:
+            told.append(f"{side} has no held-out loss")
+    return "; ".join(told) or "a side has no held-out loss"
 
 
 def _equal_flops(comparison: Comparison) -> str:

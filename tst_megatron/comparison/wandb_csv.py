@@ -8,6 +8,7 @@ has the bare names. What is not Megatron's is left out.
 import csv
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def runs_of_csv(path: Path, name: str) -> list[Run]:
 
     Raises:
         UserError: it cannot be read, has no column of steps or none of a held-out loss, has a
-            column twice, or a cell is not a number.
+            column twice, or a cell is not a number or a step not a whole one.
     """
     columns, rows = _read(path)
     runs = sorted({run for run, metric in columns if metric.startswith(VALIDATION)})
@@ -61,8 +62,17 @@ _Column = tuple[str, str]
 """(run, metric) of a column; the run is empty where the file names none."""
 
 
-_Row = list[float | None]
-"""The cells; None where one is empty or of a column that is not wanted."""
+@dataclass(frozen=True)
+class _Row:
+    """A line of the file.
+
+    Attributes:
+        line: its number in the file.
+        cells: None where one is empty or of a column that is not wanted.
+    """
+
+    line: int
+    cells: list[float | None]
 
 
 def _read(path: Path) -> tuple[list[_Column], list[_Row]]:
@@ -73,19 +83,22 @@ def _read(path: Path) -> tuple[list[_Column], list[_Row]]:
             columns = [_column(head) for head in heads]
             wanted = [_is_wanted(metric) for _, metric in columns]
             _check_once(path, [head.strip() for head in compress(heads, wanted)])
-            rows = [
-                [
-                    _number(path, reader.line_num, head, cell) if is_wanted else None
-                    for head, cell, is_wanted in zip(heads, row, wanted, strict=False)
-                ]
-                for row in reader
-                if any(row)
-            ]
+            rows = [_row(path, reader.line_num, heads, row, wanted) for row in reader if any(row)]
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error):
         raise UserError(f"{path} is not a CSV file: export it from W&B as CSV") from None
-    return columns, [[*row, *[None] * (len(columns) - len(row))] for row in rows]
+    return columns, rows
+
+
+def _row(
+    path: Path, line: int, heads: Sequence[str], row: Sequence[str], wanted: Sequence[bool]
+) -> _Row:
+    cells = [
+        _number(path, line, head, cell) if is_wanted else None
+        for head, cell, is_wanted in zip(heads, row, wanted, strict=False)
+    ]
+    return _Row(line, [*cells, *[None] * (len(heads) - len(cells))])
 
 
 def _check_once(path: Path, heads: Sequence[str]) -> None:
@@ -136,12 +149,12 @@ def _run(path: Path, columns: Sequence[_Column], rows: Sequence[_Row], run: str,
     }
     scalars = Scalars()
     for row in rows:
-        if not math.isfinite(_at(row, step_at)):
+        step = _step(path, row, step_at)
+        if step is None:
             continue
-        step = int(_at(row, step_at))
         clock = math.nan if clock_at is None else _at(row, clock_at) - began
         for metric, at in metrics.items():
-            value = row[at]
+            value = row.cells[at]
             if value is not None:
                 scalars.add(metric, step, value, clock)
     scalars.samples.update(scalars.values.pop(_SAMPLES, {}))
@@ -156,9 +169,22 @@ def _run(path: Path, columns: Sequence[_Column], rows: Sequence[_Row], run: str,
     )
 
 
+def _step(path: Path, row: _Row, at: int) -> int | None:
+    """The step that a row is of; None where it tells none."""
+    step = _at(row, at)
+    if not math.isfinite(step):
+        return None
+    if step < 0 or not step.is_integer():
+        raise UserError(
+            f"{path}, line {row.line}: the step is {step:.15g} and not a whole number of 0 or "
+            "more: export it with Step on the x-axis"
+        )
+    return int(step)
+
+
 def _at(row: _Row, at: int) -> float:
     """A cell that says where a row belongs; NaN where it is empty."""
-    value = row[at]
+    value = row.cells[at]
     return math.nan if value is None else value
 
 

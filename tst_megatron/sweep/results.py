@@ -95,20 +95,23 @@ def read_csv(path: Path) -> list[Result]:
     Bag size 1 is the baseline, whatever its share.
 
     Raises:
-        UserError: the file is missing, a column or a value is, a run stands twice, or there is no
-            superposed run in it.
+        UserError: the file is missing, a column, every row or a value is, a run stands twice, or
+            there is no superposed run in it.
     """
     try:
-        rows = list(csv.DictReader(path.read_text().splitlines()))
+        reader = csv.DictReader(path.read_text().splitlines())
+        rows = list(reader)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
         raise UserError(f"--from-csv {path} cannot be read: {reason}") from None
-    missing = {"bag_size", "step_ratio", "loss"} - set(rows[0] if rows else ())
+    missing = {"bag_size", "step_ratio", "loss"} - set(reader.fieldnames or ())
     if missing:
         raise UserError(
             f"--from-csv {path} has no column {min(missing)}: it needs bag_size, step_ratio and "
             "loss, and a row below their names"
         )
+    if not rows:
+        raise UserError(f"--from-csv {path} has no row below the names of its columns: add a run's")
     # The names are in line 1.
     results = [_result(path, number, row) for number, row in enumerate(rows, start=2)]
     seen: set[tuple[Config, int]] = set()

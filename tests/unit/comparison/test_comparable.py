@@ -5,8 +5,10 @@ import pytest
 from made_runs import made_run
 
 from tst_megatron.comparison.comparable import clocks_compare, notes_on, reasons_against
+from tst_megatron.comparison.finding import find_so_far
 from tst_megatron.comparison.groups import group
 from tst_megatron.comparison.run import Group
+from tst_megatron.comparison.sentences import first_sentences
 
 HEADER = {
     "device": "cpu",
@@ -207,3 +209,36 @@ def test_other_hardware_spoils_the_hours_alone(tmp_path: Path, header: Any, says
     assert reasons_against(*sides) == []
     assert not clocks_compare(*sides)
     assert any(says in note for note in notes_on(*sides))
+
+
+@pytest.mark.parametrize("which", ["baseline", "TST side"])
+def test_a_side_that_diverged_at_its_end_is_refused(tmp_path: Path, which: str):
+    """Any finite loss counted, and the report said that a side had none."""
+    bags = which == "TST side"
+    bad = side(tmp_path, "bad", losses={50: 4.0, 100: None}, bags=bags)
+    good = side(tmp_path, "good", bags=not bags)
+    sides = (good, bad) if bags else (bad, good)
+    (reason,) = reasons_against(*sides)
+    assert reason == (
+        f"The {which} diverged at the end: its held-out loss is not finite at step 100 of "
+        f"{tmp_path / 'bad' / 'ledger.jsonl'}."
+    )
+    # Forced, and of runs under way, the headline says it too.
+    begun = find_so_far(*([run for found in one for run in found.runs] for one in sides), 0.95)
+    whose = "TST" if bags else "the baseline"
+    assert first_sentences(begun) == (
+        f"There is no comparison yet: {whose} diverged, its held-out loss is not finite at step "
+        "100."
+    )
+
+
+@pytest.mark.parametrize("losses", [{50: None, 100: 3.0}, {30: 5.0, 50: None, 100: 3.0}])
+def test_a_side_that_came_back_or_has_another_run_may_be_compared(tmp_path: Path, losses: Any):
+    tst = side(tmp_path, "tst", bags=True)
+    assert reasons_against(side(tmp_path, "back", losses=losses), tst) == []
+    runs = [
+        run
+        for name, of in (("a", {50: 4.0, 100: None}), ("b", {50: 4.0, 100: 3.0}))
+        for run in side(tmp_path, name, losses=of)[0].runs
+    ]
+    assert reasons_against(group(runs, "baseline"), tst) == []

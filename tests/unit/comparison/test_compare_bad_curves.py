@@ -8,6 +8,7 @@ from tst_megatron.comparison.compare import compare
 from tst_megatron.comparison.group_curve import group_curve
 from tst_megatron.comparison.resampling import resample
 from tst_megatron.comparison.result import Interval
+from tst_megatron.comparison.sentences import headline
 
 STEPS = evaluated_at(4000, 40)
 DRAWS = 200
@@ -151,3 +152,39 @@ def test_seeds_that_took_other_times_make_the_clock_uncertain():
     assert equal.step_ratio.value == pytest.approx(0.8, rel=0.01)
     # Student's interval of three runs: 4.30 standard errors, of 5.8 % each.
     assert equal.wall_clock_ratio.high / 0.8 == pytest.approx(1 + 4.3 * 0.058, rel=0.1)
+
+
+@pytest.mark.parametrize("side", ["baseline", "tst", "both"])
+@pytest.mark.parametrize("loss", [6.0, 2.5, 1.0])
+def test_a_run_evaluated_before_its_training_alone_says_nothing(side: str, loss: float):
+    """The baseline needed no step for a loss that TST needed some for: a ratio of 0, over which
+    the headline divided."""
+    run = made_group(made_run(STEPS, law(STEPS), stderr=0.003), name="run")
+    start = made_group(made_run([0], [loss], stderr=0.003, num_steps=4000, name="start"))
+    baseline, tst = (run if side == "tst" else start), (run if side == "baseline" else start)
+    found = compare([baseline], tst, draws=DRAWS)
+    assert found.equal_loss.step_ratio == found.equal_loss.loss == Interval()
+    assert (
+        "start has no held-out loss but the one at step 0, before any training, and is left out."
+        in found.notes
+    )
+    missing = {"tst": ["TST"], "baseline": ["the baseline"], "both": ["the baseline", "TST"]}[side]
+    why = "; ".join(f"{name} has no held-out loss after step 0" for name in missing)
+    assert headline(found) == f"There is no comparison yet: {why}."
+
+
+def test_a_run_that_began_alone_leaves_the_figures_to_the_others():
+    start = made_run([0], [6.0], stderr=0.003, num_steps=4000, name="start")
+    whole = made_run(STEPS, law(STEPS), stderr=0.003, name="whole")
+    found = compare([made_group(start, whole)], seeds([1], 1.5), draws=DRAWS)
+    assert found.equal_loss.step_ratio.value is not None
+    assert len([note for note in found.notes if "start" in note]) == 1
+
+
+def test_the_verb_agrees_with_how_many_have_one_seed():
+    short = made_group(made_run(STEPS / 2, law(STEPS / 2), stderr=0.003), name="short")
+    tst = seeds([1, 2, 3], 1.5)
+    one = compare([seeds([4])], tst, draws=DRAWS)
+    assert "; baseline has one seed and is taken to spread" in one.uncertainty
+    two = compare([seeds([4]), short], tst, draws=DRAWS)
+    assert "; baseline and short have one seed each and are taken to spread" in two.uncertainty

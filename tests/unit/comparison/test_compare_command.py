@@ -174,6 +174,30 @@ def test_what_means_nothing_is_refused_in_one_sentence(runs: Path, tmp_path: Pat
     assert "Forced; without --force it is refused" in (tmp_path / "out/report.html").read_text()
 
 
+@pytest.mark.parametrize("shown", ["--text", "--json"])
+def test_a_baseline_at_step_0_alone_is_reported_without_a_ratio(
+    runs: Path, tmp_path: Path, shown: str
+) -> None:
+    header = {"kind": "header", "step": 0, "schema_version": 1}
+    spent = dict.fromkeys(("wall_clock_s", "gpu_hours", "positions", "data_tokens", "flops"), 0)
+    start = {"kind": "validation", "step": 0, **spent, "next_token_loss": curve(1000)}
+    path = tmp_path / "ledger.jsonl"
+    path.write_text(f"{json.dumps(header)}\n{json.dumps(start)}\n")
+    done = compare(path, "--with", runs / "tst", shown)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "no held-out loss but the one at step 0" in " ".join(done.stdout.split())
+
+
+def test_a_baseline_that_diverged_at_its_end_is_refused(runs: Path, tmp_path: Path) -> None:
+    path = write_run(tmp_path / "bad", curve)
+    *lines, last = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, json.dumps(json.loads(last) | {"next_token_loss": None})]))
+    refused = compare(path, "--with", runs / "tst")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    (line,) = refused.stderr.splitlines()
+    assert f"diverged at the end: its held-out loss is not finite at step 2,000 of {path}" in line
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from tst_megatron.comparison.output.as_json import as_json, json_text
 from tst_megatron.comparison.output.as_text import print_findings
 from tst_megatron.comparison.output.series_as_csv import saving_csv, steps_csv
 from tst_megatron.comparison.result import Interval
+from tst_megatron.comparison.tables import tables_of
 
 RATIOS = ("step_ratio", "flops_ratio", "wall_clock_ratio", "gpu_hours_ratio")
 
@@ -37,8 +39,8 @@ def two_groups() -> Findings:
     return Findings((theirs,), (ours, worse), (best, other), notes=("A note.",))
 
 
-def printed(found: Findings) -> str:
-    console = Console(file=io.StringIO(), width=80)
+def printed(found: Findings, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width)
     print_findings(console, found)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]  # It is a StringIO.
     return text
@@ -199,6 +201,40 @@ def test_the_terminal_shows_the_figures_in_80_columns() -> None:
     assert "no difference shown" in row
     rest = text[text.index(row) :]
     assert "extrapolated" in rest[: rest.index("Runs")]
+
+
+def wide() -> Findings:
+    """With remarks on every line, long intervals, and hours and FLOPs of many figures."""
+    found = two_groups()
+    one = found.comparisons[0]
+    open_ended = Interval(111.5, 0.01, 1234.25)
+    ratios = dict.fromkeys(RATIOS, open_ended)
+    equal = replace(one.equal_loss, extrapolated=True, rough=True, **ratios)
+    difference = Interval(-10.025, -12.080, 10.035)
+    flops = replace(one.equal_flops, flops=2.184e13, at_end=True, loss_difference=difference)
+    first = replace(one, equal_loss=equal, equal_flops=flops)
+    return replace(found, comparisons=(first, *found.comparisons[1:]), clocks_compare=False)
+
+
+@pytest.mark.parametrize("width", [80, 60, 30])
+def test_nothing_of_a_table_is_cut(width: int) -> None:
+    """Columns that had to be wider than the console lost their ends, and titles a letter."""
+    found = wide()
+    text = printed(found, width)
+    assert max(map(len, text.splitlines())) <= width
+    bare = "".join(text.split())
+    for table in tables_of(found):
+        assert "".join(table.title.split()) in bare
+        # Line by line a row's cells stand beside each other; letter by letter all are there.
+        wanted = Counter("".join("".join(row) for row in (table.columns, *table.rows)))
+        assert not Counter({c: n for c, n in wanted.items() if c not in " ,\u00a0"}) - Counter(bare)
+
+
+def test_remarks_stay_whole_in_80_columns_however_wide_the_figures() -> None:
+    lines = printed(wide()).splitlines()
+    shown = [line for line in lines if "no difference" in line]
+    assert len([line for line in shown if line.endswith("no difference shown")]) >= 5
+    assert any("10.035" in line for line in lines)
 
 
 def test_a_name_is_not_markup() -> None:

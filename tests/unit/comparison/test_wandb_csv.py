@@ -126,11 +126,20 @@ def test_what_is_left_out_may_be_there_twice(tmp_path: Path):
             r'has the column "a - lm loss validation" twice',
         ),
         ("Step,lm loss validation\n1,2\n2,high\n", r"line 3: \"lm loss validation\" is 'high'"),
+        # Negative ones were an index that is not there, fractions were cut off.
+        ("Step,lm loss validation\n10,4\n\n-20,3\n", r"export.csv, line 4: the step is -20 and"),
+        ("Step,lm loss validation\n-2,4\n-1,3\n", r"line 2: the step is -2 and not a whole number"),
+        ("_step,a - lm loss validation\n10.5,4\n20,3\n", r"line 2: the step is 10.5 and not a"),
     ],
 )
 def test_what_cannot_be_read_is_a_sentence(tmp_path: Path, text: str, says: str):
     with pytest.raises(UserError, match=says):
         read(tmp_path, text)
+
+
+def test_whole_steps_may_be_written_as_floats(tmp_path: Path):
+    (run,) = read(tmp_path, "Step,lm loss validation\n0.0,5\n100.0,4\n1e3,3\n")
+    np.testing.assert_array_equal(run.curve.steps, [0, 100, 1000])
 
 
 def test_what_is_no_text(tmp_path: Path):

@@ -45,7 +45,8 @@ def test_three_columns_are_enough(tmp_path: Path) -> None:
     [
         ("", "has no column bag_size"),
         ("bag_size,loss\n4,3.1\n", "has no column step_ratio"),
-        ("bag_size,step_ratio,loss\n", "has no column"),
+        ("bag_size,step_ratio,loss\n", "has no row below the names of its columns"),
+        ("bag_size,loss\n", "has no column step_ratio"),
         ("bag_size,step_ratio,loss\n4,0.3,low\n", "line 2: a value is missing or is no number"),
         ("bag_size,step_ratio,loss\n4,0.3\n", "line 2: a value is missing"),
         ("bag_size,step_ratio,loss\n4,1.3,3.1\n", "line 2: a run has"),

@@ -24,14 +24,18 @@ _IN_ORDER = (GPU_HOURS, WALL_CLOCK, FLOPS, STEPS)
 
 
 def headline(comparison: Comparison, clocks_compare: bool = True) -> str:
-    """The result in two sentences: at equal loss, then at equal FLOPs.
+    """The result in two sentences: at equal loss, then at equal FLOPs; what claims nothing is last.
 
     Args:
         comparison: what was found.
         clocks_compare: hours of both sides are of the same hardware.
     """
     amount = _lead_amount([comparison], clocks_compare)
-    sentences = (_equal_loss(comparison, amount), _equal_flops(comparison))
+    sentences = [_equal_loss(comparison, amount), _equal_flops(comparison)]
+    flops = comparison.equal_flops
+    claimed = flops.at_end and not flops.unlike and not flops.loss_difference.holds(0)
+    if comparison.equal_loss.unlike and claimed:
+        sentences.reverse()
     return " ".join(sentence for sentence in sentences if sentence)
 
 

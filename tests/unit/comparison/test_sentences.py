@@ -120,6 +120,20 @@ def test_hours_that_show_what_operations_do_not_are_not_the_headline(flops: Inte
     assert lead_amount(found) is GPU_HOURS
 
 
+def test_what_claims_nothing_does_not_come_first() -> None:
+    """A demo that ended 0.17 nats lower began with what could not be said of it."""
+    found = findings()
+    (one,) = found.comparisons
+    told = replace(one, equal_loss=replace(one.equal_loss, unlike="of a reason"))
+    text = first_sentences(replace(found, comparisons=(told,)))
+    assert text.startswith(AT_FLOPS)
+    assert text.endswith("No saving is claimed at a held-out loss of 2.287, as of a reason.")
+    level = replace(one.equal_flops, loss_difference=Interval(-0.1, -0.3, 0.1))
+    none = replace(told, equal_flops=level)
+    text = first_sentences(replace(found, comparisons=(none,)))
+    assert text.startswith("No saving is claimed")
+
+
 def test_hours_of_other_hardware_are_not_the_headline() -> None:
     found = replace(findings(), clocks_compare=False)
     assert "with 1.84× fewer FLOPs than the baseline" in first_sentences(found)

@@ -14,8 +14,12 @@ from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 from megatron.core.datasets.utils import Split
 
 from benchmarks.measure import Prepare, Report, Row, Work, throughput_row
-from tst_megatron.data.phased_dataset import StageDataset, stage_config, without_split
-from tst_megatron.data.phases import DocumentPart, sample_tokens
+from tst_megatron.corpora.parts import DocumentPart, sample_tokens
+from tst_megatron.methods.superposition.phased_dataset import (
+    StageDataset,
+    stage_config,
+    without_split,
+)
 
 L, BAG_SIZE = 1024, 16
 NUM_DOCUMENTS, MEAN_DOCUMENT = 20_000, 1000

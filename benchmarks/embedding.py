@@ -11,7 +11,7 @@ from megatron.core.tensor_parallel import VocabParallelEmbedding
 from torch import Tensor
 
 from benchmarks.measure import Prepare, Report, Row, Work, memory_row, time_row
-from tst_megatron.superposition.embedding import SuperposedVocabParallelEmbedding
+from tst_megatron.methods.superposition.embedding import SuperposedVocabParallelEmbedding
 
 L, BAG_SIZE, VOCABULARY, HIDDEN = 2048, 16, 32768, 1024
 

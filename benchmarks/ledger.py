@@ -60,8 +60,8 @@ def _ledger(steps: Steps, path: Path) -> tuple[Any, float]:
     """A run's ledger that has started, and how often it asks the disk, in seconds."""
     from megatron.training import get_args
 
-    from tst_megatron.training.consumed import Progress
-    from tst_megatron.training.run_ledger import RunLedger
+    from tst_megatron.trainer.consumed import Progress
+    from tst_megatron.trainer.run_ledger import RunLedger
 
     args = get_args()
     args.tst_ledger = str(path)
@@ -75,7 +75,7 @@ def _ledger(steps: Steps, path: Path) -> tuple[Any, float]:
 
 
 def _write(ledger: Any) -> None:
-    from tst_megatron.training.step_clock import COMPUTE, StepClock
+    from tst_megatron.trainer.step_clock import COMPUTE, StepClock
 
     clock = StepClock(time.time())
     with clock.measure(COMPUTE):

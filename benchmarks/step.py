@@ -44,7 +44,7 @@ def start_megatron(machine_flags: tuple[str, ...], own_flags: tuple[str, ...] = 
     from megatron.training import training
     from megatron.training.arguments import parse_and_validate_args
 
-    from tst_megatron.training.arguments import add_tst_arguments
+    from tst_megatron.methods.superposition.arguments import add_tst_arguments
 
     sys.argv = [sys.argv[0], *machine_flags, *_FLAGS, *own_flags]
     args = parse_and_validate_args(extra_args_provider=add_tst_arguments)
@@ -80,9 +80,9 @@ class Steps:
             pretrain_cfg_container_from_args,
         )
 
-        from tst_megatron.training.arguments import superposition_from_args
-        from tst_megatron.training.builders import SuperposedGPTModelConfig
-        from tst_megatron.training.forward_step import ForwardStep
+        from tst_megatron.methods.superposition.arguments import superposition_from_args
+        from tst_megatron.methods.superposition.builders import SuperposedGPTModelConfig
+        from tst_megatron.trainer.forward_step import ForwardStep
 
         args = get_args()
         model_config = gpt_config_from_args(args, model_config_cls=SuperposedGPTModelConfig)
@@ -131,7 +131,7 @@ class Steps:
 
 def bags() -> dict[str, Tensor]:
     """A batch as the superposed data set's loader gives it."""
-    from tst_megatron.data.phased_dataset import BAGS
+    from tst_megatron.methods.superposition.phased_dataset import BAGS
 
     return {BAGS: torch.randint(0, VOCABULARY - 1, (1, L + 1, BAG_SIZE))}
 

@@ -11,7 +11,7 @@ from rich.console import Console
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tst_megatron.backends import prepare_backend
+from tst_megatron.trainer.cpu import prepare_backend
 
 # Before any test imports Megatron, which looks for a GPU as it is imported.
 prepare_backend()
@@ -38,9 +38,9 @@ class Corpus:
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    from tst_megatron.data import corpus as source
-    from tst_megatron.data.indexing.documents import index_documents
-    from tst_megatron.data.tokenizers.training import train_tokenizer
+    from tst_megatron.corpora import corpus as source
+    from tst_megatron.corpora.indexing.documents import index_documents
+    from tst_megatron.corpora.tokenizers.training import train_tokenizer
 
     folder = tmp_path_factory.mktemp("corpus")
     documents = tuple(source.documents_of(source.bundled_files()[:60]))

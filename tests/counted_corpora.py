@@ -9,12 +9,16 @@ import torch
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 from megatron.training.arguments import add_megatron_arguments
 
-from tst_megatron.data.blend import expand_blend
-from tst_megatron.data.budget import Budget
-from tst_megatron.data.phased_dataset import BAGS, PhasedDataset, build_phased_dataset
-from tst_megatron.training.arguments import add_tst_arguments, superposition_from_args
-from tst_megatron.training.datasets import dataset_config
-from tst_megatron.training.reading import reading_from_args
+from tst_megatron.corpora.blend import expand_blend
+from tst_megatron.corpora.budget import Budget
+from tst_megatron.methods.superposition.arguments import add_tst_arguments, superposition_from_args
+from tst_megatron.methods.superposition.phased_dataset import (
+    BAGS,
+    PhasedDataset,
+    build_phased_dataset,
+)
+from tst_megatron.trainer.datasets import dataset_config
+from tst_megatron.trainer.reading import reading_from_args
 
 VOCAB_SIZE = 1_000_000
 SCHEDULE = "--tst-schedule=4:0.3,2:0.2"

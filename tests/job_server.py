@@ -80,15 +80,15 @@ def _serve_one(connection: Connection) -> None:
 
 
 def _import_everything() -> None:
-    from tst_megatron.backends import prepare_backend
+    from tst_megatron.trainer.cpu import prepare_backend
 
     prepare_backend()
     import megatron.training.training  # noqa: F401
 
     import tst_megatron.cli
-    import tst_megatron.training.builders
-    import tst_megatron.training.hooks
-    import tst_megatron.training.pretrain  # noqa: F401
+    import tst_megatron.methods.superposition.builders
+    import tst_megatron.trainer.hooks
+    import tst_megatron.trainer.pretrain  # noqa: F401
 
 
 def main(socket: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from tst_megatron.planner.counts import Stage, count_stages
 from tst_megatron.planner.flags import planned_args
 from tst_megatron.planner.hardware import GPUS
-from tst_megatron.training import recipes
+from tst_megatron.recipes import recipe as recipes
 
 # With everything that the recipes have, and no two sizes alike.
 DENSE = (

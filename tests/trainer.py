@@ -13,7 +13,7 @@ from functools import cache
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
 
-from tst_megatron.training.ledger import Ledger, read_ledger
+from tst_megatron.runs.ledger import Ledger, read_ledger
 
 TIMEOUT_S = 400
 REPOSITORY = Path(__file__).parents[1]

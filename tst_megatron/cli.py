@@ -29,9 +29,14 @@ examples:
 """
 # Jobs of a group: (name, what it does). Each is a module, GROUP_NAME, of the folder.
 _FOLDERS = {
-    "tokenizer": "tst_megatron.data.commands",
-    "index": "tst_megatron.data.commands",
-    "recipe": "tst_megatron.training.commands",
+    "tokenizer": "tst_megatron.corpora.commands",
+    "index": "tst_megatron.corpora.commands",
+    "recipe": "tst_megatron.recipes.commands",
+}
+# These ask the methods of a run.
+_ELSEWHERE = {
+    ("index", "budget"): "tst_megatron.trainer.commands",
+    ("index", "inspect"): "tst_megatron.trainer.commands",
 }
 _RECIPE_JOBS = (
     ("list", "list the recipes, their layouts and precisions"),
@@ -61,7 +66,7 @@ def main() -> None:
     helps_with_pretrain = sys.argv[1:] in (["pretrain"], ["pretrain", "-h"], ["pretrain", "--help"])
     # Megatron parses what follows: it has some thousand flags of its own.
     if sys.argv[1:2] == ["pretrain"] and not helps_with_pretrain:
-        from tst_megatron.training.pretrain import main as pretrain
+        from tst_megatron.trainer.pretrain import main as pretrain
 
         pretrain(sys.argv[2:])
         return
@@ -88,7 +93,7 @@ def main() -> None:
         if others:
             parser.error(f"unrecognized arguments: {' '.join(others)}")
         if args.command == "compare":
-            from tst_megatron.comparison.command import main as compare
+            from tst_megatron.analysis.compare.command import main as compare
 
             sys.exit(compare(args))
         if args.command in _FOLDERS:
@@ -113,7 +118,7 @@ def _parser(with_tst_flags: bool) -> argparse.ArgumentParser:
     )
     if with_tst_flags:
         # Only where they are shown: they import Megatron, which takes seconds.
-        from tst_megatron.training.arguments import add_tst_arguments
+        from tst_megatron.methods.superposition.arguments import add_tst_arguments
 
         pretrain.add_argument("--recipe", help="flags from a recipe, or a .yaml file of your own")
         add_tst_arguments(pretrain)
@@ -137,7 +142,7 @@ def _parser(with_tst_flags: bool) -> argparse.ArgumentParser:
         commands,
         "compare",
         "say what superposed runs saved against ordinary ones, from their logs",
-        "tst_megatron.comparison.command",
+        "tst_megatron.analysis.compare.command",
     )
     _add_lazily(
         commands,
@@ -184,7 +189,8 @@ def _add_group(
 
 
 def _command(group: str, job: str) -> Any:
-    return importlib.import_module(f"{_FOLDERS[group]}.{group}_{job}")
+    folder = _ELSEWHERE.get((group, job), _FOLDERS[group])
+    return importlib.import_module(f"{folder}.{group}_{job}")
 
 
 def _add(

@@ -16,20 +16,20 @@ from typing import Any
 
 from rich.console import Console
 
-from tst_megatron.comparison.finding import find_so_far
-from tst_megatron.comparison.findings import Findings
-from tst_megatron.comparison.ledger_runs import run_of_ledger
-from tst_megatron.comparison.output.as_text import print_findings
-from tst_megatron.comparison.output.folder import write_page
-from tst_megatron.comparison.sentences import first_sentences, notes
-from tst_megatron.comparison.two_runs import figures
-from tst_megatron.data import corpus
-from tst_megatron.data.prepared import PreparedText
+from tst_megatron.analysis.compare.finding import find_so_far
+from tst_megatron.analysis.compare.findings import Findings
+from tst_megatron.analysis.compare.output.as_text import print_findings
+from tst_megatron.analysis.compare.output.folder import write_page
+from tst_megatron.analysis.compare.sentences import first_sentences, notes
+from tst_megatron.analysis.compare.two_runs import figures
+from tst_megatron.corpora import corpus
 from tst_megatron.errors import INTERRUPTED_EXIT_CODE, UserError
+from tst_megatron.experiments.cells import Cell, train_cells
+from tst_megatron.experiments.text import PreparedText
 from tst_megatron.files import write_whole
-from tst_megatron.training import recipes
-from tst_megatron.training.cells import Cell, train_cells
-from tst_megatron.training.ledger import Ledger, LedgerError, read_ledger
+from tst_megatron.recipes import recipe as recipes
+from tst_megatron.runs.ledger import Ledger, LedgerError, read_ledger
+from tst_megatron.runs.ledger_runs import run_of_ledger
 
 RECIPE = "tiny"
 # The setting that gained most in the study (docs/studies/equal-loss), where no text is read twice.
@@ -128,7 +128,7 @@ def run_demo(out: Path, settings: Settings, console: Console) -> int:
 
 def _begin(folder: Folder, settings: Settings) -> None:
     """Take the folder, or go on in it if it was begun with the same settings."""
-    from tst_megatron.training.checks import check_writable
+    from tst_megatron.trainer.checks import check_writable
 
     check_writable(folder.root, "--out")
     wanted = json.loads(json.dumps(asdict(settings)))
@@ -164,7 +164,7 @@ def _prepare_data(folder: Folder, settings: Settings, console: Console) -> None:
 
 def _steps_to_train(folder: Folder, settings: Settings, console: Console) -> int:
     """The steps asked for, or of the default as many as repeat no text."""
-    from tst_megatron.training.checks import repeat_free_steps
+    from tst_megatron.trainer.checks import repeat_free_steps
 
     wanted = STEPS if settings.steps is None else settings.steps
     flags = _flags(folder, settings, "tst", wanted)

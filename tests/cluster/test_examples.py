@@ -14,7 +14,7 @@ import yaml
 from linters import installed
 from trainer import REPOSITORY
 
-from tst_megatron.training.ledger import read_ledger
+from tst_megatron.runs.ledger import read_ledger
 
 EXAMPLES = REPOSITORY / "examples"
 SCRIPTS = {

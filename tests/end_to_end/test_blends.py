@@ -7,7 +7,7 @@ import pytest
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 from trainer import TINY, Job, run, run_all
 
-from tst_megatron.data.index_file import write_index
+from tst_megatron.corpora.index_file import write_index
 
 BAGS = ("--tst-schedule=4:0.3,2:0.2",)
 

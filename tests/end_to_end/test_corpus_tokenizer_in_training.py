@@ -6,10 +6,10 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from trainer import TINY, Job, Result, run_all
 
-from tst_megatron.data.index_file import bin_path, index_path
-from tst_megatron.data.manifest import FileRecord, Manifest, TokenizerRecord, write_manifest
-from tst_megatron.data.tokenizers.description import TokenizerDescription, describe
-from tst_megatron.data.tokenizers.reference import reference_encoder
+from tst_megatron.corpora.index_file import bin_path, index_path
+from tst_megatron.corpora.manifest import FileRecord, Manifest, TokenizerRecord, write_manifest
+from tst_megatron.corpora.tokenizers.description import TokenizerDescription, describe
+from tst_megatron.corpora.tokenizers.reference import reference_encoder
 
 
 def write_corpus(prefix: Path, description: TokenizerDescription, documents: tuple[str, ...]):

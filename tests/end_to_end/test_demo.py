@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from interrupting import interrupt_when
 
-from tst_megatron.training.ledger import LedgerError, read_ledger
+from tst_megatron.runs.ledger import LedgerError, read_ledger
 
 SMALL = (
     *("--vocab-size", "384", "--steps", "400", "--tst-bag-size", "2", "--tst-step-ratio", "0.25"),

@@ -7,7 +7,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trainer import TINY, Job, Result, run
 
-from tst_megatron.data.manifest import manifest_path
+from tst_megatron.corpora.manifest import manifest_path
 
 MOE = ("--num-experts=4", "--moe-router-topk=2", "--moe-router-load-balancing-type=aux_loss")
 MORE = (*MOE, "--moe-aux-loss-coeff=1e-2", "--moe-ffn-hidden-size=64", "--num-layers=2")

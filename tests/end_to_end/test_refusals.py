@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from trainer import TINY, Job, Result, run
 
-from tst_megatron.data.manifest import FileRecord, Manifest, TokenizerRecord, write_manifest
-from tst_megatron.training.ledger import read_ledger
+from tst_megatron.corpora.manifest import FileRecord, Manifest, TokenizerRecord, write_manifest
+from tst_megatron.runs.ledger import read_ledger
 
 BAGS = ("--tst-bag-size=4",)
 

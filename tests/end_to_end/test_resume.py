@@ -43,7 +43,7 @@ def resumed(corpus, unbroken: Job, tmp_path_factory) -> dict[int, Job]:
 
 
 def lines(job: Job) -> dict[int, tuple[float, ...]]:
-    from tst_megatron.training.ledger import read_ledger
+    from tst_megatron.runs.ledger import read_ledger
 
     names = ("loss", "grad_norm", "learning_rate", "stage", "positions", "data_tokens", "flops")
     ledger = read_ledger(job.out / "ledger.jsonl")

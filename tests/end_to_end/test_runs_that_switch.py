@@ -9,9 +9,9 @@ from saved import tensors
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trainer import TINY, Job, Result, run, run_all
 
-from tst_megatron.comparison.phases import phases_of
-from tst_megatron.superposition.auto_switch import Decision, Point, Rule, decide
-from tst_megatron.training.ledger import Ledger
+from tst_megatron.methods.superposition.switch_rule import Decision, Point, Rule, decide
+from tst_megatron.runs.ledger import Ledger
+from tst_megatron.runs.phases import phases_of
 
 # Sixty steps with a validation every third: between 18 and 48 of them may be superposed.
 AUTO = (

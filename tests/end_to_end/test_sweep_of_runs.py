@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from interrupting import interrupt_when
 
+from tst_megatron.runs.ledger import LedgerError, read_ledger
 from tst_megatron.sweep.results import read_csv
-from tst_megatron.training.ledger import LedgerError, read_ledger
 
 STEPS = 400
 SMALL = (

@@ -22,10 +22,13 @@ from megatron.training.models.gpt import GPTModelConfig
 from megatron.training.models.hybrid import HybridModelConfig
 from shapes import Shape
 
-from tst_megatron.backends import cpu
+from tst_megatron.methods.superposition import arguments
+from tst_megatron.methods.superposition.builders import (
+    SuperposedGPTModelConfig,
+    SuperposedHybridModelConfig,
+)
 from tst_megatron.planner import fake_ranks
-from tst_megatron.training import arguments
-from tst_megatron.training.builders import SuperposedGPTModelConfig, SuperposedHybridModelConfig
+from tst_megatron.trainer.cpu import patches as cpu
 
 _RUN = (
     *("--micro-batch-size=1", "--global-batch-size=1024", "--train-iters=100", "--lr=1e-4"),

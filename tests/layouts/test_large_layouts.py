@@ -32,8 +32,8 @@ from megatron.core import mpu
 from megatron.core.tensor_parallel.layers import VocabParallelEmbedding
 from shapes import DENSE, DENSE_HYBRID, MOE, MOE_HYBRID, Shape, of_recipe
 
-from tst_megatron.superposition.embedding import SuperposedVocabParallelEmbedding
-from tst_megatron.superposition.model import SuperpositionMixin
+from tst_megatron.methods.superposition.embedding import SuperposedVocabParallelEmbedding
+from tst_megatron.methods.superposition.model import SuperpositionMixin
 
 _ONE = Layout(1)
 _CASES = [

@@ -16,10 +16,11 @@ from megatron.training.argument_utils import core_transformer_config_from_args
 from shapes import of_recipe
 
 from tst_megatron.errors import UserError
-from tst_megatron.superposition.model import SuperpositionMixin
-from tst_megatron.training import checks, recipes
-from tst_megatron.training.arguments import check_flags, superposition_from_args
-from tst_megatron.training.fp8_support import check_fp8
+from tst_megatron.methods.superposition.arguments import check_flags, superposition_from_args
+from tst_megatron.methods.superposition.model import SuperpositionMixin
+from tst_megatron.recipes import recipe as recipes
+from tst_megatron.trainer import checks
+from tst_megatron.trainer.fp8_support import check_fp8
 
 _MODELS = ("smollm2-270m", "smollm2-600m", "smollm3-3b", "moe-10b-a1b")
 _LAYOUTS = ("8xh100", "64xh100", "8xb200", "64xb200")

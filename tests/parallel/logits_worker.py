@@ -5,7 +5,7 @@
 
 import sys
 
-from tst_megatron.backends import prepare_backend
+from tst_megatron.trainer.cpu import prepare_backend
 
 machine_flags = prepare_backend()
 
@@ -15,7 +15,7 @@ from megatron.core.utils import unwrap_model
 from megatron.training import training as trainer
 from megatron.training.checkpointing import load_checkpoint
 
-from tst_megatron.training import pretrain
+from tst_megatron.trainer import pretrain
 
 
 def main() -> None:

@@ -9,12 +9,12 @@ import sys
 from functools import wraps
 from pathlib import Path
 
-from tst_megatron.backends import prepare_backend
+from tst_megatron.trainer.cpu import prepare_backend
 
 prepare_backend()
 
 from benchmarks.collectives import Recorder
-from tst_megatron.training import forward_step, hooks, pretrain
+from tst_megatron.trainer import forward_step, hooks, pretrain
 
 get_batch = forward_step.get_batch
 train_step = hooks._ORIGINALS["train_step"]

@@ -52,7 +52,7 @@ def changed(corpus, tmp_path_factory) -> tuple[dict[str, Job], dict[str, Result]
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_run_goes_on_in_another_layout(changed, name: str) -> None:
-    from tst_megatron.training.ledger import read_ledger
+    from tst_megatron.runs.ledger import read_ledger
 
     whole, rest = changed
     _, before, after = CHANGES[name]

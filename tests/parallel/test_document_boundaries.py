@@ -9,7 +9,7 @@ from rich.console import Console
 from saved import parameters, tensors
 from trainer import Job, Result, run, run_all
 
-from tst_megatron.training.ledger import read_ledger
+from tst_megatron.runs.ledger import read_ledger
 
 STEPS = 10
 _LEARNED = _tiny(num_layers=str(DEPTH), position_embedding_type="learned_absolute")
@@ -46,7 +46,7 @@ RUNS: dict[str, tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]] = {
 @pytest.fixture(scope="module")
 def lines(corpus, tmp_path_factory) -> tuple[str, ...]:
     """The corpus indexed in short documents, as data flags: many bags end with one."""
-    from tst_megatron.data.indexing.documents import index_documents
+    from tst_megatron.corpora.indexing.documents import index_documents
 
     folder = tmp_path_factory.mktemp("lines")
     documents = [line for text in corpus.documents for line in text.splitlines() if line.strip()]

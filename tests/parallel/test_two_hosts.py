@@ -18,7 +18,7 @@ import pytest
 from hosts import INTERFACE, CannotMakeHostsError, Host, Rack
 from trainer import REPOSITORY, TIMEOUT_S, Job, run
 
-from tst_megatron.training.ledger import read_ledger
+from tst_megatron.runs.ledger import read_ledger
 
 RECIPE = "tiny-moe-tst+2xcpu"
 NUM_STEPS = 80

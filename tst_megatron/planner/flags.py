@@ -30,8 +30,8 @@ from megatron.core.tokenizers.utils.build_tokenizer import build_tokenizer, voca
 from megatron.training.arguments import add_megatron_arguments, validate_args
 
 from tst_megatron.errors import UserError
+from tst_megatron.methods.superposition.arguments import add_tst_arguments, check_flags
 from tst_megatron.planner.hardware import Gpu
-from tst_megatron.training.arguments import add_tst_arguments, check_flags
 
 # What Megatron's counterpart of a run is asked for, where a plan needs none.
 _DEFAULTS = {"tokenizer_type": "NullTokenizer"}

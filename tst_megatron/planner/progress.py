@@ -15,8 +15,8 @@ from megatron.core.num_microbatches_calculator import (
 )
 
 from tst_megatron.errors import UserError
-from tst_megatron.superposition.schedule import BagSchedule, Stage
-from tst_megatron.training.arguments import Superposition, superposition_from_args
+from tst_megatron.methods.superposition.arguments import Superposition, superposition_from_args
+from tst_megatron.methods.superposition.schedule import BagSchedule, Stage
 
 
 @dataclass(frozen=True)

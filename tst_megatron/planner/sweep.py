@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tst_megatron.errors import UserError
+from tst_megatron.methods.superposition.schedule_flags import bag_sizes
 from tst_megatron.planner.counts import Chunk, Part, Stage, count_stages
 from tst_megatron.planner.flags import parse, validated
 from tst_megatron.planner.hardware import Gpu
@@ -21,7 +22,6 @@ from tst_megatron.planner.plan import Assumptions
 from tst_megatron.planner.precision import Precision
 from tst_megatron.planner.timing import StepTime, step_time
 from tst_megatron.planner.traffic import Traffic
-from tst_megatron.training.schedule_flags import bag_sizes
 
 _MICRO_BATCHES = (1, 2, 4, 8)
 _CONTEXT = (1, 2, 4, 8)

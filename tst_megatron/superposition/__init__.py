@@ -4,15 +4,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tst_megatron.superposition.bags import EMPTY, bag_weights
-    from tst_megatron.superposition.loss import multi_hot_cross_entropy
-    from tst_megatron.superposition.model import (
+    from tst_megatron.methods.superposition.bags import EMPTY, bag_weights
+    from tst_megatron.methods.superposition.loss import multi_hot_cross_entropy
+    from tst_megatron.methods.superposition.model import (
         BagObjective,
         SuperposedGPTModel,
         SuperposedHybridModel,
         superpose,
     )
-    from tst_megatron.superposition.schedule import BagSchedule, ScheduleError, Stage
+    from tst_megatron.methods.superposition.schedule import BagSchedule, ScheduleError, Stage
 
 __all__ = [
     "EMPTY",
@@ -45,4 +45,5 @@ def __getattr__(name: str) -> Any:
     # What needs the schedule alone, such as a budget, does not wait for Megatron.
     if name not in _MODULE_OF_NAME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULE_OF_NAME[name]}"), name)
+    module = import_module(f"tst_megatron.methods.superposition.{_MODULE_OF_NAME[name]}")
+    return getattr(module, name)

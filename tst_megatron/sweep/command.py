@@ -270,8 +270,8 @@ def _machine(args: argparse.Namespace) -> "Machine":
     """Runs on all GPUs of this machine, or on its CPU where it has none."""
     import torch
 
-    from tst_megatron.backends import DEVICE_VARIABLE
     from tst_megatron.sweep.training import Machine
+    from tst_megatron.trainer.cpu import DEVICE_VARIABLE
 
     gpus = 0 if os.environ.get(DEVICE_VARIABLE) == "cpu" else torch.cuda.device_count()
     if not gpus:
@@ -287,11 +287,11 @@ def _machine(args: argparse.Namespace) -> "Machine":
 
 def _check_flags(recipe: str, others: list[str], settings: "SweepSettings", grid: Grid) -> None:
     """Megatron would name a wrong flag only in the log of the first run that has it."""
-    from tst_megatron.backends import prepare_backend
+    from tst_megatron.trainer.cpu import prepare_backend
 
     prepare_backend()
-    from tst_megatron.training.recipe_keys import check_keys, check_together, main_name
-    from tst_megatron.training.recipes import read
+    from tst_megatron.recipes.keys import check_keys, check_together, main_name
+    from tst_megatron.recipes.recipe import read
 
     check_keys(read(recipe).overridden(others, main_name))
     for config in (BASELINE, *grid.configs):

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, StrMethodFormatter
 
-from tst_megatron.comparison.result import Interval
+from tst_megatron.statistics.interval import Interval
 from tst_megatron.sweep.fit import Fit, Optimum
 from tst_megatron.sweep.grid import BASELINE, Config
 from tst_megatron.sweep.halving import Search

@@ -11,15 +11,10 @@ from math import ceil, floor, log
 import numpy as np
 from numpy.typing import NDArray
 
-from tst_megatron.comparison.result import Interval
+from tst_megatron.statistics.interval import Interval
 from tst_megatron.sweep.fit import Allowed, Array, Fit, Optimum, fit_u
 from tst_megatron.sweep.grid import BASELINE, Config
-from tst_megatron.sweep.noise import (
-    Noise,
-    means_of,
-    noise_between_seeds,
-    parted,
-)
+from tst_megatron.sweep.noise import Noise, means_of, noise_between_seeds, parted
 from tst_megatron.sweep.results import Result
 from tst_megatron.sweep.sentences import has_ends, in_words
 

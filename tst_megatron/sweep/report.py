@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text as Words
 
-from tst_megatron.comparison.result import Interval
 from tst_megatron.files import write_whole
+from tst_megatron.statistics.interval import Interval
 from tst_megatron.strict_json import finite
 from tst_megatron.sweep.figure import draw_search, draw_sweep
 from tst_megatron.sweep.fit import Fit, Optimum

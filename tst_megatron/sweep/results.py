@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tst_megatron.errors import UserError
+from tst_megatron.experiments.cells import Cell, is_done, ledger_of
+from tst_megatron.runs.ledger import Ledger, read_ledger
 from tst_megatron.sweep.grid import BASELINE, Config
-from tst_megatron.training.cells import Cell, is_done, ledger_of
-from tst_megatron.training.ledger import Ledger, read_ledger
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from statistics import fmean
 
 from rich.console import Console
 
+from tst_megatron.experiments.cells import Cell
 from tst_megatron.sweep.grid import BASELINE, Config, Grid
 from tst_megatron.sweep.halving import Rung, Search, better, rungs_of
 from tst_megatron.sweep.results import Result, result_of
 from tst_megatron.sweep.settings import SweepSettings
 from tst_megatron.sweep.training import Machine, Trained, train_within
-from tst_megatron.training.cells import Cell
 
 
 @dataclass(frozen=True)

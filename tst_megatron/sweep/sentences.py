@@ -7,7 +7,7 @@ says why.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tst_megatron.comparison.result import Interval
+from tst_megatron.statistics.interval import Interval
 from tst_megatron.sweep.grid import BASELINE, Config
 from tst_megatron.sweep.noise import Parted, means_of
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from tst_megatron.errors import UserError
+from tst_megatron.experiments.cells import Cell
 from tst_megatron.files import write_whole
+from tst_megatron.recipes import recipe as recipes
 from tst_megatron.sweep.grid import Config
-from tst_megatron.training import recipes
-from tst_megatron.training.cells import Cell
 
 SETTINGS_FILE = "sweep.json"
 _MEGATRONS_SEED = 1234

@@ -4,15 +4,15 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tst_megatron.data.blend import expand_blend, is_remote
-from tst_megatron.data.budget import Budget, check_files, check_no_empty_stage
-from tst_megatron.data.commands import index_budget
-from tst_megatron.data.sources import all_prefixes
+from tst_megatron.corpora.blend import expand_blend, is_remote
+from tst_megatron.corpora.budget import Budget, check_files, check_no_empty_stage
+from tst_megatron.corpora.sources import all_prefixes
 from tst_megatron.errors import UserError
+from tst_megatron.recipes.recipe import expand_recipe
 from tst_megatron.sweep.grid import BASELINE, Config, Grid
 from tst_megatron.sweep.settings import SweepSettings
-from tst_megatron.training.reading import check_validation, reading_from_args
-from tst_megatron.training.recipes import expand_recipe
+from tst_megatron.trainer.commands import index_budget
+from tst_megatron.trainer.reading import check_validation, reading_from_args
 
 
 @dataclass(frozen=True)

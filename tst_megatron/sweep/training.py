@@ -11,9 +11,9 @@ from pathlib import Path
 from rich.console import Console
 
 from tst_megatron.errors import UserError
+from tst_megatron.experiments.cells import Cell, is_done, ledger_of, train_cells
+from tst_megatron.runs.ledger import Ledger, LedgerError, read_ledger
 from tst_megatron.sweep.results import hours_spent
-from tst_megatron.training.cells import Cell, is_done, ledger_of, train_cells
-from tst_megatron.training.ledger import Ledger, LedgerError, read_ledger
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from planned import DENSE, MOE, built, recipe_flags
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tst_megatron.methods.superposition.model import superpose
 from tst_megatron.planner.fake_ranks import as_rank, build
 from tst_megatron.planner.hardware import GPUS
 from tst_megatron.planner.memory import MemoryOfRun
 from tst_megatron.planner.precision import Precision
-from tst_megatron.superposition.model import superpose
 
 _DISTRIBUTED = "--use-distributed-optimizer"
 _TP2 = ("--tensor-model-parallel-size=2", "--sequence-parallel")

@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from tst_megatron.errors import UserError
+from tst_megatron.experiments.cells import Cell, is_done, ledger_of
+from tst_megatron.runs.ledger import read_ledger
 from tst_megatron.sweep import training
 from tst_megatron.sweep.training import Machine, cost_of, train_within
-from tst_megatron.training.cells import Cell, is_done, ledger_of
-from tst_megatron.training.ledger import read_ledger
 
 CELLS = [Cell(name, (), 100) for name in "abcdefgh"]
 START_HOURS, HOURS = 0.1, 1.0

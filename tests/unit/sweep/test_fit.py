@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from surfaces import made, paper
 
-from tst_megatron.comparison.result import Interval
+from tst_megatron.statistics.interval import Interval
 from tst_megatron.sweep.fit import fit_u
 from tst_megatron.sweep.grid import BASELINE, Config
 from tst_megatron.sweep.noise import Noise

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 from surfaces import paper
 
+from tst_megatron.experiments.cells import is_done
 from tst_megatron.sweep import training
 from tst_megatron.sweep.grid import BASELINE, Config, Grid
 from tst_megatron.sweep.halving import Rung, Search, better, rungs_of, steps_of
 from tst_megatron.sweep.search import Sweep, run_grid, run_halving
 from tst_megatron.sweep.settings import settings_from_flags
-from tst_megatron.training.cells import is_done
 
 
 @given(configs=st.integers(1, 100), steps=st.integers(8, 10**6))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from surfaces import made, paper
 
-from tst_megatron.comparison.result import Interval
+from tst_megatron.statistics.interval import Interval
 from tst_megatron.sweep.fit import fit_u
 from tst_megatron.sweep.grid import BASELINE, Config
 from tst_megatron.sweep.recommendation import Limit, _whole, recommend

@@ -1,0 +1,67 @@
+"""Made-up ledgers, written as files and read back, so that the tests see what a run leaves."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tst_megatron.runs.ledger import Ledger, read_ledger
+
+FLOPS_A_STEP = 1e9
+BATCH_SIZE, SEQ_LENGTH = 4, 128
+
+
+def write_ledger(
+    path: Path,
+    losses: dict[int, float | None],
+    *,
+    stages: Sequence[tuple[int, int]] | None = None,
+    last_step: int | None = None,
+    planned: int = 100,
+    seconds_a_step: float = 2.0,
+    flags: dict[str, Any] | None = None,
+) -> Ledger:
+    """A run that logs every tenth step and validates at the steps of ``losses``."""
+    lines: list[dict[str, Any]] = [
+        {
+            "kind": "header",
+            "schema_version": 1,
+            "step": 0,
+            "seed": 1234,
+            "device": "cpu",
+            "superposition": None if stages is None else {"stages": [list(s) for s in stages]},
+            "flags": {
+                "global_batch_size": BATCH_SIZE,
+                "seq_length": SEQ_LENGTH,
+                "train_iters": planned,
+                "save": str(path),
+                "tst_superposition": stages is not None,
+                **(flags or {}),
+            },
+        }
+    ]
+    end = max([*losses, 0]) if last_step is None else last_step
+    for step in range(1, end + 1):
+        stage, bag_size = _stage(stages or (), step)
+        progress = {
+            "step": step,
+            "wall_clock_s": step * seconds_a_step,
+            "positions": step * BATCH_SIZE * SEQ_LENGTH,
+            "data_tokens": step * BATCH_SIZE * SEQ_LENGTH * bag_size,
+            "flops": step * FLOPS_A_STEP,
+        }
+        if step % 10 == 0 or step == end:
+            lines.append({"kind": "step", **progress, "stage": stage, "bag_size": bag_size})
+        if step in losses:
+            lines.append({"kind": "validation", **progress, "next_token_loss": losses[step]})
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return read_ledger(path)
+
+
+def _stage(stages: Sequence[tuple[int, int]], step: int) -> tuple[int, int]:
+    end = 0
+    for index, (bag_size, samples) in enumerate(stages):
+        end += samples
+        if (step - 1) * BATCH_SIZE < end:
+            return index, bag_size
+    return len(stages), 1

@@ -1,0 +1,121 @@
+"""Files of every format and compression, made from documents."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+from tst_megatron.corpora.reading.batches import Batch, BrokenFile
+from tst_megatron.corpora.reading.chunks import cut
+from tst_megatron.corpora.reading.inputs import find_inputs
+from tst_megatron.corpora.reading.options import ReadOptions
+from tst_megatron.corpora.reading.records import read_part, records_before
+
+
+def table(documents: Sequence[str | None]) -> pa.Table:
+    return pa.table({"id": list(range(len(documents))), "text": pa.array(documents, pa.string())})
+
+
+def jsonl(documents: Sequence[str]) -> bytes:
+    return b"".join(json.dumps({"text": one}).encode() + b"\n" for one in documents)
+
+
+def json_array(documents: Sequence[str]) -> bytes:
+    return json.dumps([{"text": one} for one in documents], indent=1, ensure_ascii=False).encode()
+
+
+def parquet(documents: Sequence[str], **options: object) -> bytes:
+    content = io.BytesIO()
+    pq.write_table(table(documents), content, **{"row_group_size": 2, **options})
+    return content.getvalue()
+
+
+def arrow_stream(documents: Sequence[str]) -> bytes:
+    content = io.BytesIO()
+    with pa.ipc.new_stream(content, table(documents).schema) as writer:
+        writer.write_table(table(documents), max_chunksize=2)
+    return content.getvalue()
+
+
+def arrow_file(documents: Sequence[str]) -> bytes:
+    content = io.BytesIO()
+    with pa.ipc.new_file(content, table(documents).schema) as writer:
+        writer.write_table(table(documents), max_chunksize=2)
+    return content.getvalue()
+
+
+def paragraphs(documents: Sequence[str]) -> bytes:
+    return "\n\n".join(documents).encode() + b"\n"
+
+
+FORMATS: dict[str, Callable[[Sequence[str]], bytes]] = {
+    "jsonl": jsonl,
+    "json": json_array,
+    "parquet": parquet,
+    "arrow": arrow_stream,
+    "feather": arrow_file,
+    "txt": paragraphs,
+}
+
+# Of two members, frames or streams each, which every tool must read as one.
+COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
+    "": lambda content: content,
+    ".gz": lambda content: gzip.compress(content[:50]) + gzip.compress(content[50:]),
+    ".bz2": lambda content: bz2.compress(content[:50]) + bz2.compress(content[50:]),
+    ".xz": lambda content: lzma.compress(content[:50]) + lzma.compress(content[50:]),
+    ".zst": lambda content: zstandard.compress(content[:50]) + zstandard.compress(content[50:]),
+}
+
+
+class Read:
+    """All that reading some files gives, in chunks of a size.
+
+    Attributes:
+        documents: of all parts.
+        numbers: the records that they are of, from the beginning of their file.
+        bad: (record, reason, detail) of all parts, records from the beginning of their file.
+        broken: the same of what ended a part.
+        batches: of all parts.
+        read: bytes of each file.
+        num_chunks: that there were.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[Path | str],
+        options: ReadOptions | None = None,
+        target_bytes: int = 1 << 20,
+        scratch: Path = Path("/nowhere"),
+        format: str | None = None,
+    ) -> None:
+        options = options or ReadOptions()
+        self.files = find_inputs([str(spec) for spec in specs], format)
+        self.batches: list[Batch] = []
+        self.numbers: list[int] = []
+        self.bad: list[tuple[int, str, str]] = []
+        self.broken: list[tuple[int, str, str]] = []
+        self.read = [0] * len(self.files)
+        chunks = cut(self.files, options, target_bytes)
+        self.num_chunks = len(chunks)
+        for part in (part for chunk in chunks for part in chunk.parts):
+            before = records_before(self.files, part)
+            try:
+                for batch in read_part(self.files, part, options, scratch):
+                    self.batches.append(batch)
+                    self.read[part.file] += batch.bytes_read
+                    assert len(batch.numbers) == len(batch.documents)
+                    self.numbers += [before + number for number in batch.numbers]
+                    self.bad += [(before + b.record, b.reason, b.detail) for b in batch.bad]
+            except BrokenFile as error:
+                self.broken.append((before + error.record, error.reason, error.detail))
+
+    @property
+    def documents(self) -> list[object]:
+        return [document for batch in self.batches for document in batch.documents]

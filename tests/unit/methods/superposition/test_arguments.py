@@ -1,0 +1,217 @@
+"""Flags: what they mean, and that every one that cannot work is told in a sentence."""
+
+import argparse
+
+import pytest
+from megatron.training.arguments import add_megatron_arguments
+
+from tst_megatron.errors import UserError
+from tst_megatron.methods.superposition.arguments import (
+    _UNSUPPORTED,
+    add_tst_arguments,
+    check_flags,
+    superposition_from_args,
+)
+from tst_megatron.trainer import checks
+
+
+def parse(*flags: str) -> argparse.Namespace:
+    parser = add_tst_arguments(add_megatron_arguments(argparse.ArgumentParser(allow_abbrev=False)))
+    args = parser.parse_args(["--train-iters=100", "--global-batch-size=8", *flags])
+    args.step_batch_size_schedule = None
+    return args
+
+
+def stages(*flags: str) -> list[tuple[int, int]]:
+    args = parse(*flags)
+    check_flags(args)
+    superposition = superposition_from_args(args)
+    return [(stage.bag_size, stage.num_samples) for stage in superposition.schedule.stages]
+
+
+def refusal(*flags: str) -> str:
+    with pytest.raises(UserError) as refused:
+        stages(*flags)
+    message = str(refused.value)
+    assert "\n" not in message
+    return message
+
+
+def test_the_two_forms_of_a_schedule() -> None:
+    assert stages("--tst-bag-size=6") == [(6, 30 * 8), (1, 70 * 8)]
+    assert stages("--tst-bag-size=6", "--tst-step-ratio=0.25") == [(6, 25 * 8), (1, 75 * 8)]
+    assert stages("--tst-schedule=16:0.2,4:0.1") == [(16, 160), (4, 80), (1, 560)]
+    assert stages("--tst-schedule=4:1.0") == [(4, 800), (1, 0)]
+
+
+def test_a_switch_left_to_measurement() -> None:
+    validated = ("--eval-interval=5", "--eval-iters=2")
+    # Superposed as long as may be, until it is decided.
+    assert stages("--tst-schedule=auto:4", *validated) == [(4, 400), (1, 400)]
+    assert stages("--tst-schedule=auto:4:0.2,0.3", *validated) == [(4, 240), (1, 560)]
+    assert "write for example auto:4:0.1,0.5" in refusal("--tst-schedule=auto:4:0.1", *validated)
+    assert "use one" in refusal("--tst-schedule=auto:4", "--tst-step-ratio=0.3", *validated)
+    for flags, says in (
+        (("--eval-interval=5", "--eval-iters=0"), "held-out bag loss"),
+        (("--eval-iters=2",), "add --eval-interval"),
+        ((*validated, "--ckpt-format=torch_dcp"), "--ckpt-format other than torch_dist"),
+        ((*validated, "--non-persistent-ckpt-type=local"), "last persistent checkpoint"),
+        ((*validated, "--load=msc://bucket/run"), "--load from object storage"),
+    ):
+        assert says in refusal("--tst-schedule=auto:4", *flags)
+
+
+def test_a_batch_size_that_changes_is_refused_for_auto() -> None:
+    args = parse("--tst-schedule=auto:4", "--eval-interval=5", "--eval-iters=2", "--seq-length=8")
+    args.step_batch_size_schedule = "0:4 320:8"
+    with pytest.raises(UserError, match="--step-batch-size-schedule does not go with"):
+        check_flags(args)
+
+
+def test_samples_instead_of_steps() -> None:
+    args = parse("--tst-bag-size=4", "--train-samples=805")
+    args.train_iters = None
+    superposition = superposition_from_args(args)
+    assert [s.num_samples for s in superposition.schedule.stages] == [30 * 8, 70 * 8]
+
+
+def test_a_run_without_a_number_of_steps_is_refused() -> None:
+    args = parse("--tst-bag-size=4")
+    args.train_iters = None
+    with pytest.raises(UserError, match="add --train-iters"):
+        superposition_from_args(args)
+
+
+def test_no_flag_is_an_ordinary_run() -> None:
+    args = parse()
+    check_flags(args)
+    assert superposition_from_args(args) is None
+
+
+def test_output_superposition_reads_single_tokens() -> None:
+    args = parse("--tst-bag-size=4", "--tst-superpose=output")
+    superposition = superposition_from_args(args)
+    assert not superposition.reads_bags
+    assert superposition.predicts_bags
+    assert {stage.bag_size for stage in superposition.data_schedule.stages} == {1}
+    assert superposition.data_schedule.data_tokens(800, 16) == 800 * 16
+
+
+OF_DOCUMENTS = ("--tst-bag-size=4", "--tst-bag-boundary=document")
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--reset-attention-mask",
+        "--reset-position-ids",
+        "--eod-mask-loss",
+        "--dataloader-inter-document-masking",
+    ],
+)
+def test_documents_are_kept_apart_in_bags_of_their_own(flag: str) -> None:
+    assert "add --tst-bag-boundary document" in refusal("--tst-bag-size=4", flag)
+    check_flags(parse(*OF_DOCUMENTS, flag))
+
+
+def test_what_cannot_keep_documents_apart_is_named() -> None:
+    no_mask = "--no-create-attention-mask-in-dataloader"
+    message = refusal(*OF_DOCUMENTS, "--reset-attention-mask", no_mask)
+    assert "--dataloader-inter-document-masking" in message
+    packed = (*OF_DOCUMENTS, "--dataloader-inter-document-masking")
+    check_flags(parse(*packed, "--reset-attention-mask", no_mask))
+    stages = "--pipeline-model-parallel-size=2"
+    assert "--micro-batch-size" in refusal(*packed, stages, "--micro-batch-size=2")
+    check_flags(parse(*packed, stages, "--micro-batch-size=1"))
+
+
+def test_where_empty_places_are() -> None:
+    def reads(*flags: str) -> bool:
+        return superposition_from_args(parse(*flags)).reads_empty_places
+
+    assert not reads("--tst-bag-size=4")
+    assert reads(*OF_DOCUMENTS)
+    assert reads(*OF_DOCUMENTS, "--tst-superpose=input")
+    assert not reads(*OF_DOCUMENTS, "--tst-superpose=output")
+
+
+def test_a_checkpoint_knows_the_boundary(monkeypatch) -> None:
+    """One saved before there was a choice was trained on bags of the running text."""
+    saved = superposition_from_args(parse("--tst-bag-size=4")).as_saved()
+    assert saved.pop("bag_boundary") == "any"
+    args = parse("--load=somewhere")
+    monkeypatch.setattr(
+        checks, "_saved_arguments", lambda args: (0, argparse.Namespace(tst_superposition=saved))
+    )
+    checks._check_resume(args, superposition_from_args(parse("--tst-bag-size=4")))
+    with pytest.raises(UserError, match=r'"any".*"document"'):
+        checks._check_resume(args, superposition_from_args(parse(*OF_DOCUMENTS)))
+
+
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        (("--tst-bag-boundary=document",), ("--tst-bag-boundary", "add --tst-bag-size")),
+        (("--tst-bag-size=0",), ("--tst-bag-size", "0", "below 1")),
+        (("--tst-bag-size=-3",), ("-3", "below 1")),
+        (("--tst-bag-size=4", "--tst-step-ratio=0"), ("share 0", "not above 0")),
+        (("--tst-bag-size=4", "--tst-step-ratio=-0.5"), ("-0.5", "not above 0")),
+        (("--tst-bag-size=4", "--tst-step-ratio=nan"), ("nan", "not above 0")),
+        (("--tst-bag-size=4", "--tst-step-ratio=1.5"), ("1.5", "past 1")),
+        (("--tst-schedule=4:0.7,2:0.5",), ("1.2", "past 1")),
+        (("--tst-schedule=4:0.001",), ("4:0.001", "0 of 100 steps")),
+        (("--tst-schedule=four:0.1",), ("four:0.1", "BAG_SIZE:SHARE")),
+        (("--tst-schedule=",), ("BAG_SIZE:SHARE",)),
+        (("--tst-schedule=4:0.3", "--tst-bag-size=4"), ("--tst-schedule", "--tst-bag-size")),
+        (("--tst-step-ratio=0.3",), ("--tst-step-ratio", "add --tst-bag-size")),
+        (("--tst-objective=mce-alt",), ("--tst-objective", "add --tst-bag-size")),
+        (
+            ("--tst-bag-size=4", "--tst-objective=mce-alt", "--tst-bag-weights=power"),
+            ("mce-alt", "weights"),
+        ),
+        (
+            ("--tst-bag-size=4", "--tst-superpose=input", "--tst-bag-weights=power"),
+            ("--tst-superpose input",),
+        ),
+    ],
+)
+def test_bad_values_are_named(flags: tuple[str, ...], names: tuple[str, ...]) -> None:
+    message = refusal(*flags)
+    for name in names:
+        assert name in message
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--reset-attention-mask",
+        "--reset-position-ids",
+        "--eod-mask-loss",
+        "--dataloader-inter-document-masking",
+        "--cuda-graph-impl full_iteration",
+        "--fim-data",
+        "--sft",
+        "--mock-data",
+        "--position-embedding-type mrope",
+        "--dataloader-type cyclic",
+        "--iterations-to-skip 3",
+        "--phase-transition-iterations 5",
+        "--multiple-validation-sets",
+        "--tensor-parallel-num-weight-shards 4",
+        "--hybrid-context-parallel",
+        "--logits-load-dir somewhere",
+        "--decrease-batch-size-if-needed",
+        "--overlap-moe-expert-parallel-comm",
+    ],
+)
+def test_what_bags_cannot_go_with_is_named(flag: str) -> None:
+    words = flag.split()
+    assert words[0] in refusal("--tst-bag-size=4", *words)
+    # And it is bags that it does not go with.
+    check_flags(parse(*words))
+
+
+def test_every_flag_in_the_list_is_megatrons() -> None:
+    known = add_megatron_arguments(argparse.ArgumentParser())._option_string_actions
+    for _, flag, _ in _UNSUPPORTED:
+        assert flag.split()[0] in known

@@ -1,0 +1,289 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tst_megatron.methods.superposition.schedule import (
+    BagSchedule,
+    Location,
+    ScheduleError,
+    Stage,
+    parse_shares,
+)
+
+
+def schedule(*stages):
+    return BagSchedule(tuple(Stage(*stage) for stage in stages))
+
+
+def of_batches(size):
+    return lambda steps: steps * size
+
+
+superposed = st.lists(st.tuples(st.integers(1, 16), st.integers(0, 12)), max_size=4)
+schedules = st.builds(
+    lambda stages, last: schedule(*stages, (1, last)), superposed, st.integers(0, 12)
+)
+
+
+def bag_sizes_of(run, num_samples):
+    """Bag size of every sample, the slow way; the last stage has no end."""
+    sizes = [stage.bag_size for stage in run.stages for _ in range(stage.num_samples)]
+    return (sizes + [run.stages[-1].bag_size] * num_samples)[:num_samples]
+
+
+class TestLocate:
+    @given(schedules, st.integers(0, 10**9))
+    def test_every_index_has_a_place_and_comes_back(self, run, index):
+        location = run.locate(index)
+        assert location.index >= 0
+        assert location.bag_size == run.stages[location.stage].bag_size
+        assert run.sample_index(location.stage, location.index) == index
+        if location.stage < len(run.stages) - 1:
+            assert location.index < run.stages[location.stage].num_samples
+
+    @given(schedules)
+    def test_every_place_has_an_index(self, run):
+        places = [
+            (stage, index)
+            for stage, size in enumerate(run.stages)
+            for index in range(size.num_samples)
+        ]
+        indices = [run.sample_index(*place) for place in places]
+        assert indices == list(range(run.num_samples))
+        assert [(p.stage, p.index) for p in map(run.locate, indices)] == places
+
+    @given(schedules)
+    def test_bag_sizes_come_in_the_order_of_the_stages(self, run):
+        count = run.num_samples + 5
+        assert [run.locate(i).bag_size for i in range(count)] == bag_sizes_of(run, count)
+
+    def test_around_the_boundaries(self):
+        run = schedule((16, 10), (4, 5), (1, 20))
+        assert run.starts == (0, 10, 15)
+        assert run.num_samples == 35
+        assert run.superposed_stages == run.stages[:2]
+        assert run.locate(0) == Location(0, 16, 0)
+        assert run.locate(9) == Location(0, 16, 9)
+        assert run.locate(10) == Location(1, 4, 0)
+        assert run.locate(14) == Location(1, 4, 4)
+        assert run.locate(15) == Location(2, 1, 0)
+        assert run.locate(34) == Location(2, 1, 19)
+
+    def test_past_the_end_is_the_last_stage(self):
+        assert schedule((4, 3), (1, 2)).locate(1000) == Location(1, 1, 997)
+        assert schedule((4, 3), (1, 0)).locate(3) == Location(1, 1, 0)
+
+    def test_a_stage_without_samples_is_passed_over(self):
+        assert schedule((4, 0), (2, 3), (1, 2)).locate(0) == Location(1, 2, 0)
+
+    def test_a_run_without_superposition(self):
+        assert schedule((1, 7)).locate(5) == Location(0, 1, 5)
+        assert schedule((1, 7)).superposed_stages == ()
+
+    def test_a_negative_index_is_named(self):
+        with pytest.raises(IndexError, match="sample index -1 is negative"):
+            schedule((1, 7)).locate(-1)
+
+
+class TestSamplesOfABagSize:
+    @given(schedules)
+    def test_each_data_set_is_read_in_turn_and_once(self, run):
+        seen: dict[int, list[int]] = {}
+        for index in range(run.num_samples):
+            location = run.locate(index)
+            seen.setdefault(location.bag_size, []).append(run.index_in_bag_size(location))
+        for bag_size, indices in seen.items():
+            assert indices == list(range(run.samples_of_bag_size(bag_size)))
+        assert sum(map(len, seen.values())) == run.num_samples
+
+    def test_two_stages_of_one_bag_size(self):
+        run = schedule((4, 10), (2, 5), (4, 10), (1, 1))
+        assert run.samples_of_bag_size(4) == 20
+        assert run.samples_of_bag_size(3) == 0
+        assert run.index_in_bag_size(run.locate(15)) == 10
+
+
+class TestDataTokens:
+    @given(schedules, st.integers(0, 80), st.integers(1, 4096))
+    def test_against_a_sum_over_samples(self, run, num_samples, seq_length):
+        slow = sum(size * seq_length for size in bag_sizes_of(run, num_samples))
+        assert run.data_tokens(num_samples, seq_length) == slow
+
+    # Table 1 of arXiv 2605.06546; its steps of "2M" and "8M" positions are powers of two.
+    @pytest.mark.parametrize(
+        ("steps", "total_steps", "bag_size", "positions", "superposed", "total", "half_a_digit"),
+        [
+            (6_000, 20_000, 6, 2**21, 75e9, 105e9, 0.5e9),
+            (30_000, 100_000, 6, 2**21, 377e9, 524e9, 0.5e9),
+            (12_483, 49_983, 16, 2**23, 1.68e12, 2e12, 0.005e12),
+        ],
+        ids=["20k-steps", "100k-steps", "10B-A1B"],
+    )
+    def test_the_papers_runs(
+        self, steps, total_steps, bag_size, positions, superposed, total, half_a_digit
+    ):
+        seq_length = 4096
+        batch = positions // seq_length
+        run = BagSchedule.from_shares(
+            [(bag_size, steps / total_steps)], total_steps, of_batches(batch)
+        )
+        assert run.stages == (
+            Stage(bag_size, steps * batch),
+            Stage(1, (total_steps - steps) * batch),
+        )
+
+        first = run.data_tokens(run.stages[0].num_samples, seq_length)
+        both = run.data_tokens(run.num_samples, seq_length)
+
+        assert first == steps * bag_size * positions
+        assert both == first + (total_steps - steps) * positions
+        # The table cuts 75.5 to 75, so a whole last digit is allowed; "2T" has one digit.
+        assert abs(first - superposed) < 2 * half_a_digit
+        assert abs(both - total) < (0.05e12 if total == 2e12 else 2 * half_a_digit)
+
+    def test_the_papers_baselines(self):
+        assert schedule((1, 20_000 * 512)).data_tokens(20_000 * 512, 4096) == pytest.approx(
+            42e9, abs=0.5e9
+        )
+
+
+class TestFromShares:
+    def test_several_stages(self):
+        run = BagSchedule.from_shares([(16, 0.2), (4, 0.1)], 100, of_batches(8))
+        assert run.stages == (Stage(16, 160), Stage(4, 80), Stage(1, 560))
+
+    def test_the_whole_run(self):
+        assert BagSchedule.from_shares([(4, 1.0)], 10, of_batches(2)).stages == (
+            Stage(4, 20),
+            Stage(1, 0),
+        )
+
+    def test_a_sum_of_one_within_rounding(self):
+        shares = [(s, 0.1) for s in range(2, 12)]
+        assert math.fsum(share for _, share in shares) == 1.0
+        run = BagSchedule.from_shares(shares, 1000, of_batches(1))
+        assert [stage.num_samples for stage in run.stages] == [100] * 10 + [0]
+
+    def test_a_sum_that_rounding_puts_past_one(self):
+        shares = [(4, 0.7), (3, 0.1), (2, 0.2 + 4e-10)]
+        run = BagSchedule.from_shares(shares, 10**10, of_batches(1))
+        assert run.num_samples == 10**10
+
+    @pytest.mark.parametrize(
+        ("share", "train_iters", "steps"),
+        [(0.3, 10, 3), (0.29, 10, 3), (0.34, 10, 3), (0.06, 10, 1), (1 / 3, 20_000, 6667)],
+    )
+    def test_a_share_is_rounded_to_the_nearest_step(self, share, train_iters, steps):
+        run = BagSchedule.from_shares([(6, share)], train_iters, of_batches(4))
+        assert run.stages == (Stage(6, 4 * steps), Stage(1, 4 * (train_iters - steps)))
+
+    def test_the_ends_are_rounded_and_not_the_lengths(self):
+        # Three stages of 3.33 steps end at 3, 7 and 10 of 10: no step is lost.
+        run = BagSchedule.from_shares([(4, 1 / 3), (3, 1 / 3), (2, 1 / 3)], 10, of_batches(1))
+        assert [stage.num_samples for stage in run.stages] == [3, 4, 3, 0]
+
+    @given(
+        st.lists(st.tuples(st.integers(1, 16), st.floats(0.05, 0.25)), min_size=1, max_size=4),
+        st.integers(100, 5000),
+        st.lists(st.integers(1, 9), min_size=1, max_size=20),
+    )
+    def test_stages_end_between_two_steps(self, shares, train_iters, ramp):
+        # The batch grows over the first steps, as in a batch-size ramp.
+        ends, batch = [0], 1
+        for step in range(train_iters):
+            batch += ramp[step] if step < len(ramp) else 0
+            ends.append(ends[-1] + batch)
+
+        run = BagSchedule.from_shares(shares, train_iters, ends.__getitem__)
+
+        assert set(run.starts) <= set(ends)
+        assert run.num_samples == ends[-1]
+        assert [stage.bag_size for stage in run.stages] == [s for s, _ in shares] + [1]
+        total = 0.0
+        for start, (_, share) in zip(run.starts[1:], shares, strict=True):
+            total += share
+            assert abs(ends.index(start) - total * train_iters) <= 0.5 + 1e-6
+
+
+def message_of(action):
+    with pytest.raises(ScheduleError) as caught:
+        action()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert ". " not in message
+    assert not message.endswith(".")
+    return message
+
+
+class TestErrors:
+    def test_they_are_value_errors(self):
+        assert issubclass(ScheduleError, ValueError)
+
+    @pytest.mark.parametrize(
+        ("shares", "named"),
+        [
+            ([(0, 0.3)], "bag size 0"),
+            ([(4, 0.1), (-2, 0.3)], "bag size -2"),
+            ([(4, 0.0)], "share 0 of the stage with bag size 4"),
+            ([(4, -0.25)], "share -0.25 of the stage with bag size 4"),
+            ([(4, math.nan)], "share nan of the stage with bag size 4"),
+            ([(4, 0.2), (2, math.nan)], "share nan of the stage with bag size 2"),
+            ([(4, 1.25)], "sum to 1.25"),
+            ([(4, 0.75), (2, 0.5)], "sum to 1.25"),
+            ([(4, math.inf)], "sum to inf"),
+            ([(4, 0.01)], "the stage 4:0.01 rounds to 0 of 10 steps"),
+            ([(8, 0.5), (4, 0.01)], "the stage 4:0.01 rounds to 0 of 10 steps"),
+            ([], "no stage"),
+        ],
+    )
+    def test_shares(self, shares, named):
+        assert named in message_of(lambda: BagSchedule.from_shares(shares, 10, of_batches(2)))
+
+    def test_a_sum_just_past_one_is_named(self):
+        message = message_of(
+            lambda: BagSchedule.from_shares([(4, 0.7), (2, 0.3001)], 10, of_batches(2))
+        )
+        assert "sum to 1.0001" in message
+
+    def test_a_run_of_no_steps(self):
+        message = message_of(lambda: BagSchedule.from_shares([(4, 0.5)], 0, of_batches(2)))
+        assert "the stage 4:0.5 rounds to 0 of 0 steps" in message
+
+    @pytest.mark.parametrize(
+        ("text", "named"),
+        [
+            ("", "''"),
+            ("16", "'16'"),
+            ("a:0.2", "'a:0.2'"),
+            ("16:", "'16:'"),
+            (":0.2", "':0.2'"),
+            ("4.5:0.2", "'4.5:0.2'"),
+            ("16:x", "'16:x'"),
+            ("16:0.2:0.1", "'16:0.2:0.1'"),
+            ("16:0.2,", "''"),
+            ("16:0.2, 4=0.1", "'4=0.1'"),
+            ("16:0.2;4:0.1", "'16:0.2;4:0.1'"),
+        ],
+    )
+    def test_text(self, text, named):
+        assert f"the stage {named} is not" in message_of(lambda: parse_shares(text))
+
+
+class TestParseShares:
+    @pytest.mark.parametrize(
+        ("text", "shares"),
+        [
+            ("4:0.3", ((4, 0.3),)),
+            ("16:0.2,4:0.1", ((16, 0.2), (4, 0.1))),
+            (" 16 : 0.2 , 4:1e-1 ", ((16, 0.2), (4, 0.1))),
+            ("6:1", ((6, 1.0),)),
+        ],
+    )
+    def test_it_reads(self, text, shares):
+        assert parse_shares(text) == shares
+
+    @given(st.lists(st.tuples(st.integers(1, 64), st.floats(0.001, 1.0)), min_size=1, max_size=5))
+    def test_it_reads_what_is_written(self, shares):
+        assert parse_shares(",".join(f"{s}:{share!r}" for s, share in shares)) == tuple(shares)

@@ -1,0 +1,204 @@
+"""Real event files, written with PyTorch's writer as Megatron writes them."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch.utils.tensorboard import SummaryWriter
+
+from tst_megatron.runs.inputs import read_runs
+from tst_megatron.runs.phases import Phase
+from tst_megatron.runs.run import Run
+from tst_megatron.errors import UserError
+
+BATCH_SIZE, SEQ_LENGTH, RANKS = 4, 128, 8
+FLAGS = {
+    "train_iters": 100,
+    "global_batch_size": BATCH_SIZE,
+    "seq_length": SEQ_LENGTH,
+    "world_size": RANKS,
+    "seed": 5,
+    "lr": 2e-3,
+    "split": "98,2,0",
+    "lr_decay_style": "WSD",
+    "lr_wsd_decay_iters": 10,
+    "data_path": ["/a/corpus"],
+    "num_experts": None,
+    "num_attention_heads": 4,
+    "num_query_groups": 1,
+    "group_query_attention": False,
+}
+
+
+class Written:
+    """One start of a run."""
+
+    def __init__(self, folder: Path, flags: Mapping[str, Any] = FLAGS, opened: float = 0.0):
+        self.writer = SummaryWriter(folder, filename_suffix=f".{opened:09.0f}")
+        self.opened = time.time()
+        self.samples = 0
+        for name, value in flags.items():
+            self.writer.add_text(name, str(value), global_step=0)
+
+    def scalar(self, tag: str, step: int, value: float, clock: float, samples: bool = True) -> None:
+        self.writer.add_scalar(tag, value, step, walltime=self.opened + clock)
+        if samples:
+            self.writer.add_scalar(
+                f"{tag} vs samples", value, step * BATCH_SIZE, walltime=self.opened + clock
+            )
+
+    def steps(self, first: int, last: int, *, loss: str = "lm loss", clock: float = 10.0) -> None:
+        for step in range(first, last + 1):
+            now = clock + step - first
+            self.scalar("learning-rate", step, 1.0 if step <= 90 else 0.5, now)
+            self.scalar(loss, step, 5 - step / 100, now)
+            self.scalar("grad-norm", step, 0.25, now)
+            self.scalar("load_balancing_loss", step, 1.5, now, samples=False)
+            if step % 20 == 0:
+                self.scalar("lm loss validation", step, 4 - step / 100, now + 0.5)
+
+
+def read(folder: Path) -> Run:
+    return read_runs([folder])[0]
+
+
+def test_megatrons_own_folder(tmp_path: Path):
+    folder = tmp_path / "base" / "tensorboard"
+    start = Written(folder)
+    start.steps(1, 100)
+    # The test set's loss comes last and under the same tag.
+    start.scalar("lm loss validation", 100, 9.0, 120.0)
+    start.writer.close()
+    run = read(folder)
+    assert (run.name, run.path, run.source) == ("base", folder, "tensorboard")
+    assert (run.num_steps, run.decay_start) == (100, 90)
+    assert run.phases == (Phase(0, 1, 1, 100),)
+    assert run.header["flags"] == FLAGS
+    assert run.header["seed"] == 5
+    np.testing.assert_array_equal(run.curve.steps, [20, 40, 60, 80, 100])
+    np.testing.assert_allclose(run.curve.losses, [3.8, 3.6, 3.4, 3.2, 3.0], rtol=1e-6)
+    np.testing.assert_array_equal(run.curve.positions, run.curve.steps * BATCH_SIZE * SEQ_LENGTH)
+    np.testing.assert_array_equal(run.curve.data_tokens, run.curve.positions)
+    # The event file was opened a little before its first event.
+    np.testing.assert_allclose(run.curve.wall_clock_s, run.curve.steps + 9.5, atol=5.0)
+    np.testing.assert_allclose(run.curve.gpu_hours, run.curve.wall_clock_s * RANKS / 3600)
+    assert np.isnan(run.curve.flops).all()
+    assert np.isnan(run.curve.stderrs).all()
+    np.testing.assert_allclose(run.steps.losses, 5 - run.steps.steps / 100, rtol=1e-6)
+    np.testing.assert_array_equal(run.steps.extras["load_balancing_loss"], 1.5)
+    np.testing.assert_array_equal(run.steps.grad_norms, 0.25)
+
+
+def test_our_own_scalars(tmp_path: Path):
+    start = Written(tmp_path / "tst", FLAGS | {"tst_superposition": {"stages": [(4, 120)]}})
+    start.steps(1, 30, loss="bag loss")
+    start.steps(31, 100, clock=60.0)
+    tokens = 0
+    for step in range(1, 101):
+        tokens += BATCH_SIZE * SEQ_LENGTH * (4 if step <= 30 else 1)
+        for tag, value in (
+            ("bag-size", 4 if step <= 30 else 1),
+            ("stage", int(step > 30)),
+            ("positions", step * BATCH_SIZE * SEQ_LENGTH),
+            ("data-tokens", tokens),
+            ("flops", step * 1e9),
+            ("gpu-hours", step / 10),
+            ("compute-seconds", 0.5),
+        ):
+            start.scalar(tag, step, value, 200.0, samples=False)
+    start.scalar("lm loss validation stderr", 40, 0.01, 200.0, samples=False)
+    start.writer.close()
+    run = read(tmp_path / "tst")
+    np.testing.assert_allclose(run.curve.flops, run.curve.steps * 1e9, rtol=1e-6)
+    np.testing.assert_allclose(run.curve.gpu_hours, run.curve.steps / 10, rtol=1e-6)
+    np.testing.assert_allclose(run.curve.stderrs, [np.nan, 0.01, np.nan, np.nan, np.nan], 1e-6)
+    np.testing.assert_array_equal(run.steps.compute_s, 0.5)
+    assert run.phases == (Phase(0, 4, 1, 30), Phase(1, 1, 31, 100))
+    assert run.steps.loss_names[29:31] == ("bag loss", "lm loss")
+    assert run.curve.data_tokens[-1] == tokens
+    np.testing.assert_array_equal(run.curve.data_tokens[:1], [20 * 4 * 512])
+
+
+def test_later_starts_replay_and_time_between_them_does_not_count(tmp_path: Path):
+    first = Written(tmp_path)
+    first.steps(1, 50)
+    first.writer.close()
+    second = Written(tmp_path, opened=1.0)
+    second.opened += 10_000.0
+    second.writer.add_scalar("learning-rate", 1.0, 41, walltime=second.opened)
+    second.steps(41, 60)
+    second.writer.close()
+    run = read(tmp_path)
+    np.testing.assert_array_equal(run.steps.steps, np.arange(1, 61))
+    assert (np.diff(run.steps.wall_clock_s) >= 0).all()
+    # 60 s of the first, 30 s of the second, which seems opened 10,000 s before its first event.
+    assert run.steps.wall_clock_s[39] == pytest.approx(49, abs=5)
+    np.testing.assert_array_equal(run.curve.steps, [20, 40, 60])
+
+
+def test_arguments_are_not_needed(tmp_path: Path):
+    start = Written(tmp_path, {})
+    start.steps(1, 40)
+    start.writer.close()
+    run = read(tmp_path)
+    assert run.header["flags"] == {}
+    assert run.num_steps == 40
+    assert np.isnan(run.curve.positions).all()
+    assert np.isnan(run.curve.gpu_hours).all()
+
+
+def test_a_ramp_of_the_batch_is_in_the_samples(tmp_path: Path):
+    start = Written(tmp_path, FLAGS | {"rampup_batch_size": ["2", "2", "100"]})
+    for step, samples in ((10, 20), (20, 60)):
+        for tag in ("lm loss", "lm loss validation"):
+            start.writer.add_scalar(tag, 3.0, step)
+            start.writer.add_scalar(f"{tag} vs samples", 3.0, samples)
+    start.writer.close()
+    np.testing.assert_array_equal(read(tmp_path).curve.positions, [20 * 128, 60 * 128])
+
+
+def test_a_validation_set_by_its_name(tmp_path: Path):
+    start = Written(tmp_path)
+    for tag in ("lm loss validation-web", "lm loss validation-code", "lm loss validation-web ppl"):
+        start.scalar(tag, 20, 3.0 if "code" in tag else 2.0, 5.0)
+    start.writer.close()
+    run = read(tmp_path)
+    np.testing.assert_array_equal(run.curve.losses, [3.0])
+    assert any("Of several validation sets" in note for note in run.notes)
+
+
+def test_a_loss_that_is_no_number_stays(tmp_path: Path):
+    start = Written(tmp_path)
+    start.steps(1, 40)
+    start.scalar("lm loss validation", 60, float("nan"), 70.0)
+    start.writer.close()
+    np.testing.assert_allclose(read(tmp_path).curve.losses, [3.8, 3.6, np.nan], rtol=1e-6)
+
+
+def test_an_event_file_that_was_cut_reads_up_to_there(tmp_path: Path):
+    start = Written(tmp_path)
+    start.steps(1, 40)
+    start.writer.close()
+    (file,) = tmp_path.iterdir()
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) - 1000])
+    run = read_runs([file])[0]
+    assert 30 < run.steps.steps[-1] < 40
+
+
+def test_two_runs_in_one_folder(tmp_path: Path):
+    for seed in (1, 2):
+        start = Written(tmp_path, FLAGS | {"seed": seed}, opened=seed)
+        start.steps(1, 5)
+        start.writer.close()
+    with pytest.raises(UserError, match="holds two runs: seed is 1 in"):
+        read(tmp_path)
+
+
+def test_no_scalars(tmp_path: Path):
+    Written(tmp_path).writer.close()
+    with pytest.raises(UserError, match="has no scalars"):
+        read(tmp_path)

@@ -1,0 +1,132 @@
+"""A run's tokenizer comes from its corpora's manifests, which must agree with each other."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tst_megatron.corpora.manifest import FileRecord, Manifest, TokenizerRecord, write_manifest
+from tst_megatron.corpora.tokenizers.description import describe
+from tst_megatron.corpora.tokenizers.training import train_tokenizer
+from tst_megatron.errors import UserError
+from tst_megatron.trainer.corpus_tokenizer import corpus_tokenizer_flags
+
+EMPTY = FileRecord(0, "", [])
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    for size in (330, 340):
+        text = "\n".join(f"{number} lines, {number * 7} words of it" for number in range(500))
+        train_tokenizer([text], folder / f"{size}.model", size)
+    return folder / "330.model", folder / "340.model"
+
+
+def indexed(folder: Path, name: str, spec: str, **changes: Any) -> str:
+    """A corpus's manifest and tokenizer, as a builder leaves them; flags need no more of it."""
+    description = describe(spec)
+    values = {
+        "kind": description.kind,
+        "folder": f"{name}.tokenizer" if description.files else None,
+        "sha256": description.sha256,
+        "vocab_size": description.vocab_size,
+        "eod": description.eod,
+        "megatron_flags": list(description.megatron_flags),
+        "encoder": "gigatoken 0.10.0",
+        "checked_documents": 1,
+        "fell_back": None,
+    }
+    record = TokenizerRecord(**values | changes)
+    manifest = Manifest([], {}, record, "uint16", 1, 1, 1, 1, 0, {}, [], {}, EMPTY, EMPTY)
+    write_manifest(folder / name, manifest)
+    if description.files:
+        description.copy_to(folder / f"{name}.tokenizer")
+    return str(folder / name)
+
+
+def arguments(*prefixes: str, **given: Any) -> argparse.Namespace:
+    values = {
+        "mock_data": False,
+        "sft": False,
+        "tokenizer_type": None,
+        "tokenizer_model": None,
+        "vocab_file": None,
+        "data_path": list(prefixes) or None,
+        "data_args_path": None,
+        "train_data_path": None,
+        "valid_data_path": None,
+        "test_data_path": None,
+        "per_split_data_args_path": None,
+        "tst_blend": None,
+    }
+    return argparse.Namespace(**values | given)
+
+
+def test_the_corpus_names_its_tokenizer(models: tuple[Path, Path], tmp_path: Path) -> None:
+    one, two = (indexed(tmp_path, name, str(models[0])) for name in ("one", "two"))
+    expected = [
+        *("--tokenizer-type", "SentencePieceTokenizer"),
+        *("--tokenizer-model", str(tmp_path / "one.tokenizer" / "tokenizer.model")),
+    ]
+    assert corpus_tokenizer_flags(arguments(one)) == expected
+    assert corpus_tokenizer_flags(arguments("3", one, "1", two)) == expected
+    # A recipe's type is no tokenizer without a model.
+    assert corpus_tokenizer_flags(arguments(one, tokenizer_type="HuggingFaceTokenizer")) == expected
+    per_split = arguments(train_data_path=[one], valid_data_path=[two])
+    assert corpus_tokenizer_flags(per_split) == expected
+
+
+def test_ids_need_no_files(tmp_path: Path) -> None:
+    corpus = indexed(tmp_path, "ids", "null:500:eod=3")
+    expected = ["--tokenizer-type", "NullTokenizer", "--vocab-size", "500"]
+    expected += ["--null-tokenizer-eod-id", "3"]
+    assert corpus_tokenizer_flags(arguments(corpus)) == expected
+
+
+def test_the_users_flags_stand(models: tuple[Path, Path], tmp_path: Path) -> None:
+    corpus = indexed(tmp_path, "corpus", str(models[0]))
+    for given in (
+        {"tokenizer_type": "SentencePieceTokenizer", "tokenizer_model": str(models[0])},
+        {"tokenizer_type": "HuggingFaceTokenizer", "tokenizer_model": "a-hub/its-model"},
+        {"tokenizer_type": "NullTokenizer", "vocab_size": 500},
+        {"tokenizer_type": "GPT2BPETokenizer", "vocab_file": "vocab.json"},
+        {"mock_data": True},
+    ):
+        assert corpus_tokenizer_flags(arguments(corpus, **given)) == []
+
+
+def test_a_corpus_of_another_tool(models: tuple[Path, Path], tmp_path: Path) -> None:
+    corpus = indexed(tmp_path, "corpus", str(models[0]))
+    assert corpus_tokenizer_flags(arguments(corpus, str(tmp_path / "megatrons"))) == []
+    assert corpus_tokenizer_flags(arguments(str(tmp_path / "megatrons"))) == []
+    assert corpus_tokenizer_flags(arguments()) == []
+
+
+@pytest.mark.parametrize("given", [{}, {"tokenizer_model": "tokenizer.model"}])
+def test_corpora_that_differ(
+    given: dict[str, str], models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    first = indexed(tmp_path, "first", str(models[0]))
+    for name, model, changes, what in (
+        ("other", models[1], {}, "different tokenizers"),
+        ("end", models[0], {"eod": 1}, "different ends of a document"),
+        ("flags", models[0], {"megatron_flags": ["--x"]}, "different settings of a tokenizer"),
+    ):
+        corpus = indexed(tmp_path, name, str(model), **changes)
+        with pytest.raises(UserError, match=f"{first} and {corpus} were indexed with {what}"):
+            corpus_tokenizer_flags(arguments(first, corpus, **given))
+
+
+def test_another_tokenizer_than_the_corpus_has(models: tuple[Path, Path], tmp_path: Path) -> None:
+    corpus = indexed(tmp_path, "corpus", str(models[0]))
+    with pytest.raises(UserError, match=f"{corpus} was indexed with another tokenizer than"):
+        corpus_tokenizer_flags(arguments(corpus, tokenizer_model=str(models[1])))
+
+
+def test_a_tokenizer_that_has_gone(models: tuple[Path, Path], tmp_path: Path) -> None:
+    corpus = indexed(tmp_path, "corpus", str(models[0]))
+    (tmp_path / "corpus.tokenizer").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="there is no folder"):
+        corpus_tokenizer_flags(arguments(corpus))

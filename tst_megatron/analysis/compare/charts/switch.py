@@ -1,0 +1,90 @@
+"""The phase switch close up: the spike of the next-token loss, and how it goes away.
+
+The one idea: a training loss on bags and one on single tokens are two things, so each is a line of
+its own with its name, and the held-out next-token loss runs through both.
+"""
+
+import numpy as np
+
+from tst_megatron.analysis.compare.charts.palette import shown
+from tst_megatron.analysis.compare.findings import Findings
+from tst_megatron.report.chart import Chart, Line, Rule
+from tst_megatron.report.thinning import thin
+from tst_megatron.runs.phases import phase_name
+from tst_megatron.runs.run import Run
+from tst_megatron.statistics.interval import Array
+
+# Of the steps of the whole run, before the first switch and after the last.
+_BEFORE, _AFTER = 0.05, 0.15
+_MARGIN = 0.08
+_TRAINING = ("#cc79a7", "#e69f00", "#009e73", "#56b4e9")
+_HELD_OUT = "held-out loss of "
+
+
+def switch_chart(findings: Findings) -> Chart | None:
+    """The first run of the best TST group around its switches; None where it has none."""
+    if not findings.tst or len(findings.tst[0].runs[0].phases) < 2:
+        return None
+    run = findings.tst[0].runs[0]
+    ends = [phase.last_step for phase in run.phases[:-1]]
+    whole = run.phases[-1].last_step
+    start, end = max(0.0, ends[0] - _BEFORE * whole), min(whole, ends[-1] + _AFTER * whole)
+    lines = [*_training(run, start, end), *_held_out(findings, start, end)]
+    if not lines:
+        return None
+    return Chart(
+        name="switch",
+        title="The phase switch close up",
+        alt=f"Losses of {run.name} from step {start:,.0f} to {end:,.0f}, around the switch from "
+        "bags to single tokens: the next-token loss falls from its spike.",
+        caption=f"One run, {run.name}. A loss on bags and one on single tokens measure different "
+        "things: only lines of one name compare.",
+        x_label="optimizer steps",
+        y_label="loss (nats a token)",
+        lines=tuple(lines),
+        rules=tuple(
+            Rule(before.last_step, "x", f"{phase_name(before.bag_size)} →")
+            for before in run.phases[:-1]
+        ),
+        x_range=(start, end),
+        y_range=_range_of(lines),
+    )
+
+
+def _training(run: Run, start: float, end: float) -> list[Line]:
+    """The training loss, a line a phase."""
+    series = run.steps
+    inside = (series.steps >= start) & (series.steps <= end) & np.isfinite(series.losses)
+    lines: list[Line] = []
+    for phase in run.phases:
+        of_phase = (series.steps >= phase.first_step) & (series.steps <= phase.last_step)
+        there = inside & of_phase
+        if not there.any():
+            continue
+        name = f"training loss on {phase_name(phase.bag_size)}"
+        colour = _TRAINING[len(lines) % len(_TRAINING)]
+        xs, losses = thin(series.steps[there], series.losses[there])
+        lines.append(Line(name, xs, losses, colour, width=1.0))
+    return lines
+
+
+def _held_out(findings: Findings, start: float, end: float) -> list[Line]:
+    """The held-out loss of the run and, to compare it with, of a baseline's run."""
+    lines = []
+    for one in shown(findings):
+        if one.group not in (*findings.baseline[:1], findings.tst[0]):
+            continue
+        curve = one.group.runs[0].curve
+        inside = (curve.steps >= start) & (curve.steps <= end) & np.isfinite(curve.losses)
+        if inside.any():
+            xs, losses = curve.steps[inside], curve.losses[inside]
+            name = f"{_HELD_OUT}{one.group.name}"
+            lines.append(Line(name, xs, losses, one.colour, dash=one.dash, marked=True))
+    return lines
+
+
+def _range_of(lines: list[Line]) -> tuple[float, float]:
+    every: Array = np.concatenate([line.ys for line in lines])
+    low, high = float(every.min()), float(every.max())
+    margin = _MARGIN * (high - low) or 0.05
+    return low - margin, high + margin

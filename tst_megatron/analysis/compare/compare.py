@@ -1,0 +1,209 @@
+"""One TST group against the baseline: every figure with its interval.
+
+The one idea: all curves are drawn many times over with their errors (`resampling`), every figure is
+worked out for every copy, and its interval is the middle 95 % of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tst_megatron.analysis.compare.baselines import strongest
+from tst_megatron.analysis.compare.compare_notes import (
+    equal_budget_notes,
+    equal_loss_notes,
+    met_unseen_notes,
+    no_lower_notes,
+    reading_notes,
+    uncertainty,
+)
+from tst_megatron.analysis.compare.equal_budget import equal_data, equal_flops
+from tst_megatron.analysis.compare.equal_loss import along_baseline, at_baseline_final, at_tst_final
+from tst_megatron.analysis.compare.group_curve import group_curve
+from tst_megatron.analysis.compare.paths import Fit, fit_baseline
+from tst_megatron.analysis.compare.resampling import Resampled, Rows, resample, until
+from tst_megatron.analysis.compare.result import (
+    BEFORE_DECAY,
+    Comparison,
+    EqualData,
+    EqualFlops,
+    EqualLoss,
+    PowerLaw,
+    Saving,
+)
+from tst_megatron.analysis.compare.saving import saving
+from tst_megatron.runs.run import Group
+from tst_megatron.statistics.interval import Interval
+
+DRAWS = 2000
+# A last evaluation so near to the end is the end.
+_WHOLE = 0.99
+_AT_BASELINE = (
+    "The baseline does not get to TST's final loss, and no power law of its curve says when it "
+    "would: equal loss is taken at the baseline's final loss, which both reached."
+)
+
+
+def compare(
+    baseline: Sequence[Group],
+    tst: Group,
+    confidence: float = 0.95,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Comparison:
+    """Compare a TST group with the baseline's groups.
+
+    Args:
+        baseline: its groups; of several settings the strongest counts.
+        tst: the group.
+        confidence: of the intervals, above 0 and below 1.
+        draws: perturbed copies of the curves.
+        seed: of the draws: the same arguments give the same figures.
+
+    Returns:
+        Figures that cannot be told are ``Interval()``; why not is in the notes.
+    """
+    groups, unused = strongest(baseline, tst)
+    curves = [curve for curve in map(group_curve, groups) if curve is not None]
+    ours = group_curve(tst)
+    notes = [*unused, *reading_notes((*groups, tst), (*curves, ours))]
+    if not curves or ours is None:
+        return _nothing(groups, tst, confidence, notes)
+    drawn = resample(tuple(curves), ours, draws, seed)
+    first = drawn.baselines[0]
+    found = _equal_losses(drawn, tst, confidence)
+    notes += found.notes
+    data, read_by = equal_data(drawn.baselines, drawn.tst, confidence)
+    flops = equal_flops(first, drawn.tst, confidence)
+    notes += equal_budget_notes("flops", flops.flops, first, drawn.tst, flops.unlike)
+    notes += equal_budget_notes("data_tokens", data.data_tokens, read_by, drawn.tst, data.unlike)
+    return Comparison(
+        baseline=groups,
+        tst=tst,
+        equal_loss=found.headline,
+        equal_loss_along=found.along,
+        equal_loss_at_baseline=found.at_baseline,
+        equal_flops=flops,
+        equal_data=data,
+        saving=saving(first, drawn.tst, confidence),
+        fit=None if found.fit is None else _power_law(found.fit),
+        confidence=confidence,
+        uncertainty=uncertainty(drawn),
+        one_seed=not drawn.between_seeds,
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+@dataclass(frozen=True)
+class _EqualLosses:
+    """Equal loss in its senses; None where one says nothing more."""
+
+    headline: EqualLoss
+    along: EqualLoss | None
+    at_baseline: EqualLoss | None
+    fit: Fit | None
+    notes: list[str]
+
+
+def _equal_losses(drawn: Resampled, tst: Group, confidence: float) -> _EqualLosses:
+    """Which of them is the headline depends on what both sides are known to have come to."""
+    first, every_length = drawn.baselines[0], _by_length(_whole(drawn.baselines))
+    by_length, longest = _lower_than_shorter(every_length), every_length[-1]
+    notes = no_lower_notes(every_length, by_length)
+    fit = fit_baseline(by_length)
+    inside = along_baseline(first, drawn.tst, confidence) or along_baseline(
+        _by_length(drawn.baselines)[-1], drawn.tst, confidence
+    )
+    at_baseline = at_baseline_final(first, drawn.tst, confidence)
+    headline = at_tst_final(by_length, longest, drawn.tst, fit, confidence)
+    under_way = drawn.tst.steps[-1] < _WHOLE * tst.num_steps
+    if inside is not None and (under_way or (headline.unlike and not inside.unlike)):
+        # Its own decay is yet to come, if it has one, and the baseline's whole runs had theirs.
+        headline = inside
+        at = f"at step {drawn.tst.steps[-1]:,.0f} of {tst.num_steps:,}"
+        notes.append(
+            f"TST {f'is {at}' if under_way else 'did not decay'}: equal loss is taken along the "
+            "baseline's run, not over whole runs."
+        )
+    if headline.step_ratio.value is None and at_baseline is not None:
+        headline = at_baseline
+        notes.append(_AT_BASELINE)
+    if headline.step_ratio.value is None:
+        notes += met_unseen_notes(first, drawn.tst)
+    if headline.unlike:
+        notes.append(f"Nothing is claimed at equal loss: {headline.unlike}.")
+        early = _before_decay(drawn.tst)
+        early_inside = early and at_tst_final(by_length, longest, early, fit, confidence)
+        if early_inside and not early_inside.unlike and early_inside.step_ratio.value is not None:
+            inside = replace(early_inside, level=BEFORE_DECAY)
+    if inside is not None and (inside.where, inside.loss) == (headline.where, headline.loss):
+        inside = None
+    notes += equal_loss_notes(headline, fit)
+    return _EqualLosses(headline, inside, at_baseline, fit, notes)
+
+
+def _before_decay(rows: Rows) -> Rows | None:
+    """Up to where the decay starts; None without a decay."""
+    start = rows.curve.decay_start
+    return None if start is None else until(rows, start)
+
+
+def _whole(groups: tuple[Rows, ...]) -> tuple[Rows, ...]:
+    """Those that came to their ends, which alone tell what a whole run ends with; else the first.
+
+    A run that has not decayed yet would pass for a whole one that ended badly.
+    """
+    return tuple(rows for rows in groups if rows.curve.is_whole) or groups[:1]
+
+
+def _by_length(groups: tuple[Rows, ...]) -> tuple[Rows, ...]:
+    """One a length, ascending; of several that end at one step the first counts."""
+    found: dict[float, Rows] = {}
+    for rows in groups:
+        found.setdefault(float(rows.steps[-1]), rows)
+    return tuple(found[length] for length in sorted(found))
+
+
+def _lower_than_shorter(groups: tuple[Rows, ...]) -> tuple[Rows, ...]:
+    """Without those that ended no lower than a shorter one.
+
+    Who has the steps of the longer can stop at the shorter: counted in, a poor long run would have
+    every loss below its own look far away.
+    """
+    finals = np.array([rows.finals[0] for rows in groups])
+    before = np.minimum.accumulate([np.inf, *finals])[:-1]
+    return tuple(rows for rows, lower in zip(groups, finals < before, strict=True) if lower)
+
+
+def _nothing(
+    groups: tuple[Group, ...], tst: Group, confidence: float, notes: list[str]
+) -> Comparison:
+    """Where a side has no final held-out loss."""
+    none = np.array([])
+    return Comparison(
+        baseline=groups,
+        tst=tst,
+        equal_loss=EqualLoss(),
+        equal_loss_along=None,
+        equal_loss_at_baseline=None,
+        equal_flops=EqualFlops(Interval(), None, False, none, none, none, none),
+        equal_data=EqualData(Interval(), None),
+        saving=Saving(none, none, none, none),
+        fit=None,
+        confidence=confidence,
+        uncertainty="There is no figure, so there is no interval.",
+        notes=tuple(notes),
+    )
+
+
+def _power_law(fit: Fit) -> PowerLaw:
+    laws = fit.laws
+    return PowerLaw(
+        float(laws.floors[0]),
+        float(laws.scales[0]),
+        float(laws.exponents[0]),
+        fit.fitted_on,
+        laws.first_step,
+        laws.last_step,
+    )

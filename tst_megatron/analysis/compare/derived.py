@@ -1,0 +1,110 @@
+"""What a source does not tell of a run and the other side's ledger does: positions and FLOPs.
+
+The one idea: at one model, batch and sequence length a step is a step. So a run from TensorBoard or
+W&B has the positions a step and the FLOPs a position of a run beside it; nothing that is known to
+differ is taken over, and every run that was completed so says it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from tst_megatron.analysis.compare.comparable import differences
+from tst_megatron.runs.run import Curve, Run, StepSeries
+from tst_megatron.statistics.interval import Array
+
+# Of one model all runs have it to the digits that a sum in floating point keeps.
+_TOLERANCE = 1e-3
+
+
+def complete(runs: Sequence[Run], others: Sequence[Run]) -> list[Run]:
+    """Runs with positions, data tokens and FLOPs as the other side has them, where unknown.
+
+    Args:
+        runs: of one side.
+        others: of the other side.
+
+    Returns:
+        The same runs; those that were completed with a note that says so.
+    """
+    return [_complete(run, others) for run in runs]
+
+
+def _complete(run: Run, others: Sequence[Run]) -> Run:
+    if _is_unknown(run, lambda curve: curve.positions):
+        run = _with_positions(
+            run, [other for other in others if not differences("batch", run, other)]
+        )
+    if _is_unknown(run, lambda curve: curve.flops):
+        alike = [
+            other
+            for other in others
+            if not differences("batch", run, other) and not differences("model", run, other)
+        ]
+        run = _with_flops(run, alike)
+    return run
+
+
+def _with_positions(run: Run, others: Sequence[Run]) -> Run:
+    rate = _rate(others, lambda curve: curve.positions, lambda curve: curve.steps)
+    if rate is None:
+        return run
+    return _noted(
+        run,
+        _at_rate(run.curve, rate, _has_bags(run)),
+        _at_rate(run.steps, rate, _has_bags(run)),
+        f"{rate:,.0f} positions a step",
+    )
+
+
+def _at_rate[T: (Curve, StepSeries)](series: T, rate: float, has_bags: bool) -> T:
+    positions = series.steps * rate
+    tokens = series.data_tokens
+    if not has_bags:
+        tokens = np.where(np.isnan(tokens), positions, tokens)
+    return replace(series, positions=positions, data_tokens=tokens)
+
+
+def _with_flops(run: Run, others: Sequence[Run]) -> Run:
+    rate = _rate(others, lambda curve: curve.flops, lambda curve: curve.positions)
+    if rate is None:
+        return run
+    return _noted(
+        run,
+        replace(run.curve, flops=run.curve.positions * rate),
+        replace(run.steps, flops=run.steps.positions * rate),
+        f"{rate:.4g} FLOPs a position",
+    )
+
+
+def _noted(run: Run, curve: Curve, steps: StepSeries, what: str) -> Run:
+    note = f"Its source does not tell, so it has the other side's {what}."
+    return replace(run, curve=curve, steps=steps, notes=(*run.notes, note))
+
+
+def _has_bags(run: Run) -> bool:
+    return any(phase.bag_size > 1 for phase in run.phases)
+
+
+def _is_unknown(run: Run, column: Callable[[Curve], Array]) -> bool:
+    values = column(run.curve)
+    return bool(values.size) and bool(np.isnan(values).all())
+
+
+def _rate(
+    runs: Sequence[Run], numerator: Callable[[Curve], Array], denominator: Callable[[Curve], Array]
+) -> float | None:
+    """What the runs have of one for one of the other; None where none tells or they disagree."""
+    # An evaluation before the first step tells nothing.
+    rates = np.array(
+        [
+            above / below
+            for run in runs
+            for above, below in zip(numerator(run.curve), denominator(run.curve), strict=True)
+            if below > 0 and np.isfinite(above)
+        ]
+    )
+    if not rates.size or np.ptp(rates) > _TOLERANCE * np.abs(rates).max():
+        return None
+    return float(np.median(rates))

@@ -1,0 +1,166 @@
+"""The figures of a comparison as JSON has them; the tables show the same ones.
+
+The one idea: the top level is the best TST group's, so that a script reads
+``equal_loss.gpu_hours_ratio.value`` and is done; ``groups`` has the same of every group.
+"""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from tst_megatron.analysis.compare.findings import Findings, Prices
+from tst_megatron.analysis.compare.result import (
+    Comparison,
+    EqualData,
+    EqualFlops,
+    EqualLoss,
+    Needed,
+)
+from tst_megatron.analysis.compare.sentences import headline
+from tst_megatron.analysis.compare.tables import final, last, latest, share_of_other_time
+from tst_megatron.runs.run import Group, Run
+from tst_megatron.statistics.interval import Interval
+from tst_megatron.strict_json import finite
+
+_RATIOS = ("step_ratio", "flops_ratio", "wall_clock_ratio", "gpu_hours_ratio")
+
+
+def as_json(findings: Findings) -> dict[str, Any]:
+    """Every figure, ready for strict JSON: what is not a number is None.
+
+    Keys: those of `_comparison` for the TST group with the lowest final loss, ``groups`` with the
+    same for every TST group, ``runs``, ``clocks_compare``, ``forced``,
+    ``reasons`` and ``notes``.
+    """
+    groups = [_comparison(one, findings) for one in findings.comparisons]
+    found: dict[str, Any] = finite(
+        {
+            **(groups[0] if groups else {}),
+            "groups": groups,
+            "runs": [
+                _run(side, group, run)
+                for side, groups_of_side in (("baseline", findings.baseline), ("tst", findings.tst))
+                for group in groups_of_side
+                for run in group.runs
+            ],
+            "clocks_compare": findings.clocks_compare,
+            "forced": bool(findings.reasons),
+            "reasons": list(findings.reasons),
+            "notes": list(findings.notes),
+            "price_per_gpu_hour": findings.prices.per_gpu_hour,
+            "watts": findings.prices.watts,
+        }
+    )
+    return found
+
+
+def json_text(findings: Findings) -> str:
+    """Those figures as text."""
+    return json.dumps(as_json(findings), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _comparison(one: Comparison, findings: Findings) -> dict[str, Any]:
+    prices = findings.prices
+    return {
+        "name": one.tst.name,
+        "baselines": [group.name for group in one.baseline],
+        "headline": headline(one, findings.clocks_compare),
+        "equal_loss": _equal_loss(one.equal_loss, prices),
+        "equal_loss_along": one.equal_loss_along and _equal_loss(one.equal_loss_along, prices),
+        "equal_loss_at_baseline": one.equal_loss_at_baseline
+        and _equal_loss(one.equal_loss_at_baseline, prices),
+        "equal_flops": _equal_flops(one.equal_flops),
+        "equal_data": _equal_data(one.equal_data),
+        "saving": {name: values.tolist() for name, values in vars(one.saving).items()},
+        "fit": None if one.fit is None else asdict(one.fit),
+        "confidence": one.confidence,
+        "uncertainty": one.uncertainty,
+        "one_seed": one.one_seed,
+        "comparison_notes": list(one.notes),
+    }
+
+
+def _equal_loss(equal: EqualLoss, prices: Prices) -> dict[str, Any]:
+    ratios = {name: getattr(equal, name) for name in _RATIOS}
+    return {
+        "loss": asdict(equal.loss),
+        **{name: asdict(found) for name, found in ratios.items()},
+        "level": equal.level,
+        "reached": equal.reached,
+        "extrapolated": equal.extrapolated,
+        "whole_runs": equal.whole_runs,
+        "where": equal.where,
+        "rough_guide": equal.rough,
+        "at_least": equal.at_least,
+        "by_clock_alone": equal.by_clock_alone,
+        "unlike_decays": bool(equal.unlike),
+        "no_difference_shown": [
+            name for name, found in ratios.items() if found.value is not None and found.holds(1)
+        ],
+        "needed": {
+            "baseline": _needed(equal.baseline, prices),
+            "tst": _needed(equal.tst, prices),
+        },
+    }
+
+
+def _needed(needed: Needed, prices: Prices) -> dict[str, Any]:
+    found = asdict(needed)
+    if prices.per_gpu_hour is not None:
+        found["cost"] = asdict(prices.cost(needed.gpu_hours))
+    if prices.watts is not None:
+        found["energy_kwh"] = asdict(prices.energy_kwh(needed.gpu_hours))
+    return found
+
+
+def _equal_flops(found: EqualFlops) -> dict[str, Any]:
+    return {
+        **_difference(found.loss_difference),
+        "flops": found.flops,
+        "at_end": found.at_end,
+        "unlike_decays": bool(found.unlike),
+        "along": {
+            "flops": found.along.tolist(),
+            "loss_difference": found.differences.tolist(),
+            "low": found.lows.tolist(),
+            "high": found.highs.tolist(),
+        },
+    }
+
+
+def _equal_data(found: EqualData) -> dict[str, Any]:
+    return {
+        **_difference(found.loss_difference),
+        "data_tokens": found.data_tokens,
+        "unlike_decays": bool(found.unlike),
+    }
+
+
+def _difference(found: Interval) -> dict[str, Any]:
+    return {
+        "loss_difference": found.value,
+        "low": found.low,
+        "high": found.high,
+        "no_difference_shown": found.value is not None and found.holds(0),
+    }
+
+
+def _run(side: str, group: Group, run: Run) -> dict[str, Any]:
+    return {
+        "side": side,
+        "group": group.name,
+        "name": run.name,
+        "source": run.source,
+        "run_id": run.header.get("run_id"),
+        "seed": run.header.get("seed"),
+        **{
+            field: latest(run, field)
+            for field in ("steps", "positions", "data_tokens", "flops", "wall_clock_s", "gpu_hours")
+        },
+        "planned_steps": run.num_steps,
+        "share_of_other_time": share_of_other_time(run),
+        "final_loss": final(run),
+        "final_loss_stderr": last(run.curve.stderrs[-1:]),
+        "phases": [asdict(phase) for phase in run.phases],
+        "notes": list(run.notes),
+    }

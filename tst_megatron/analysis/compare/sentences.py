@@ -1,0 +1,228 @@
+"""A comparison in words, for the page, the terminal and the charts alike.
+
+The one idea: what is said follows from the figures and their intervals alone, the same words for a
+win, a loss and a draw; and an extrapolated figure never stands without that word.
+"""
+
+from collections.abc import Sequence
+
+from tst_megatron.analysis.compare.charts.amounts import FLOPS, GPU_HOURS, STEPS, WALL_CLOCK, Amount
+from tst_megatron.analysis.compare.findings import Findings
+from tst_megatron.analysis.compare.group_curve import diverged, is_untrained, runs_used
+from tst_megatron.analysis.compare.result import Comparison, EqualLoss
+from tst_megatron.report import formats
+from tst_megatron.statistics.interval import Interval
+
+NO_DIFFERENCE = "no difference shown"
+EXTRAPOLATED = "extrapolated"
+UNLIKE = "decays not alike"
+ROUGH = "a rough guide"
+AT_LEAST = "at least"
+OTHER_HARDWARE = "other hardware"
+ONE_SEED = "one seed a side"
+# What the headline is about: the first of these that both sides logged.
+_IN_ORDER = (GPU_HOURS, WALL_CLOCK, FLOPS, STEPS)
+
+
+def headline(comparison: Comparison, clocks_compare: bool = True) -> str:
+    """The result in two sentences: at equal loss, then at equal FLOPs; what claims nothing is last.
+
+    Args:
+        comparison: what was found.
+        clocks_compare: hours of both sides are of the same hardware.
+    """
+    amount = _lead_amount([comparison], clocks_compare)
+    sentences = [_equal_loss(comparison, amount), _equal_flops(comparison)]
+    flops = comparison.equal_flops
+    claimed = flops.at_end and not flops.unlike and not flops.loss_difference.holds(0)
+    if comparison.equal_loss.unlike and claimed:
+        sentences.reverse()
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def lead_amount(findings: Findings) -> Amount:
+    """What the first ratio is of: GPU hours where they compare, were logged and can be trusted."""
+    return _lead_amount(findings.comparisons, findings.clocks_compare)
+
+
+def _lead_amount(comparisons: Sequence[Comparison], clocks_compare: bool) -> Amount:
+    by_clock = clocks_compare and not any(c.equal_loss.by_clock_alone for c in comparisons)
+    every = [one for one in _IN_ORDER if by_clock or one not in (GPU_HOURS, WALL_CLOCK)]
+    told = [one for one in every if any(one.ratio(c.equal_loss).value for c in comparisons)]
+    return next(iter(told), STEPS)
+
+
+def arrow_text(equal: EqualLoss, amount: Amount) -> str:
+    """As ``1.35× fewer GPU hours``, and on a second line what has to stand beside it."""
+    found = amount.ratio(equal)
+    if found.value is None:
+        return ""
+    first = _times(found.value, amount)
+    if not equal.shows(found):
+        first = f"{amount.label}: {formats.ratio(found.value)}"
+    beside = remark(found, 1, *marks(equal))
+    return f"{first}\n{beside}" if beside else first
+
+
+def marks(equal: EqualLoss) -> list[str]:
+    """What has to stand beside every figure of the baseline, whatever the figure is."""
+    told = {
+        EXTRAPOLATED: equal.extrapolated,
+        ROUGH: equal.rough,
+        AT_LEAST: equal.at_least,
+        UNLIKE: bool(equal.unlike),
+    }
+    return [word for word, stands in told.items() if stands]
+
+
+def remark(interval: Interval, nothing: float, *others: str) -> str:
+    """What has to stand beside a figure.
+
+    Args:
+        interval: the figure.
+        nothing: what it is where the sides do not differ: 1 of a ratio, 0 of a difference.
+        others: further words that stand there, such as those of `marks`.
+    """
+    if interval.value is None:
+        return ""
+    return ", ".join([*([NO_DIFFERENCE] if interval.holds(nothing) else []), *others])
+
+
+def _times(value: float, amount: Amount) -> str:
+    if value >= 1:
+        return f"{formats.ratio(value)} {amount.less} {amount.label}"
+    return f"{formats.ratio(1 / value)} more {amount.label}"
+
+
+def _equal_loss(comparison: Comparison, amount: Amount) -> str:
+    equal = comparison.equal_loss
+    if equal.loss.value is None:
+        return f"There is no comparison yet: {_why_nothing(comparison)}."
+    level = f"a held-out loss of {formats.loss(equal.loss.value)}"
+    found = amount.ratio(equal)
+    if found.value is None and equal.reached and equal.step_ratio.value is None:
+        return f"The baseline had {level}, which TST ended at, by its first evaluation."
+    if found.value is None:
+        return f"The baseline did not get to {level}, which TST ended at."
+    if equal.unlike:
+        return f"No saving is claimed at {level}, as {equal.unlike}."
+    beside = [_interval(comparison, formats.ratio_range(found)), equal.where]
+    if equal.extrapolated:
+        beside += [f"{EXTRAPOLATED}, as the baseline did not get there"]
+    if equal.rough:
+        beside += [f"{ROUGH}, as the learning rate decays all along"]
+    if comparison.one_seed:
+        beside += [ONE_SEED]
+    if equal.at_least and not found.holds(1):
+        return (
+            f"TST got to {level} with {AT_LEAST} {_times(found.value, amount)} than the baseline, "
+            f"whose longest run did not get there (ratio {_number(found)}, {'; '.join(beside)})."
+        )
+    if found.holds(1):
+        what = f"{_capital(NO_DIFFERENCE)} in {amount.label} to {level}: "
+        return f"{what}the baseline's over TST's is {_number(found)} ({'; '.join(beside)})."
+    what = f"TST got to {level} with {_times(found.value, amount)} than the baseline"
+    return f"{what} (ratio {_number(found)}, {'; '.join(beside)})."
+
+
+def _why_nothing(comparison: Comparison) -> str:
+    """Which side has no held-out loss at its end, and why."""
+    sides = (("the baseline", comparison.baseline), ("TST", (comparison.tst,)))
+    told = []
+    for side, groups in sides:
+        runs = [run for found in groups for run in found.runs]
+        ends = [run for run in runs if diverged(run)]
+        if any(map(runs_used, groups)):
+            continue
+        if ends:
+            told.append(
+                f"{side} diverged, its held-out loss is not finite at step "
+                f"{ends[0].curve.steps[-1]:,.0f}"
+            )
+        elif any(map(is_untrained, runs)):
+            told.append(f"{side} has no held-out loss after step 0")
+        else:
+            told.append(f"{side} has no held-out loss")
+    return "; ".join(told) or "a side has no held-out loss"
+
+
+def _equal_flops(comparison: Comparison) -> str:
+    found = comparison.equal_flops.loss_difference
+    if found.value is None:
+        return ""
+    where = "At equal FLOPs" if comparison.equal_flops.at_end else "At the largest equal FLOPs"
+    if comparison.equal_flops.unlike:
+        return f"{where} nothing is claimed, as {comparison.equal_flops.unlike}."
+    ends = _interval(comparison, formats.difference_range(found))
+    if comparison.one_seed:
+        ends += f"; {ONE_SEED}"
+    interval = f"{formats.signed(found.value)} nats, {ends}"
+    if found.holds(0):
+        return f"{where} there is {NO_DIFFERENCE} in the held-out loss ({interval})."
+    side = "lower" if found.value < 0 else "higher"
+    return f"{where} TST's held-out loss is {side} ({interval})."
+
+
+def _interval(comparison: Comparison, ends: str) -> str:
+    rate = formats.percent(comparison.confidence)
+    return f"no {rate} interval" if ends == formats.NO_RANGE else f"{rate} interval {ends}"
+
+
+def _number(found: Interval) -> str:
+    return formats.ratio(found.value).removesuffix("×")
+
+
+def _capital(words: str) -> str:
+    return words[0].upper() + words[1:]
+
+
+def warnings(findings: Findings) -> list[str]:
+    """What has to be read before any figure: that the comparison was forced, and why."""
+    if not findings.reasons:
+        return []
+    return [f"Forced; without --force it is refused: {' '.join(findings.reasons)}"]
+
+
+def between(findings: Findings) -> str:
+    """Which two groups the headline is of; nothing where there is no comparison."""
+    if not findings.comparisons:
+        return ""
+    best = findings.comparisons[0]
+    others = len(findings.comparisons) - 1
+    first = f", the lowest of {others + 1} TST groups," if others else ""
+    return f"{best.tst.name}{first} against {best.baseline[0].name}"
+
+
+def first_sentences(findings: Findings) -> str:
+    """The headline; without a comparison, why there is none."""
+    if findings.comparisons:
+        return headline(findings.comparisons[0], findings.clocks_compare)
+    sides = (("the baseline", findings.baseline), ("TST", findings.tst))
+    missing = " or of ".join(name for name, groups in sides if not groups)
+    return f"There is no comparison yet: there is no run of {missing}."
+
+
+def notes(findings: Findings) -> list[str]:
+    """What a reader should know of the headline, each once."""
+    every = [*findings.notes]
+    for one in findings.comparisons[:1]:
+        every += [one.uncertainty, *one.notes]
+    if len(findings.comparisons) > 1:
+        every.append(
+            "The first TST group is the one that ended lowest: its interval is that of one group, "
+            "and does not know that it was chosen."
+        )
+    runs = [run for group in (*findings.baseline, *findings.tst) for run in group.runs]
+    every += [f"{run.name}: {note}" for run in runs for note in run.notes]
+    return list(dict.fromkeys(every))
+
+
+def notes_of_others(findings: Findings) -> list[str]:
+    """What a reader should know of the other TST groups besides, with their names."""
+    first = notes(findings)
+    return [
+        f"{one.tst.name}: {note}"
+        for one in findings.comparisons[1:]
+        for note in dict.fromkeys([one.uncertainty, *one.notes])
+        if note not in first
+    ]

@@ -1,0 +1,285 @@
+"""The tables of a comparison as text cells, for the page and the terminal alike.
+
+The one idea: a row holds a figure with everything that has to stand beside it, so no reader of one
+row can miss that it is extrapolated or that no difference is shown.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from tst_megatron.analysis.compare.charts.amounts import (
+    DATA_TOKENS,
+    FLOPS,
+    GPU_HOURS,
+    STEPS,
+    WALL_CLOCK,
+    Amount,
+)
+from tst_megatron.analysis.compare.findings import Findings
+from tst_megatron.analysis.compare.group_curve import runs_used
+from tst_megatron.analysis.compare.result import (
+    BASELINE_FINAL,
+    BEFORE_DECAY,
+    TST_FINAL,
+    Comparison,
+    EqualLoss,
+)
+from tst_megatron.analysis.compare.sentences import (
+    OTHER_HARDWARE,
+    UNLIKE,
+    lead_amount,
+    marks,
+    remark,
+)
+from tst_megatron.analysis.compare.settings import compare_settings
+from tst_megatron.report import formats
+from tst_megatron.runs.run import Group, Run
+from tst_megatron.statistics.interval import Array, Interval
+
+_FOLDERS_ABOVE = re.compile(r"(?<!\S)/(?:[^\s/,]+/)+(?=[^\s/,]+/[^\s/,]+)")
+_SHOWN = (
+    (STEPS, formats.count),
+    (FLOPS, formats.flops),
+    (WALL_CLOCK, formats.duration),
+    (GPU_HOURS, formats.amount),
+    (DATA_TOKENS, formats.count),
+)
+
+_LEVELS = {
+    TST_FINAL: "TST's final loss",
+    BASELINE_FINAL: "the baseline's final loss",
+    BEFORE_DECAY: "TST's loss before its decay",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text in cells.
+
+    Attributes:
+        title: what it shows.
+        columns: their heads; the first column is text, and so are those of `words`.
+        rows: as many cells each.
+        words: which columns besides the first hold words, not figures.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words: frozenset[int] = frozenset()
+
+    def is_text(self, column: int) -> bool:
+        """Whether a column, counted from 0, reads from the left."""
+        return column == 0 or column in self.words
+
+
+def tables_of(findings: Findings) -> list[Table]:
+    """Every table of a report but for the settings: the best TST group's, then all groups'."""
+    if not findings.comparisons:
+        return [runs_table(findings)]
+    best = findings.comparisons[0]
+    return [
+        *_equal_loss_tables(best, findings),
+        loss_table(best),
+        *([groups_table(findings)] if len(findings.comparisons) > 1 else []),
+        runs_table(findings),
+    ]
+
+
+def _equal_loss_tables(comparison: Comparison, findings: Findings) -> Iterator[Table]:
+    first, other = comparison.equal_loss, comparison.equal_loss_at_baseline
+    # Where nothing else can be told, the headline is the one at the baseline's.
+    for equal in (first, comparison.equal_loss_along, None if first == other else other):
+        if equal is not None and equal.loss.value is not None:
+            yield equal_loss_table(equal, comparison.confidence, findings)
+
+
+def equal_loss_table(equal: EqualLoss, confidence: float, findings: Findings) -> Table:
+    """What both sides needed to get to a loss."""
+    words = [_LEVELS[equal.level], equal.where, *marks(equal)]
+    if equal.step_ratio.value is None:
+        unseen = "reached by the baseline before its first evaluation"
+        words.append(unseen if equal.reached else "not reached by the baseline")
+    hours = [] if findings.clocks_compare else [OTHER_HARDWARE]
+    rows = [
+        _needed_row(equal, amount, show, hours if amount in (WALL_CLOCK, GPU_HOURS) else [])
+        for amount, show in _SHOWN
+    ]
+    prices = findings.prices
+    rows += [
+        _priced_row(equal, label, price, hours)
+        for label, price in (("Energy, kWh", prices.energy_kwh), ("Cost", prices.cost))
+    ]
+    return Table(
+        f"At equal loss {formats.loss(equal.loss.value)}: {', '.join(words)} "
+        f"(intervals: {formats.percent(confidence)})",
+        ("", "baseline", "TST", "ratio", "interval", ""),
+        tuple(row for row in rows if set(row[1:3]) != {formats.UNKNOWN}),
+        frozenset({5}),
+    )
+
+
+def loss_table(comparison: Comparison) -> Table:
+    """The loss differences at equal FLOPs and at equal data."""
+    flops, data = comparison.equal_flops, comparison.equal_data
+    end = " (end)" if flops.at_end else ""
+    rows = (
+        ("Equal FLOPs", flops, f"{formats.flops(flops.flops)}{end}"),
+        ("Equal data", data, formats.count(data.data_tokens)),
+    )
+    return Table(
+        "Held-out loss, TST − baseline, nats a token: below 0, TST is ahead "
+        f"(intervals: {formats.percent(comparison.confidence)})",
+        ("", "difference", "interval", "at", ""),
+        tuple(
+            (
+                label,
+                formats.signed(found.loss_difference.value),
+                formats.difference_range(found.loss_difference),
+                place,
+                remark(found.loss_difference, 0, *([UNLIKE] if found.unlike else [])),
+            )
+            for label, found, place in rows
+        ),
+        frozenset({3, 4}),
+    )
+
+
+def groups_table(findings: Findings) -> Table:
+    """Every TST group in a row."""
+    amount = lead_amount(findings)
+    rows = []
+    for one in findings.comparisons:
+        found, difference = amount.ratio(one.equal_loss), one.equal_flops.loss_difference
+        rows.append(
+            (
+                one.tst.name,
+                formats.loss(final_loss(one.tst)),
+                formats.signed(difference.value),
+                formats.ratio(found.value),
+                formats.ratio_range(found),
+                remark(found, 1, *marks(one.equal_loss)),
+            )
+        )
+    return Table(
+        f"Every TST group, the lowest final loss first (ratio: of {amount.label})",
+        ("TST group", "loss", "equal FLOPs", "ratio", "interval", ""),
+        tuple(rows),
+        frozenset({5}),
+    )
+
+
+def runs_table(findings: Findings) -> Table:
+    """Every run in a row: what it took, and where it ended."""
+    rows = [
+        (run.name, *_used(run))
+        for group in (*findings.baseline, *findings.tst)
+        for run in group.runs
+    ]
+    return Table(
+        "Runs",
+        ("run", "seed", "steps", "tokens", "GPU hours", "other time", "final loss"),
+        tuple(rows),
+    )
+
+
+def settings_tables(findings: Findings) -> list[Table]:
+    """What a run of the baseline and one of the best TST group share, and where they differ."""
+    sides = (findings.baseline, findings.tst)
+    baseline, tst = (groups[0].runs[0] if groups else None for groups in sides)
+    found = compare_settings(baseline, tst)
+    names = [run.name for run in (baseline, tst) if run is not None]
+    return [
+        Table(
+            f"Settings that differ: {' and '.join(names)}",
+            ("setting", "baseline", "TST"),
+            tuple(tuple(map(_short, row)) for row in found.differing) or (("none", "", ""),),
+            frozenset({1, 2}),
+        ),
+        Table(
+            "The main settings they share",
+            ("setting", ""),
+            tuple(tuple(map(_short, row)) for row in found.shared),
+            frozenset({1}),
+        ),
+    ]
+
+
+def final_loss(group: Group) -> float | None:
+    """Mean of the last held-out losses of the runs that stand for a group; None without one."""
+    ends = [loss for run in runs_used(group) if (loss := final(run)) is not None]
+    return float(np.mean(ends)) if ends else None
+
+
+def final(run: Run) -> float | None:
+    """The last held-out loss of a run; None without one, or where it is not a number."""
+    return last(run.curve.losses[-1:])
+
+
+def last(values: Array) -> float | None:
+    """The last of a run's values that is a number."""
+    known = values[np.isfinite(values)]
+    return float(known[-1]) if known.size else None
+
+
+def latest(run: Run, field: str) -> float | None:
+    """How much of something a run had used when it last told."""
+    ends = [last(getattr(run.curve, field)), last(getattr(run.steps, field))]
+    known = [end for end in ends if end is not None]
+    return max(known, default=None)
+
+
+def share_of_other_time(run: Run) -> float | None:
+    """Seconds of everything but computation over all seconds; None where they were not logged."""
+    compute, other = np.nansum(run.steps.compute_s), np.nansum(run.steps.other_s)
+    return float(other / (compute + other)) if compute + other > 0 else None
+
+
+def _used(run: Run) -> tuple[str, ...]:
+    share = share_of_other_time(run)
+    seed = run.header.get("seed")
+    loss, error = final(run), last(run.curve.stderrs[-1:])
+    return (
+        formats.UNKNOWN if seed is None else str(seed),
+        formats.count(latest(run, "steps")),
+        formats.count(latest(run, "data_tokens")),
+        formats.amount(latest(run, "gpu_hours")),
+        formats.UNKNOWN if share is None else f"{share:.1%}",
+        formats.loss(loss) + ("" if None in (loss, error) else f" ± {error:.3f}"),
+    )
+
+
+def _short(cell: str) -> str:
+    """A path's last two parts: where a machine keeps its files is nothing to a reader."""
+    return _FOLDERS_ABOVE.sub("…/", cell)
+
+
+def _needed_row(
+    equal: EqualLoss, amount: Amount, show: Callable[[float | None], str], beside: list[str]
+) -> tuple[str, ...]:
+    baseline, tst = (show(needed) for needed in amount.needed(equal))
+    label = f"{amount.label[0].upper()}{amount.label[1:]}"
+    return _row(label, (baseline, tst), amount.ratio(equal), [*marks(equal), *beside])
+
+
+def _priced_row(
+    equal: EqualLoss, label: str, price: Callable[[Interval], Interval], beside: list[str]
+) -> tuple[str, ...]:
+    both = (price(side.gpu_hours).value for side in (equal.baseline, equal.tst))
+    baseline, tst = (formats.amount(priced) for priced in both)
+    return _row(label, (baseline, tst), equal.gpu_hours_ratio, [*marks(equal), *beside])
+
+
+def _row(
+    label: str, needed: tuple[str, str], found: Interval, beside: list[str]
+) -> tuple[str, ...]:
+    return (
+        label,
+        *needed,
+        formats.ratio(found.value),
+        formats.ratio_range(found),
+        remark(found, 1, *beside),
+    )

@@ -1,0 +1,106 @@
+"""Ids as text for the eye: whole documents, and single tokens as they stand in a text.
+
+The one idea: what a library makes of one token alone is not what the token adds to a text (a space
+before a word, bytes of a character), so single tokens are asked for with that in mind.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tst_megatron.corpora.manifest import TokenizerRecord, megatron_flags
+from tst_megatron.corpora.tokenizers.description import TokenizerDescription, describe
+from tst_megatron.errors import UserError
+
+_SPACE = "▁"  # As SentencePiece writes it in pieces.
+
+
+class TokenText:
+    """Ids as text.
+
+    Args:
+        description: the tokenizer; None where it is not known, so that ids are shown as numbers.
+
+    Attributes:
+        is_known: whether ids become text.
+    """
+
+    def __init__(self, description: TokenizerDescription | None) -> None:
+        self._description = description
+        self.is_known = description is not None and description.library is not None
+        self._piece = _piece_of(description)
+
+    def document(self, ids: Sequence[int]) -> str:
+        """The text of many ids, as the library has it; numbers with spaces between without one.
+
+        Control characters but tabs and ends of lines are escaped: they are not the terminal's.
+        """
+        if self._description is None or not self.is_known:
+            return " ".join(map(str, ids))
+        library, known = self._description.library, self._description.vocab_size
+        if any(not 0 <= one < known for one in ids):
+            return "".join(map(self.piece, ids))
+        text = (
+            library.decode(list(ids), skip_special_tokens=False)
+            if self._description.kind == "huggingface"
+            else library.decode(list(ids))
+        )
+        return "".join(c if c in "\t\n" else _visible(c) for c in text)
+
+    def piece(self, one: int) -> str:
+        """What one id adds to a text; ends of lines and all that cannot be printed are escaped."""
+        if self._description is not None and not 0 <= one < self._description.vocab_size:
+            return f"<id {one}>"
+        return "".join(map(_visible, self._piece(one)))
+
+
+def recorded_tokenizer(prefix: Path, record: TokenizerRecord) -> TokenizerDescription:
+    """The tokenizer of a corpus, from the folder beside it.
+
+    Raises:
+        UserError: it is not there, or is another one.
+    """
+    flags = megatron_flags(prefix, record)
+    value = dict(zip(flags[::2], flags[1::2], strict=False)).get
+    spec = value("--tokenizer-model") or f"null:{record.vocab_size}:eod={record.eod}"
+    if record.kind == "tiktoken":
+        spec += (
+            f"?pattern={value('--tiktoken-pattern')}"
+            f"&num_special_tokens={value('--tiktoken-num-special-tokens')}"
+            f"&vocab_size={value('--vocab-size')}"
+        )
+    description = describe(spec)
+    if description.sha256 != record.sha256:
+        raise UserError(
+            f"the tokenizer {spec} is not the one that {prefix} was indexed with: put that one "
+            "back, or name it with --tokenizer"
+        )
+    return description
+
+
+def _visible(character: str) -> str:
+    if character.isprintable():
+        return character
+    return character.encode("unicode_escape").decode()
+
+
+def _piece_of(description: TokenizerDescription | None) -> Callable[[int], str]:
+    if description is None or description.library is None:
+        return str
+    library = description.library
+    if description.kind == "tiktoken":
+        return lambda one: _text(library.decode_single_token_bytes(one))
+    if description.kind == "sentencepiece":
+        return lambda one: (
+            _text(bytes([int(library.id_to_piece(one)[3:-1], 16)]))
+            if library.is_byte(one)
+            else library.id_to_piece(one).replace(_SPACE, " ")
+        )
+    # Decoders join tokens by rules of their own: what a token adds shows after another one.
+    before = library.encode("a", add_special_tokens=False).ids[:1]
+    start = library.decode(before, skip_special_tokens=False)
+    return lambda one: library.decode([*before, one], skip_special_tokens=False).removeprefix(start)
+
+
+def _text(data: bytes) -> str:
+    """Bytes that are a part of a character are escaped."""
+    return data.decode(errors="backslashreplace")

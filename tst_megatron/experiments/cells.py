@@ -1,0 +1,177 @@
+"""Train many runs on one machine, a few at a time, so that it can be cut off at any point.
+
+The one idea: a run is its folder. What lies there says whether it is done; a run that is not goes
+on from its last checkpoint; and the same call, made again, does only what is left.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from tst_megatron.errors import UserError
+from tst_megatron.experiments.launch import Run, start_on_cpu, start_on_gpus
+from tst_megatron.experiments.progress import ProgressDisplay
+from tst_megatron.runs.ledger import LedgerError, read_ledger
+
+_POLL_S = 1.0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A run to be trained.
+
+    Attributes:
+        name: of its folder; a path of its own below the root.
+        flags: the command line after ``pretrain``, without what `train_cells` gives: where it
+            saves, loads and logs.
+        num_steps: of the whole run.
+    """
+
+    name: str
+    flags: tuple[str, ...]
+    num_steps: int
+
+
+def ledger_of(root: Path, cell: Cell) -> Path:
+    """The cell's ledger."""
+    return root / cell.name / "ledger.jsonl"
+
+
+def is_done(root: Path, cell: Cell) -> bool:
+    """Whether the cell has its last validation and its last checkpoint.
+
+    Raises:
+        UserError: it has the checkpoint, and its ledger cannot be read.
+    """
+    saved = root / cell.name / "checkpoints" / "latest_checkpointed_iteration.txt"
+    try:
+        last_saved = saved.read_text().strip()
+    except OSError:
+        return False
+    if last_saved != str(cell.num_steps):
+        return False
+    validations = read_ledger(ledger_of(root, cell)).validations
+    return bool(validations) and bool(validations[-1]["step"] >= cell.num_steps)
+
+
+def train_cells(
+    root: Path,
+    cells: Sequence[Cell],
+    jobs: int,
+    console: Console,
+    when_done: Callable[[Cell], None] = lambda cell: None,
+    nproc_per_node: int = 1,
+    on_gpus: bool = False,
+    may_start: Callable[[Cell, Sequence[Cell]], bool] = lambda cell, running: True,
+    when_failed: Callable[[Cell, str], None] | None = None,
+) -> bool:
+    """Train the cells that are not done, in their order, `jobs` at a time.
+
+    Args:
+        root: the cells' folders lie in here.
+        cells: with names that differ.
+        jobs: runs at once.
+        console: where progress goes.
+        when_done: is called with each cell as it ends.
+        nproc_per_node: processes of a run, a core or a GPU each.
+        on_gpus: train on this machine's GPUs, which are enough for all jobs, not on its CPU.
+        may_start: is asked before each start, with the cells that are running; where it says no it
+            is asked again when one of these has ended, and with none of them the rest is left out.
+        when_failed: is called with a cell that failed, and why, and the others go on. Without it,
+            and where the run failed before its first step, all end: others would fail likewise.
+
+    Returns:
+        True if no more is to be done; False if the user cut it short, after the runs have saved.
+
+    Raises:
+        UserError: a run failed, or another process is training it; the others have saved and ended.
+    """
+    waiting = [cell for cell in cells if not is_done(root, cell)]
+    if len(waiting) < len(cells):
+        done = len(cells) - len(waiting)
+        console.print(f"{done} of {len(cells)} runs are done already.", highlight=False)
+    # By its place, with GPUs of its own.
+    running: dict[int, tuple[Cell, Run]] = {}
+
+    def may_go_on() -> bool:
+        return may_start(waiting[0], [cell for cell, _ in running.values()])
+
+    try:
+        with ProgressDisplay(console) as display:
+            while waiting or running:
+                while waiting and len(running) < jobs and may_go_on():
+                    cell = waiting.pop(0)
+                    place = min(set(range(jobs)) - set(running))
+                    first = place * nproc_per_node
+                    gpus = range(first, first + nproc_per_node) if on_gpus else None
+                    running[place] = cell, _start(root, cell, nproc_per_node, gpus)
+                    display.add(cell.name, ledger_of(root, cell), cell.num_steps)
+                if not running:
+                    break
+                display.wait(lambda: any(_has_ended(run) for _, run in running.values()), _POLL_S)
+                for place in [at for at, (_, run) in running.items() if _has_ended(run)]:
+                    cell, run = running.pop(place)
+                    display.end(cell.name)
+                    _tell(root, cell, run, when_done, when_failed)
+    except KeyboardInterrupt:
+        console.print("Stopping: the runs are saving a checkpoint.", highlight=False)
+        return False
+    finally:
+        _stop([run for _, run in running.values()])
+    return True
+
+
+def _tell(
+    root: Path,
+    cell: Cell,
+    run: Run,
+    when_done: Callable[[Cell], None],
+    when_failed: Callable[[Cell, str], None] | None,
+) -> None:
+    """What has become of a run that has ended."""
+    # One that broke after its last checkpoint has done its work.
+    if run.process.returncode == 0 or is_done(root, cell):
+        when_done(cell)
+    elif when_failed is not None and _has_trained(root, cell):
+        when_failed(cell, run.error())
+    else:
+        raise UserError(f"the {cell.name} run failed: {run.error()}")
+
+
+def _stop(runs: Sequence[Run]) -> None:
+    """Let runs save and end; at once, where the user asks again."""
+    try:
+        for run in runs:
+            run.ask_to_stop()
+        for run in runs:
+            run.end()
+    except KeyboardInterrupt:
+        for run in runs:
+            run.end(timeout_s=0.0)
+
+
+def _start(root: Path, cell: Cell, num_processes: int, gpus: Sequence[int] | None) -> Run:
+    folder = root / cell.name
+    own = (
+        f"--save={folder / 'checkpoints'}",
+        f"--load={folder / 'checkpoints'}",
+        f"--tensorboard-dir={folder / 'tensorboard'}",
+        f"--tst-ledger={ledger_of(root, cell)}",
+    )
+    flags, log = [*cell.flags, *own], folder / "log.txt"
+    if gpus is None:
+        return start_on_cpu(flags, log, num_processes)
+    return start_on_gpus(flags, log, gpus)
+
+
+def _has_ended(run: Run) -> bool:
+    return run.process.poll() is not None
+
+
+def _has_trained(root: Path, cell: Cell) -> bool:
+    try:
+        return bool(read_ledger(ledger_of(root, cell)).steps)
+    except LedgerError:
+        return False

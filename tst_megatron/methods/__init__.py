@@ -1,0 +1,1 @@
+"""Ways to train for less, a folder each."""

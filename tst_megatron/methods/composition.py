@@ -1,0 +1,137 @@
+"""Several methods in one run, in the order of the registry.
+
+The one idea: what one method gives is what the next is given, so none needs to know of another;
+what can be made by one alone, such as the training data, is made by one or refused.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from tst_megatron.methods.events import Listener
+from tst_megatron.methods.method import Evaluation, Run
+from tst_megatron.runs.stages import Stage, merged
+
+
+class Composed(Run):
+    """Runs of several methods as one.
+
+    Args:
+        runs: in the order in which they are applied; two at least.
+
+    Raises:
+        ValueError: two of them make the training data, or say what text it is made of.
+    """
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        makers = [run.name for run in runs if run.makes_training_data]
+        if len(makers) > 1:
+            raise ValueError(f"{' and '.join(makers)} each make the training data")
+        self._runs = tuple(runs)
+        self.name = ", ".join(run.name for run in runs)
+
+    @property
+    def parts(self) -> tuple[Run, ...]:
+        """They, in their order."""
+        return self._runs
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Cut wherever one of the methods cuts."""
+        return merged([run.stages for run in self._runs])
+
+    def stages_of(self, train_iters: int) -> tuple[Stage, ...]:
+        """Likewise."""
+        return merged([run.stages_of(train_iters) for run in self._runs])
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """By method."""
+        return {run.name: run.facts for run in self._runs}
+
+    def check(self, args: argparse.Namespace) -> None:
+        """Every method's."""
+        for run in self._runs:
+            run.check(args)
+
+    def text(self, train_iters: int, seq_length: int) -> Sequence[Any] | None:
+        """Of the method that makes the training data."""
+        found = (run.text(train_iters, seq_length) for run in self._runs)
+        return next((parts for parts in found if parts is not None), None)
+
+    def held_out_text(self, num_samples: int, seq_length: int) -> Any | None:
+        """Likewise."""
+        found = (run.held_out_text(num_samples, seq_length) for run in self._runs)
+        return next((part for part in found if part is not None), None)
+
+    def parents(self) -> Sequence[Any]:
+        """All that was spent."""
+        return tuple(parent for run in self._runs for parent in run.parents())
+
+    def configure_model(self, config: Any) -> Any:
+        """One after the other."""
+        for run in self._runs:
+            config = run.configure_model(config)
+        return config
+
+    def wrap_model(self, model: Any) -> Any:
+        """One after the other."""
+        for run in self._runs:
+            model = run.wrap_model(model)
+        return model
+
+    @property
+    def wraps_model(self) -> bool:
+        """Whether one does."""
+        return any(run.wraps_model for run in self._runs)
+
+    def load_checkpoint(self, load: Callable[..., Any]) -> Callable[..., Any]:
+        """One around the other."""
+        for run in self._runs:
+            load = run.load_checkpoint(load)
+        return load
+
+    def goes_on_from(self, step: int) -> None:
+        """Every method's."""
+        for run in self._runs:
+            run.goes_on_from(step)
+
+    @property
+    def makes_training_data(self) -> bool:
+        """Whether one does."""
+        return any(run.makes_training_data for run in self._runs)
+
+    def training_data(self, config: Any, is_built_on_rank: Callable[[], bool]) -> Any:
+        """Of the one that makes it."""
+        maker = next(run for run in self._runs if run.makes_training_data)
+        return maker.training_data(config, is_built_on_rank)
+
+    def batch(
+        self,
+        stage: Stage,
+        args: argparse.Namespace,
+        data_iterator: Iterator[Any] | None,
+        vp_stage: int | None,
+        micro_batch_size: int,
+        ordinary: Callable[[], Any],
+    ) -> Any:
+        """One around the other."""
+        make = ordinary
+        for run in self._runs:
+            make = partial(run.batch, stage, args, data_iterator, vp_stage, micro_batch_size, make)
+        return make()
+
+    def flops(self, args: argparse.Namespace, samples: int, ordinary: float) -> float:
+        """One after the other."""
+        for run in self._runs:
+            ordinary = run.flops(args, samples, ordinary)
+        return ordinary
+
+    def evaluations(self, stage: Stage) -> Sequence[Evaluation]:
+        """All of them."""
+        return tuple(one for run in self._runs for one in run.evaluations(stage))
+
+    def listeners(self, args: argparse.Namespace) -> Sequence[Listener]:
+        """All of them."""
+        return tuple(one for run in self._runs for one in run.listeners(args))

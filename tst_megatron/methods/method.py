@@ -1,0 +1,287 @@
+"""What a way to train for less may change in a run: the protocol of a method.
+
+The one idea: a `Method` reads its flags into a `Run`, and a `Run` is asked, at every place where a
+run can be changed, for its part. Every part is optional: this base changes nothing, so it is also
+`Ordinary`, which answers for a run without a method. The trainer, the planner and the comparison
+know this protocol and no method; nothing here needs Megatron or torch.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tst_megatron.methods.events import Listener
+from tst_megatron.runs.stages import Fact, Stage, ordinary_stage
+
+if TYPE_CHECKING:
+    from tst_megatron.methods.story import Story
+    from tst_megatron.methods.terms import Terms
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A further loss that is measured at every validation of a stage.
+
+    Attributes:
+        loss: its name.
+        stage: as which the samples are trained on; the forward step is told of it.
+        tokens_a_position: of its data; so many fewer samples are evaluated, as many data tokens.
+        dataset: makes the held-out data from Megatron's data configuration, the number of samples
+            (None for one pass over the split) and whether this rank reads any; None where not.
+    """
+
+    loss: str
+    stage: Stage
+    tokens_a_position: int
+    dataset: Callable[[Any, int | None, Callable[[], bool]], Any]
+
+
+class Run:
+    """A method at work in one run; this base changes nothing.
+
+    Attributes:
+        name: of the method.
+    """
+
+    name: str = ""
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """What the run goes through, as far as it is decided now; at least one."""
+        raise NotImplementedError
+
+    def stages_of(self, train_iters: int) -> tuple[Stage, ...]:
+        """The stages if the run had so many steps.
+
+        Raises:
+            UserError: it cannot have.
+        """
+        raise NotImplementedError
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """The settings that a ledger and a comparison show, as JSON's types."""
+        return {}
+
+    @property
+    def parts(self) -> tuple["Run", ...]:
+        """The runs of single methods that this is made of; none of an ordinary run."""
+        return (self,)
+
+    # Before any process group.
+
+    def check(self, args: argparse.Namespace) -> None:
+        """Check the run's validated arguments against what the method needs.
+
+        Raises:
+            UserError: they do not fit.
+        """
+
+    def check_with(self, others: Sequence["Run"]) -> None:
+        """Check the methods that the run has besides.
+
+        Raises:
+            UserError: they make no sense together.
+        """
+
+    def saved(self) -> Any:
+        """What a checkpoint remembers of the method, as JSON's types."""
+        return None
+
+    def resume(self, args: argparse.Namespace, before: Any, step: int) -> None:
+        """Go on from a checkpoint.
+
+        Args:
+            args: Megatron's validated arguments.
+            before: what `saved` gave when it was written; None if the method was not on.
+            step: that the run goes on from.
+
+        Raises:
+            UserError: it is not the same run.
+        """
+
+    def text(self, train_iters: int, seq_length: int) -> Sequence[Any] | None:
+        """What the method demands of the text: `tst_megatron.corpora.parts.TextPart`s.
+
+        Args:
+            train_iters: steps of the run.
+            seq_length: L.
+
+        Returns:
+            None where the run reads its text as any run does.
+
+        Raises:
+            UserError: the run cannot have so many steps.
+        """
+        return None
+
+    def held_out_text(self, num_samples: int, seq_length: int) -> Any | None:
+        """Likewise of the largest sample of validation, as one `TextPart`; None as above."""
+        return None
+
+    def parents(self) -> Sequence[Any]:
+        """What was spent before step 0: `tst_megatron.runs.parents.Parent`s."""
+        return ()
+
+    # In the trainer.
+
+    def configure_model(self, config: Any) -> Any:
+        """Change the model's configuration.
+
+        Args:
+            config: Megatron's ``GPTModelConfig`` or ``HybridModelConfig``.
+        """
+        return config
+
+    def wrap_model(self, model: Any) -> Any:
+        """Change a pipeline stage of the model that Megatron has built."""
+        return model
+
+    @property
+    def wraps_model(self) -> bool:
+        """Whether `wrap_model` does anything; where none does, Megatron's own builder is used."""
+        return type(self).wrap_model is not Run.wrap_model
+
+    def load_checkpoint(self, load: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap Megatron's ``load_checkpoint``; what it is given is what is called."""
+        return load
+
+    def goes_on_from(self, step: int) -> None:
+        """A checkpoint has been loaded, or a restart in this process has gone back to one."""
+
+    @property
+    def makes_training_data(self) -> bool:
+        """Whether `training_data` takes the place of Megatron's training data."""
+        return False
+
+    def training_data(self, config: Any, is_built_on_rank: Callable[[], bool]) -> Any:
+        """The training data, by global sample index; called on all ranks.
+
+        Args:
+            config: Megatron's ``GPTDatasetConfig``, with sequence_length = L.
+            is_built_on_rank: whether this rank reads data.
+
+        Returns:
+            None on ranks that read no data.
+        """
+        raise NotImplementedError
+
+    def batch(
+        self,
+        stage: Stage,
+        args: argparse.Namespace,
+        data_iterator: Iterator[Any] | None,
+        vp_stage: int | None,
+        micro_batch_size: int,
+        ordinary: Callable[[], Any],
+    ) -> Any:
+        """One micro-batch for this rank.
+
+        Args:
+            stage: of its samples.
+            args: Megatron's validated arguments.
+            data_iterator: yields the data set's dictionaries; used on tensor-parallel rank 0 only.
+            vp_stage: virtual pipeline stage, if the schedule is interleaved.
+            micro_batch_size: b, of training or of evaluation.
+            ordinary: makes the `tst_megatron.stock.batch.Batch` of a run without the method.
+        """
+        return ordinary()
+
+    def flops(self, args: argparse.Namespace, samples: int, ordinary: float) -> float:
+        """Floating-point operations of samples of a step.
+
+        Args:
+            args: Megatron's validated arguments.
+            samples: sequences.
+            ordinary: as Megatron, or the method before, counts them.
+        """
+        return ordinary
+
+    def evaluations(self, stage: Stage) -> Sequence[Evaluation]:
+        """Further losses to measure at a validation in a stage."""
+        return ()
+
+    def listeners(self, args: argparse.Namespace) -> Sequence[Listener]:
+        """Who of the method is told of events; called once a run."""
+        return ()
+
+
+class Ordinary(Run):
+    """A run without a method.
+
+    Args:
+        samples_of_steps: samples consumed in the first n steps.
+        train_iters: steps of the run.
+    """
+
+    def __init__(self, samples_of_steps: Callable[[int], int], train_iters: int) -> None:
+        self._samples_of_steps = samples_of_steps
+        self._train_iters = train_iters
+
+    @property
+    def parts(self) -> tuple[Run, ...]:
+        """None."""
+        return ()
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """One."""
+        return self.stages_of(self._train_iters)
+
+    def stages_of(self, train_iters: int) -> tuple[Stage, ...]:
+        """One."""
+        return (ordinary_stage(self._samples_of_steps(train_iters)),)
+
+
+class Method:
+    """A way to train for less.
+
+    Attributes:
+        name: as folder, ledger and messages have it.
+        flag_prefix: of its flags, such as ``tst``.
+    """
+
+    name: ClassVar[str]
+    flag_prefix: ClassVar[str]
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the method's flags to a parser, Megatron's or a smaller one."""
+
+    def check(self, args: argparse.Namespace) -> None:
+        """Check the method's flags that need nothing but the command line.
+
+        Raises:
+            UserError: a value is out of range, or flags contradict one another.
+        """
+
+    def is_on(self, args: argparse.Namespace) -> bool:
+        """Whether the flags ask for the method at all."""
+        raise NotImplementedError
+
+    def run(self, args: argparse.Namespace) -> Run:
+        """The method at work, from checked arguments of a run that asks for it.
+
+        Raises:
+            UserError: the run cannot have it.
+        """
+        raise NotImplementedError
+
+    def remembered(self, saved: argparse.Namespace) -> Any:
+        """What `Run.saved` gave, in the arguments that a checkpoint carries; None if nothing."""
+        return (getattr(saved, "methods", None) or {}).get(self.name)
+
+    def terms(self) -> "Terms":
+        """What the method adds to a plan."""
+        from tst_megatron.methods.terms import Terms
+
+        return Terms()
+
+    def story(self) -> "Story":
+        """How the method is told in a comparison."""
+        from tst_megatron.methods.story import Story
+
+        return Story()
+
+
+__all__ = ["Evaluation", "Fact", "Method", "Ordinary", "Run", "Stage"]

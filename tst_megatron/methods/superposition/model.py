@@ -1,0 +1,191 @@
+"""Megatron's models with superposition in them.
+
+The one idea: a superposed model *is* the stock model, with the same modules, parameters, random
+numbers and checkpoint. Two methods differ, the embedding's look-up and the loss, and both look at
+nothing but the rank of the tensor they are given: ``[b, L]`` are tokens, ``[b, L, s]`` are bags.
+What the heads of multi-token prediction need beside them is in `multi_token_prediction`.
+"""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from megatron.core.models.gpt import GPTModel
+from megatron.core.models.hybrid.hybrid_model import HybridModel
+from torch import Tensor
+
+from tst_megatron.methods.superposition.bags import EMPTY, bag_weights
+from tst_megatron.methods.superposition.embedding import SuperposedVocabParallelEmbedding
+from tst_megatron.methods.superposition.loss import OBJECTIVES, multi_hot_cross_entropy
+from tst_megatron.methods.superposition.multi_token_prediction import let_heads_predict_bags
+
+
+@dataclass(frozen=True)
+class BagObjective:
+    """What a target bag is scored by: the names of `bag_weights` and of the objective.
+
+    Raises:
+        ValueError: a name is unknown, or weights are given for ``mce-alt``.
+    """
+
+    weights: str = "uniform"
+    objective: str = "mce"
+
+    def __post_init__(self) -> None:
+        bag_weights(self.weights, 1)
+        if self.objective not in OBJECTIVES:
+            raise ValueError(
+                f"objective {self.objective!r} is unknown: use one of {', '.join(OBJECTIVES)}"
+            )
+        if self.objective == "mce-alt" and self.weights != "uniform":
+            raise ValueError("objective 'mce-alt' takes no weights: leave them out or use 'mce'")
+
+
+class SuperpositionMixin:
+    """Bags for a Megatron language model; put before the model class in the bases.
+
+    Args:
+        bag_objective: how a target bag is scored.
+        has_empty_places: whether input bags may have `EMPTY` places, as those that end with their
+            document do. Target bags always may. The other arguments are the model's own.
+    """
+
+    bag_objective: BagObjective
+    _weights_on_device: dict[tuple[int, torch.device], Tensor]
+
+    def __init__(
+        self,
+        *args: Any,
+        bag_objective: BagObjective = BagObjective(),
+        has_empty_places: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        _read_bags(self, bag_objective, has_empty_places)
+
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        position_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        decoder_input: Tensor | None = None,
+        labels: Tensor | None = None,
+        *args: Any,
+        loss_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """The model's own; without a mask, every position whose target bag holds a token counts.
+
+        Only the heads of multi-token prediction use the mask in here, and the one that Megatron
+        makes for them has the shape of the labels.
+
+        Args:
+            input_ids: ``[b, L]`` or ``[b, L, s]``, int64.
+            labels: ``[b, L]`` or ``[b, L, s]``, int64; without them the result is the logits.
+            loss_mask: ``[b, L]``.
+
+        Returns:
+            ``[b, L]``, float32, or the logits ``[b, L, V/tp]``; hidden states before the last
+            pipeline stage.
+        """
+        # As Megatron, which takes the heads' labels from the inputs where there are none.
+        targets = input_ids if labels is None else labels
+        if loss_mask is None and targets is not None and targets.dim() == 3:
+            loss_mask = (targets != EMPTY).any(dim=-1).float()
+        output = super().forward(  # type: ignore[misc]  # the model class's
+            input_ids,
+            position_ids,
+            attention_mask,
+            decoder_input,
+            labels,
+            *args,
+            loss_mask=loss_mask,
+            **kwargs,
+        )
+        return cast(Tensor, output)
+
+    def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
+        """Loss of every position; stock for single targets, multi-hot cross-entropy for bags.
+
+        With ``--cross-entropy-loss-fusion`` the loss of bags is compiled, and never runs otherwise.
+
+        Args:
+            labels: ``[b, L]``, or ``[b, L, s]`` where `EMPTY` places carry no weight. A bag of one
+                is a label of the stock loss: an empty one is token 0, as ``GPTDataset`` has it,
+                for the loss mask to take out.
+            logits: ``[L, b, V/tp]``; their memory is the gradient's, as in the stock loss.
+
+        Returns:
+            ``[b, L]``, float32.
+
+        Raises:
+            RuntimeError: the loss is to be compiled and cannot be.
+        """
+        if labels.dim() == 3 and labels.shape[-1] == 1:
+            labels = labels.squeeze(-1).clamp(min=0)
+        if labels.dim() == 2:
+            return super().compute_language_model_loss(labels, logits)  # type: ignore[misc]  # the model class's
+        weights = None
+        if self.bag_objective.objective == "mce":
+            weights = self._weights_of(labels.shape[-1], labels.device)
+        loss = multi_hot_cross_entropy(
+            logits,
+            labels.transpose(0, 1).contiguous(),
+            weights=weights,
+            tp_group=self.pg_collection.tp,  # type: ignore[attr-defined]  # the model class's
+            objective=self.bag_objective.objective,
+            compiled=self.config.cross_entropy_loss_fusion,  # type: ignore[attr-defined]  # the model class's
+        )
+        return loss.transpose(0, 1).contiguous()
+
+    def _weights_of(self, bag_size: int, device: torch.device) -> Tensor:
+        """``[s]``, float32, copied to the device once: a copy a step would stall a GPU's queue."""
+        key = (bag_size, device)
+        if key not in self._weights_on_device:
+            self._weights_on_device[key] = bag_weights(self.bag_objective.weights, bag_size).to(
+                device
+            )
+        return self._weights_on_device[key]
+
+
+class SuperposedGPTModel(SuperpositionMixin, GPTModel):
+    """``GPTModel`` that reads and predicts bags."""
+
+
+class SuperposedHybridModel(SuperpositionMixin, HybridModel):
+    """``HybridModel`` that reads and predicts bags."""
+
+
+def superpose(
+    model: GPTModel | HybridModel,
+    bag_objective: BagObjective = BagObjective(),
+    has_empty_places: bool = False,
+) -> "SuperposedGPTModel | SuperposedHybridModel":
+    """Turn a stock model into its superposed class, in place; arguments as `SuperpositionMixin`'s.
+
+    Megatron's builders name the model class they construct, so the class is changed afterwards:
+    parameters, initialisation and everything a builder decides stay exactly Megatron's.
+
+    Raises:
+        TypeError: the model is neither exactly a ``GPTModel`` nor a ``HybridModel``.
+    """
+    superposed_class = {GPTModel: SuperposedGPTModel, HybridModel: SuperposedHybridModel}.get(
+        type(model)
+    )
+    if superposed_class is None:
+        raise TypeError(f"{type(model).__name__} cannot be superposed: it is not a stock model")
+    model.__class__ = superposed_class
+    _read_bags(model, bag_objective, has_empty_places)
+    return model
+
+
+def _read_bags(model: Any, bag_objective: BagObjective, has_empty_places: bool) -> None:
+    model.bag_objective = bag_objective
+    model._weights_on_device = {}
+    # A pipeline stage without an embedding has none to change.
+    if hasattr(model, "embedding"):
+        # Not a new module: the parameters are made, and random numbers drawn, once.
+        model.embedding.word_embeddings.__class__ = SuperposedVocabParallelEmbedding
+        model.embedding.word_embeddings.has_empty_places = has_empty_places
+    if model.config.mtp_num_layers:
+        let_heads_predict_bags()

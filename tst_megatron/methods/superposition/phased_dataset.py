@@ -1,0 +1,296 @@
+"""The training data of a run with phases: one data set, indexed by Megatron's global sample number.
+
+The steps a sample takes:
+
+1. the schedule says which stage the sample index lies in, and the bag size there;
+2. every bag size has one data set of Megatron's own kind, over documents of its own, so that no
+   text is read in two phases; its samples are (L + 1)·s contiguous tokens;
+3. a superposed sample is cut into L + 1 bags; an ordinary one is Megatron's, untouched.
+
+Where bags end with their documents, the corpus is seen as bags from the start (`DocumentBags`), and
+Megatron's index makes samples of L + 1 of them.
+
+The one idea: a sample is a function of its index, so there is no state to save or restore.
+"""
+
+from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
+from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+from megatron.core.datasets.indexed_dataset import IndexedDataset
+from megatron.core.datasets.utils import Split
+from torch import Tensor
+
+from tst_megatron.corpora.parts import (
+    BagBoundary,
+    DocumentPart,
+    document_parts,
+    documents_of_part,
+    sample_tokens,
+)
+from tst_megatron.methods.superposition.bags import EMPTY, fold
+from tst_megatron.methods.superposition.document_bags import DocumentBags
+from tst_megatron.methods.superposition.schedule import BagSchedule
+
+BAGS = "bags"
+"""Key of a superposed sample: ``[L + 1, s]``, int64."""
+DOCUMENT_BOUNDARIES = "cu_seqlens"
+"""Megatron's key of where the documents among a sample's inputs begin and end: ``[L + 1]``, int32,
+filled up with L."""
+
+
+@dataclass
+class StageDatasetConfig(GPTDatasetConfig):
+    """A ``GPTDatasetConfig`` for one bag size of the schedule.
+
+    Attributes:
+        bag_size: s; the parent's ``sequence_length`` is (L + 1)·s − 1 tokens, or L bags where
+            bags end with their documents.
+        bag_boundary: ``any``, or ``document``.
+        document_part: which part of the split's documents.
+    """
+
+    bag_size: int = 1
+    bag_boundary: str = "any"
+    document_part: DocumentPart = field(default_factory=DocumentPart)
+
+
+class StageDataset(GPTDataset):
+    """``GPTDataset`` of one bag size, over its share of the documents.
+
+    ``__getitem__`` is the parent's where the configuration's bag size is 1.
+    """
+
+    config: StageDatasetConfig
+    _pad_token_id: Any
+
+    def __init__(
+        self,
+        indexed_dataset: IndexedDataset,
+        dataset_path: str | None,
+        indexed_indices: npt.NDArray[np.int32] | None,
+        num_samples: int | None,
+        index_split: Split,
+        config: StageDatasetConfig,
+    ) -> None:
+        # With --dataloader-fast-cache-load Megatron passes no documents: the cache has been built.
+        if indexed_indices is not None and index_split == Split.train:
+            indexed_indices = documents_of_part(
+                indexed_dataset.sequence_lengths,
+                indexed_indices,
+                config.document_part,
+                config.random_seed,
+            )
+        corpus: Any = indexed_dataset
+        counts_bags = config.bag_size > 1 and config.bag_boundary == "document"
+        if counts_bags:
+            corpus = DocumentBags(indexed_dataset, config.bag_size)
+        super().__init__(corpus, dataset_path, indexed_indices, num_samples, index_split, config)
+        self._padding_in_text: int | None = self._pad_token_id
+        if counts_bags:
+            # Megatron fills a split's last sample up with it.
+            self._pad_token_id = [EMPTY] * config.bag_size
+
+    @staticmethod
+    def _key_config_attributes() -> list[str]:
+        # Megatron names its cache files by these: two stages must not share one.
+        own = ["bag_size", "bag_boundary", "document_part"]
+        return [*GPTDataset._key_config_attributes(), *own]
+
+    def __getitem__(self, idx: int | None) -> dict[str, Tensor]:
+        """A sample: the parent's dictionary, or ``{"bags": [L + 1, s]}``, int64.
+
+        With inter-document masking, bags come with ``cu_seqlens``.
+        """
+        if self.config.bag_size == 1:
+            return super().__getitem__(idx)
+        text, _, lengths = self._query_document_sample_shuffle_indices(0 if idx is None else idx)
+        tokens = torch.from_numpy(text).flatten()
+        # Padding, of a batch's or a split's end, is no token. Some tokenizers have none.
+        if self._padding_in_text is not None:
+            tokens = tokens.masked_fill(tokens == self._padding_in_text, EMPTY)
+        if idx is None:
+            tokens = torch.full_like(tokens, EMPTY)
+        sample = {BAGS: fold(tokens, self.config.bag_size)}
+        if self.config.inter_document_masking:
+            boundaries = document_boundaries(lengths, self.config.sequence_length)
+            sample[DOCUMENT_BOUNDARIES] = boundaries
+        return sample
+
+
+def document_boundaries(lengths: list[int], seq_length: int) -> Tensor:
+    """Where the documents among a sample's inputs begin and end, as ``GPTDataset`` has it.
+
+    Args:
+        lengths: bags of every document in the sample; L + 1 together, or fewer where it is padded,
+            which goes to its last document.
+        seq_length: L.
+
+    Returns:
+        ``[L + 1]``, int32, filled up with L.
+    """
+    ends = torch.tensor([0, *lengths]).cumsum(dim=0).clamp_(max=seq_length)
+    ends[-1] = seq_length
+    ends = ends.unique_consecutive()
+    boundaries = torch.full((seq_length + 1,), seq_length, dtype=torch.int32)
+    boundaries[: len(ends)] = ends
+    return boundaries
+
+
+class PhasedDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
+    """The samples of a whole run, in the order of training.
+
+    Args:
+        schedule: bag size of every sample.
+        of_bag_size: a data set for every bag size in the schedule that has samples.
+        eod: the end-of-document token, where its loss is masked.
+    """
+
+    split = Split.train
+    """Megatron's loader reads this to tell training from validation batches."""
+
+    def __init__(
+        self, schedule: BagSchedule, of_bag_size: dict[int, Any], eod: int | None = None
+    ) -> None:
+        self.schedule = schedule
+        self.of_bag_size = of_bag_size
+        self.eod = eod
+
+    def __len__(self) -> int:
+        # One more than is trained on: Megatron's sampler refuses a data set with no sample left,
+        # and a finished run may be started again, to be validated.
+        return self.schedule.num_samples + 1
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """The sample of a global index; of a superposed stage of bag size 1 as bags of one."""
+        location = self.schedule.locate(index)
+        dataset = self.of_bag_size[location.bag_size]
+        # A blend without weights may hold fewer samples than a run with --tst-allow-repeats reads.
+        sample = dict(dataset[self.schedule.index_in_bag_size(location) % len(dataset)])
+        if location.bag_size == 1 and location.stage < len(self.schedule.superposed_stages):
+            return _as_bags_of_one(sample, self.eod)
+        return sample
+
+
+def _as_bags_of_one(sample: dict[str, Tensor], eod: int | None) -> dict[str, Tensor]:
+    """An ordinary sample as the superposed path reads it: bags ``[L + 1, 1]``.
+
+    Padding is no token. The loss may be masked after an end-of-document token, too; that is done
+    again from the bags.
+    """
+    is_padding = sample["loss_mask"] == 0
+    if eod is not None:
+        is_padding &= sample["tokens"] != eod
+    targets = sample["labels"].masked_fill(is_padding, EMPTY)
+    bags = {BAGS: torch.cat([sample["tokens"][:1], targets]).unsqueeze(-1)}
+    if DOCUMENT_BOUNDARIES in sample:
+        bags[DOCUMENT_BOUNDARIES] = sample[DOCUMENT_BOUNDARIES]
+    return bags
+
+
+def stage_config(
+    config: GPTDatasetConfig,
+    split: Split,
+    bag_size: int,
+    document_part: DocumentPart | None = None,
+    bag_boundary: BagBoundary | str = "any",
+) -> StageDatasetConfig:
+    """The run's data configuration for one split and one bag size.
+
+    Args:
+        config: the run's, with sequence_length = L.
+        bag_boundary: whether a bag ends with its document.
+    """
+    values = {
+        name: getattr(config, name)
+        for name, declared in GPTDatasetConfig.__dataclass_fields__.items()
+        if declared.init
+    }
+    if bag_boundary == "any":
+        values["sequence_length"] = sample_tokens(config.sequence_length, bag_size)
+    made = StageDatasetConfig(
+        **values,
+        bag_size=bag_size,
+        bag_boundary=bag_boundary,
+        document_part=document_part or DocumentPart(),
+    )
+    for other in Split:
+        if other != split:
+            made = without_split(made, other)
+    return made
+
+
+def without_split[Config: GPTDatasetConfig](config: Config, split: Split) -> Config:
+    """A copy of a data configuration that builds nothing for one split."""
+    config = copy(config)
+    if config.blend_per_split is not None:
+        config.blend_per_split = [
+            None if i == split.value else blend for i, blend in enumerate(config.blend_per_split)
+        ]
+    if config.split_matrix is not None:
+        config.split_matrix = [
+            None if i == split.value else bounds for i, bounds in enumerate(config.split_matrix)
+        ]
+    return config
+
+
+def build_phased_dataset(
+    schedule: BagSchedule,
+    config: GPTDatasetConfig,
+    is_built_on_rank: Callable[[], bool],
+    bag_boundary: BagBoundary | str = "any",
+) -> PhasedDataset | None:
+    """The training data of a run; must be called on all ranks, as Megatron's builder must.
+
+    Args:
+        schedule: bag size of every sample, as the data see it.
+        config: the run's data configuration, with sequence_length = L.
+        is_built_on_rank: whether this rank reads data.
+        bag_boundary: whether a bag ends with its document.
+
+    Returns:
+        None on ranks that read no data.
+    """
+    built: dict[int, Any] = {}
+    text = schedule.text
+    parts = document_parts(text, config.sequence_length, bag_boundary)
+    for bag_size, part in parts.items():
+        built[bag_size] = BlendedMegatronDatasetBuilder(
+            StageDataset,
+            [text.samples_of_bag_size(bag_size), 0, 0],
+            is_built_on_rank,
+            stage_config(config, Split.train, bag_size, part, bag_boundary),
+        ).build()[Split.train.value]
+    if any(dataset is None for dataset in built.values()):
+        return None
+    return PhasedDataset(schedule, built, config.tokenizer.eod if config.eod_mask_loss else None)
+
+
+def build_validation_dataset(
+    bag_size: int,
+    config: GPTDatasetConfig,
+    num_samples: int | None,
+    is_built_on_rank: Callable[[], bool],
+    bag_boundary: BagBoundary | str = "any",
+) -> Any:
+    """The validation split in bags, or with bag size 1 as Megatron has it.
+
+    Args:
+        num_samples: None for one pass over the split.
+        bag_boundary: whether a bag ends with its document.
+
+    Returns:
+        None on ranks that read no data.
+    """
+    return BlendedMegatronDatasetBuilder(
+        StageDataset,
+        [0, num_samples, 0],
+        is_built_on_rank,
+        stage_config(config, Split.valid, bag_size, bag_boundary=bag_boundary),
+    ).build()[Split.valid.value]

@@ -1,0 +1,1 @@
+"""Whole training recipes, their reader and their commands."""

@@ -1,0 +1,1 @@
+"""Commands of ``tst-megatron recipe``, a module each."""

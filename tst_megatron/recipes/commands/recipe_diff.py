@@ -1,0 +1,47 @@
+"""``tst-megatron recipe diff``: the flags in which two recipes differ."""
+
+import argparse
+
+from rich.text import Text
+
+from tst_megatron.recipes import recipe as recipes
+from tst_megatron.report.terminal import console, table
+
+EXAMPLES = """\
+examples:
+  tst-megatron recipe diff smollm3-3b-baseline smollm3-3b-tst
+  tst-megatron recipe diff moe-10b-a1b-tst+64xb200 moe-10b-a1b-tst+8xh100
+  tst-megatron recipe diff moe-10b-a1b-tst mine.yaml
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The two recipes."""
+    for name in ("first", "second"):
+        parser.add_argument(name, help="NAME[+LAYOUT][+PRECISION], or a .yaml file of your own")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Print the flags that differ, as each recipe has them.
+
+    Raises:
+        UserError: a recipe cannot be read.
+    """
+    one, other = (_words(name) for name in (args.first, args.second))
+    keys = [key for key in one | other if one.get(key) != other.get(key)]
+    out = console()
+    if not keys:
+        out.print(f"{args.first} and {args.second} have the same flags.", highlight=False)
+        return
+    differing = table("flag", args.first, args.second)
+    for key in keys:
+        differing.add_row(
+            *(Text(text) for text in (f"--{key}", one.get(key, "–"), other.get(key, "–")))
+        )
+    out.print(differing)
+
+
+def _words(name: str) -> dict[str, str]:
+    """Flags as they stand on a command line, with the text of their values."""
+    given = {key: recipes.flags({key: value}) for key, value in recipes.load(name).items()}
+    return {key: " ".join(words[1:]) or "given" for key, words in given.items() if words}

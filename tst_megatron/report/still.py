@@ -1,0 +1,232 @@
+"""A chart as a still picture: for paper, for a PNG, and for a page without JavaScript.
+
+Figures are made without pyplot, so nothing global changes.
+"""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from html import escape
+from typing import Any
+
+import matplotlib
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.container import Container
+from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
+
+from tst_megatron.report.chart import Arrow, Chart, Dot, Line, Rule
+
+_INK, _SOFT, _GRID = "#1f2328", "#59636e", "#e4e7eb"
+_BAND_OPACITY = 0.18
+_FAINT = 0.45
+# In inches: a picture, its axes with their labels, an entry of the legend, a title.
+_WIDTH, _AXES, _ENTRY, _TITLE = 6.4, 3.8, 0.2, 0.4
+# In points: the legend under the axes, whose labels it leaves room for.
+_LEGEND_BELOW, _POINTS_AN_INCH = 36.0, 72.0
+_PNG_DPI = 130
+_DASHES: dict[str, str | tuple[int, tuple[float, ...]]] = {
+    "solid": "-",
+    "dash": (0, (5, 2)),
+    "dot": (0, (1, 1.5)),
+}
+
+
+def svg(chart: Chart) -> str:
+    """The chart as an ``<svg>`` element: no address in it, the text as text."""
+    buffer = io.StringIO()
+    # The salt and the missing date make the same runs give the same bytes.
+    with (
+        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": chart.name}),
+        _names_as_they_are(),
+    ):
+        figure = Figure(figsize=(_WIDTH, _height(chart)), layout="constrained")
+        _draw(figure.add_subplot(), chart)
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return _inline(buffer.getvalue(), chart)
+
+
+def png(charts: Sequence[Chart], columns: int) -> bytes:
+    """Charts side by side, in rows of so many, as one PNG with their titles."""
+    with _names_as_they_are():
+        return _png(charts, columns)
+
+
+def _png(charts: Sequence[Chart], columns: int) -> bytes:
+    rows = [charts[at : at + columns] for at in range(0, len(charts), columns)]
+    heights = [_TITLE + max(map(_height, row)) for row in rows]
+    figure = Figure(figsize=(columns * _WIDTH, sum(heights)), layout="constrained")
+    grid = figure.add_gridspec(len(rows), columns, height_ratios=heights)
+    for number, chart in enumerate(charts):
+        axes = figure.add_subplot(grid[divmod(number, columns)])
+        axes.set_title(chart.title, loc="left", pad=18, fontweight="bold", fontsize=11)
+        _draw(axes, chart)
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_PNG_DPI)
+    return buffer.getvalue()
+
+
+def _names_as_they_are() -> AbstractContextManager[None]:
+    """In which no formula begins at a "$"."""
+    return matplotlib.rc_context({"text.parse_math": False})
+
+
+def _height(chart: Chart) -> float:
+    """Inches, so that the legend takes nothing from the axes."""
+    return _AXES + _ENTRY * len(chart.legend)
+
+
+def _inline(document: str, chart: Chart) -> str:
+    """An SVG document as an HTML element, which needs no prolog, namespaces or metadata."""
+    element = document[document.index("<svg") :]
+    element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
+    # The names of groups are the same in every picture, and nothing refers to them.
+    element = re.sub(r'<g id="[^"]*"', "<g", element).replace("xlink:href", "href")
+    head, body = element.split(">", 1)
+    view_box = re.search(r'viewBox="[^"]*"', head)
+    return (
+        f'<svg {view_box.group() if view_box else ""} role="img" aria-label="{escape(chart.alt)}">'
+        f"<title>{escape(chart.title)}</title>{body}"
+    )
+
+
+def _draw(axes: Axes, chart: Chart) -> None:
+    for band in chart.bands:
+        axes.fill_between(
+            band.xs, band.lows, band.highs, color=band.colour, alpha=_BAND_OPACITY, linewidth=0
+        )
+    entries: dict[str, Artist | Container] = {}
+    for line in chart.lines:
+        entries.setdefault(line.name, _draw_line(axes, line))
+    for dot in chart.dots:
+        drawn = _draw_dot(axes, dot, dot.edges_beyond(chart.y_range))
+        if dot.listed:
+            entries.setdefault(dot.name, drawn)
+    for points in chart.beyond:
+        axes.plot(
+            points.xs,
+            [points.edge] * points.xs.size,
+            color=points.colour,
+            marker="^" if points.is_above else "v",
+            markersize=4,
+            linestyle="",
+            clip_on=False,
+        )
+    axes.set_xlabel(chart.x_label)
+    axes.set_ylabel(chart.y_label)
+    if chart.x_range is not None:
+        axes.set_xlim(*chart.x_range)
+    if chart.y_range is not None:
+        axes.set_ylim(*chart.y_range)
+    for rule in chart.rules:
+        _draw_rule(axes, rule)
+    for arrow in chart.arrows:
+        _draw_arrow(axes, arrow)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    if entries:
+        _draw_legend(axes, entries)
+
+
+def _draw_legend(axes: Axes, entries: Mapping[str, Artist | Container]) -> None:
+    """Under the axes, at the same distance whatever their height.
+
+    Its entries are given, as matplotlib would leave out names that begin with "_".
+    """
+    below = ScaledTranslation(0, -_LEGEND_BELOW / _POINTS_AN_INCH, axes.figure.dpi_scale_trans)
+    axes.legend(
+        list(entries.values()),
+        list(entries),
+        frameon=False,
+        loc="upper left",
+        bbox_to_anchor=(0.0, 0.0),
+        bbox_transform=axes.transAxes + below,
+        fontsize=9,
+        borderaxespad=0.0,
+    )
+
+
+def _draw_line(axes: Axes, line: Line) -> Artist:
+    (drawn,) = axes.plot(
+        line.xs,
+        line.ys,
+        color=line.colour,
+        linewidth=line.width,
+        linestyle=_DASHES[line.dash],
+        marker="o" if line.marked else None,
+        markersize=3.5,
+        alpha=_FAINT if line.faint else 1.0,
+        zorder=2.0 if line.faint else 3.0,
+    )
+    return drawn
+
+
+def _draw_dot(axes: Axes, dot: Dot, edges: tuple[float, ...]) -> Container:
+    """The dot with its bar, and an arrow to every edge that its interval goes on beyond."""
+    below = 0.0 if dot.low is None else dot.y - dot.low
+    above = 0.0 if dot.high is None else dot.high - dot.y
+    has_bar = dot.low is not None or dot.high is not None
+    drawn = axes.errorbar(
+        [dot.x],
+        [dot.y],
+        yerr=[[below], [above]] if has_bar else None,
+        fmt="D",
+        color=dot.colour,
+        capsize=4,
+        zorder=4,
+    )
+    for edge in edges:
+        axes.annotate(
+            "",
+            xy=(dot.x, edge),
+            xytext=(dot.x, dot.y),
+            arrowprops={"arrowstyle": "-|>", "color": dot.colour, "shrinkA": 0, "shrinkB": 0},
+            zorder=4,
+        )
+    return drawn
+
+
+def _draw_rule(axes: Axes, rule: Rule) -> None:
+    look: dict[str, Any] = {"color": _SOFT, "linewidth": 1.0, "linestyle": ":", "zorder": 1.5}
+    if rule.across == "x":
+        axes.axvline(rule.at, **look)
+        place = "right" if rule.at_foot else "center"
+        transform, at = axes.get_xaxis_transform(), (rule.at, 0.01 if rule.at_foot else 1.01)
+    else:
+        axes.axhline(rule.at, **look)
+        place, transform, at = "left", axes.get_yaxis_transform(), (0.005, rule.at)
+    axes.text(*at, rule.text, transform=transform, ha=place, va="bottom", color=_SOFT, fontsize=9)
+
+
+def _draw_arrow(axes: Axes, arrow: Arrow) -> None:
+    axes.annotate(
+        "",
+        xy=(arrow.end, arrow.y),
+        xytext=(arrow.start, arrow.y),
+        arrowprops={
+            "arrowstyle": "->",
+            "color": _INK,
+            "linewidth": 1.4,
+            "shrinkA": 0,
+            "shrinkB": 0,
+        },
+        zorder=5,
+    )
+    axes.annotate(
+        arrow.text,
+        xy=((arrow.start + arrow.end) / 2, arrow.y),
+        xytext=(0, -6),
+        textcoords="offset points",
+        ha="center",
+        va="top",
+        fontweight="bold",
+        fontsize=9,
+        color=_INK,
+        bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.0},
+        zorder=5,
+    )

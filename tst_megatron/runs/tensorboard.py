@@ -1,0 +1,164 @@
+"""Megatron's TensorBoard folder as a run.
+
+The one idea: every start of the run leaves an event file, which opens with all of Megatron's
+arguments as text. Its wall-clock is that of its events since the file was opened; the time between
+two starts is not the run's, and what a later start replays replaces what it replays.
+"""
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tst_megatron.runs.run import Run
+from tst_megatron.runs.scalars import VALIDATION, Scalars, run_of_scalars
+from tst_megatron.errors import UserError
+
+_TEXT = "/text_summary"
+_BY_SAMPLES = " vs samples"
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
+_OF_A_RUN = ("seed", "num_layers", "hidden_size", "seq_length", "train_iters", "tokenizer_model")
+
+
+@dataclass(frozen=True)
+class _Start:
+    """One event file: (step, value, time) of each tag, and the arguments."""
+
+    file: Path
+    opened: float
+    closed: float
+    events: Mapping[str, list[tuple[int, float, float]]]
+    flags: Mapping[str, Any]
+
+
+def is_event_file(path: Path) -> bool:
+    """Whether a file is called as TensorBoard calls them."""
+    return "tfevents" in path.name
+
+
+def event_files(folder: Path) -> list[Path]:
+    """TensorBoard's files in a folder, in the order they were begun."""
+    return sorted(path for path in folder.iterdir() if path.is_file() and is_event_file(path))
+
+
+def run_of_events(path: Path, name: str) -> Run:
+    """A run from an event file, or from a folder with those of all its starts.
+
+    Args:
+        path: of the file or folder.
+        name: of the run.
+
+    Raises:
+        UserError: it has no scalars, or the files are of two runs.
+    """
+    files = event_files(path) if path.is_dir() else [path]
+    starts = sorted(map(_read, files), key=lambda start: start.opened)
+    _check_one_run(path, starts)
+    scalars, passed = Scalars(), 0.0
+    for start in starts:
+        _take_over(scalars, start, passed)
+        passed += start.closed - start.opened
+    if not scalars.values:
+        raise UserError(f"{path} has no scalars in its event files: give another folder")
+    return run_of_scalars(
+        name,
+        path,
+        "tensorboard",
+        _header(starts[-1].flags),
+        scalars,
+        ["Read from TensorBoard: its clock starts when its event file was opened."],
+    )
+
+
+def _read(file: Path) -> _Start:
+    # This import takes most of a second, and few comparisons need it.
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    # 0 keeps every event; what a start replays is left out here, as its samples have other steps.
+    accumulator = EventAccumulator(
+        str(file), size_guidance={"scalars": 0, "tensors": 0}, purge_orphaned_data=False
+    )
+    accumulator.Reload()
+    tags = accumulator.Tags()
+    events = {
+        tag: [(event.step, event.value, event.wall_time) for event in accumulator.Scalars(tag)]
+        for tag in tags["scalars"]
+    }
+    times = [time for of_tag in events.values() for _, _, time in of_tag]
+    opened = accumulator.FirstEventTimestamp() if times else 0.0
+    flags = {
+        tag.removesuffix(_TEXT): _value(accumulator.Tensors(tag)[-1].tensor_proto.string_val)
+        for tag in tags["tensors"]
+        if tag.endswith(_TEXT)
+    }
+    return _Start(file, opened, max(times, default=opened), events, flags)
+
+
+def _value(texts: Any) -> Any:
+    """An argument from its text, as Python writes it; what it does not read stays text."""
+    text = b"".join(texts).decode(errors="replace")
+    if text in ("None", "True", "False") or text[:1] in ("[", "(", "{") or _NUMBER.fullmatch(text):
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return text
+    return text
+
+
+def _check_one_run(path: Path, starts: list[_Start]) -> None:
+    for start in starts[1:]:
+        for name in _OF_A_RUN:
+            ours, theirs = start.flags.get(name), starts[0].flags.get(name)
+            if None not in (ours, theirs) and ours != theirs:
+                raise UserError(
+                    f"{path} holds two runs: {name} is {theirs} in {starts[0].file.name} and "
+                    f"{ours} in {start.file.name}, so put each into a folder of its own"
+                )
+
+
+def _take_over(scalars: Scalars, start: _Start, passed: float) -> None:
+    """Add what a start logged, in place of what it replays.
+
+    Args:
+        scalars: of the starts before.
+        start: the next one.
+        passed: seconds that those before took.
+    """
+    by_step = {tag: of for tag, of in start.events.items() if not tag.endswith(_BY_SAMPLES)}
+    steps = [event[0] for of_tag in by_step.values() for event in of_tag]
+    if not steps:
+        return
+    scalars.forget_after(min(steps) - 1)
+    for tag, of_tag in by_step.items():
+        seen: set[int] = set()
+        for step, value, time in of_tag:
+            # After the last step Megatron logs the loss on the test set under the same tag.
+            if tag.startswith(VALIDATION) and step in seen:
+                continue
+            seen.add(step)
+            scalars.add(tag, step, value, passed + time - start.opened)
+        for step, samples in _samples(of_tag, start.events.get(tag + _BY_SAMPLES, [])):
+            scalars.samples[step] = samples
+
+
+def _samples(
+    by_step: list[tuple[int, float, float]], by_samples: list[tuple[int, float, float]]
+) -> Iterator[tuple[int, float]]:
+    """(step, samples): Megatron logs a value twice, the second time with its samples as step."""
+    if len(by_step) == len(by_samples):
+        for (step, _, _), (samples, _, _) in zip(by_step, by_samples, strict=True):
+            yield step, float(samples)
+
+
+def _header(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """What there is of a ledger's header in the arguments."""
+    header: dict[str, Any] = {"flags": dict(flags)}
+    for name in ("seed", "world_size"):
+        if flags.get(name) is not None:
+            header[name] = flags[name]
+    if flags:
+        # Without it, the run is plain Megatron's.
+        header["superposition"] = flags.get("tst_superposition")
+    return header

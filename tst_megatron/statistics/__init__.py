@@ -1,0 +1,1 @@
+"""Intervals, smooth curves and power laws: arithmetic alone."""

@@ -1,0 +1,1 @@
+"""Megatron's own pre-training program, in the parts that trainer and methods share."""

@@ -1,0 +1,88 @@
+"""The tokenizer of a run is that of its corpora: from their manifests, or held against them."""
+
+import argparse
+from hashlib import sha256
+from pathlib import Path
+
+from tst_megatron.corpora.blend import is_remote
+from tst_megatron.corpora.manifest import TokenizerRecord, megatron_flags, read_manifest
+from tst_megatron.corpora.sources import all_prefixes
+from tst_megatron.errors import UserError
+
+# A type without a --tokenizer-model, as a recipe may have it, is no tokenizer yet.
+_NEEDS_A_MODEL = (
+    "GPTSentencePieceTokenizer",
+    "HuggingFaceTokenizer",
+    "Llama2Tokenizer",
+    "SentencePieceTokenizer",
+    "TikTokenizer",
+)
+_HUGGING_FACE_FILE = "tokenizer.json"
+
+
+def corpus_tokenizer_flags(args: argparse.Namespace) -> list[str]:
+    """Megatron's flags for the tokenizer that every corpus of a run was indexed with.
+
+    Args:
+        args: Megatron's flags and ours, not validated.
+
+    Returns:
+        None of them where the flags name a tokenizer, or a corpus does not know its own.
+
+    Raises:
+        UserError: the corpora were indexed with different tokenizers, or with another one than
+            ``--tokenizer-model``; or a corpus's own has gone.
+    """
+    if args.mock_data or args.sft:
+        return []
+    records = {prefix: _record(prefix) for prefix in all_prefixes(args)}
+    known = {prefix: record for prefix, record in records.items() if record is not None}
+    _check_same(known)
+    if args.tokenizer_model is not None:
+        _check_model(Path(args.tokenizer_model), known)
+        return []
+    is_named = args.vocab_file is not None or args.tokenizer_type not in (None, *_NEEDS_A_MODEL)
+    if is_named or not known or len(known) < len(records):
+        return []
+    prefix, record = next(iter(known.items()))
+    if record.folder is not None and not (folder := Path(prefix).parent / record.folder).is_dir():
+        raise UserError(
+            f"the tokenizer of the corpus {prefix} is missing: there is no folder {folder}; put it "
+            "back, or name the tokenizer with Megatron's flags"
+        )
+    return megatron_flags(prefix, record)
+
+
+def _record(prefix: str) -> TokenizerRecord | None:
+    manifest = None if is_remote(prefix) else read_manifest(prefix)
+    return None if manifest is None else manifest.tokenizer
+
+
+def _check_same(records: dict[str, TokenizerRecord]) -> None:
+    first: tuple[str, TokenizerRecord] | None = None
+    for prefix, record in records.items():
+        first = first or (prefix, record)
+        for what, ours, theirs in (
+            ("different tokenizers", record.sha256, first[1].sha256),
+            ("different ends of a document", record.eod, first[1].eod),
+            ("different settings of a tokenizer", record.megatron_flags, first[1].megatron_flags),
+        ):
+            if ours != theirs:
+                raise UserError(
+                    f"the corpora {first[0]} and {prefix} were indexed with {what}, and a run has "
+                    "one: index one of them again"
+                )
+
+
+def _check_model(model: Path, records: dict[str, TokenizerRecord]) -> None:
+    file = model / _HUGGING_FACE_FILE if model.is_dir() else model
+    if not records or not file.is_file():
+        # Megatron also takes the name of a tokenizer on a hub.
+        return
+    found = sha256(file.read_bytes()).hexdigest()
+    for prefix, record in records.items():
+        if record.sha256 != found:
+            raise UserError(
+                f"the corpus {prefix} was indexed with another tokenizer than --tokenizer-model "
+                f"{model}: leave the tokenizer's flags out, and the corpus's own is used"
+            )

@@ -1,0 +1,192 @@
+"""The forward step that Megatron's schedules call, ordinary or superposed by the sample index."""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+from megatron.core.rerun_state_machine import get_rerun_state_machine
+from megatron.core.utils import StragglerDetector, get_attr_wrapped_model
+from megatron.training import get_args, get_timers
+from torch import Tensor
+
+from tst_megatron.methods.superposition.arguments import Superposition
+from tst_megatron.trainer.batch import get_batch
+from tst_megatron.trainer.sample_spread import spread_of
+from tst_megatron.trainer.step_clock import DATA_WAIT, StepClock
+
+NEXT_TOKEN_LOSS = "lm loss"
+"""Megatron's own name of the next-token loss, in its log, TensorBoard and our ledger."""
+BAG_LOSS = "bag loss"
+"""The superposed objective; not comparable with the next-token loss, so never under its name."""
+
+_SPIKY_LOSS_FACTOR = 10  # As in Megatron's pretrain_gpt.py.
+
+LossFunction = Callable[[Tensor], tuple[Tensor, Tensor, dict[str, Tensor]]]
+
+
+class BagIterator:
+    """A validation iterator that knows its bag size; on ranks without data it holds none."""
+
+    def __init__(self, bag_size: int, iterator: Iterator[dict[str, Tensor]] | None) -> None:
+        self.bag_size = bag_size
+        self._iterator = iterator
+
+    def __iter__(self) -> "BagIterator":
+        return self
+
+    def __next__(self) -> dict[str, Tensor]:
+        assert self._iterator is not None, "this rank reads no data"
+        return next(self._iterator)
+
+
+class ForwardStep:
+    """Megatron's ``forward_step_func`` for a run.
+
+    Args:
+        superposition: how the run superposes; None for an ordinary run.
+
+    Attributes:
+        clock: is told of the time that batches are waited for.
+    """
+
+    def __init__(self, superposition: Superposition | None) -> None:
+        self.superposition = superposition
+        self.clock: StepClock | None = None
+        self._straggler_timer = StragglerDetector()
+
+    def __call__(
+        self,
+        data_iterator: Iterator[dict[str, Tensor]] | None,
+        model: Any,
+        return_schedule_plan: bool = False,
+    ) -> tuple[Any, LossFunction]:
+        """One micro-batch through this stage of the model.
+
+        Args:
+            data_iterator: of the training or the validation data.
+            model: one model chunk, wrapped for data parallelism or not.
+            return_schedule_plan: Megatron asks for a plan where it overlaps expert communication.
+
+        Returns:
+            Losses ``[b, L/cp]`` (hidden states before the last stage), and what reduces them.
+        """
+        args, timers = get_args(), get_timers()
+        superposition, bag_size = self._superposition_of(data_iterator, model)
+        timers("batch-generator", log_level=2).start()
+        waiting = nullcontext() if self.clock is None else self.clock.measure(DATA_WAIT)
+        with waiting, self._straggler_timer(bdata=True):
+            vp_stage = get_attr_wrapped_model(model, "vp_stage")
+            batch = get_batch(
+                args,
+                data_iterator,
+                vp_stage,
+                args.micro_batch_size if model.training else args.eval_micro_batch_size,
+                superposition,
+                bag_size,
+            )
+        timers("batch-generator").stop()
+        reduce_loss = partial(
+            loss_function,
+            batch.loss_mask,
+            NEXT_TOKEN_LOSS if superposition is None else BAG_LOSS,
+            model,
+        )
+        inputs = (batch.tokens, batch.position_ids, batch.attention_mask)
+        with self._straggler_timer:
+            if return_schedule_plan:
+                plan = model.build_schedule_plan(
+                    *inputs, labels=batch.labels, loss_mask=batch.loss_mask
+                )
+                return plan, reduce_loss
+            output = model(
+                *inputs,
+                labels=batch.labels,
+                loss_mask=batch.loss_mask,
+                packed_seq_params=batch.packed_seq_params,
+            )
+        return output, reduce_loss
+
+    def _superposition_of(self, data_iterator: Any, model: Any) -> tuple[Superposition | None, int]:
+        """How to superpose this micro-batch, and its bag size; the same on every rank."""
+        if isinstance(data_iterator, BagIterator):
+            bag_size = data_iterator.bag_size
+            return (self.superposition if bag_size > 1 else None), bag_size
+        if self.superposition is None or not model.training:
+            return None, 1
+        schedule = self.superposition.schedule
+        location = schedule.locate(get_args().consumed_train_samples)
+        if location.stage == len(schedule.superposed_stages):
+            return None, 1
+        return self.superposition, location.bag_size
+
+
+def loss_function(
+    loss_mask: Tensor, loss_name: str, model: Any, losses: Tensor
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Sum the unmasked positions' losses, as Megatron's ``pretrain_gpt.py`` does.
+
+    Args:
+        loss_mask: ``[b, L/cp]``, float32.
+        loss_name: what the log calls the loss.
+        model: the model chunk, for losses that need it.
+        losses: ``[b, L/cp]``, float32.
+
+    Returns:
+        The sum, the number of positions in it, and both under the loss's name for the log.
+    """
+    args = get_args()
+    if args.logits_load_dir is not None:
+        distillation_loss = _distillation_loss(
+            args.logits_load_dir,
+            args.logits_load_decode_threads,
+            args.logits_load_prefetch_factor,
+            args.logits_load_msc_prefetch_depth,
+            args.logits_load_kd_loss_alpha,
+            args.logits_load_ignore_errors,
+        )
+        loss, num_positions, report = distillation_loss(loss_mask, losses, model=model)
+    else:
+        mask = loss_mask.view(-1).float()
+        loss = torch.sum(losses.view(-1).float() * mask)
+        num_positions = mask.sum().clone().detach().to(torch.int)
+        report = {loss_name: torch.cat([loss.clone().detach().view(1), num_positions.view(1)])}
+        if not model.training:
+            report |= spread_of(loss_name, losses.detach(), loss_mask)
+    _check_loss(args, loss)
+    return loss, num_positions, report
+
+
+def _check_loss(args: Any, loss: Tensor) -> None:
+    """Megatron's checks of a rank's loss before it is averaged over ranks."""
+    rerun = get_rerun_state_machine()
+    if args.check_for_nan_in_loss_and_grad:
+        for is_bad, name in ((torch.isnan, "NaN"), (torch.isinf, "Inf")):
+            rerun.validate_result(
+                result=loss,
+                rejection_func=is_bad,
+                message=f"found {name} in local forward loss calculation",
+                tolerance=0.0,
+                fatal=True,
+            )
+    if args.check_for_spiky_loss:
+        rerun.validate_result(
+            result=loss,
+            rejection_func=partial(
+                rerun.is_unexpectedly_large, threshold=_SPIKY_LOSS_FACTOR, context="loss"
+            ),
+            message="Spiky loss",
+            tolerance=0.0,
+            fatal=False,
+        )
+
+
+@lru_cache(maxsize=1)
+def _distillation_loss(*settings: Any) -> Any:
+    """Megatron's loss against cached teacher logits; its reader of the cache is made once."""
+    from megatron.training.distillation import LossFuncCallable
+
+    names = ("logprobs_dir", "decode_threads", "prefetch_factor")
+    more = ("msc_prefetch_depth", "kd_loss_alpha", "ignore_errors")
+    return LossFuncCallable(**dict(zip(names + more, settings, strict=True)))

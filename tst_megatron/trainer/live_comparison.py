@@ -1,0 +1,104 @@
+"""While a run trains: what another run needed for the loss that this one has now.
+
+The one idea: the other run is read once, and asked at every validation, so that a user sees the
+saving as it comes; `tst-megatron compare` has its interval.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tst_megatron.analysis.compare.comparable import TOPICS, differences
+from tst_megatron.errors import UserError
+from tst_megatron.runs.inputs import read_runs
+from tst_megatron.runs.ledger import Ledger
+from tst_megatron.runs.ledger_runs import run_of_ledger
+from tst_megatron.runs.run import Curve
+from tst_megatron.statistics.crossing import crossing_steps, values_at
+
+
+@dataclass(frozen=True)
+class OtherNeeded:
+    """What the other run needed to get to a loss for good.
+
+    Attributes:
+        steps: optimizer steps.
+        gpu_hours: of all its ranks; None where it does not tell.
+    """
+
+    steps: float
+    gpu_hours: float | None
+
+
+class OtherRun:
+    """The run of ``--tst-compare-with``.
+
+    Args:
+        path: its ledger, or its folder.
+
+    Raises:
+        UserError: it cannot be read, is several runs, or has no held-out loss.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            runs = read_runs([path])
+        except UserError as error:
+            raise UserError(f"--tst-compare-with: {error}") from None
+        if len(runs) != 1:
+            raise UserError(f"--tst-compare-with {path} holds {len(runs)} runs: name one of them")
+        self._run = runs[0]
+        curve = self._run.curve
+        measured = np.isfinite(curve.losses)
+        if not measured.any():
+            raise UserError(
+                f"--tst-compare-with {path} has no held-out loss: give a run that was validated"
+            )
+        self._curve = Curve(**{name: value[measured] for name, value in vars(curve).items()})
+
+    def check_like(self, header: dict[str, Any]) -> None:
+        """Check that losses of a run mean the same as the other's, as `tst-megatron compare` does.
+
+        Args:
+            header: of the run's own ledger.
+
+        Raises:
+            UserError: model, tokenizer, held-out text or batch are known to differ.
+        """
+        run = run_of_ledger(Ledger(header, headers=[header], path=Path("this run")), "this run")
+        for topic in TOPICS:
+            for name, ours, theirs in differences(topic, run, self._run):
+                raise UserError(
+                    f"--tst-compare-with {self._run.path}: its {topic} is another, with {name} "
+                    f"{theirs} where this run has {ours}: name a run that can be compared, or "
+                    "leave it out"
+                )
+
+    def needed_for(self, loss: float) -> OtherNeeded | None:
+        """What it needed for a loss, nats a token; None if it never got there for good."""
+        curve = self._curve
+        step = crossing_steps(curve.steps, curve.losses[None], np.array([loss]))[0]
+        if not math.isfinite(step):
+            return None
+        hours = float(values_at(curve.steps, curve.gpu_hours[None], np.array([step]))[0])
+        return OtherNeeded(float(step), hours if math.isfinite(hours) else None)
+
+    def sentence(self, loss: float, step: int) -> str:
+        """For the log, at a validation of this run.
+
+        Args:
+            loss: held-out next-token loss, nats a token.
+            step: that this run is at.
+        """
+        needed = self.needed_for(loss)
+        if needed is None:
+            final = float(self._curve.losses[-1])
+            return f"the other run never had this loss for good: it ended at {final:.4f}"
+        hours = "" if needed.gpu_hours is None else f" and {needed.gpu_hours:.4g} GPU hours"
+        return (
+            f"for this loss the other run needed {needed.steps:,.0f} steps{hours} "
+            f"(this one {step:,} steps)"
+        )

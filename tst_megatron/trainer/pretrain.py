@@ -1,0 +1,175 @@
+"""Megatron's pre-training program with superposition in it: ``python -m tst_megatron pretrain``.
+
+Everything that can be refused is refused before ``megatron.training.pretrain`` makes a process
+group. Without a ``--tst-`` flag what is left is Megatron's own ``pretrain_gpt.py`` or, with
+``--hybrid-layer-pattern``, its ``pretrain_hybrid.py``.
+"""
+
+import argparse
+import os
+import socket
+import sys
+import time
+from functools import wraps
+from typing import Any
+
+from tst_megatron.errors import UserError, user_errors_exit
+from tst_megatron.trainer.cpu import prepare_backend
+
+
+def main(argv: list[str]) -> None:
+    """Train; ``argv`` are Megatron's flags, ours, and a ``--recipe``.
+
+    Leaves with code 2 and one sentence where the flags, files or their combination cannot run.
+    """
+    started = time.time()
+    _be_the_only_rank()
+    machine_flags = prepare_backend()
+    from tst_megatron.corpora.blend import expand_blend
+    from tst_megatron.recipes.recipe import expand_recipe, named_recipe
+
+    with user_errors_exit():
+        _check_recipe(argv)
+        # Megatron parses sys.argv; so does every library it hands the command line on to.
+        sys.argv = [sys.argv[0], *machine_flags, *expand_blend(expand_recipe(argv))]
+        recipe, overrides = named_recipe(argv)
+        args, superposition = _parse(
+            on_gpu=not machine_flags,
+            recipe=None if recipe is None else {"name": recipe, "overrides": overrides},
+        )
+    _train(args, superposition, started)
+
+
+def _be_the_only_rank() -> None:
+    """Without torchrun or another launcher, run as a job of one process."""
+    if "RANK" in os.environ or "WORLD_SIZE" in os.environ:
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    os.environ |= alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+def _check_recipe(argv: list[str]) -> None:
+    """Megatron would name a flag that it does not know, and not the file that has it."""
+    from tst_megatron.recipes.keys import check_keys
+    from tst_megatron.recipes.recipe import named_recipe, read
+
+    name, _ = named_recipe(argv)
+    if name is not None:
+        check_keys(read(name))
+
+
+def _parse(on_gpu: bool, recipe: dict[str, Any] | None = None) -> tuple[argparse.Namespace, Any]:
+    from megatron.training.arguments import parse_and_validate_args, parse_args
+
+    from tst_megatron.methods.superposition import arguments
+    from tst_megatron.trainer import checks
+    from tst_megatron.trainer.corpus_tokenizer import corpus_tokenizer_flags
+    from tst_megatron.trainer.fp8_support import check_fp8
+
+    # Twice, because Megatron's validation opens files and so fails in its own ways first.
+    flags = parse_args(arguments.add_tst_arguments)
+    if not hasattr(flags, "tst_bag_size"):
+        raise UserError(
+            "--yaml-cfg takes the place of the command line, so that no --tst- flag is read: give "
+            "the flags on the command line, or as a --recipe"
+        )
+    arguments.check_flags(flags)
+    if tokenizer_flags := corpus_tokenizer_flags(flags):
+        sys.argv += tokenizer_flags
+        flags = parse_args(arguments.add_tst_arguments)
+    checks.check_before_validation(flags, on_gpu)
+    if on_gpu:
+        check_fp8(flags)
+    args = parse_and_validate_args(
+        extra_args_provider=arguments.add_tst_arguments,
+        args_defaults={"tokenizer_type": "GPT2BPETokenizer"},
+    )
+    args.tst_recipe = recipe
+    # Again: Megatron's validation turns old spellings of flags into new ones.
+    arguments.check_flags(args)
+    superposition = arguments.superposition_from_args(args)
+    checks.check_after_validation(args, superposition)
+    # Saved with Megatron's arguments in every checkpoint, so that a resume can be compared.
+    args.tst_superposition = None if superposition is None else superposition.as_saved()
+    return args, superposition
+
+
+def _train(args: argparse.Namespace, superposition: Any, started: float) -> None:
+    from megatron.core.enums import ModelType
+    from megatron.training import (
+        get_tensorboard_writer,
+        inprocess_restart,
+        pretrain,
+        set_startup_timestamps,
+    )
+    from megatron.training.argument_utils import pretrain_cfg_container_from_args
+
+    from tst_megatron.trainer import expert_optimizers
+    from tst_megatron.trainer.datasets import DatasetsProvider
+    from tst_megatron.trainer.forward_step import ForwardStep
+    from tst_megatron.trainer.hooks import install_hooks
+    from tst_megatron.trainer.step_clock import StepClock
+
+    set_startup_timestamps(program_start=started, main_entry=time.time())
+    provider = DatasetsProvider(superposition)
+    forward_step = ForwardStep(superposition)
+    # One for the whole process: time goes on where training restarts inside it.
+    clock = forward_step.clock = StepClock(started)
+    expert_optimizers.install()
+
+    @wraps(pretrain)
+    def pretrain_with_hooks(*arguments: Any, **named: Any) -> None:
+        # In here, so that a restart inside the process starts with hooks that have seen nothing.
+        install_hooks(args, superposition, provider, clock, started)
+        pretrain(*arguments, **named)
+        # Megatron flushes before its last evaluation, which would be lost with the writer's thread.
+        if (writer := get_tensorboard_writer()) is not None:
+            writer.flush()
+
+    train, store = inprocess_restart.maybe_wrap_for_inprocess_restart(pretrain_with_hooks)
+    train(
+        pretrain_cfg_container_from_args(args, _model_config(args, superposition)),
+        provider,
+        ModelType.encoder_or_decoder,
+        forward_step,
+        store=store,
+        get_embedding_ranks=_get_embedding_ranks if args.hybrid_layer_pattern is None else None,
+    )
+
+
+def _model_config(args: argparse.Namespace, superposition: Any) -> Any:
+    """The stock model's configuration, or the superposed one of the same model."""
+    from megatron.training.argument_utils import gpt_config_from_args, hybrid_config_from_args
+
+    from tst_megatron.methods.superposition.builders import (
+        SuperposedGPTModelConfig,
+        SuperposedHybridModelConfig,
+    )
+
+    hybrid = args.hybrid_layer_pattern is not None
+    from_args = hybrid_config_from_args if hybrid else gpt_config_from_args
+    if superposition is None:
+        return from_args(args)
+    config_class = SuperposedHybridModelConfig if hybrid else SuperposedGPTModelConfig
+    config = from_args(args, model_config_cls=config_class)
+    config.bag_objective = superposition.bag_objective
+    config.has_empty_places = superposition.reads_empty_places
+    return config
+
+
+def _get_embedding_ranks(pp_ranks: list[int]) -> list[int]:
+    """Pipeline ranks that hold word embeddings (as Megatron's ``pretrain_gpt.py``)."""
+    from megatron.core.transformer.multi_token_prediction import get_mtp_ranks
+    from megatron.training import get_args
+    from megatron.training.arguments import core_transformer_config_from_args
+
+    args = get_args()
+    ranks = {pp_ranks[0]}
+    if len(pp_ranks) > 1:
+        if not args.untie_embeddings_and_output_weights:
+            ranks.add(pp_ranks[-1])
+        ranks.update(get_mtp_ranks(pp_ranks, core_transformer_config_from_args(args)))
+    return sorted(ranks)

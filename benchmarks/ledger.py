@@ -64,14 +64,14 @@ def _ledger(steps: Steps, path: Path) -> tuple[Any, float]:
     from tst_megatron.trainer.run_ledger import RunLedger
 
     args = get_args()
-    args.tst_ledger = str(path)
+    args.ledger = str(path)
     # Set by `pretrain` from its command line.
-    args.tst_recipe = None
+    args.recipe = None
     progress = Progress(args, None)
     progress.start()
     ledger = RunLedger(args, None, progress, time.time())
     ledger.start(steps.model)
-    return ledger, float(args.tst_ledger_fsync_interval)
+    return ledger, float(args.ledger_fsync_interval)
 
 
 def _write(ledger: Any) -> None:

@@ -73,7 +73,7 @@ class Result:
 def run(job: Job, check: bool = True) -> Result:
     """Run one job to its end."""
     ledger_file = job.out / "ledger.jsonl"
-    flags = [*job.flags, f"--tst-ledger={ledger_file}"] if job.program[0] == "-m" else job.flags
+    flags = [*job.flags, f"--ledger={ledger_file}"] if job.program[0] == "-m" else job.flags
     job.out.mkdir(parents=True, exist_ok=True)
     log = job.out / "output.log"
     with _connect() as server:

@@ -32,7 +32,7 @@ def runs(corpus, tmp_path_factory) -> dict[str, tuple[Job, Result]]:
     jobs = {}
     for name, flags in VARIANTS.items():
         tiny = [flag for flag in TINY if name != "hybrid" or "num-layers" not in flag]
-        own = (f"--tensorboard-dir={root / name / 'tb'}", "--tst-fixed-validation")
+        own = (f"--tensorboard-dir={root / name / 'tb'}", "--fixed-validation")
         jobs[name] = Job(root / name, (*tiny, *corpus.flags, *own, "--eval-interval=2", *flags))
     results = run_all(list(jobs.values()))
     return {name: (job, result) for (name, job), result in zip(jobs.items(), results, strict=True)}

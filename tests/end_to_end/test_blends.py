@@ -41,7 +41,7 @@ def test_a_blend_file_trains_as_megatrons_flags(corpus, parts: Path, tmp_path: P
     usual = (*flags_without_data(corpus, tmp_path), *BAGS)
     ours, megatrons = run_all(
         [
-            Job(tmp_path / "ours", (*usual, f"--tst-blend={parts}/blend.yaml")),
+            Job(tmp_path / "ours", (*usual, f"--blend={parts}/blend.yaml")),
             Job(
                 tmp_path / "megatrons",
                 (

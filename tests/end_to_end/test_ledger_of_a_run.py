@@ -21,7 +21,7 @@ def ran(corpus, tmp_path_factory) -> tuple[Result, Path]:
     first = run(Job(out / "first", (*TINY, *corpus.flags, *MORE)))
     flags = (
         *(*TINY, *corpus.flags, *MORE, *TST, "--pipeline-model-parallel-size=2"),
-        *(f"--tensorboard-dir={out / 'tb'}", f"--tst-compare-with={first.ledger_file}"),
+        *(f"--tensorboard-dir={out / 'tb'}", f"--compare-with={first.ledger_file}"),
         *(f"--save={out / 'checkpoints'}", "--save-interval=5"),
     )
     return run(Job(out / "second", flags, num_ranks=2)), out

@@ -40,20 +40,20 @@ def cases(corpus, folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, .
     return {
         "bag size": (("--tst-bag-size=0",), ("bag size 0",)),
         "a run to compare with": (
-            (f"--tst-compare-with={folder / 'no'}",),
-            ("--tst-compare-with", str(folder / "no"), "is not there"),
+            (f"--compare-with={folder / 'no'}",),
+            ("--compare-with", str(folder / "no"), "is not there"),
         ),
         "a run to compare with that is none": (
-            (f"--tst-compare-with={text}",),
-            ("--tst-compare-with", f"{text}, line 1", "not a line of a ledger"),
+            (f"--compare-with={text}",),
+            ("--compare-with", f"{text}, line 1", "not a line of a ledger"),
         ),
         "a run to compare with of another model": (
-            (f"--tst-compare-with={other}",),
-            (f"--tst-compare-with {other}", "num_layers 99", "leave it out"),
+            (f"--compare-with={other}",),
+            (f"--compare-with {other}", "num_layers 99", "leave it out"),
         ),
         "an interval of the ledger": (
-            ("--tst-ledger-fsync-interval=-1",),
-            ("--tst-ledger-fsync-interval -1.0", "use 0"),
+            ("--ledger-fsync-interval=-1",),
+            ("--ledger-fsync-interval -1.0", "use 0"),
         ),
         "missing corpus": ((f"--data-path={folder / 'no'}",), (str(folder / "no"), "missing")),
         "broken corpus": ((f"--data-path={empty}",), (str(empty), "broken")),
@@ -68,11 +68,11 @@ def cases(corpus, folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, .
         ),
         "a blend with a cap": (
             # Ordinary, too: the file says how often its text may be read.
-            (f"--tst-blend={blend}", "--train-iters=100000"),
+            (f"--blend={blend}", "--train-iters=100000"),
             (f"{corpus.prefix} is too small", "of 2.5 allowed", "steps fit"),
         ),
         "a blend with a typo": (
-            (f"--tst-blend={mistyped}",),
+            (f"--blend={mistyped}",),
             (f"the blend {mistyped}", "the key 'wieght'"),
         ),
         "vocabulary": (("--vocab-size=999",), ("--vocab-size 999", "384 tokens")),
@@ -133,7 +133,7 @@ def test_each_is_one_sentence(corpus, tmp_path: Path) -> None:
     wanted = cases(corpus, tmp_path)
     for name, (flags, words) in wanted.items():
         # A blend is in place of the data path.
-        blended = any(flag.startswith("--tst-blend") for flag in flags)
+        blended = any(flag.startswith("--blend") for flag in flags)
         usual = [f for f in corpus.flags if not (blended and f.startswith("--data-path"))]
         result = attempt(tmp_path / "out" / name, (*TINY, *usual, *flags))
         sentences = [
@@ -155,7 +155,7 @@ def test_a_run_without_torchrun_is_one_process(corpus, tmp_path: Path) -> None:
     subprocess.run(
         [
             *(sys.executable, "-W", "ignore", "-m", "tst_megatron", "pretrain"),
-            *(*flags, f"--tst-ledger={ledger}"),
+            *(*flags, f"--ledger={ledger}"),
         ],
         timeout=300,
         env=alone,

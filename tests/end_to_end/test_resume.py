@@ -95,12 +95,12 @@ def test_another_schedule_is_refused(corpus, unbroken: Job, tmp_path: Path) -> N
     sentence = next(line for line in refused.output.splitlines() if "tst-megatron: error" in line)
     assert "[[4, 12], [2, 8]]" in sentence
     assert "[[4, 20]]" in sentence
-    assert "--tst-allow-schedule-change" in sentence
+    assert "--allow-schedule-change" in sentence
 
 
 def test_another_schedule_is_run_when_allowed(corpus, unbroken: Job, tmp_path: Path) -> None:
     flags = (*TINY, *corpus.flags, f"--load={unbroken.out / 'checkpoints'}", "--ckpt-step=8")
-    own = ("--tst-schedule=4:0.9", "--tst-allow-schedule-change")
+    own = ("--tst-schedule=4:0.9", "--allow-schedule-change")
     changed = run(Job(tmp_path, (*flags, *own)))
     assert [line["bag_size"] for line in changed.ledger.steps] == [4, 1]
 

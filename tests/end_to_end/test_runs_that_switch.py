@@ -15,7 +15,7 @@ from tst_megatron.runs.phases import phases_of
 
 # Sixty steps with a validation every third: between 18 and 48 of them may be superposed.
 AUTO = (
-    *("--train-iters=60", "--eval-interval=3", "--tst-fixed-validation"),
+    *("--train-iters=60", "--eval-interval=3", "--fixed-validation"),
     "--tst-schedule=auto:4:0.3,0.8",
 )
 CUTS = (12, 30, 48)
@@ -134,6 +134,6 @@ def test_other_bounds_are_refused(corpus, unbroken: tuple[Job, Result], tmp_path
     flags = (*TINY, *corpus.flags, *AUTO[:-1], f"--load={checkpoints}")
     refused = run(Job(tmp_path, (*flags, "--tst-schedule=auto:4:0.3,0.7")), check=False)
     assert refused.code == 2
-    assert "--tst-allow-schedule-change" in refused.output
+    assert "--allow-schedule-change" in refused.output
     assert '"last_switch": 48' in refused.output
     assert '"points"' not in refused.output

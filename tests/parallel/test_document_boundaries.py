@@ -79,7 +79,7 @@ def results(lines, tmp_path_factory) -> dict[tuple[str, tuple[str, ...]], tuple[
                 *(*MODEL, *lines, SCHEDULE, DOCUMENT, *own, *layout),
                 *(f"--load={start}", "--finetune", f"--save={out / 'checkpoints'}"),
                 *(f"--save-interval={STEPS}", "--no-save-optim", "--no-save-rng"),
-                *("--tst-fixed-validation", "--eval-interval=2"),
+                *("--fixed-validation", "--eval-interval=2"),
             )
             jobs[name, layout] = Job(out, flags, 2 if layout else 1)
     done = run_all(list(jobs.values()))

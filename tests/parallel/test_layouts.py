@@ -75,9 +75,9 @@ class Runs:
             *(f"--load={self._of_start(model)}", "--finetune", f"--save={out / 'checkpoints'}"),
             *(f"--save-interval={STEPS}", "--no-save-optim", "--no-save-rng"),
             *(
-                "--tst-fixed-validation",
+                "--fixed-validation",
                 "--eval-interval=2",
-                f"--tst-ledger={out / 'ledger.jsonl'}",
+                f"--ledger={out / 'ledger.jsonl'}",
             ),
         )
         return Job(out, flags, num_ranks, program)

@@ -1,9 +1,9 @@
-"""``--tst-blend``: a blend as a YAML of sources, turned into Megatron's data flags.
+"""``--blend``: a blend as a YAML of sources, turned into Megatron's data flags.
 
 A blend is ``sources:``, one list for all splits (cut by ``--split``), or lists ``train:``,
 ``valid:`` and ``test:``. A source has a ``path``, perhaps a ``weight``, and for training perhaps
 ``epochs``, how often a stage may read it (1 if it does not say). A recipe carries one as the
-mapping ``tst-blend:``. A corpus left in shards is as many sources, each shuffled by itself;
+mapping ``blend:``. A corpus left in shards is as many sources, each shuffled by itself;
 ``index merge`` makes it one.
 
 The one idea: what Megatron is given is its own blend, so a run can be repeated without us.
@@ -29,7 +29,7 @@ DATA_FORMS: tuple[tuple[str, ...], ...] = (
     ("--train-data-path", "--valid-data-path", "--test-data-path"),
     ("--per-split-data-args-path",),
     ("--mock-data",),
-    ("--tst-blend",),
+    ("--blend",),
 )
 _KEYS = ("path", "weight", "epochs")
 
@@ -83,7 +83,7 @@ def is_remote(path: str) -> bool:
 
 
 def expand_blend(argv: list[str]) -> list[str]:
-    """Add the flags of the file that ``--tst-blend`` names, the last one if there are several.
+    """Add the flags of the file that ``--blend`` names, the last one if there are several.
 
     Raises:
         UserError: the file is missing or broken, or the data are named in another form too.
@@ -92,19 +92,19 @@ def expand_blend(argv: list[str]) -> list[str]:
     words = iter(argv)
     for word in words:
         name, equals, value = word.partition("=")
-        if name != "--tst-blend":
+        if name != "--blend":
             rest.append(word)
             continue
         file = value if equals else next(words, None)
         if file is None:
-            raise UserError("--tst-blend needs a file: give it a .yaml file")
+            raise UserError("--blend needs a file: give it a .yaml file")
     if file is None:
         return rest
     for word in rest:
         name = word.partition("=")[0]
         if any(name in form for form in DATA_FORMS):
-            raise UserError(f"--tst-blend and {name} are two forms of one thing: use one")
-    return [*rest, "--tst-blend", file, *load_blend(file).flags]
+            raise UserError(f"--blend and {name} are two forms of one thing: use one")
+    return [*rest, "--blend", file, *load_blend(file).flags]
 
 
 def load_blend(file: str) -> BlendFile:
@@ -121,8 +121,8 @@ def load_blend(file: str) -> BlendFile:
         raise UserError(f"{where} cannot be read: {reason}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
-    if isinstance(content, dict) and isinstance(content.get("tst-blend"), dict):
-        content = content["tst-blend"]
+    if isinstance(content, dict) and isinstance(content.get("blend"), dict):
+        content = content["blend"]
     names = set(content) if isinstance(content, dict) else set()
     if names != {"sources"} and not {"train"} <= names <= set(SPLITS):
         raise UserError(

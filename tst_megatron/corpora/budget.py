@@ -318,7 +318,7 @@ def check_budget(budget: Budget) -> None:
         f"so it would read them {times(worst.epochs)} times of {allowed:g} allowed"
         + f"; {budget.steps_that_fit(steps):,} of {steps:,} steps fit, "
         + (f"or a weight of {weight:g} for it, " if weight else "")
-        + "or add --tst-allow-repeats"
+        + "or add --allow-repeats"
     )
 
 

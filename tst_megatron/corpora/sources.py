@@ -50,7 +50,7 @@ def sources_of_split(args: argparse.Namespace, split: str) -> list[Source]:
     """The corpora that ``train``, ``valid`` or ``test`` is drawn from; none where it has none.
 
     Args:
-        args: Megatron's data flags and ``tst_blend``.
+        args: Megatron's data flags and ``blend``.
 
     Raises:
         UserError: a flag or a file it names cannot be understood.
@@ -68,8 +68,8 @@ def sources_of_split(args: argparse.Namespace, split: str) -> list[Source]:
         return []
     prefixes, weights = blend
     max_epochs = {}
-    if split == "train" and args.tst_blend is not None:
-        max_epochs = load_blend(args.tst_blend).max_epochs
+    if split == "train" and args.blend is not None:
+        max_epochs = load_blend(args.blend).max_epochs
     return [
         Source(
             prefix,

@@ -158,7 +158,7 @@ def _start(root: Path, cell: Cell, num_processes: int, gpus: Sequence[int] | Non
         f"--save={folder / 'checkpoints'}",
         f"--load={folder / 'checkpoints'}",
         f"--tensorboard-dir={folder / 'tensorboard'}",
-        f"--tst-ledger={ledger_of(root, cell)}",
+        f"--ledger={ledger_of(root, cell)}",
     )
     flags, log = [*cell.flags, *own], folder / "log.txt"
     if gpus is None:

@@ -139,8 +139,8 @@ def _read(path: Path) -> RecipeFile:
             raise UserError(
                 f"the recipe {name} has a layout {given!r}: name it after its GPUs, such as 64xh100"
             )
-    if isinstance(values.get("tst-blend"), dict):
-        values["tst-blend"] = str(path)  # Where `load_blend` finds it.
+    if isinstance(values.get("blend"), dict):
+        values["blend"] = str(path)  # Where `load_blend` finds it.
     _check_flags(name, values)
     return RecipeFile(name, values, extends, about, layouts, precisions, layout, precision)
 

@@ -1,7 +1,7 @@
 """Recipes: whole training configurations as Megatron's flags, in YAML.
 
 A recipe maps a flag without its dashes to its value: ``true`` for a flag that takes none, a list
-for one that takes several, a blend's own mapping for ``tst-blend``, ``false`` or ``null`` to leave
+for one that takes several, a blend's own mapping for ``blend``, ``false`` or ``null`` to leave
 out what a parent has. The one idea: a value given later takes the place of an earlier one, and of
 other forms of the same thing, in this order: the files that a recipe extends, the recipe, its
 layout, its precision, the command line. ``NAME+LAYOUT+PRECISION``, as in

@@ -23,7 +23,7 @@ _SCHEDULE = ("tst-bag-size", "tst-step-ratio", "tst-schedule")
 # What is refused of a run without bags, so the baseline goes without.
 _OF_BAGS = ("tst-superpose", "tst-bag-boundary", "tst-bag-weights", "tst-objective")
 # What every cell has of its own.
-_OF_A_CELL = ("save", "load", "tensorboard-dir", "tst-ledger")
+_OF_A_CELL = ("save", "load", "tensorboard-dir", "ledger")
 # Steps that a shorter run has its share of.
 _SCALED = (
     "lr-warmup-iters",

@@ -35,7 +35,7 @@ def text_of_grid(settings: SweepSettings, grid: Grid) -> dict[Config, Text]:
 
     Raises:
         UserError: the data flags are wrong, the corpus is missing, or a cell would repeat text and
-            ``--tst-allow-repeats`` is not given.
+            ``--allow-repeats`` is not given.
     """
     found = {}
     for config in (BASELINE, *grid.configs):
@@ -44,12 +44,12 @@ def text_of_grid(settings: SweepSettings, grid: Grid) -> dict[Config, Text]:
         check_validation(args)
         found[config] = _text(args)
     repeating = [c for c, text in found.items() if text.repeats and not c.is_baseline]
-    if repeating and not settings.values.get("tst-allow-repeats"):
+    if repeating and not settings.values.get("allow-repeats"):
         most = max(repeating, key=lambda c: found[c].epochs or 0.0)
         raise UserError(
             f"{len(repeating)} of the {len(grid.configs)} cells would read text twice (most of all "
             f"{most}, {found[most].epochs:.2f} times): lower --train-iters or the grid's largest "
-            "values, take a larger corpus, or add --tst-allow-repeats"
+            "values, take a larger corpus, or add --allow-repeats"
         )
     return found
 

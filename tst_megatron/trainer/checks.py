@@ -65,10 +65,10 @@ def check_before_validation(args: argparse.Namespace, on_gpu: bool) -> None:
         folder = getattr(args, flag)
         if folder is not None and not is_remote(folder):
             check_writable(Path(folder), f"--{flag.replace('_', '-')}")
-    if args.tst_ledger is not None:
-        if Path(args.tst_ledger).is_dir():
-            raise UserError(f"--tst-ledger {args.tst_ledger} is a folder: name a file in it")
-        check_writable(Path(args.tst_ledger).parent, "--tst-ledger")
+    if args.ledger is not None:
+        if Path(args.ledger).is_dir():
+            raise UserError(f"--ledger {args.ledger} is a folder: name a file in it")
+        check_writable(Path(args.ledger).parent, "--ledger")
     # Megatron ends in an assertion without the one, and in a TypeError without the other.
     if args.save is not None and args.save_interval is None:
         raise UserError("--save needs to know how often: add --save-interval")
@@ -129,8 +129,8 @@ def check_after_validation(args: argparse.Namespace, superposition: Superpositio
     if superposition is not None and superposition.switch is not None:
         check_auto_switch(args, superposition.switch.rule)
     if _is_first_of_node():
-        if args.tst_compare_with is not None:
-            other = OtherRun(Path(args.tst_compare_with))
+        if args.compare_with is not None:
+            other = OtherRun(Path(args.compare_with))
             other.check_like(header_of(args, superposition, 0, None))
         _check_ids(args)
         _check_budget(args)
@@ -172,13 +172,13 @@ def _local_prefixes(args: argparse.Namespace) -> list[str]:
 
 def _check_budget(args: argparse.Namespace) -> None:
     """Of an ordinary run, only a blend of ours says how often its text may be read."""
-    if not superposes(args) and args.tst_blend is None:
+    if not superposes(args) and args.blend is None:
         return
     reading = reading_from_args(args)
     if any(source.is_remote for source in reading.sources):
         return
     found = budget.Budget(reading)
-    if args.tst_allow_repeats:
+    if args.allow_repeats:
         budget.check_no_empty_stage(found.stages)
     else:
         budget.check_budget(found)
@@ -234,7 +234,7 @@ def _check_resume(args: argparse.Namespace, superposition: Superposition | None)
     if args.load is None or args.finetune:
         return
     switch = None if superposition is None else superposition.switch
-    if args.tst_allow_schedule_change and switch is None:
+    if args.allow_schedule_change and switch is None:
         return
     iteration, saved = _saved_arguments(args)
     if saved is None:
@@ -256,10 +256,10 @@ def _check_resume(args: argparse.Namespace, superposition: Superposition | None)
     # Lists come back as tuples or the other way about; JSON has one of them.
     before_text = json.dumps(None if before is None else without_measurements(before))
     now_text = json.dumps(without_measurements(superposition.as_saved()))
-    if before_text != now_text and not args.tst_allow_schedule_change:
+    if before_text != now_text and not args.allow_schedule_change:
         raise UserError(
             f"the checkpoint in {args.load} was trained under the schedule {before_text} and this "
-            f"run has {now_text}: use the same flags, or add --tst-allow-schedule-change"
+            f"run has {now_text}: use the same flags, or add --allow-schedule-change"
         )
     if before is not None and switch is not None and "auto" in before:
         take_over(switch, before["auto"], iteration)

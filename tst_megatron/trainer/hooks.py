@@ -8,7 +8,7 @@ fails when one is gone or takes other arguments.
 - ``training_log``: to put bag size, stage, positions and data tokens into Megatron's log line and
   TensorBoard, and a line into the ledger.
 - ``evaluate``: to measure the loss on bags beside the next-token loss in a superposed stage, and to
-  put both into the ledger; with ``--tst-fixed-validation``, on the same samples every time. There,
+  put both into the ledger; with ``--fixed-validation``, on the same samples every time. There,
   too, the switch of an open schedule is decided.
 - ``evaluate_and_print_results``: only it knows whether the test set is evaluated.
 - ``MTPLossLoggingHelper``: to name what the heads of multi-token prediction make of bags.
@@ -102,7 +102,7 @@ class _Hooks:
         self.ledger = RunLedger(args, superposition, self.progress, started)
         # The last rank has the losses, the log line and TensorBoard.
         self._is_last = args.rank == args.world_size - 1
-        self.scalars = TensorBoardScalars(args.tst_compare_with if self._is_last else None)
+        self.scalars = TensorBoardScalars(args.compare_with if self._is_last else None)
         self.clock = clock
         self._steps_of_loss: dict[str, int] = {}
         self._on_test_set = False
@@ -180,7 +180,7 @@ class _Hooks:
     ) -> Any:
         """Megatron's, with the loss on bags beside it in a superposed stage."""
         self._start(model)
-        if self.args.tst_fixed_validation and not self._on_test_set:
+        if self.args.fixed_validation and not self._on_test_set:
             data_iterator = self.validation.iterators(1, 1, kwargs["eval_iters"], len(model))
         losses, other, out_of_time = _ORIGINALS["evaluate"](
             forward_step_func, data_iterator, model, *args, **kwargs
@@ -200,7 +200,7 @@ class _Hooks:
                 get_tensorboard_writer(), self.progress.now.step, losses, stderrs
             )
             if sentence is not None:
-                trainer.print_rank_last(f" compared with {self.args.tst_compare_with}: {sentence}")
+                trainer.print_rank_last(f" compared with {self.args.compare_with}: {sentence}")
         return losses, other, out_of_time
 
     def _start(self, model: Any) -> None:

@@ -51,7 +51,7 @@ def header_of(
         "step": step,
         "started_at": time.time(),
         "git": _git_state(),
-        "recipe": args.tst_recipe,
+        "recipe": args.recipe,
         "command": sys.argv,
         "versions": _versions(),
         "host": platform.platform(),

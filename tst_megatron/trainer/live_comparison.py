@@ -34,7 +34,7 @@ class OtherNeeded:
 
 
 class OtherRun:
-    """The run of ``--tst-compare-with``.
+    """The run of ``--compare-with``.
 
     Args:
         path: its ledger, or its folder.
@@ -47,15 +47,15 @@ class OtherRun:
         try:
             runs = read_runs([path])
         except UserError as error:
-            raise UserError(f"--tst-compare-with: {error}") from None
+            raise UserError(f"--compare-with: {error}") from None
         if len(runs) != 1:
-            raise UserError(f"--tst-compare-with {path} holds {len(runs)} runs: name one of them")
+            raise UserError(f"--compare-with {path} holds {len(runs)} runs: name one of them")
         self._run = runs[0]
         curve = self._run.curve
         measured = np.isfinite(curve.losses)
         if not measured.any():
             raise UserError(
-                f"--tst-compare-with {path} has no held-out loss: give a run that was validated"
+                f"--compare-with {path} has no held-out loss: give a run that was validated"
             )
         self._curve = Curve(**{name: value[measured] for name, value in vars(curve).items()})
 
@@ -72,7 +72,7 @@ class OtherRun:
         for topic in TOPICS:
             for name, ours, theirs in differences(topic, run, self._run):
                 raise UserError(
-                    f"--tst-compare-with {self._run.path}: its {topic} is another, with {name} "
+                    f"--compare-with {self._run.path}: its {topic} is another, with {name} "
                     f"{theirs} where this run has {ours}: name a run that can be compared, or "
                     "leave it out"
                 )

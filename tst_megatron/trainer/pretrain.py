@@ -87,7 +87,7 @@ def _parse(on_gpu: bool, recipe: dict[str, Any] | None = None) -> tuple[argparse
         extra_args_provider=arguments.add_tst_arguments,
         args_defaults={"tokenizer_type": "GPT2BPETokenizer"},
     )
-    args.tst_recipe = recipe
+    args.recipe = recipe
     # Again: Megatron's validation turns old spellings of flags into new ones.
     arguments.check_flags(args)
     superposition = arguments.superposition_from_args(args)

@@ -28,9 +28,7 @@ def reading_from_args(args: argparse.Namespace) -> Reading:
         raise UserError("a sample is as long as its sequence: add --seq-length")
     sources = tuple(sources_of_split(args, "train"))
     if not sources:
-        raise UserError(
-            "there is no training data: add --data-path, --train-data-path or --tst-blend"
-        )
+        raise UserError("there is no training data: add --data-path, --train-data-path or --blend")
     check_sources(sources)
     schedule = schedule_of_steps(args)
     return Reading(

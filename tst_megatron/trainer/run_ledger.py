@@ -78,7 +78,7 @@ class RunLedger:
                 self._path,
                 header,
                 self._clock,
-                self.args.tst_ledger_fsync_interval,
+                self.args.ledger_fsync_interval,
             )
 
     def _find_history(self, path: Path) -> None:
@@ -167,9 +167,9 @@ class RunLedger:
 
 
 def ledger_path(args: argparse.Namespace) -> Path | None:
-    """Where the run's ledger is kept: ``--tst-ledger``, or beside its checkpoints."""
-    if args.tst_ledger is not None:
-        return Path(args.tst_ledger)
+    """Where the run's ledger is kept: ``--ledger``, or beside its checkpoints."""
+    if args.ledger is not None:
+        return Path(args.ledger)
     if args.save is None or is_object_storage_path(args.save):
         return None
     return Path(args.save) / "ledger.jsonl"

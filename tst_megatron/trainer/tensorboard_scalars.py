@@ -12,7 +12,7 @@ class TensorBoardScalars:
     """Writes them; on ranks without a writer it does nothing.
 
     Args:
-        other: the ledger of ``--tst-compare-with``.
+        other: the ledger of ``--compare-with``.
 
     Raises:
         UserError: it cannot be used.

@@ -25,7 +25,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     )
     paths = [f"{tmp_path}/below/web/text", f"{tmp_path}/code", "/data/books", "s3://b/c"]
     assert load_blend(file).flags == ["--data-path", *paths]
-    args = parse(f"--tst-blend={file}", "--split=1,0,0")
+    args = parse(f"--blend={file}", "--split=1,0,0")
     assert get_blend_and_blend_per_split(args) == ((paths, None), None)
 
 
@@ -35,7 +35,7 @@ def test_lists_become_the_splits(tmp_path: Path) -> None:
         "train:\n- {path: /a, weight: 1, epochs: 4}\n- {path: /b, weight: 0.5}\n"
         "valid: [{path: /c}]\n",
     )
-    args = parse("--tst-blend", file)
+    args = parse("--blend", file)
     assert get_blend_and_blend_per_split(args) == (
         None,
         [(["/a", "/b"], [1.0, 0.5]), (["/c"], None), None],
@@ -51,14 +51,14 @@ def test_lists_become_the_splits(tmp_path: Path) -> None:
 def test_the_last_blend_wins_and_stands_alone(tmp_path: Path) -> None:
     one = write(tmp_path, "sources: [{path: /a}]", "one.yaml")
     two = write(tmp_path, "sources: [{path: /b}]", "two.yaml")
-    line = ["--tst-blend", one, "--lr", "1", f"--tst-blend={two}"]
-    assert expand_blend(line) == ["--lr", "1", "--tst-blend", two, "--data-path", "/b"]
+    line = ["--blend", one, "--lr", "1", f"--blend={two}"]
+    assert expand_blend(line) == ["--lr", "1", "--blend", two, "--data-path", "/b"]
     assert expand_blend(["--data-path", "/a"]) == ["--data-path", "/a"]
     for other in ("--data-path=/a", "--train-data-path", "--data-args-path", "--mock-data"):
         with pytest.raises(UserError, match="are two forms of one thing"):
-            expand_blend(["--tst-blend", one, other])
-    with pytest.raises(UserError, match="--tst-blend needs a file"):
-        expand_blend(["--tst-blend"])
+            expand_blend(["--blend", one, other])
+    with pytest.raises(UserError, match="--blend needs a file"):
+        expand_blend(["--blend"])
 
 
 def test_a_recipe_carries_a_blend(tmp_path: Path) -> None:
@@ -70,19 +70,19 @@ def test_a_recipe_carries_a_blend(tmp_path: Path) -> None:
     )
     line = expand_blend(expand_recipe(["--recipe", recipe, "--seed", "3"]))
     assert line == [
-        *("--lr", "1", "--seed", "3", "--tst-blend", recipe),
+        *("--lr", "1", "--seed", "3", "--blend", recipe),
         *("--data-path", "3.0", f"{tmp_path}/web", "1.0", f"{tmp_path}/code"),
     ]
     assert load_blend(recipe).max_epochs == {f"{tmp_path}/web": 2.0}
-    other = write(tmp_path, f"tst-blend: {write(tmp_path, 'sources: [{path: /a}]')}\n", "two.yaml")
+    other = write(tmp_path, f"blend: {write(tmp_path, 'sources: [{path: /a}]')}\n", "two.yaml")
     assert expand_blend(expand_recipe(["--recipe", other]))[-2:] == ["--data-path", "/a"]
 
 
 def test_data_on_the_command_line_replace_the_recipes(tmp_path: Path) -> None:
     recipe = write(tmp_path, "data-path: [/a, /b]\nlr: 1\n", "recipe.yaml")
     blend = write(tmp_path, "sources: [{path: /c}]")
-    line = expand_blend(expand_recipe([f"--recipe={recipe}", f"--tst-blend={blend}"]))
-    assert line == ["--lr", "1", "--tst-blend", blend, "--data-path", "/c"]
+    line = expand_blend(expand_recipe([f"--recipe={recipe}", f"--blend={blend}"]))
+    assert line == ["--lr", "1", "--blend", blend, "--data-path", "/c"]
     # Flags of one form stand together, as without a recipe.
     recipe = write(tmp_path, "train-data-path: /a\nvalid-data-path: /b\n", "recipe.yaml")
     assert expand_recipe(["--recipe", recipe, "--valid-data-path", "/c"]) == [

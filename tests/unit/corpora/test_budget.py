@@ -69,7 +69,7 @@ def test_the_refusal_names_stage_source_and_tokens(folder: Path) -> None:
         f"the stage with bag size {worst.bag_size} needs {worst.needed:,} tokens",
         f"has {worst.available:,} of its own",
         f"read them {times(worst.epochs)} times of 1 allowed",
-        f"; {budget.steps_that_fit(600):,} of 600 steps fit, or add --tst-allow-repeats",
+        f"; {budget.steps_that_fit(600):,} of 600 steps fit, or add --allow-repeats",
     ):
         assert words in says
     assert "\n" not in says
@@ -95,7 +95,7 @@ def test_a_cap_allows_so_many_epochs_and_no_more(folder: Path) -> None:
         file.write_text(
             f"sources:\n- {{path: a, weight: 1}}\n- {{path: b, weight: 1, epochs: {epochs}}}\n"
         )
-        return (SCHEDULE, "--train-iters=300", "--split=1,0,0", f"--tst-blend={file}")
+        return (SCHEDULE, "--train-iters=300", "--split=1,0,0", f"--blend={file}")
 
     epochs = max(stage.epochs for stage in budget_of(parse(*flags(1))).stages)
     assert epochs > 1.2

@@ -71,7 +71,7 @@ def test_flags_of_a_baseline_are_megatrons_alone(capsys) -> None:
     parser = add_megatron_arguments(argparse.ArgumentParser(allow_abbrev=False))
     args = parser.parse_args(printed.out.split())
     assert (args.num_layers, args.fp8_recipe, args.micro_batch_size) == (36, "tensorwise", 2)
-    assert "--tst-fixed-validation" in printed.err
+    assert "--fixed-validation" in printed.err
 
 
 def test_flags_of_a_baselines_blend_are_megatrons(capsys, tmp_path: Path) -> None:

@@ -72,15 +72,15 @@ def test_one_form_of_the_schedule_replaces_the_other(mine) -> None:
 
 
 def test_one_form_of_the_data_replaces_the_others(mine) -> None:
-    parent = mine("tst-blend: {sources: [{path: web}]}\nlr: 1\n", "parent.yaml")
-    assert recipes.load(parent) == {"tst-blend": parent, "lr": 1}
+    parent = mine("blend: {sources: [{path: web}]}\nlr: 1\n", "parent.yaml")
+    assert recipes.load(parent) == {"blend": parent, "lr": 1}
     child = mine("extends: parent.yaml\ndata_path: code\n")
     assert recipes.flags(recipes.load(child)) == ["--lr", "1", "--data-path", "code"]
     own = ["--train-data-path", "a", "--valid-data-path=b"]
     assert recipes.expand_recipe(["--recipe", child, *own]) == ["--lr", "1", *own]
     # What is left out displaces nothing.
     without = mine("extends: parent.yaml\ntst-schedule: null\ndata-path: null\n", "without.yaml")
-    assert recipes.load(without)["tst-blend"] == parent
+    assert recipes.load(without)["blend"] == parent
 
 
 def test_a_later_value_takes_the_place_of_an_earlier_one(mine) -> None:

@@ -132,7 +132,7 @@ def test_text_that_is_read_twice_is_refused_and_allowed(corpus, tmp_path: Path) 
     assert not any(text.repeats for text in texts.values())
     with pytest.raises(UserError, match=r"2 of the 4 cells would read .* s = 16"):
         text_of_grid(settings_from_flags("tiny-baseline", given), grid)
-    allowed = settings_from_flags("tiny-baseline", (*given, "--tst-allow-repeats"))
+    allowed = settings_from_flags("tiny-baseline", (*given, "--allow-repeats"))
     texts = text_of_grid(allowed, grid)
     assert texts[Config(16, 0.3)].repeats
     assert texts[Config(16, 0.5)].epochs > 2

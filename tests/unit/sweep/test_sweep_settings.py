@@ -43,12 +43,12 @@ def test_a_cell_has_its_bags_and_its_seed_and_everything_else_is_shared() -> Non
 
 
 def test_flags_of_bags_go_to_superposed_cells_alone() -> None:
-    settings = of_tiny("--tst-bag-weights", "power", "--tst-fixed-validation")
+    settings = of_tiny("--tst-bag-weights", "power", "--fixed-validation")
     superposed = settings.flags(Config(4, 0.25), 1)
     baseline = settings.flags(BASELINE, 1)
     assert value(superposed, "tst-bag-weights") == "power"
     assert not any("bag-weights" in word or word == "power" for word in baseline)
-    assert "--tst-fixed-validation" in baseline
+    assert "--fixed-validation" in baseline
     assert settings.reads_bags
     assert not of_tiny("--tst-superpose=output").reads_bags
 

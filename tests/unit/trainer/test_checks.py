@@ -22,5 +22,5 @@ def test_one_rank_of_a_node_looks_at_the_corpora(monkeypatch, tmp_path: Path) ->
 
 def test_a_ledger_is_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(UserError, match=f"--tst-ledger {tmp_path} is a folder: name a file in it"):
-        check_before_validation(parse("--tst-ledger", str(tmp_path)), on_gpu=True)
+    with pytest.raises(UserError, match=f"--ledger {tmp_path} is a folder: name a file in it"):
+        check_before_validation(parse("--ledger", str(tmp_path)), on_gpu=True)

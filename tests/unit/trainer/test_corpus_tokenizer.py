@@ -59,7 +59,7 @@ def arguments(*prefixes: str, **given: Any) -> argparse.Namespace:
         "valid_data_path": None,
         "test_data_path": None,
         "per_split_data_args_path": None,
-        "tst_blend": None,
+        "blend": None,
     }
     return argparse.Namespace(**values | given)
 

@@ -45,7 +45,7 @@ def test_the_whole_command_line_of_pretrain_is_taken(folder: Path, capsys) -> No
         capsys,
         *("--num-layers", "8", "--swiglu", "--lr=1e-3", "--bf16", "--rampup-batch-size", "1"),
         *("2", "300", f"--data-path={folder}/web", "--tst-bag-size", "4", "--tst-objective=mce"),
-        *("--tst-ledger", "ledger.jsonl", "--min-lr", "-1", "--save", "runs/checkpoints"),
+        *("--ledger", "ledger.jsonl", "--min-lr", "-1", "--save", "runs/checkpoints"),
     )
     assert code == 0
     assert [stage["bag_size"] for stage in said["stages"]] == [4, 1]
@@ -54,7 +54,7 @@ def test_the_whole_command_line_of_pretrain_is_taken(folder: Path, capsys) -> No
 
 
 def test_it_says_what_pretrain_checks(folder: Path, capsys) -> None:
-    flags = (f"--tst-blend={folder}/blend.yaml", "--tst-schedule=4:0.2,2:0.1,4:0.1", "--split=9,1")
+    flags = (f"--blend={folder}/blend.yaml", "--tst-schedule=4:0.2,2:0.1,4:0.1", "--split=9,1")
     _, said = as_json(capsys, *flags)
     checked = Budget(reading_from_args(parse(*USUAL, *flags)))
     shown = [line for stage in said["stages"] for line in stage["sources"]]
@@ -69,7 +69,7 @@ def test_it_says_what_pretrain_checks(folder: Path, capsys) -> None:
 
 
 def test_the_table_reads_in_a_log_file(folder: Path, capsys) -> None:
-    flags = [*USUAL, f"--tst-blend={folder}/blend.yaml", "--tst-schedule=4:0.2,2:0.1,4:0.1"]
+    flags = [*USUAL, f"--blend={folder}/blend.yaml", "--tst-schedule=4:0.2,2:0.1,4:0.1"]
     assert main(flags) == 0
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
@@ -95,9 +95,9 @@ def test_repeats_are_told_and_end_with_code_1(folder: Path, capsys) -> None:
     assert "repeats" in shown
     assert f"Not enough: {problem}." in shown
     # Allowed, it still says how often.
-    assert main([*USUAL, *flags, "--tst-allow-repeats"]) == 0
+    assert main([*USUAL, *flags, "--allow-repeats"]) == 0
     shown = capsys.readouterr().out
-    assert "as --tst-allow-repeats allows" in shown
+    assert "as --allow-repeats allows" in shown
     assert times(said["stages"][0]["sources"][0]["epochs"]) in shown
 
 
@@ -138,7 +138,7 @@ def test_a_schedule_of_batch_sizes_is_counted(folder: Path, capsys) -> None:
         ("--data-path {folder}/web --train-iters=0", "add --train-iters or --train-samples"),
         ("--data-path {folder}/web --seq-length=0", "add --seq-length"),
         ("--data-path {folder}/web --step-batch-size-schedule=0:4", "two forms of one thing"),
-        ("--tst-blend {folder}/blend.yaml --data-path a", "two forms of one thing"),
+        ("--blend {folder}/blend.yaml --data-path a", "two forms of one thing"),
     ],
 )
 def test_mistakes_are_one_sentence(folder: Path, flags: str, says: str) -> None:
@@ -171,6 +171,6 @@ def test_neither_megatron_nor_torch_is_imported(folder: Path) -> None:
         "assert not {'torch', 'megatron'} & set(sys.modules)\n"
         "sys.exit(code)"
     )
-    line = [f"--tst-blend={folder}/blend.yaml", "--tst-bag-size=4", "--recipe=tiny"]
+    line = [f"--blend={folder}/blend.yaml", "--tst-bag-size=4", "--recipe=tiny"]
     done = subprocess.run([sys.executable, "-c", program, *USUAL, *line], capture_output=True)
     assert done.returncode == 0, done.stderr.decode()

@@ -67,7 +67,7 @@ def test_what_cannot_be_compared_with_is_one_sentence(tmp_path: Path, content: s
             (tmp_path / name).mkdir()
             ledger(tmp_path / name / "ledger.jsonl", [1.0 if name == "a" else 2.0])
         path = tmp_path
-    with pytest.raises(UserError, match="--tst-compare-with") as error:
+    with pytest.raises(UserError, match="--compare-with") as error:
         OtherRun(path)
     assert str(tmp_path) in str(error.value)
     assert "\n" not in str(error.value)

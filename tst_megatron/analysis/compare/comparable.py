@@ -216,7 +216,7 @@ def _held_out_text(header: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[
         "sequences evaluated": _product(iters, size),
         "full_validation": flags.get("full_validation"),
         "seq_length": flags.get("seq_length"),
-        "tst_fixed_validation": flags.get("tst_fixed_validation"),
+        "fixed_validation": flags.get("fixed_validation"),
     }
     return {name: value for name, value in found.items() if value is not None}
 

@@ -99,28 +99,28 @@ def add_tst_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParse
         help="multi-hot cross-entropy (default) or the bag's total probability",
     )
     group.add_argument(
-        "--tst-allow-schedule-change",
+        "--allow-schedule-change",
         action="store_true",
         help="resume a checkpoint that was trained under another schedule",
     )
     group.add_argument(
-        "--tst-fixed-validation",
+        "--fixed-validation",
         action="store_true",
         help="validate on the same samples every time, instead of going on through the split",
     )
     group.add_argument(
-        "--tst-ledger",
+        "--ledger",
         metavar="FILE",
         help="where to keep the run's ledger (default: ledger.jsonl in --save)",
     )
     group.add_argument(
-        "--tst-compare-with",
+        "--compare-with",
         metavar="LEDGER",
         help="say at every validation, in the log and in TensorBoard, how many steps and GPU hours "
         "that run needed for the loss of now",
     )
     group.add_argument(
-        "--tst-ledger-fsync-interval",
+        "--ledger-fsync-interval",
         metavar="SECONDS",
         type=float,
         default=10.0,
@@ -138,17 +138,15 @@ def check_flags(args: argparse.Namespace) -> None:
     """
     check_schedule_flags(args)
     # Written so that NaN fails too.
-    if not args.tst_ledger_fsync_interval >= 0:
+    if not args.ledger_fsync_interval >= 0:
         raise UserError(
-            f"--tst-ledger-fsync-interval {args.tst_ledger_fsync_interval} is below 0 seconds: use "
+            f"--ledger-fsync-interval {args.ledger_fsync_interval} is below 0 seconds: use "
             "0 for after every line"
         )
-    if args.tst_blend is not None:
+    if args.blend is not None:
         for is_set, flag in ((args.sft, "--sft"), (args.mock_data, "--mock-data")):
             if is_set:
-                raise UserError(
-                    f"--tst-blend names indexed corpora, and {flag} reads none: use one"
-                )
+                raise UserError(f"--blend names indexed corpora, and {flag} reads none: use one")
     if not superposes(args):
         for flag, default in (
             ("superpose", "both"),

@@ -171,7 +171,7 @@ class PhasedDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
         """The sample of a global index; of a superposed stage of bag size 1 as bags of one."""
         location = self.schedule.locate(index)
         dataset = self.of_bag_size[location.bag_size]
-        # A blend without weights may hold fewer samples than a run with --tst-allow-repeats reads.
+        # A blend without weights may hold fewer samples than a run with --allow-repeats reads.
         sample = dict(dataset[self.schedule.index_in_bag_size(location) % len(dataset)])
         if location.bag_size == 1 and location.stage < len(self.schedule.superposed_stages):
             return _as_bags_of_one(sample, self.eod)

@@ -60,12 +60,12 @@ def add_schedule_arguments(group: Any) -> None:
         "places of its last bag have no weight",
     )
     group.add_argument(
-        "--tst-blend",
+        "--blend",
         metavar="FILE",
         help="a YAML of sources (path, weight, epochs), in place of Megatron's data paths",
     )
     group.add_argument(
-        "--tst-allow-repeats",
+        "--allow-repeats",
         action="store_true",
         help="go on although a stage reads some of its text more than once",
     )

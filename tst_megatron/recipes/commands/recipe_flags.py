@@ -38,7 +38,7 @@ def main(args: argparse.Namespace) -> None:
     if any(recipes.Setting(values.get(key), "").is_given for key in _SUPERPOSE):
         print(shlex.join(recipes.flags(values)))
         return
-    blend = values.pop("tst-blend", None)
+    blend = values.pop("blend", None)
     own = {key: value for key, value in values.items() if key.startswith("tst-")}
     line = recipes.flags({key: value for key, value in values.items() if key not in own})
     # Megatron has a blend too, under flags of its own.

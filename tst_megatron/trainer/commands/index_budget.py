@@ -32,7 +32,7 @@ EXAMPLES = """\
 examples:
   tst-megatron index budget --recipe tiny --data-path data/corpus --tst-bag-size 4
   tst-megatron index budget --seq-length 4096 --global-batch-size 512 --train-iters 50000 \\
-      --tst-schedule 16:0.3 --tst-blend blend.yaml --json
+      --tst-schedule 16:0.3 --blend blend.yaml --json
 
 It takes the whole command line of pretrain. The exit code is 0 if the text is there, 1 if not.
 """
@@ -41,11 +41,11 @@ It takes the whole command line of pretrain. The exit code is 0 if the text is t
 _SAYS_NOTHING = (
     "--tst-bag-weights",
     "--tst-objective",
-    "--tst-allow-schedule-change",
-    "--tst-fixed-validation",
-    "--tst-ledger",
-    "--tst-ledger-fsync-interval",
-    "--tst-compare-with",
+    "--allow-schedule-change",
+    "--fixed-validation",
+    "--ledger",
+    "--ledger-fsync-interval",
+    "--compare-with",
 )
 _LOG_WIDTH = 160  # Of a file or a pipe, which have none of their own.
 
@@ -127,7 +127,7 @@ def _problems(args: argparse.Namespace, found: Budget) -> list[str]:
     """Why ``pretrain`` would refuse the run, a sentence each."""
 
     def train() -> None:
-        if args.tst_allow_repeats:
+        if args.allow_repeats:
             budget.check_no_empty_stage(found.stages)
         else:
             budget.check_budget(found)
@@ -215,7 +215,7 @@ def _show(found: Budget, schedule: BagSchedule, fitting: int, problems: list[str
     for problem in problems:
         console.print(f"Not enough: {problem}.", markup=False)
     if not problems and not found.is_met:
-        console.print("Text is repeated, as --tst-allow-repeats allows.")
+        console.print("Text is repeated, as --allow-repeats allows.")
 
 
 def _has_caps(found: Budget) -> bool:

@@ -28,7 +28,7 @@ FLAGS = {
     "split": "98,2,0",
     "eval_iters": 16,
     "eval_global_batch_size": 32,
-    "tst_fixed_validation": True,
+    "fixed_validation": True,
     "rampup_batch_size": None,
     "step_batch_size_schedule": None,
 }
@@ -94,7 +94,7 @@ def test_lengths_and_places_may_differ(tmp_path: Path):
         ({"data": []}, {"data_path": ["/a/other"]}, "data is corpus in"),
         ({}, {"split": "90,10,0"}, "split is 98,2,0 in"),
         ({}, {"eval_iters": 8}, "sequences evaluated is 512 in"),
-        ({}, {"tst_fixed_validation": False}, "tst_fixed_validation is True in"),
+        ({}, {"fixed_validation": False}, "fixed_validation is True in"),
         ({}, {"global_batch_size": 8}, "The batches differ, so a step is not a step: global_batch"),
         ({}, {"seq_length": 64}, "seq_length is 128 in"),
         ({}, {"rampup_batch_size": ["2", "2", "400"]}, "rampup_batch_size is None in"),

@@ -53,8 +53,8 @@ BLENDS = {
     "per split, one weighted": ("--train-data-path 5 {b}", 1.0),
     # As a recipe for one corpus has it: the splits are there already.
     "per split, with a split": ("--train-data-path {a} {b} --split=900,50,50", None),
-    "YAML": ("--split=900,50,50 --tst-blend {blend.yaml}", 0.7),
-    "YAML per split": ("--tst-blend {splits.yaml}", 0.7),
+    "YAML": ("--split=900,50,50 --blend {blend.yaml}", 0.7),
+    "YAML per split": ("--blend {splits.yaml}", 0.7),
 }
 
 
@@ -211,7 +211,7 @@ def test_a_corpus_put_together_from_shards_gives_the_same_samples(
 
 
 def test_a_blend_file_is_megatrons_blend(folder: Path, tmp_path: Path) -> None:
-    flags = expand_blend(["--tst-blend", str(folder / "blend.yaml")])
+    flags = expand_blend(["--blend", str(folder / "blend.yaml")])
     assert flags[2:] == ["--data-path", "3.0", str(folder / "a"), "7.0", str(folder / "b")]
     cache = f"--data-cache-path={tmp_path}"
     assert equal(

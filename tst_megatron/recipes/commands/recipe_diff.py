@@ -2,10 +2,9 @@
 
 import argparse
 
-from rich.text import Text
-
 from tst_megatron.recipes import recipe as recipes
-from tst_megatron.report.terminal import console, table
+from tst_megatron.report.table import Table, print_table
+from tst_megatron.report.terminal import console
 
 EXAMPLES = """\
 examples:
@@ -31,14 +30,10 @@ def main(args: argparse.Namespace) -> None:
     keys = [key for key in one | other if one.get(key) != other.get(key)]
     out = console()
     if not keys:
-        out.print(f"{args.first} and {args.second} have the same flags.", highlight=False)
+        out.print(f"{args.first} and {args.second} have the same flags.")
         return
-    differing = table("flag", args.first, args.second)
-    for key in keys:
-        differing.add_row(
-            *(Text(text) for text in (f"--{key}", one.get(key, "–"), other.get(key, "–")))
-        )
-    out.print(differing)
+    rows = [(f"--{key}", one.get(key, "–"), other.get(key, "–")) for key in keys]
+    print_table(out, Table.of_words(("flag", args.first, args.second), rows))
 
 
 def _words(name: str) -> dict[str, str]:

@@ -2,10 +2,9 @@
 
 import argparse
 
-from rich.text import Text
-
 from tst_megatron.recipes import recipe as recipes
-from tst_megatron.report.terminal import console, table
+from tst_megatron.report.table import Table, print_table
+from tst_megatron.report.terminal import console
 
 EXAMPLES = """\
 examples:
@@ -22,25 +21,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Print what there is; without Megatron, so at once."""
     found = [recipes.read(name) for name in recipes.names()]
-    listed = table("recipe", "what it trains", "layouts, the default first", "precision")
+    listed = []
     precisions: dict[str, recipes.Part] = {}
     for recipe in found:
         layouts = sorted(recipe.layouts, key=lambda name: name != recipe.layout)
-        listed.add_row(
-            Text(recipe.name),
-            Text(recipe.about),
-            Text(", ".join(layouts) or "–"),
-            Text(recipe.precision or "–"),
+        listed.append(
+            (recipe.name, recipe.about, ", ".join(layouts) or "–", recipe.precision or "–")
         )
         precisions |= recipe.precisions
-    explained = table("precisions", "what it trades", "GPUs")
-    for name, precision in precisions.items():
-        explained.add_row(
-            Text(name), Text(precision.about), Text(", ".join(precision.only_on) or "any")
-        )
+    explained = [
+        (name, precision.about, ", ".join(precision.only_on) or "any")
+        for name, precision in precisions.items()
+    ]
     out = console()
-    out.print(listed)
-    out.print(explained)
-    out.print(
-        "--recipe NAME, or NAME+LAYOUT+PRECISION for others than the defaults.", highlight=False
-    )
+    heads = ("recipe", "what it trains", "layouts, the default first", "precision")
+    print_table(out, Table.of_words(heads, listed))
+    print_table(out, Table.of_words(("precisions", "what it trades", "GPUs"), explained))
+    out.print("--recipe NAME, or NAME+LAYOUT+PRECISION for others than the defaults.")

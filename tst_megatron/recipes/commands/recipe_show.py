@@ -3,12 +3,11 @@
 import argparse
 from typing import Any
 
-from rich.text import Text
-
 from tst_megatron.errors import UserError
 from tst_megatron.recipes import recipe as recipes
 from tst_megatron.recipes.recipe import Recipe, Setting
-from tst_megatron.report.terminal import console, table
+from tst_megatron.report.table import Table, print_table
+from tst_megatron.report.terminal import console
 from tst_megatron.trainer.cpu import prepare_backend
 
 EXAMPLES = """\
@@ -46,15 +45,16 @@ def main(args: argparse.Namespace) -> None:
 
     given = recipe.overridden(args.overrides, main_name)
     check_keys(given)
-    shown = table("flag", "value", "from", "instead of")
+    rows = []
     for key, settings in given.settings.items():
         *before, last = settings
         earlier = ", ".join(f"{_text(one)} ({one.source})" for one in reversed(before))
-        shown.add_row(Text(f"--{key}"), Text(_text(last)), Text(last.source), Text(earlier))
+        rows.append((f"--{key}", _text(last), last.source, earlier))
     out = console()
-    out.print(_heading(recipe), highlight=False)
-    out.print(shown)
-    out.print(_summary(given), highlight=False)
+    out.print(_heading(recipe))
+    out.print()
+    print_table(out, Table.of_words(("flag", "value", "from", "instead of"), rows))
+    out.print(_summary(given))
 
 
 def _heading(recipe: Recipe) -> str:

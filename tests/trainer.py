@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
+from typing import Any
 
 from tst_megatron.runs.ledger import Ledger, read_ledger
 
@@ -138,3 +139,8 @@ def held_out(validation: dict[str, Any]) -> tuple[dict[str, float], dict[str, fl
         {"lm loss": validation["next_token_loss"], **losses},
         {"lm loss": validation["next_token_loss_stderr"], **stderrs},
     )
+
+
+def bag_sizes(lines: list[dict[str, Any]]) -> list[Any]:
+    """Of step lines."""
+    return [line["facts"]["bag_size"] for line in lines]

@@ -7,7 +7,7 @@ import torch
 from matrix import DEPTH, SCHEDULE, _tiny
 from rich.console import Console
 from saved import parameters, tensors
-from trainer import Job, Result, held_out, run, run_all
+from trainer import Job, Result, bag_sizes, held_out, run, run_all
 
 from tst_megatron.runs.ledger import read_ledger
 
@@ -92,7 +92,7 @@ LAYOUTS = [(name, layout) for name, (_, layouts) in RUNS.items() for layout in l
 @pytest.mark.parametrize(("name", "layout"), LAYOUTS, ids=str)
 def test_a_layout_trains_as_one_rank_does(results, name: str, layout: tuple[str, ...]) -> None:
     (one_job, one), (job, several) = results[name, ()], results[name, layout]
-    assert [line["facts"]["bag_size"] for line in one.ledger.steps] == [
+    assert bag_sizes(one.ledger.steps) == [
         4,
         4,
         4,

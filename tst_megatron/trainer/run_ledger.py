@@ -5,6 +5,7 @@ line needs of all ranks (the parameter count) is asked of all of them before the
 """
 
 import argparse
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tst_megatron.runs.ledger_history import bring_along, put_aside_anothers
 from tst_megatron.runs.ledger_writer import LedgerWriter
 from tst_megatron.trainer.consumed import Progress, ProgressAt
 from tst_megatron.trainer.forward_step import BAG_LOSS, NEXT_TOKEN_LOSS
-from tst_megatron.trainer.ledger_header import header_of
+from tst_megatron.trainer.ledger_header import header_of, held_out_text
 from tst_megatron.trainer.loss_relay import LossRelay
 from tst_megatron.trainer.parameter_count import count_parameters
 
@@ -85,7 +86,7 @@ class RunLedger:
         """See to it that what lies at the ledger's place is this run's past."""
         step = self.progress.started_at
         if step == 0:
-            put_aside_anothers(path, vars(self.args))
+            put_aside_anothers(path, vars(self.args), ("tst_",))
         elif not path.exists() and self.args.load and not is_object_storage_path(self.args.load):
             bring_along(path, Path(self.args.load) / "ledger.jsonl", step)
 
@@ -122,7 +123,7 @@ class RunLedger:
                 **progress.fields(),
                 "samples": progress.samples,
                 "stage": progress.stage,
-                "bag_size": progress.bag_size,
+                **({"facts": {"bag_size": progress.bag_size}} if self.superposition else {}),
                 "loss_name": name,
                 "loss": None if name is None else known[name],
                 "learning_rate": learning_rate,
@@ -159,11 +160,16 @@ class RunLedger:
             "next_token_loss_stderr": known.get(NEXT_TOKEN_LOSS + _STDERR),
         }
         if BAG_LOSS in known:
-            fields["bag_loss"] = known[BAG_LOSS]
-            fields["bag_loss_stderr"] = known.get(BAG_LOSS + _STDERR)
+            fields["losses"] = {BAG_LOSS: known[BAG_LOSS]}
+            fields["stderrs"] = {BAG_LOSS: known.get(BAG_LOSS + _STDERR)}
         if decision is not None:
-            fields["switch_step"] = decision.switch_step
-        self._writer.write("validation", self.progress.now.fields() | fields)
+            fields["facts"] = {"switch_step": decision.switch_step}
+        self._writer.write("validation", self.progress.now.fields() | fields | self._held_out_text)
+
+    @cached_property
+    def _held_out_text(self) -> dict[str, int | None]:
+        """Tokens and bytes of it that the next-token loss is measured on."""
+        return held_out_text(self.args)
 
 
 def ledger_path(args: argparse.Namespace) -> Path | None:

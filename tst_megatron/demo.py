@@ -29,7 +29,7 @@ from tst_megatron.experiments.text import PreparedText
 from tst_megatron.files import write_whole
 from tst_megatron.recipes import recipe as recipes
 from tst_megatron.runs.ledger import Ledger, LedgerError, read_ledger
-from tst_megatron.runs.ledger_runs import run_of_ledger
+from tst_megatron.runs.run import run_of_ledger
 
 RECIPE = "tiny"
 # The setting that gained most in the study (docs/studies/equal-loss), where no text is read twice.

@@ -284,7 +284,7 @@ class Method:
         """How the method is told in a comparison."""
         from tst_megatron.methods.story import Story
 
-        return Story()
+        return Story(self.name)
 
 
 __all__ = ["Evaluation", "Fact", "Method", "Ordinary", "Run", "Stage"]

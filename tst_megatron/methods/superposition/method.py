@@ -7,6 +7,7 @@ from tst_megatron.methods.method import Method, Run
 from tst_megatron.methods.superposition import flags
 from tst_megatron.methods.superposition.combinations import check_combinations
 from tst_megatron.methods.superposition.run import SuperposedRun
+from tst_megatron.methods.superposition.story import SuperpositionStory
 
 
 class SuperpositionMethod(Method):
@@ -45,6 +46,10 @@ class SuperpositionMethod(Method):
         if before is None:
             return None
         return before | {"bag_boundary": before.get("bag_boundary", "any")}
+
+    def story(self) -> SuperpositionStory:
+        """In bags."""
+        return SuperpositionStory(self.name)
 
 
 METHOD = SuperpositionMethod()

@@ -118,10 +118,10 @@ def _parser(with_tst_flags: bool) -> argparse.ArgumentParser:
     )
     if with_tst_flags:
         # Only where they are shown: they import Megatron, which takes seconds.
-        from tst_megatron.methods.superposition.arguments import add_tst_arguments
+        from tst_megatron.methods.registry import add_arguments as add_own_arguments
 
         pretrain.add_argument("--recipe", help="flags from a recipe, or a .yaml file of your own")
-        add_tst_arguments(pretrain)
+        add_own_arguments(pretrain)
     demo = _add(
         commands,
         "demo",

@@ -1,60 +1,14 @@
-"""Token superposition as a method: its flags, and the stages that they make of a run."""
+"""Token superposition as a method; what needs torch or Megatron is imported when asked for."""
 
 import argparse
+from typing import Any
 
 from tst_megatron.methods.method import Method, Run
-from tst_megatron.methods.superposition.arguments import (
-    add_tst_arguments,
-    check_flags,
-    superposition_from_args,
-)
-from tst_megatron.methods.superposition.schedule_flags import (
-    data_schedule,
-    schedule_of_steps,
-    superposes,
-)
+from tst_megatron.methods.superposition import flags
+from tst_megatron.methods.superposition.combinations import check_combinations
+from tst_megatron.methods.superposition.run import SuperposedRun
 from tst_megatron.methods.superposition.terms import SuperpositionTerms
 from tst_megatron.methods.terms import Terms
-from tst_megatron.runs.stages import NEXT_TOKEN_LOSS, ORDINARY, Stage
-from tst_megatron.stock.batch_sizes import train_steps
-
-
-class SuperposedRun(Run):
-    """A run that superposes.
-
-    Args:
-        args: checked flags, with the length of the run.
-
-    Raises:
-        UserError: a stage rounds to 0 steps, or the run has no number of steps.
-    """
-
-    name = "superposition"
-
-    def __init__(self, args: argparse.Namespace) -> None:
-        self._args = args
-        self.superposition = superposition_from_args(args)
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        """The superposed ones, and the ordinary one."""
-        return self.stages_of(train_steps(self._args))
-
-    def stages_of(self, train_iters: int) -> tuple[Stage, ...]:
-        """Likewise."""
-        schedule = schedule_of_steps(self._args)(train_iters)
-        read = data_schedule(schedule, self._args.tst_superpose)
-        return tuple(
-            Stage(
-                name=ORDINARY if stage.bag_size == 1 else f"bags of {stage.bag_size}",
-                samples=stage.num_samples,
-                tokens_a_position=data.bag_size,
-                loss=NEXT_TOKEN_LOSS if stage.bag_size == 1 else "bag loss",
-                method="" if stage.bag_size == 1 else self.name,
-                facts={"bag_size": stage.bag_size},
-            )
-            for stage, data in zip(schedule.stages, read.stages, strict=True)
-        )
 
 
 class SuperpositionMethod(Method):
@@ -65,19 +19,34 @@ class SuperpositionMethod(Method):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """The ``--tst-*`` group."""
-        add_tst_arguments(parser)
+        flags.add_arguments(parser)
 
     def check(self, args: argparse.Namespace) -> None:
-        """As `check_flags`."""
-        check_flags(args)
+        """As `flags.check_flags`."""
+        flags.check_flags(args)
+
+    def check_beside(self, args: argparse.Namespace, on_gpu: bool) -> None:
+        """As `check_combinations`."""
+        if self.is_on(args):
+            check_combinations(args, on_gpu)
 
     def is_on(self, args: argparse.Namespace) -> bool:
         """With ``--tst-bag-size`` or ``--tst-schedule``."""
-        return superposes(args)
+        return flags.superposes(args)
 
     def run(self, args: argparse.Namespace) -> Run:
         """As `SuperposedRun`."""
         return SuperposedRun(args)
+
+    def remembered(self, saved: argparse.Namespace) -> Any:
+        """As it is now; checkpoints of before there were methods have it in a place of its own."""
+        before = super().remembered(saved)
+        if before is None:
+            before = getattr(saved, "tst_superposition", None)
+        # Of one saved before there was a choice.
+        if before is None:
+            return None
+        return before | {"bag_boundary": before.get("bag_boundary", "any")}
 
     def terms(self) -> Terms:
         """As `SuperpositionTerms`."""

@@ -8,6 +8,8 @@ from tst_megatron.methods.superposition import flags
 from tst_megatron.methods.superposition.combinations import check_combinations
 from tst_megatron.methods.superposition.run import SuperposedRun
 from tst_megatron.methods.superposition.story import SuperpositionStory
+from tst_megatron.methods.superposition.terms import SuperpositionTerms
+from tst_megatron.methods.terms import Terms
 
 
 class SuperpositionMethod(Method):
@@ -50,6 +52,10 @@ class SuperpositionMethod(Method):
     def story(self) -> SuperpositionStory:
         """In bags."""
         return SuperpositionStory(self.name)
+
+    def terms(self) -> Terms:
+        """As `SuperpositionTerms`."""
+        return SuperpositionTerms()
 
 
 METHOD = SuperpositionMethod()

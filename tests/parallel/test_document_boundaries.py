@@ -47,7 +47,7 @@ RUNS: dict[str, tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]] = {
 @pytest.fixture(scope="module")
 def lines(corpus, tmp_path_factory) -> tuple[str, ...]:
     """The corpus indexed in short documents, as data flags: many bags end with one."""
-    from tst_megatron.corpora.indexing.documents import index_documents
+    from tst_megatron.corpora.small_corpora import index_documents
 
     folder = tmp_path_factory.mktemp("lines")
     documents = [line for text in corpus.documents for line in text.splitlines() if line.strip()]

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from tst_megatron import recipes
 from tst_megatron.planner.counts import Stage, count_stages
 from tst_megatron.planner.flags import planned_args
 from tst_megatron.planner.hardware import GPUS
-from tst_megatron.recipes import recipe as recipes
 
 # With everything that the recipes have, and no two sizes alike.
 DENSE = (

@@ -23,7 +23,7 @@ from tst_megatron.errors import UserError
 from tst_megatron.methods.superposition.open_schedule import is_auto
 from tst_megatron.methods.superposition.schedule import BagSchedule
 from tst_megatron.methods.superposition.schedule_flags import add_schedule_arguments
-from tst_megatron.recipes.recipe import expand_recipe
+from tst_megatron.recipes import expand_recipe
 from tst_megatron.trainer.reading import check_validation, reading_from_args
 
 NOT_ENOUGH_EXIT_CODE = 1

@@ -51,7 +51,7 @@ def test_a_blend_file_trains_as_megatrons_flags(corpus, parts: Path, tmp_path: P
             ),
         ]
     )
-    assert [line["bag_size"] for line in ours.ledger.steps] == [4] * 3 + [2] * 2 + [1] * 5
+    assert [line["facts"]["bag_size"] for line in ours.ledger.steps] == [4] * 3 + [2] * 2 + [1] * 5
     assert ours.losses == megatrons.losses
     losses = [run.ledger.validations[-1]["next_token_loss"] for run in (ours, megatrons)]
     assert losses[0] == losses[1]

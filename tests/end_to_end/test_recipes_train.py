@@ -32,7 +32,7 @@ def results(corpus, tmp_path_factory) -> dict[str, Result]:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_it_trains(results, recipe: str) -> None:
     result = results[recipe]
-    bag_sizes = [line["bag_size"] for line in result.ledger.steps]
+    bag_sizes = [line["facts"]["bag_size"] for line in result.ledger.steps]
     assert bag_sizes == ([4] * 4 + [1] * 6 if "tst" in recipe else [1] * 10)
     assert len(result.losses) == 10
     assert all(math.isfinite(loss) for loss in (*result.losses, *result.grad_norms))

@@ -58,11 +58,14 @@ def others(corpus, unbroken: tuple[Job, Result], tmp_path_factory) -> dict[str, 
 
 def decision_of(ledger: Ledger) -> Decision:
     """From the ledger alone, as anyone may replay it."""
-    auto = ledger.header["superposition"]["auto"]
+    (method,) = ledger.header["methods"]
+    auto = method["facts"]["auto"]
     rule = Rule(**{field.name: auto[field.name] for field in fields(Rule)})
     points = [Point(*point) for point in auto["points"]]
     points += [
-        Point(line["step"], line["bag_loss"]) for line in ledger.validations if "bag_loss" in line
+        Point(line["step"], line["losses"]["bag loss"])
+        for line in ledger.validations
+        if "bag loss" in line.get("losses", {})
     ]
     decision = decide(sorted(set(points), key=lambda point: point.step), rule)
     assert decision is not None
@@ -74,9 +77,11 @@ def test_the_ledger_replays_the_decision(unbroken: tuple[Job, Result]) -> None:
     decision = decision_of(ledger)
     assert 18 < decision.switch_step < 48
     assert [
-        (line["step"], line["switch_step"]) for line in ledger.validations if "switch_step" in line
+        (line["step"], line["facts"]["switch_step"])
+        for line in ledger.validations
+        if "switch_step" in line.get("facts", {})
     ] == [(decision.measured_at, decision.switch_step)]
-    bag_sizes = [line["bag_size"] for line in ledger.steps]
+    bag_sizes = [line["facts"]["bag_size"] for line in ledger.steps]
     ordinary = 60 - decision.switch_step
     assert bag_sizes == [4] * decision.switch_step + [1] * ordinary
     assert [phase.last_step for phase in phases_of(ledger)] == [decision.switch_step, 60]
@@ -98,7 +103,7 @@ def test_a_resumed_run_is_the_unbroken_one(
 ) -> None:
     """Bit for bit, though nothing reads ahead in it and two workers did before."""
     job, result = unbroken
-    names = ("step", "loss", "grad_norm", "bag_size", "data_tokens")
+    names = ("step", "loss", "grad_norm", "facts", "data_tokens")
     whole, rest = (
         [[line[name] for name in names] for line in run.ledger.steps]
         for run in (result, others[f"from {cut}"])
@@ -123,7 +128,7 @@ def test_all_ranks_switch_as_one(
     switch = decision_of(ledger).switch_step
     assert switch == decision_of(unbroken[1].ledger).switch_step
     for line in ledger.steps:
-        assert line["bag_size"] == (4 if line["step"] <= switch else 1)
+        assert line["facts"]["bag_size"] == (4 if line["step"] <= switch else 1)
     losses = {line["step"]: line["loss"] for line in unbroken[1].ledger.steps}
     for line in ledger.steps:
         assert line["loss"] == pytest.approx(losses[line["step"]], rel=1e-3)

@@ -46,7 +46,18 @@ def results(corpus, tmp_path_factory) -> dict[tuple[tuple[str, ...], int], Resul
 @pytest.mark.parametrize("name", BITWISE)
 def test_the_numbers_are_the_same(results, name: str) -> None:
     one, other = (results[key] for key in BITWISE[name])
-    assert [line["bag_size"] for line in one.ledger.steps] == [4, 4, 4, 2, 2, 1, 1, 1, 1, 1]
+    assert [line["facts"]["bag_size"] for line in one.ledger.steps] == [
+        4,
+        4,
+        4,
+        2,
+        2,
+        1,
+        1,
+        1,
+        1,
+        1,
+    ]
     assert other.losses == one.losses
     assert other.grad_norms == one.grad_norms
 

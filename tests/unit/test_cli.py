@@ -57,7 +57,7 @@ def test_help_of_pretrain_has_flags_of_any_run_and_of_every_method(words) -> Non
         (("index",), "required: JOB"),
         (("index", "nope"), "invalid choice: 'nope'"),
         (("recipe", "list", "more"), "unrecognized arguments: more"),
-        (("compare", "--no-such"), "required: --with"),
+        (("compare", "--no-such"), "required: baseline, --with"),
         (("index", "verify", "x", "--no-such"), "unrecognized arguments: --no-such"),
     ],
 )

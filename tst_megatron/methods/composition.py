@@ -75,17 +75,6 @@ class Composed(Run):
             config = run.configure_model(config)
         return config
 
-    def wrap_model(self, model: Any) -> Any:
-        """One after the other."""
-        for run in self._runs:
-            model = run.wrap_model(model)
-        return model
-
-    @property
-    def wraps_model(self) -> bool:
-        """Whether one does."""
-        return any(run.wraps_model for run in self._runs)
-
     def load_checkpoint(self, load: Callable[..., Any]) -> Callable[..., Any]:
         """One around the other."""
         for run in self._runs:

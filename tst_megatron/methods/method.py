@@ -127,21 +127,13 @@ class Run:
     # In the trainer.
 
     def configure_model(self, config: Any) -> Any:
-        """Change the model's configuration.
+        """Change the model's configuration, or add to its ``pre_wrap_hooks``, which are given this
+        rank's model chunks as soon as they are built.
 
         Args:
             config: Megatron's ``GPTModelConfig`` or ``HybridModelConfig``.
         """
         return config
-
-    def wrap_model(self, model: Any) -> Any:
-        """Change a pipeline stage of the model that Megatron has built."""
-        return model
-
-    @property
-    def wraps_model(self) -> bool:
-        """Whether `wrap_model` does anything; where none does, Megatron's own builder is used."""
-        return type(self).wrap_model is not Run.wrap_model
 
     def load_checkpoint(self, load: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap Megatron's ``load_checkpoint``; what it is given is what is called."""
@@ -256,6 +248,17 @@ class Method:
 
         Raises:
             UserError: a value is out of range, or flags contradict one another.
+        """
+
+    def check_beside(self, args: argparse.Namespace, on_gpu: bool) -> None:
+        """Check what of Megatron's the method cannot go with.
+
+        Args:
+            args: all of Megatron's, before and again after its validation.
+            on_gpu: whether the run will have GPUs.
+
+        Raises:
+            UserError: it does not go with a flag.
         """
 
     def is_on(self, args: argparse.Namespace) -> bool:

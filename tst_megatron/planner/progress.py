@@ -15,8 +15,7 @@ from megatron.core.num_microbatches_calculator import (
 )
 
 from tst_megatron.errors import UserError
-from tst_megatron.methods.superposition.arguments import Superposition, superposition_from_args
-from tst_megatron.methods.superposition.schedule import BagSchedule, Stage
+from tst_megatron.methods.registry import run_of
 
 
 @dataclass(frozen=True)
@@ -44,29 +43,20 @@ def run_stages(args: argparse.Namespace) -> tuple[RunStage, ...]:
     """
     if not args.train_iters and not args.train_samples:
         raise UserError("the length of the run is not known: add --train-iters")
-    superposition = superposition_from_args(args)
-    if superposition is None:
-        steps = _steps(args)
-        return (RunStage(1, 1, steps, _samples(args, steps)[-1]),)
-    return tuple(_stages(args, superposition))
-
-
-def _stages(args: argparse.Namespace, superposition: Superposition) -> list[RunStage]:
-    schedule: BagSchedule = superposition.schedule
+    stages = run_of(args).stages
     after = _samples(args, _steps(args))
-    ends = list(accumulate(stage.num_samples for stage in schedule.stages))
+    ends = list(accumulate(stage.samples for stage in stages))
     starts = [0, *ends]
-    read: tuple[Stage, ...] = superposition.data_schedule.stages
-    return [
+    return tuple(
         RunStage(
-            stage.bag_size,
-            data.bag_size,
+            int(stage.facts.get("bag_size") or 1),
+            stage.tokens_a_position,
             after.index(end) - after.index(start),
-            stage.num_samples,
+            stage.samples,
         )
-        for stage, data, start, end in zip(schedule.stages, read, starts, ends, strict=False)
-        if stage.num_samples
-    ]
+        for stage, start, end in zip(stages, starts, ends, strict=False)
+        if stage.samples
+    )
 
 
 def _steps(args: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tst_megatron.errors import UserError
-from tst_megatron.methods.superposition.schedule_flags import bag_sizes
+from tst_megatron.methods.registry import run_of
 from tst_megatron.planner.counts import Chunk, Part, Stage, count_stages
 from tst_megatron.planner.flags import parse, validated
 from tst_megatron.planner.hardware import Gpu
@@ -139,7 +139,7 @@ class _Sweep:
         self._num_gpus = num_gpus
         self._gpu = gpu
         self._assumptions = assumptions
-        self._bag_sizes = bag_sizes(parsed)
+        self._bag_sizes = [int(stage.facts.get("bag_size") or 1) for stage in run_of(parsed).stages]
         self._whole: dict[tuple[int, int], Chunk] = {}
 
     def run(self) -> list[Tried]:

@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 import tst_megatron
 from tst_megatron.corpora.manifest import manifest_path
 from tst_megatron.corpora.sources import all_prefixes
-from tst_megatron.methods.superposition.arguments import Superposition
+from tst_megatron.methods.method import Run
 
 _PLAIN = (str, int, float, bool, type(None), list, tuple, dict)
 # Arguments that are no plain values and still read the same in every run.
@@ -35,7 +36,7 @@ _LAYOUT = (
 
 def header_of(
     args: argparse.Namespace,
-    superposition: Superposition | None,
+    run: Run,
     step: int,
     parameters: dict[str, int] | None,
 ) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def header_of(
 
     Args:
         args: Megatron's validated arguments.
-        superposition: how the run superposes; None for an ordinary run.
+        run: what its methods make of it.
         step: that the run starts from.
         parameters: of the whole model, ``total`` and ``active``; None where not known.
     """
@@ -67,7 +68,15 @@ def header_of(
             "padded_vocab_size": args.padded_vocab_size,
         },
         "parameters": parameters,
-        "superposition": None if superposition is None else superposition.as_saved(),
+        "methods": [
+            {
+                "name": part.name,
+                "stages": [stage.as_json() for stage in part.stages],
+                "facts": dict(part.facts),
+            }
+            for part in run.parts
+        ],
+        "parents": [asdict(parent) for parent in run.parents()],
         "flags": {
             name: value if isinstance(value, _PLAIN) else str(value)
             for name, value in sorted(vars(args).items())

@@ -13,10 +13,12 @@ import numpy as np
 
 from tst_megatron.analysis.compare.comparable import TOPICS, differences
 from tst_megatron.errors import UserError
+from tst_megatron.methods.events import Evaluated, Listener
 from tst_megatron.runs.inputs import read_runs
 from tst_megatron.runs.ledger import Ledger
 from tst_megatron.runs.ledger_runs import run_of_ledger
 from tst_megatron.runs.run import Curve
+from tst_megatron.runs.stages import NEXT_TOKEN_LOSS
 from tst_megatron.statistics.crossing import crossing_steps, values_at
 
 
@@ -102,3 +104,32 @@ class OtherRun:
             f"for this loss the other run needed {needed.steps:,.0f} steps{hours} "
             f"(this one {step:,} steps)"
         )
+
+
+class LiveComparison(Listener):
+    """Says at every validation what another run needed for the loss of now.
+
+    Args:
+        path: of the other run's ledger, as the flag has it.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._other = OtherRun(Path(path))
+
+    def evaluated(self, evaluated: Evaluated) -> None:
+        """In the log and in TensorBoard, on the rank that has the loss."""
+        if NEXT_TOKEN_LOSS not in evaluated.losses:
+            return
+        loss, step = float(evaluated.losses[NEXT_TOKEN_LOSS]), evaluated.progress.step
+        needed = self._other.needed_for(loss)
+        if needed is not None:
+            evaluated.scalar("other-run-steps", needed.steps)
+            if step:
+                evaluated.scalar("other-run-step-ratio", needed.steps / step)
+            if needed.gpu_hours is not None:
+                evaluated.scalar("other-run-gpu-hours", needed.gpu_hours)
+        evaluated.say(f" compared with {self._path}: {self._other.sentence(loss, step)}")

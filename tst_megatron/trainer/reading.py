@@ -1,20 +1,35 @@
 """From flags to what decides which text a run reads; without Megatron, as the budget needs it."""
 
 import argparse
+from collections.abc import Callable
 
 from tst_megatron.corpora import budget
 from tst_megatron.corpora.budget import Reading
 from tst_megatron.corpora.parts import places_needed
 from tst_megatron.corpora.sources import check_sources, sources_of_split
 from tst_megatron.errors import UserError
-from tst_megatron.methods.superposition.schedule_flags import (
-    check_schedule_flags,
-    data_schedule,
-    schedule_of_steps,
-    superposes,
-    text_schedule,
-)
-from tst_megatron.stock.batch_sizes import train_steps
+from tst_megatron.methods.superposition.flags import schedule_of_steps, superposes
+from tst_megatron.methods.superposition.schedule import BagSchedule, Stage
+from tst_megatron.stock.batch_sizes import BatchSizes, train_steps
+
+
+def _schedules(args: argparse.Namespace) -> Callable[[int], BagSchedule]:
+    if superposes(args):
+        return schedule_of_steps(args)
+    samples_of_steps = BatchSizes.from_args(args).samples_of_steps
+    return lambda steps: BagSchedule((Stage(1, samples_of_steps(steps)),))
+
+
+def data_schedule(schedule: BagSchedule, superpose: str) -> BagSchedule:
+    """As the data see it."""
+    if superpose != "output":
+        return schedule
+    return BagSchedule(tuple(Stage(1, stage.num_samples) for stage in schedule.stages))
+
+
+def text_schedule(schedule: BagSchedule, superpose: str) -> BagSchedule:
+    """As text is laid out."""
+    return data_schedule(schedule, superpose) if superpose == "output" else schedule.text
 
 
 def reading_from_args(args: argparse.Namespace) -> Reading:
@@ -23,14 +38,13 @@ def reading_from_args(args: argparse.Namespace) -> Reading:
     Raises:
         UserError: there are no training data, or flags do not say how much is read of them.
     """
-    check_schedule_flags(args)
     if not args.seq_length or args.seq_length < 1:
         raise UserError("a sample is as long as its sequence: add --seq-length")
     sources = tuple(sources_of_split(args, "train"))
     if not sources:
         raise UserError("there is no training data: add --data-path, --train-data-path or --blend")
     check_sources(sources)
-    schedule = schedule_of_steps(args)
+    schedule = _schedules(args)
     return Reading(
         seq_length=args.seq_length,
         train_iters=train_steps(args),

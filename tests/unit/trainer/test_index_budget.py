@@ -14,7 +14,7 @@ from megatron.training.arguments import add_megatron_arguments
 from tst_megatron.corpora.budget import Budget, times
 from tst_megatron.corpora.index_file import write_index
 from tst_megatron.errors import UserError
-from tst_megatron.methods.superposition.arguments import add_tst_arguments
+from tst_megatron.methods.registry import add_arguments as add_own_arguments
 from tst_megatron.trainer.commands.index_budget import _SAYS_NOTHING, add_arguments, main
 from tst_megatron.trainer.reading import reading_from_args
 
@@ -150,7 +150,7 @@ def test_mistakes_are_one_sentence(folder: Path, flags: str, says: str) -> None:
 def test_every_flag_of_ours_and_every_default_is_known() -> None:
     ours = argparse.ArgumentParser()
     add_arguments(ours)
-    theirs = add_tst_arguments(add_megatron_arguments(argparse.ArgumentParser()))
+    theirs = add_own_arguments(add_megatron_arguments(argparse.ArgumentParser()))
     for flag in theirs._option_string_actions:
         if flag.startswith("--tst-"):
             assert flag in _SAYS_NOTHING or flag in ours._option_string_actions

@@ -20,9 +20,9 @@ from tst_megatron.corpora.blend import expand_blend
 from tst_megatron.corpora.budget import Budget, StageBudget
 from tst_megatron.corpora.sources import all_prefixes
 from tst_megatron.errors import UserError
+from tst_megatron.methods.registry import add_arguments as add_own_arguments
 from tst_megatron.methods.superposition.open_schedule import is_auto
 from tst_megatron.methods.superposition.schedule import BagSchedule
-from tst_megatron.methods.superposition.schedule_flags import add_schedule_arguments
 from tst_megatron.recipes import expand_recipe
 from tst_megatron.trainer.reading import check_validation, reading_from_args
 
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--recipe", metavar="NAME", help="flags from a recipe, or a .yaml file of your own"
     )
     parser.add_argument("--json", action="store_true", help="print it as JSON")
-    add_schedule_arguments(parser.add_argument_group("token superposition"))
+    add_own_arguments(parser)
     megatron = parser.add_argument_group(
         "Megatron's", "All its other flags may stand beside these, and are not read."
     )

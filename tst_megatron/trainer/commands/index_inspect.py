@@ -171,10 +171,7 @@ def _document(
 
 def _reading(args: argparse.Namespace) -> Reading:
     """The run whose samples are shown."""
-    from tst_megatron.methods.superposition.schedule_flags import (
-        check_schedule_flags,
-        schedule_of_steps,
-    )
+    from tst_megatron.methods.superposition.flags import _check_schedule, schedule_of_steps
 
     for flag in ("samples", "positions", "seq_length", "train_iters", "global_batch_size"):
         value = getattr(args, flag)
@@ -183,7 +180,7 @@ def _reading(args: argparse.Namespace) -> Reading:
     if args.seq_length is None:
         raise UserError("a sample is as long as its sequence: add --seq-length")
     args.step_batch_size_schedule = None
-    check_schedule_flags(args)
+    _check_schedule(args)
     training = split_bounds(args.split)[0]
     if training is None:
         raise UserError(f"--split {args.split} leaves no documents to train on: raise its first")

@@ -1,30 +1,36 @@
-"""The ``--tst-*`` flags that say which text a run reads: its stages and its blend.
+"""The ``--tst-*`` flags: what they are, what they mean together, and the schedule they name.
 
-The one idea: training and ``tst-megatron index budget`` understand them here, in the same words; so
-nothing of Megatron's is imported, which takes seconds.
+The one idea: training, planner and ``index budget`` understand them here, in the same words; so
+nothing of Megatron's or torch is imported, which takes seconds.
 """
 
 import argparse
 from collections.abc import Callable
-from typing import Any
 
-from tst_megatron.corpora.parts import BAG_BOUNDARIES
 from tst_megatron.errors import UserError
 from tst_megatron.methods.superposition.open_schedule import OpenSchedule, is_auto, parse_auto
 from tst_megatron.methods.superposition.schedule import (
     BagSchedule,
     ScheduleError,
-    Stage,
     parse_shares,
+)
+from tst_megatron.methods.superposition.settings import (
+    BAG_BOUNDARIES,
+    BAG_WEIGHTS,
+    OBJECTIVES,
+    SUPERPOSE,
 )
 from tst_megatron.stock.batch_sizes import BatchSizes
 
 DEFAULT_STEP_RATIO = 0.3  # arXiv 2605.06546, Section 4: 0.2 to 0.4 is best.
-SUPERPOSE = ("both", "input", "output")
 
 
-def add_schedule_arguments(group: Any) -> None:
-    """Add the flags to a parser or to a group of one."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the ``--tst-*`` group to a parser, Megatron's or a smaller one."""
+    group = parser.add_argument_group(
+        title="token superposition",
+        description="Train the first part of the run on bags of tokens (arXiv 2605.06546).",
+    )
     group.add_argument(
         "--tst-bag-size",
         type=int,
@@ -60,14 +66,16 @@ def add_schedule_arguments(group: Any) -> None:
         "places of its last bag have no weight",
     )
     group.add_argument(
-        "--blend",
-        metavar="FILE",
-        help="a YAML of sources (path, weight, epochs), in place of Megatron's data paths",
+        "--tst-bag-weights",
+        choices=BAG_WEIGHTS,
+        default="uniform",
+        help="weights of the places inside the target bag (default uniform)",
     )
     group.add_argument(
-        "--allow-repeats",
-        action="store_true",
-        help="go on although a stage reads some of its text more than once",
+        "--tst-objective",
+        choices=OBJECTIVES,
+        default="mce",
+        help="multi-hot cross-entropy (default) or the bag's total probability",
     )
 
 
@@ -76,21 +84,44 @@ def superposes(args: argparse.Namespace) -> bool:
     return args.tst_bag_size is not None or args.tst_schedule is not None
 
 
-def bag_sizes(args: argparse.Namespace) -> tuple[int, ...]:
-    """Bag sizes of the stages, in the order of training; checked flags are taken for granted."""
-    if is_auto(args.tst_schedule):
-        return parse_auto(args.tst_schedule).bag_size, 1
-    if not superposes(args):
-        return (1,)
-    return *(bag_size for bag_size, _ in _shares(args)), 1
-
-
-def check_schedule_flags(args: argparse.Namespace) -> None:
-    """Check the stages that the flags name.
+def check_flags(args: argparse.Namespace) -> None:
+    """Check the ``--tst-*`` flags that need nothing but themselves.
 
     Raises:
         UserError: a value is out of range, or flags contradict one another.
     """
+    _check_schedule(args)
+    if superposes(args):
+        _check_objective(args)
+        return
+    for flag, default in (
+        ("superpose", "both"),
+        ("bag_boundary", "any"),
+        ("bag_weights", "uniform"),
+        ("objective", "mce"),
+    ):
+        if getattr(args, f"tst_{flag}") != default:
+            raise UserError(
+                f"--tst-{flag.replace('_', '-')} does nothing without a superposition phase: "
+                "add --tst-bag-size or --tst-schedule"
+            )
+
+
+def _check_objective(args: argparse.Namespace) -> None:
+    if args.tst_objective == "mce-alt" and args.tst_bag_weights != "uniform":
+        raise UserError(
+            "--tst-objective mce-alt takes no weights: leave --tst-bag-weights out or use mce"
+        )
+    if args.tst_superpose == "input" and (
+        args.tst_bag_weights != "uniform" or args.tst_objective != "mce"
+    ):
+        raise UserError(
+            "--tst-superpose input predicts single tokens: leave --tst-bag-weights and "
+            "--tst-objective out"
+        )
+
+
+def _check_schedule(args: argparse.Namespace) -> None:
     if args.tst_schedule is not None and (
         args.tst_bag_size is not None or args.tst_step_ratio is not None
     ):
@@ -105,27 +136,12 @@ def check_schedule_flags(args: argparse.Namespace) -> None:
 
 
 def schedule_of_steps(args: argparse.Namespace) -> Callable[[int], BagSchedule]:
-    """The run's schedule as a function of its steps; one ordinary stage without bags.
+    """The schedule of a run that superposes, as a function of its steps.
 
     The function raises UserError where a stage rounds to 0 steps.
     """
     samples_of_steps = BatchSizes.from_args(args).samples_of_steps
-    if not superposes(args):
-        return lambda steps: BagSchedule((Stage(1, samples_of_steps(steps)),))
     return lambda steps: _schedule(args, steps, samples_of_steps)
-
-
-def text_schedule(schedule: BagSchedule, superpose: str) -> BagSchedule:
-    """The samples that text must be there for; more than the run has, where the switch is open."""
-    # Single tokens are read on both sides of the switch, wherever it is.
-    return data_schedule(schedule, superpose) if superpose == "output" else schedule.text
-
-
-def data_schedule(schedule: BagSchedule, superpose: str) -> BagSchedule:
-    """The schedule as the data see it: output superposition reads single tokens throughout."""
-    if superpose != "output":
-        return schedule
-    return BagSchedule(tuple(Stage(1, stage.num_samples) for stage in schedule.stages))
 
 
 def _schedule(

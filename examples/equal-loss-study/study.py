@@ -18,6 +18,7 @@ from pathlib import Path
 from rich.console import Console
 
 import tst_megatron
+from tst_megatron import recipes
 from tst_megatron.analysis.compare.finding import find
 from tst_megatron.analysis.compare.findings import Prices
 from tst_megatron.analysis.compare.output.folder import write_folder
@@ -26,7 +27,6 @@ from tst_megatron.errors import INTERRUPTED_EXIT_CODE, UserError, user_errors_ex
 from tst_megatron.experiments.cells import Cell, is_done, ledger_of, train_cells
 from tst_megatron.experiments.text import PreparedText
 from tst_megatron.files import write_whole
-from tst_megatron.recipes import recipe as recipes
 
 # The text of the standard library is 21.5 M tokens at this vocabulary, so that bags of 8 for a
 # quarter of these steps (19.7 M) read nothing twice; at 512, the demo's, they would.

@@ -243,10 +243,13 @@ class Method:
     Attributes:
         name: as folder, ledger and messages have it.
         flag_prefix: of its flags, such as ``tst``.
+        forms: sets of flags, without dashes in front, that say the same thing in other words; one
+            that is given takes the place of the others. None where it has but one form.
     """
 
     name: ClassVar[str]
     flag_prefix: ClassVar[str]
+    forms: ClassVar[tuple[frozenset[str], ...]] = ()
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the method's flags to a parser, Megatron's or a smaller one."""

@@ -8,7 +8,7 @@ from tst_megatron.corpora.blend import expand_blend, is_remote
 from tst_megatron.corpora.budget import Budget, check_files, check_no_empty_stage
 from tst_megatron.corpora.sources import all_prefixes
 from tst_megatron.errors import UserError
-from tst_megatron.recipes.recipe import expand_recipe
+from tst_megatron.recipes import expand_recipe
 from tst_megatron.sweep.grid import BASELINE, Config, Grid
 from tst_megatron.sweep.settings import SweepSettings
 from tst_megatron.trainer.commands import index_budget

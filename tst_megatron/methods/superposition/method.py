@@ -17,6 +17,7 @@ class SuperpositionMethod(Method):
 
     name = "superposition"
     flag_prefix = "tst"
+    forms = (frozenset({"tst-bag-size", "tst-step-ratio"}), frozenset({"tst-schedule"}))
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """The ``--tst-*`` group."""

@@ -22,7 +22,7 @@ from tst_megatron.corpora.parts import TextPart
 from tst_megatron.corpora.sources import all_prefixes
 from tst_megatron.errors import UserError
 from tst_megatron.methods import registry
-from tst_megatron.recipes.recipe import expand_recipe
+from tst_megatron.recipes import expand_recipe
 from tst_megatron.trainer.reading import check_validation, reading_from_args
 
 NOT_ENOUGH_EXIT_CODE = 1

@@ -60,28 +60,38 @@ def _ledger(steps: Steps, path: Path) -> tuple[Any, float]:
     """A run's ledger that has started, and how often it asks the disk, in seconds."""
     from megatron.training import get_args
 
-    from tst_megatron.trainer.consumed import Progress
+    from tst_megatron.trainer.progress import ProgressCounter
     from tst_megatron.trainer.run_ledger import RunLedger
 
     args = get_args()
     args.ledger = str(path)
     # Set by `pretrain` from its command line.
     args.recipe = None
-    progress = Progress(args, None)
+    progress = ProgressCounter(args, steps.ordinary_run)
     progress.start()
-    ledger = RunLedger(args, None, progress, time.time())
-    ledger.start(steps.model)
+    ledger = RunLedger(args, steps.ordinary_run, progress, time.time())
+    ledger.started(steps.model)
     return ledger, float(args.ledger_fsync_interval)
 
 
 def _write(ledger: Any) -> None:
+    from tst_megatron.methods.events import LoggedStep
     from tst_megatron.trainer.step_clock import COMPUTE, StepClock
 
     clock = StepClock(time.time())
     with clock.measure(COMPUTE):
         pass
-    losses = {"lm loss": torch.tensor(3.21)}
-    ledger.step(ledger.progress.now, losses, 1e-3, 1.23, clock.take(), {})
+    ledger.step_logged(
+        LoggedStep(
+            progress=ledger.progress.now,
+            losses={"lm loss": torch.tensor(3.21)},
+            learning_rate=1e-3,
+            grad_norm=1.23,
+            seconds=clock.take(),
+            extras={},
+            scalar=lambda name, value: None,
+        )
+    )
 
 
 def _sync(ledger: Any) -> None:

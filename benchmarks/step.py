@@ -44,10 +44,10 @@ def start_megatron(machine_flags: tuple[str, ...], own_flags: tuple[str, ...] = 
     from megatron.training import training
     from megatron.training.arguments import parse_and_validate_args
 
-    from tst_megatron.methods.superposition.arguments import add_tst_arguments
+    from tst_megatron.methods.registry import add_arguments
 
     sys.argv = [sys.argv[0], *machine_flags, *_FLAGS, *own_flags]
-    args = parse_and_validate_args(extra_args_provider=add_tst_arguments)
+    args = parse_and_validate_args(extra_args_provider=add_arguments)
     # The trainer's name for it, which the CPU backend answers.
     training.initialize_megatron()
     return args
@@ -80,12 +80,13 @@ class Steps:
             pretrain_cfg_container_from_args,
         )
 
-        from tst_megatron.methods.superposition.arguments import superposition_from_args
-        from tst_megatron.methods.superposition.builders import SuperposedGPTModelConfig
+        from tst_megatron.methods.method import Ordinary
+        from tst_megatron.methods.registry import run_of
         from tst_megatron.trainer.forward_step import ForwardStep
 
         args = get_args()
-        model_config = gpt_config_from_args(args, model_config_cls=SuperposedGPTModelConfig)
+        superposed = run_of(args)
+        model_config = superposed.configure_model(gpt_config_from_args(args))
         self.trainer = training
         self.model, self.optimizer, self.scheduler = training.setup_model_and_optimizer(
             ModelType.encoder_or_decoder,
@@ -99,9 +100,10 @@ class Steps:
         self.config.grad_scale_func = self.optimizer.scale_loss
         self.config.timers = get_timers()
         self.config.finalize_model_grads_func = finalize_model_grads
-        self.ordinary = ForwardStep(None)
+        self.ordinary_run = Ordinary(lambda steps: steps * args.global_batch_size, args.train_iters)
+        self.ordinary = ForwardStep(self.ordinary_run)
         # Megatron has counted no sample yet, so every step is in the superposed stage.
-        self.superposed = ForwardStep(superposition_from_args(args))
+        self.superposed = ForwardStep(superposed)
 
     def prepare(self, forward_step: Any, sample: dict[str, Tensor]) -> Prepare:
         """A step of Megatron's trainer on one batch."""

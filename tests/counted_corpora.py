@@ -11,13 +11,9 @@ from megatron.training.arguments import add_megatron_arguments
 
 from tst_megatron.corpora.blend import expand_blend
 from tst_megatron.corpora.budget import Budget
-from tst_megatron.methods.superposition.arguments import add_tst_arguments, superposition_from_args
-from tst_megatron.methods.superposition.phased_dataset import (
-    BAGS,
-    PhasedDataset,
-    build_phased_dataset,
-)
-from tst_megatron.trainer.datasets import dataset_config
+from tst_megatron.methods.registry import add_arguments, run_of
+from tst_megatron.methods.superposition.phased_dataset import BAGS, PhasedDataset
+from tst_megatron.stock.datasets import dataset_config
 from tst_megatron.trainer.reading import reading_from_args
 
 VOCAB_SIZE = 1_000_000
@@ -36,7 +32,7 @@ def write_corpus(prefix: Path, lengths, start: int = 0) -> str:
 
 @cache
 def _parser() -> argparse.ArgumentParser:
-    return add_tst_arguments(add_megatron_arguments(argparse.ArgumentParser(allow_abbrev=False)))
+    return add_arguments(add_megatron_arguments(argparse.ArgumentParser(allow_abbrev=False)))
 
 
 def parse(*flags: str) -> argparse.Namespace:
@@ -53,8 +49,7 @@ def parse(*flags: str) -> argparse.Namespace:
 
 def build(args: argparse.Namespace) -> PhasedDataset:
     """The run's training data."""
-    schedule = superposition_from_args(args).data_schedule
-    return build_phased_dataset(schedule, dataset_config(args), lambda: True)
+    return run_of(args).training_data(dataset_config(args), lambda: True)
 
 
 def budget_of(args: argparse.Namespace) -> Budget:

@@ -86,7 +86,7 @@ def _import_everything() -> None:
     import megatron.training.training  # noqa: F401
 
     import tst_megatron.cli
-    import tst_megatron.methods.superposition.builders
+    import tst_megatron.methods.superposition.model
     import tst_megatron.trainer.hooks
     import tst_megatron.trainer.pretrain  # noqa: F401
 

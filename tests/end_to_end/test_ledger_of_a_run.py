@@ -70,9 +70,9 @@ def test_the_lines_have_what_the_last_stage_knows(ran: tuple[Result, Path]) -> N
     spent = sum(line["compute_s"] + line["other_s"] for line in ledger.steps)
     assert spent == pytest.approx(ledger.steps[-1]["wall_clock_s"], abs=0.5)
     superposed, ordinary = ledger.validations[0], ledger.validations[-1]
-    assert superposed["bag_loss_stderr"] > 0
+    assert superposed["stderrs"]["bag loss"] > 0
     assert ordinary["next_token_loss_stderr"] > 0
-    assert "bag_loss" not in ordinary
+    assert "losses" not in ordinary
 
 
 def test_tensorboard_has_the_same(ran: tuple[Result, Path]) -> None:

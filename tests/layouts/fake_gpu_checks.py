@@ -25,12 +25,12 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tst_megatron.methods.superposition import batch as batch_code
 from tst_megatron.methods.superposition.bags import BAG_WEIGHTS
 from tst_megatron.methods.superposition.embedding import SuperposedVocabParallelEmbedding
 from tst_megatron.methods.superposition.loss import OBJECTIVES, multi_hot_cross_entropy
 from tst_megatron.methods.superposition.model import BagObjective, SuperpositionMixin
 from tst_megatron.methods.superposition.phased_dataset import BAGS
-from tst_megatron.trainer import batch as batch_code
 
 _GPU = torch.device("cuda", 0)
 _BATCH, _LENGTH, _BAG_SIZE, _HIDDEN, _VOCABULARY = 2, 2048, 16, 1024, 32768

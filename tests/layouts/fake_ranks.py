@@ -18,15 +18,9 @@ from megatron.core.num_microbatches_calculator import destroy_num_microbatches_c
 from megatron.training.argument_utils import gpt_config_from_args, hybrid_config_from_args
 from megatron.training.arguments import parse_and_validate_args
 from megatron.training.global_vars import destroy_global_vars
-from megatron.training.models.gpt import GPTModelConfig
-from megatron.training.models.hybrid import HybridModelConfig
 from shapes import Shape
 
-from tst_megatron.methods.superposition import arguments
-from tst_megatron.methods.superposition.builders import (
-    SuperposedGPTModelConfig,
-    SuperposedHybridModelConfig,
-)
+from tst_megatron.methods.registry import add_arguments, run_of
 from tst_megatron.planner import fake_ranks
 from tst_megatron.trainer.cpu import patches as cpu
 
@@ -69,7 +63,7 @@ def megatron_args(flags: Sequence[str], num_ranks: int) -> Iterator[Any]:
     launcher = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(num_ranks)}
     with patch.dict(os.environ, launcher), patch("sys.argv", ["pretrain", *flags]):
         try:
-            args = parse_and_validate_args(extra_args_provider=arguments.add_tst_arguments)
+            args = parse_and_validate_args(extra_args_provider=add_arguments)
             yield args
         finally:
             destroy_global_vars()
@@ -110,16 +104,12 @@ def pretended_gpu(with_transformer_engine: bool) -> Iterator[None]:
 
 
 def build(args: Any, superposed: bool) -> list[Any]:
-    """Every chunk of this rank's model, by our builders or by Megatron's."""
-    if args.hybrid_layer_pattern is not None:
-        of_args, config_class = hybrid_config_from_args, HybridModelConfig
-        if superposed:
-            config_class = SuperposedHybridModelConfig
-    else:
-        of_args, config_class = gpt_config_from_args, GPTModelConfig
-        if superposed:
-            config_class = SuperposedGPTModelConfig
-    return fake_ranks.build_chunks(of_args(args, model_config_cls=config_class))
+    """Every chunk of this rank's model, as the run's methods change it or as Megatron builds it."""
+    hybrid = args.hybrid_layer_pattern is not None
+    config = (hybrid_config_from_args if hybrid else gpt_config_from_args)(args)
+    if superposed:
+        config = run_of(args).configure_model(config)
+    return fake_ranks.build_chunks(config)
 
 
 def shards(model: Any) -> dict[str, list[ShardedTensor]]:

@@ -15,10 +15,11 @@ from layouts import Rank
 from megatron.training.argument_utils import core_transformer_config_from_args
 from shapes import of_recipe
 
+from tst_megatron import recipes
 from tst_megatron.errors import UserError
-from tst_megatron.methods.superposition.arguments import check_flags, superposition_from_args
+from tst_megatron.methods.registry import check_flags, run_of
 from tst_megatron.methods.superposition.model import SuperpositionMixin
-from tst_megatron.recipes import recipe as recipes
+from tst_megatron.runs.stages import data_tokens
 from tst_megatron.trainer import checks
 from tst_megatron.trainer.fp8_support import check_fp8
 
@@ -100,18 +101,15 @@ _TABLE_1 = {
 @pytest.mark.parametrize("name", _TABLE_1)
 def test_steps_and_data_are_the_papers(name: str) -> None:
     with _validated(name) as args:
-        superposition = superposition_from_args(args)
+        run = run_of(args)
         batch, length, steps = args.global_batch_size, args.seq_length, args.train_iters
         # The decay is the last tenth of the steps.
         assert args.lr_wsd_decay_iters == round(steps / 10)
         assert args.lr_warmup_iters == 2000
-    superposed_steps, superposed_tokens, tokens = 0, 0, steps * batch * length
-    if superposition is not None:
-        schedule = superposition.schedule
-        samples = sum(stage.num_samples for stage in schedule.superposed_stages)
-        superposed_steps = samples // batch
-        superposed_tokens = schedule.data_tokens(samples, length)
-        tokens = schedule.data_tokens(schedule.num_samples, length)
+    samples = sum(stage.samples for stage in run.stages if not stage.is_ordinary)
+    superposed_steps = samples // batch
+    superposed_tokens = data_tokens(run.stages, samples, length)
+    tokens = data_tokens(run.stages, steps * batch, length)
     found = (superposed_steps, steps, round(superposed_tokens / 1e9), round(tokens / 1e9))
     assert found == _TABLE_1[name]
 
@@ -125,7 +123,7 @@ def test_transformer_engines_modules(name: str) -> None:
         config = core_transformer_config_from_args(args)
         # The dispatcher would put an index on the GPU that is not there.
         args.moe_permute_fusion = False
-        superposed = superposition_from_args(args) is not None
+        superposed = bool(run_of(args).parts)
         with as_rank(args, Rank(0, 0, 0, 0, 0)):
             (built,) = build(args, superposed)
     experts = args.expert_model_parallel_size

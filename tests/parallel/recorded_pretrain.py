@@ -14,9 +14,10 @@ from tst_megatron.trainer.cpu import prepare_backend
 prepare_backend()
 
 from benchmarks.collectives import Recorder
-from tst_megatron.trainer import forward_step, hooks, pretrain
+from tst_megatron.trainer import hooks, pretrain
+from tst_megatron.trainer.forward_step import ForwardStep
 
-get_batch = forward_step.get_batch
+get_batch = ForwardStep.get_batch
 train_step = hooks._ORIGINALS["train_step"]
 steps: list[dict[str, list]] = []
 
@@ -24,7 +25,7 @@ steps: list[dict[str, list]] = []
 @wraps(train_step)
 def recorded(*args, **kwargs):
     recorder = Recorder()
-    forward_step.get_batch = recorder.in_batch(get_batch)
+    ForwardStep.get_batch = recorder.in_batch(get_batch)
     with recorder:
         result = train_step(*args, **kwargs)
     steps.append({"step": recorder.step, "batch": recorder.batch})

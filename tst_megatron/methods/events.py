@@ -101,6 +101,9 @@ class Listener:
             optimizer: Megatron's, with the learning rates of this step in its ``param_groups``.
         """
 
+    def stepped(self, progress: Progress, scalar: Scalar) -> None:
+        """After every step, before it is logged."""
+
     def step_logged(self, step: LoggedStep) -> None:
         """After a step that is logged."""
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from tst_megatron.methods.story import Story
     from tst_megatron.methods.terms import Terms
 
+type Positions = list[list[int | None]]
+"""``[L][tokens a position]``, ids; None in a place that holds no token."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -127,21 +130,13 @@ class Run:
     # In the trainer.
 
     def configure_model(self, config: Any) -> Any:
-        """Change the model's configuration.
+        """Change the model's configuration, or add to its ``pre_wrap_hooks``, which are given this
+        rank's model chunks as soon as they are built.
 
         Args:
             config: Megatron's ``GPTModelConfig`` or ``HybridModelConfig``.
         """
         return config
-
-    def wrap_model(self, model: Any) -> Any:
-        """Change a pipeline stage of the model that Megatron has built."""
-        return model
-
-    @property
-    def wraps_model(self) -> bool:
-        """Whether `wrap_model` does anything; where none does, Megatron's own builder is used."""
-        return type(self).wrap_model is not Run.wrap_model
 
     def load_checkpoint(self, load: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap Megatron's ``load_checkpoint``; what it is given is what is called."""
@@ -166,6 +161,14 @@ class Run:
             None on ranks that read no data.
         """
         raise NotImplementedError
+
+    def in_positions(self, sample: Mapping[str, Any]) -> tuple[Positions, Positions] | None:
+        """A sample of `training_data` for the eye: its inputs and its targets.
+
+        Returns:
+            None for a sample that is as Megatron's own are.
+        """
+        return None
 
     def batch(
         self,
@@ -240,10 +243,13 @@ class Method:
     Attributes:
         name: as folder, ledger and messages have it.
         flag_prefix: of its flags, such as ``tst``.
+        forms: sets of flags, without dashes in front, that say the same thing in other words; one
+            that is given takes the place of the others. None where it has but one form.
     """
 
     name: ClassVar[str]
     flag_prefix: ClassVar[str]
+    forms: ClassVar[tuple[frozenset[str], ...]] = ()
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the method's flags to a parser, Megatron's or a smaller one."""
@@ -253,6 +259,17 @@ class Method:
 
         Raises:
             UserError: a value is out of range, or flags contradict one another.
+        """
+
+    def check_beside(self, args: argparse.Namespace, on_gpu: bool) -> None:
+        """Check what of Megatron's the method cannot go with.
+
+        Args:
+            args: all of Megatron's, before and again after its validation.
+            on_gpu: whether the run will have GPUs.
+
+        Raises:
+            UserError: it does not go with a flag.
         """
 
     def is_on(self, args: argparse.Namespace) -> bool:
@@ -281,7 +298,7 @@ class Method:
         """How the method is told in a comparison."""
         from tst_megatron.methods.story import Story
 
-        return Story()
+        return Story(self.name)
 
 
-__all__ = ["Evaluation", "Fact", "Method", "Ordinary", "Run", "Stage"]
+__all__ = ["Evaluation", "Fact", "Method", "Ordinary", "Positions", "Run", "Stage"]

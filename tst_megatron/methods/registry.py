@@ -11,6 +11,7 @@ from importlib import import_module
 from tst_megatron.errors import UserError
 from tst_megatron.methods.composition import Composed
 from tst_megatron.methods.method import Method, Ordinary, Run
+from tst_megatron.stock import flags
 from tst_megatron.stock.batch_sizes import BatchSizes, train_steps
 
 _MODULES = ["tst_megatron.methods.superposition.method"]
@@ -34,20 +35,41 @@ def method_named(name: str) -> Method | None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Add the flags of all methods."""
+    """Add our flags to a parser, Megatron's or a smaller one: any run's, and every method's.
+
+    Megatron takes it as its ``extra_args_provider``.
+    """
+    flags.add_arguments(parser)
     for method in methods():
         method.add_arguments(parser)
     return parser
 
 
-def check_flags(args: argparse.Namespace) -> None:
-    """Check the flags of all methods.
+def check_own_flags(args: argparse.Namespace) -> None:
+    """Check our flags, any run's and every method's, by themselves.
 
     Raises:
         UserError: a value is out of range, or flags contradict one another.
     """
+    flags.check_own_flags(args)
     for method in methods():
         method.check(args)
+
+
+def check_flags(args: argparse.Namespace, on_gpu: bool = True) -> None:
+    """Check our flags by themselves and beside Megatron's.
+
+    Args:
+        args: all of Megatron's, before or after its validation.
+        on_gpu: whether the run will have GPUs.
+
+    Raises:
+        UserError: a value is out of range, or flags contradict one another.
+    """
+    check_own_flags(args)
+    flags.check_beside(args)
+    for method in methods():
+        method.check_beside(args, on_gpu)
 
 
 def active(args: argparse.Namespace) -> tuple[Method, ...]:

@@ -30,7 +30,7 @@ from megatron.core.tokenizers.utils.build_tokenizer import build_tokenizer, voca
 from megatron.training.arguments import add_megatron_arguments, validate_args
 
 from tst_megatron.errors import UserError
-from tst_megatron.methods.superposition.arguments import add_tst_arguments, check_flags
+from tst_megatron.methods.registry import add_arguments, check_flags
 from tst_megatron.planner.hardware import Gpu
 
 # What Megatron's counterpart of a run is asked for, where a plan needs none.
@@ -80,7 +80,7 @@ def parse(flags: Sequence[str]) -> argparse.Namespace:
     """
     with quiet():
         parser = _Parser(allow_abbrev=False)
-        add_tst_arguments(add_megatron_arguments(parser))
+        add_arguments(add_megatron_arguments(parser))
         args, unknown = parser.parse_known_args(list(flags))
     if unknown:
         known = [name for action in parser._actions for name in action.option_strings]

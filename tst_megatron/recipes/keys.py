@@ -12,9 +12,9 @@ from megatron.training.arguments import add_megatron_arguments
 
 from tst_megatron.corpora.blend import expand_blend
 from tst_megatron.errors import UserError
-from tst_megatron.methods.superposition.arguments import add_tst_arguments, check_flags
+from tst_megatron.methods.registry import add_arguments, check_flags
+from tst_megatron.recipes import COMMAND_LINE, Recipe, expand_recipe, flags
 from tst_megatron.recipes.files import nearest
-from tst_megatron.recipes.recipe import COMMAND_LINE, Recipe, expand_recipe, flags
 
 
 def check_keys(recipe: Recipe) -> None:
@@ -76,4 +76,4 @@ def _check(key: str, value: Any, where: str) -> None:
 @cache
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False)
-    return add_tst_arguments(add_megatron_arguments(parser))
+    return add_arguments(add_megatron_arguments(parser))

@@ -7,12 +7,12 @@ if TYPE_CHECKING:
     from tst_megatron.methods.superposition.bags import EMPTY, bag_weights
     from tst_megatron.methods.superposition.loss import multi_hot_cross_entropy
     from tst_megatron.methods.superposition.model import (
-        BagObjective,
         SuperposedGPTModel,
         SuperposedHybridModel,
         superpose,
     )
     from tst_megatron.methods.superposition.schedule import BagSchedule, ScheduleError, Stage
+    from tst_megatron.methods.superposition.settings import BagObjective
 
 __all__ = [
     "EMPTY",
@@ -29,7 +29,7 @@ __all__ = [
 
 _MODULE_OF_NAME = {
     "EMPTY": "bags",
-    "BagObjective": "model",
+    "BagObjective": "settings",
     "BagSchedule": "schedule",
     "ScheduleError": "schedule",
     "Stage": "schedule",

@@ -290,8 +290,8 @@ def _check_flags(recipe: str, others: list[str], settings: "SweepSettings", grid
     from tst_megatron.trainer.cpu import prepare_backend
 
     prepare_backend()
+    from tst_megatron.recipes import read
     from tst_megatron.recipes.keys import check_keys, check_together, main_name
-    from tst_megatron.recipes.recipe import read
 
     check_keys(read(recipe).overridden(others, main_name))
     for config in (BASELINE, *grid.configs):

@@ -1,39 +1,25 @@
 """What a run is refused for, before a process group is made: files, folders, data and resumes."""
 
 import argparse
-import json
-import logging
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from megatron.core import dist_checkpointing
 from megatron.training import get_tokenizer
 from megatron.training.arguments import add_megatron_arguments
-from megatron.training.checkpointing import get_checkpoint_name, get_checkpoint_tracker_filename
 
 from tst_megatron.corpora import budget
 from tst_megatron.corpora.blend import is_remote
 from tst_megatron.corpora.sources import all_prefixes
 from tst_megatron.errors import UserError
-from tst_megatron.methods.superposition.arguments import (
-    Superposition,
-    add_tst_arguments,
-    check_flags,
-)
-from tst_megatron.methods.superposition.schedule_flags import superposes
-from tst_megatron.methods.superposition.switch import (
-    check_auto_switch,
-    take_over,
-    without_measurements,
-)
+from tst_megatron.methods.method import Run
+from tst_megatron.methods.registry import add_arguments, check_flags
 from tst_megatron.trainer.ledger_header import header_of
 from tst_megatron.trainer.live_comparison import OtherRun
+from tst_megatron.trainer.memory import check_resume
 from tst_megatron.trainer.reading import check_validation, reading_from_args
-
-logger = logging.getLogger(__name__)
 
 # Tokenizers whose --tokenizer-model is a file on this machine.
 _TOKENIZERS_IN_A_FILE = ("SentencePieceTokenizer", "Llama2Tokenizer", "TikTokenizer")
@@ -111,33 +97,27 @@ _NEEDS_A_GPU: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] =
         "--context-parallel-size with --softmax-type",
         "leave one of them out",
     ),
-    (
-        lambda a: superposes(a) and a.cross_entropy_loss_fusion,
-        "--cross-entropy-loss-fusion with bags",
-        "torch compiles nothing in the CPU backend, so leave it out",
-    ),
 )
 
 
-def check_after_validation(args: argparse.Namespace, superposition: Superposition | None) -> None:
-    """Check data, vocabulary and checkpoint against the run's schedule.
+def check_after_validation(args: argparse.Namespace, run: Run) -> None:
+    """Check data, vocabulary and checkpoint against what the run's methods make of it.
 
     Raises:
         UserError: they do not fit.
     """
     _check_vocabulary(args)
-    if superposition is not None and superposition.switch is not None:
-        check_auto_switch(args, superposition.switch.rule)
+    run.check(args)
     if _is_first_of_node():
         if args.compare_with is not None:
             other = OtherRun(Path(args.compare_with))
-            other.check_like(header_of(args, superposition, 0, None))
+            other.check_like(header_of(args, run, 0, None))
         _check_ids(args)
-        _check_budget(args)
+        _check_budget(args, run)
         if not (args.mock_data or args.sft):
             # With full validation every data-parallel rank has a sample of its own.
             check_validation(args, args.data_parallel_size if args.full_validation else 1)
-    _check_resume(args, superposition)
+    check_resume(args, run)
 
 
 def check_writable(folder: Path, flag: str) -> None:
@@ -170,9 +150,9 @@ def _local_prefixes(args: argparse.Namespace) -> list[str]:
     return [prefix for prefix in all_prefixes(args) if not is_remote(prefix)]
 
 
-def _check_budget(args: argparse.Namespace) -> None:
+def _check_budget(args: argparse.Namespace, run: Run) -> None:
     """Of an ordinary run, only a blend of ours says how often its text may be read."""
-    if not superposes(args) and args.blend is None:
+    if not run.parts and args.blend is None:
         return
     reading = reading_from_args(args)
     if any(source.is_remote for source in reading.sources):
@@ -185,7 +165,7 @@ def _check_budget(args: argparse.Namespace) -> None:
 
 
 def repeat_free_steps(flags: list[str], train_iters: int) -> int:
-    """The most steps, up to ``train_iters``, in which a superposed run reads no text twice.
+    """The most steps, up to ``train_iters``, in which a run reads no text twice.
 
     Args:
         flags: the run's command line, with its data and schedule.
@@ -194,7 +174,7 @@ def repeat_free_steps(flags: list[str], train_iters: int) -> int:
     Raises:
         UserError: a flag is wrong, or the corpus is missing.
     """
-    parser = add_tst_arguments(add_megatron_arguments(argparse.ArgumentParser(allow_abbrev=False)))
+    parser = add_arguments(add_megatron_arguments(argparse.ArgumentParser(allow_abbrev=False)))
     args = parser.parse_args([*flags, f"--train-iters={train_iters}"])
     check_flags(args)
     budget.check_files(_local_prefixes(args))
@@ -223,58 +203,3 @@ def _check_ids(args: argparse.Namespace) -> None:
                 f"the corpus {prefix} holds token id {largest} and the vocabulary ends at "
                 f"{args.padded_vocab_size - 1}: it was indexed with another tokenizer"
             )
-
-
-def _check_resume(args: argparse.Namespace, superposition: Superposition | None) -> None:
-    """A superposed run goes on under the schedule it was started with.
-
-    A checkpoint carries Megatron's arguments, ours among them; there is nothing else to compare.
-    What it has measured for an open schedule is taken over.
-    """
-    if args.load is None or args.finetune:
-        return
-    switch = None if superposition is None else superposition.switch
-    if args.allow_schedule_change and switch is None:
-        return
-    iteration, saved = _saved_arguments(args)
-    if saved is None:
-        return
-    before = getattr(saved, "tst_superposition", None)
-    if superposition is None:
-        # Without a --tst- flag the run is Megatron's own, and so may be meant.
-        if before is not None and args.rank == 0:
-            logger.warning(
-                "The checkpoint in %s was trained under the schedule %s, and this run goes on "
-                "without one: its data begin anew.",
-                args.load,
-                json.dumps(before),
-            )
-        return
-    if before is not None:
-        # Of a checkpoint saved before there was a choice.
-        before = before | {"bag_boundary": before.get("bag_boundary", "any")}
-    # Lists come back as tuples or the other way about; JSON has one of them.
-    before_text = json.dumps(None if before is None else without_measurements(before))
-    now_text = json.dumps(without_measurements(superposition.as_saved()))
-    if before_text != now_text and not args.allow_schedule_change:
-        raise UserError(
-            f"the checkpoint in {args.load} was trained under the schedule {before_text} and this "
-            f"run has {now_text}: use the same flags, or add --allow-schedule-change"
-        )
-    if before is not None and switch is not None and "auto" in before:
-        take_over(switch, before["auto"], iteration)
-
-
-def _saved_arguments(args: argparse.Namespace) -> tuple[int, Any]:
-    """Step and arguments of the checkpoint that Megatron would load; None where there is none."""
-    tracker = Path(get_checkpoint_tracker_filename(args.load))
-    if not tracker.is_file():
-        return 0, None
-    text = tracker.read_text().strip()
-    iteration = int(args.ckpt_step) if args.ckpt_step else (int(text) if text.isdigit() else 0)
-    folder = get_checkpoint_name(
-        args.load, iteration, release=text == "release", return_base_dir=True
-    )
-    if not Path(folder).is_dir() or not dist_checkpointing.check_is_distributed_checkpoint(folder):
-        return iteration, None
-    return iteration, dist_checkpointing.load_common_state_dict(folder).get("args")

@@ -1,4 +1,4 @@
-"""The forward step that Megatron's schedules call, ordinary or superposed by the sample index."""
+"""The forward step that Megatron's schedules call; the sample index says which stage it is of."""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -11,29 +11,28 @@ from megatron.core.utils import StragglerDetector, get_attr_wrapped_model
 from megatron.training import get_args, get_timers
 from torch import Tensor
 
-from tst_megatron.methods.superposition.arguments import Superposition
-from tst_megatron.trainer.batch import get_batch
+from tst_megatron.methods.method import Run
+from tst_megatron.runs.stages import Stage, ordinary_stage, stage_index
+from tst_megatron.stock.batch import Batch, ordinary_batch
 from tst_megatron.trainer.sample_spread import spread_of
 from tst_megatron.trainer.step_clock import DATA_WAIT, StepClock
-
-NEXT_TOKEN_LOSS = "lm loss"
-"""Megatron's own name of the next-token loss, in its log, TensorBoard and our ledger."""
-BAG_LOSS = "bag loss"
-"""The superposed objective; not comparable with the next-token loss, so never under its name."""
 
 _SPIKY_LOSS_FACTOR = 10  # As in Megatron's pretrain_gpt.py.
 
 LossFunction = Callable[[Tensor], tuple[Tensor, Tensor, dict[str, Tensor]]]
 
 
-class BagIterator:
-    """A validation iterator that knows its bag size; on ranks without data it holds none."""
+_ORDINARY = ordinary_stage(0)
 
-    def __init__(self, bag_size: int, iterator: Iterator[dict[str, Tensor]] | None) -> None:
-        self.bag_size = bag_size
+
+class StageIterator:
+    """Knows which stage its samples are of; on ranks without data it holds no iterator."""
+
+    def __init__(self, stage: Stage, iterator: Iterator[dict[str, Tensor]] | None) -> None:
+        self.stage = stage
         self._iterator = iterator
 
-    def __iter__(self) -> "BagIterator":
+    def __iter__(self) -> "StageIterator":
         return self
 
     def __next__(self) -> dict[str, Tensor]:
@@ -45,14 +44,14 @@ class ForwardStep:
     """Megatron's ``forward_step_func`` for a run.
 
     Args:
-        superposition: how the run superposes; None for an ordinary run.
+        run: what the run's methods make of it.
 
     Attributes:
         clock: is told of the time that batches are waited for.
     """
 
-    def __init__(self, superposition: Superposition | None) -> None:
-        self.superposition = superposition
+    def __init__(self, run: Run) -> None:
+        self.run = run
         self.clock: StepClock | None = None
         self._straggler_timer = StragglerDetector()
 
@@ -73,24 +72,16 @@ class ForwardStep:
             Losses ``[b, L/cp]`` (hidden states before the last stage), and what reduces them.
         """
         args, timers = get_args(), get_timers()
-        superposition, bag_size = self._superposition_of(data_iterator, model)
+        stage = self._stage_of(data_iterator, model)
         timers("batch-generator", log_level=2).start()
         waiting = nullcontext() if self.clock is None else self.clock.measure(DATA_WAIT)
         with waiting, self._straggler_timer(bdata=True):
-            vp_stage = get_attr_wrapped_model(model, "vp_stage")
-            batch = get_batch(
-                args,
-                data_iterator,
-                vp_stage,
-                args.micro_batch_size if model.training else args.eval_micro_batch_size,
-                superposition,
-                bag_size,
-            )
+            batch = self.get_batch(stage, args, data_iterator, model)
         timers("batch-generator").stop()
         reduce_loss = partial(
             loss_function,
             batch.loss_mask,
-            NEXT_TOKEN_LOSS if superposition is None else BAG_LOSS,
+            stage.loss,
             model,
         )
         inputs = (batch.tokens, batch.position_ids, batch.attention_mask)
@@ -108,18 +99,22 @@ class ForwardStep:
             )
         return output, reduce_loss
 
-    def _superposition_of(self, data_iterator: Any, model: Any) -> tuple[Superposition | None, int]:
-        """How to superpose this micro-batch, and its bag size; the same on every rank."""
-        if isinstance(data_iterator, BagIterator):
-            bag_size = data_iterator.bag_size
-            return (self.superposition if bag_size > 1 else None), bag_size
-        if self.superposition is None or not model.training:
-            return None, 1
-        schedule = self.superposition.schedule
-        location = schedule.locate(get_args().consumed_train_samples)
-        if location.stage == len(schedule.superposed_stages):
-            return None, 1
-        return self.superposition, location.bag_size
+    def _stage_of(self, data_iterator: Any, model: Any) -> Stage:
+        """The stage of this micro-batch; the same on every rank."""
+        if isinstance(data_iterator, StageIterator):
+            return data_iterator.stage
+        if not model.training:
+            return _ORDINARY
+        stages = self.run.stages
+        return stages[stage_index(stages, get_args().consumed_train_samples)]
+
+    def get_batch(self, stage: Stage, args: Any, data_iterator: Any, model: Any) -> Batch:
+        """A micro-batch of a stage for this rank: Megatron's, or what the methods make of it."""
+        vp_stage = get_attr_wrapped_model(model, "vp_stage")
+        micro_batch_size = args.micro_batch_size if model.training else args.eval_micro_batch_size
+        given = (args, data_iterator, vp_stage, micro_batch_size)
+        batch: Batch = self.run.batch(stage, *given, partial(ordinary_batch, *given))
+        return batch
 
 
 def loss_function(

@@ -1,39 +1,41 @@
-"""What Megatron's trainer has no seam for: what it calls by name, wrapped.
+"""What Megatron's trainer has no seam for: what it calls by name, wrapped, and told as events.
 
 Each is a name in ``megatron.training.training`` that the trainer looks up when it calls it. A test
-fails when one is gone or takes other arguments.
+fails when one is gone or takes other arguments. What is done at an event is the listeners'
+(`tst_megatron.methods.events`): the methods', and the trainer's own.
 
-- ``train_step``: to tell the time of a step's computation from the time of everything else.
-- ``save_checkpoint_and_time``: likewise.
-- ``training_log``: to put bag size, stage, positions and data tokens into Megatron's log line and
-  TensorBoard, and a line into the ledger.
-- ``evaluate``: to measure the loss on bags beside the next-token loss in a superposed stage, and to
-  put both into the ledger; with ``--fixed-validation``, on the same samples every time. There,
-  too, the switch of an open schedule is decided.
+- ``train_step``: the event ``stepping``; to tell the time of a step's computation from the time of
+  everything else.
+- ``save_checkpoint_and_time``: the event ``saved``; likewise.
+- ``load_checkpoint``: a method may load another model's.
+- ``training_log``: the events ``stepped`` and ``step_logged``; to put stage, positions and data
+  tokens into Megatron's log line.
+- ``evaluate``: the events ``evaluating`` and ``evaluated``; to measure a method's losses beside the
+  next-token loss; with ``--fixed-validation``, on the same samples every time.
 - ``evaluate_and_print_results``: only it knows whether the test set is evaluated.
-- ``MTPLossLoggingHelper``: to name what the heads of multi-token prediction make of bags.
-- ``get_moe_metrics_tracker``: to have the router's losses of a step in the ledger.
+- ``MTPLossLoggingHelper``, ``get_moe_metrics_tracker``: to have the figures of heads and routers.
 """
 
 import argparse
 import math
-from functools import cached_property
+from collections.abc import Sequence
+from functools import cached_property, partial
 from inspect import signature
 from typing import Any
 
 import torch
-from megatron.training import get_tensorboard_writer, print_rank_last
+from megatron.training import get_tensorboard_writer
 from megatron.training import training as trainer
 
-from tst_megatron.methods.superposition.arguments import Superposition
-from tst_megatron.methods.superposition.head_metrics import HeadMetrics
-from tst_megatron.methods.superposition.switch import loss_on_all_ranks
-from tst_megatron.methods.superposition.switch_rule import Decision
-from tst_megatron.trainer.consumed import Progress
+from tst_megatron.methods.events import Evaluated, Listener, LoggedStep, Progress, Scalar
+from tst_megatron.methods.method import Evaluation, Run
+from tst_megatron.runs.stages import NEXT_TOKEN_LOSS, stage_index
 from tst_megatron.trainer.datasets import DatasetsProvider
-from tst_megatron.trainer.forward_step import BAG_LOSS, NEXT_TOKEN_LOSS
+from tst_megatron.trainer.live_comparison import LiveComparison
+from tst_megatron.trainer.memory import remember
+from tst_megatron.trainer.metrics import HeadMetrics, RouterMetrics
+from tst_megatron.trainer.progress import ProgressCounter
 from tst_megatron.trainer.reading import validation_tokens
-from tst_megatron.trainer.router_metrics import RouterMetrics
 from tst_megatron.trainer.run_ledger import RunLedger
 from tst_megatron.trainer.sample_spread import take_stderrs
 from tst_megatron.trainer.step_clock import CHECKPOINT, COMPUTE, EVALUATION, StepClock
@@ -45,6 +47,7 @@ HOOKED = {
     "training_log": ("loss_dict", "total_loss_dict", "learning_rate", "iteration"),
     "evaluate": ("forward_step_func", "data_iterator", "model"),
     "evaluate_and_print_results": ("prefix", "forward_step_func", "data_iterator"),
+    "load_checkpoint": ("ddp_model", "optimizer", "opt_param_scheduler"),
     "save_checkpoint_and_time": ("iteration", "model", "optimizer"),
 }
 """The trainer's functions that are wrapped, and the arguments that the wrappers rely on."""
@@ -58,12 +61,19 @@ _ADVANCED = "advanced iterations"  # A key of Megatron's total_loss_dict, beside
 
 def install_hooks(
     args: argparse.Namespace,
-    superposition: Superposition | None,
+    run: Run,
     provider: DatasetsProvider,
     clock: StepClock,
     started: float,
 ) -> None:
     """Wrap the trainer's functions for one run; a later call forgets what an earlier one did.
+
+    Args:
+        args: Megatron's validated arguments.
+        run: what the run's methods make of it.
+        provider: of the run's data.
+        clock: of the process.
+        started: when the process started, seconds since the epoch.
 
     Raises:
         RuntimeError: this version of Megatron has other functions.
@@ -75,7 +85,7 @@ def install_hooks(
                 f"megatron.training.training.{name} takes {found}: install the megatron-core "
                 "version in requirements/"
             )
-    hooks = _Hooks(args, superposition, provider, clock, started)
+    hooks = _Hooks(args, run, provider, clock, started)
     for name in HOOKED:
         setattr(trainer, name, getattr(hooks, name))
     trainer.MTPLossLoggingHelper = hooks.heads
@@ -83,40 +93,59 @@ def install_hooks(
 
 
 class _Hooks:
-    """The wrappers, and what they measure between them."""
+    """The wrappers, and who listens."""
 
     def __init__(
         self,
         args: argparse.Namespace,
-        superposition: Superposition | None,
+        run: Run,
         provider: DatasetsProvider,
         clock: StepClock,
         started: float,
     ) -> None:
         self.args = args
-        self.superposition = superposition
-        self.progress = Progress(args, superposition)
+        self.run = run
+        self.progress = ProgressCounter(args, run)
         self.validation = FixedValidation(args, provider)
         self.heads = HeadMetrics(args, self.progress)
         self.routers = RouterMetrics(_MOE_METRICS_TRACKER())
-        self.ledger = RunLedger(args, superposition, self.progress, started)
         # The last rank has the losses, the log line and TensorBoard.
         self._is_last = args.rank == args.world_size - 1
-        self.scalars = TensorBoardScalars(args.compare_with if self._is_last else None)
+        ledger = RunLedger(args, run, self.progress, started)
+        self.listeners: tuple[Listener, ...] = (
+            *run.listeners(args),
+            self.routers,
+            self.heads,
+            TensorBoardScalars(args, ledger.gpu_hours),
+            # Last, so that it has what the others added.
+            ledger,
+        )
+        if args.compare_with is not None and self._is_last:
+            self.listeners = (*self.listeners, LiveComparison(args.compare_with))
         self.clock = clock
-        self._steps_of_loss: dict[str, int] = {}
+        self.losses = LossAverages(tuple({NEXT_TOKEN_LOSS, *(s.loss for s in run.stages)}))
+        self.load_checkpoint = run.load_checkpoint(_ORIGINALS["load_checkpoint"])
+        self._has_started = False
         self._on_test_set = False
 
     def train_step(self, *args: Any, **kwargs: Any) -> Any:
         """Megatron's, timed."""
-        self._start(signature(_ORIGINALS["train_step"]).bind(*args, **kwargs).arguments["model"])
+        bound = signature(_ORIGINALS["train_step"]).bind(*args, **kwargs).arguments
+        self._start(bound["model"])
+        stages = self.run.stages
+        stage = stages[stage_index(stages, self.args.consumed_train_samples)]
+        for listener in self.listeners:
+            listener.stepping(stage, bound["optimizer"])
         with self.clock.measure(COMPUTE):
             return _ORIGINALS["train_step"](*args, **kwargs)
 
-    def save_checkpoint_and_time(self, *args: Any, **kwargs: Any) -> Any:
+    def save_checkpoint_and_time(self, iteration: int, *args: Any, **kwargs: Any) -> Any:
         """Megatron's, timed."""
         with self.clock.measure(CHECKPOINT):
-            return _ORIGINALS["save_checkpoint_and_time"](*args, **kwargs)
+            result = _ORIGINALS["save_checkpoint_and_time"](iteration, *args, **kwargs)
+        for listener in self.listeners:
+            listener.saved(iteration)
+        return result
 
     def training_log(
         self,
@@ -127,7 +156,7 @@ class _Hooks:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        """Megatron's, with our fields at the end of its line, and our own lines and scalars."""
+        """Megatron's, with our fields at the end of its line."""
         bound = signature(_ORIGINALS["training_log"]).bind(
             loss_dict, total_loss_dict, learning_rate, iteration, *args, **kwargs
         )
@@ -135,32 +164,33 @@ class _Hooks:
         progress = self.progress.after(iteration, lengths)
         is_first = bool(bound.arguments.get("is_first_iteration"))
         logs = iteration % self.args.log_interval == 0 or is_first
-        self._count_losses(loss_dict, total_loss_dict, bound.arguments["skipped_iter"], logs)
-        writer = get_tensorboard_writer()
-        if writer is not None and iteration % self.args.tensorboard_log_interval == 0:
-            self.scalars.progress(writer, progress)
+        self.losses.count(loss_dict, total_loss_dict, bound.arguments["skipped_iter"], logs)
+        scalar = _scalar_at(iteration)
+        for listener in self.listeners:
+            listener.stepped(progress, scalar)
         # The line is made and printed in there; that it is printed is all there is to hold on to.
         original_print = trainer.print_rank_last
-        trainer.print_rank_last = lambda line: original_print(f"{line} {progress.log_fields()} |")
+        trainer.print_rank_last = lambda line: original_print(f"{line} {_in_words(progress)} |")
         try:
             result = _ORIGINALS["training_log"](*bound.args, **bound.kwargs)
         finally:
             trainer.print_rank_last = original_print
             # After the first step Megatron logs without starting a new interval.
             if iteration % self.args.log_interval == 0 and not is_first:
-                self._steps_of_loss = {}
+                self.losses.start_interval()
         if logs:
-            seconds = self.clock.take()
-            if writer is not None and self.ledger.gpu_hours is not None:
-                self.scalars.step(writer, iteration, seconds, self.ledger.gpu_hours)
-            self.ledger.step(
-                progress,
-                loss_dict,
-                learning_rate,
-                bound.arguments["grad_norm"],
-                seconds,
-                self.routers.values | self.heads.values,
+            norm = bound.arguments["grad_norm"]
+            step = LoggedStep(
+                progress=progress,
+                losses={name: loss_dict[name] for name in self.losses.names if name in loss_dict},
+                learning_rate=learning_rate,
+                grad_norm=None if norm is None else float(norm),
+                seconds=self.clock.take(),
+                extras={},
+                scalar=scalar,
             )
+            for listener in self.listeners:
+                listener.step_logged(step)
         return result
 
     def evaluate_and_print_results(self, prefix: str, *args: Any, **kwargs: Any) -> Any:
@@ -171,68 +201,69 @@ class _Hooks:
             return _ORIGINALS["evaluate_and_print_results"](prefix, *args, **kwargs)
 
     def evaluate(
-        self,
-        forward_step_func: Any,
-        data_iterator: Any,
-        model: Any,
-        *args: Any,
-        **kwargs: Any,
+        self, forward_step_func: Any, data_iterator: Any, model: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        """Megatron's, with the loss on bags beside it in a superposed stage."""
+        """Megatron's, with the methods' losses beside it."""
         self._start(model)
-        if self.args.fixed_validation and not self._on_test_set:
-            data_iterator = self.validation.iterators(1, 1, kwargs["eval_iters"], len(model))
+        eval_iters = kwargs["eval_iters"]
+        if not self._on_test_set:
+            for listener in self.listeners:
+                listener.evaluating()
+            if self.args.fixed_validation:
+                data_iterator = self.validation.iterators(None, eval_iters, len(model))
         losses, other, out_of_time = _ORIGINALS["evaluate"](
             forward_step_func, data_iterator, model, *args, **kwargs
         )
         if losses is None:
             return losses, other, out_of_time
-        eval_iters = kwargs["eval_iters"]
         stderrs = self._stderrs(losses, eval_iters)
         if not self._on_test_set:
-            bag_losses, bag_stderrs = self._bag_losses(
-                forward_step_func, model, args[1], eval_iters
-            )
-            losses |= bag_losses
-            stderrs |= bag_stderrs
-            self.ledger.validation(losses, stderrs, self._decide(losses))
-            sentence = self.scalars.validation(
-                get_tensorboard_writer(), self.progress.now.step, losses, stderrs
-            )
-            if sentence is not None:
-                trainer.print_rank_last(f" compared with {self.args.compare_with}: {sentence}")
+            for evaluation in self._evaluations():
+                more = self._measure(evaluation, forward_step_func, model, args[1], eval_iters)
+                losses |= more[0]
+                stderrs |= more[1]
+            self._tell_evaluated(losses, stderrs)
         return losses, other, out_of_time
+
+    def _tell_evaluated(self, losses: dict[str, torch.Tensor], stderrs: dict[str, float]) -> None:
+        now = self.progress.now
+        evaluated = Evaluated(now, losses, stderrs, _scalar_at(now.step), trainer.print_rank_last)
+        for listener in self.listeners:
+            listener.evaluated(evaluated)
+        # What a method decided now is what the next checkpoint has to know.
+        remember(self.args, self.run)
 
     def _start(self, model: Any) -> None:
         """Before the first step or evaluation."""
         self.progress.start()
-        self.ledger.start(model)
+        if not self._has_started:
+            self._has_started = True
+            for listener in self.listeners:
+                listener.started(model)
         self.clock.start()
 
-    def _bag_losses(
-        self, forward_step_func: Any, model: Any, config: Any, eval_iters: int
-    ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-        """The superposed objective on the validation split, and its standard error.
+    def _evaluations(self) -> Sequence[Evaluation]:
+        """What the methods measure in the stage of the last step; nothing before the first."""
+        now = self.progress.now
+        return self.run.evaluations(now.stage) if now.samples else ()
 
-        Both are empty in an ordinary stage.
-        """
-        bag_size = self.progress.superposed_bag_size()
-        if bag_size is None or self.superposition is None:
-            return {}, {}
-        tokens_a_place = bag_size if self.superposition.reads_bags else 1
+    def _measure(
+        self, evaluation: Evaluation, forward_step_func: Any, model: Any, config: Any, iters: int
+    ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+        """A method's loss on the validation split, and its standard error."""
         # As many data tokens as the next-token loss was measured on.
-        eval_iters = max(1, eval_iters // tokens_a_place)
+        iters = max(1, iters // evaluation.tokens_a_position)
         consumed = self.args.consumed_valid_samples
-        iterators = self.validation.iterators(bag_size, tokens_a_place, eval_iters, len(model))
+        iterators = self.validation.iterators(evaluation, iters, len(model))
         losses, _, _ = _ORIGINALS["evaluate"](
-            forward_step_func, iterators, model, None, config, eval_iters=eval_iters
+            forward_step_func, iterators, model, None, config, eval_iters=iters
         )
         self.args.consumed_valid_samples = consumed
         losses = losses or {}
-        return losses, self._stderrs(losses, eval_iters, tokens_a_place)
+        return losses, self._stderrs(losses, iters, evaluation.tokens_a_position)
 
     def _stderrs(
-        self, losses: dict[str, torch.Tensor], eval_iters: int, tokens_a_place: int = 1
+        self, losses: dict[str, torch.Tensor], eval_iters: int, tokens_a_position: int = 1
     ) -> dict[str, float]:
         """Standard errors, taken out of what an evaluation returned.
 
@@ -244,55 +275,82 @@ class _Hooks:
         num_microbatches = eval_iters * args.eval_global_batch_size // args.eval_micro_batch_size
         # The other ranks' errors go nowhere, and the text may have many documents to count.
         tokens = self._validation_tokens if self._is_last else None
-        most = math.inf if tokens is None else tokens / (args.seq_length * tokens_a_place)
+        most = math.inf if tokens is None else tokens / (args.seq_length * tokens_a_position)
         return take_stderrs(losses, num_microbatches, most)
 
     @cached_property
     def _validation_tokens(self) -> int | None:
         return validation_tokens(self.args)
 
-    def _decide(self, losses: dict[str, torch.Tensor]) -> Decision | None:
-        """Whether the superposed stage of an open schedule is to end; the same on every rank."""
-        superposition = self.superposition
-        if superposition is None or superposition.switch is None:
-            return None
-        if self.progress.superposed_bag_size() is None:
-            return None
-        step = self.progress.now.step
-        decision = superposition.switch.measured(step, loss_on_all_ranks(losses.get(BAG_LOSS)))
-        self.args.tst_superposition = superposition.as_saved()
-        if decision is not None:
-            print_rank_last(f" {decision.in_words()}")
-            if (writer := get_tensorboard_writer()) is not None:
-                writer.add_scalar("switch-step", decision.switch_step, step)
-        return decision
 
-    def _count_losses(
+class LossAverages:
+    """Keeps Megatron's averages right where the loss changes its name inside a log interval.
+
+    Megatron divides every loss by all steps of the interval, and goes on printing a loss that is no
+    longer measured, as 0.
+
+    Args:
+        names: of the losses that the run is trained on.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self._steps: dict[str, int] = {}
+
+    def count(
         self,
-        loss_dict: dict[str, torch.Tensor],
-        total_loss_dict: dict[str, Any],
+        losses: dict[str, torch.Tensor],
+        total: dict[str, Any],
         skipped: int,
         logs: bool,
     ) -> None:
-        """Keep Megatron's averages right where the loss changes its name inside an interval.
+        """Before Megatron adds a step's losses to the interval's.
 
-        Megatron divides every loss by all steps of the interval, and goes on printing a loss that
-        is no longer measured, as 0.
+        Args:
+            losses: of the step.
+            total: Megatron's sums over the interval, which are put right.
+            skipped: 1 where the step's update was left out.
+            logs: whether the step is logged.
         """
-        for name in [n for n in (NEXT_TOKEN_LOSS, BAG_LOSS) if n not in loss_dict]:
-            if self._steps_of_loss.get(name, 0) == 0:
-                total_loss_dict.pop(name, None)
+        for name in [name for name in self.names if name not in losses]:
+            if self._steps.get(name, 0) == 0:
+                total.pop(name, None)
         if not skipped:
-            for name in loss_dict:
-                self._steps_of_loss[name] = self._steps_of_loss.get(name, 0) + 1
+            for name in losses:
+                self._steps[name] = self._steps.get(name, 0) + 1
         if not logs:
             return
-        advanced = total_loss_dict.get(_ADVANCED, 0) + (not skipped)
-        for name, steps in self._steps_of_loss.items():
-            if name not in total_loss_dict and name not in loss_dict:
+        advanced = total.get(_ADVANCED, 0) + (not skipped)
+        for name, steps in self._steps.items():
+            if name not in total and name not in losses:
                 continue
             if 0 < steps < advanced:
                 # Megatron adds this step's loss and divides by all the steps: undo the latter.
-                now = loss_dict[name] if name in loss_dict and not skipped else 0.0
-                total = total_loss_dict.get(name, 0.0) + now
-                total_loss_dict[name] = total * (advanced / steps) - now
+                now = losses[name] if name in losses and not skipped else 0.0
+                total[name] = (total.get(name, 0.0) + now) * (advanced / steps) - now
+
+    def start_interval(self) -> None:
+        """A new log interval begins."""
+        self._steps = {}
+
+
+def _scalar_at(step: int) -> Scalar:
+    """Writes a scalar to TensorBoard, on the rank that has a writer."""
+    writer = get_tensorboard_writer()
+    if writer is None:
+        return lambda name, value: None
+    return partial(_add_scalar, writer, step)
+
+
+def _add_scalar(writer: Any, step: int, name: str, value: float) -> None:
+    writer.add_scalar(name, value, step)
+
+
+def _in_words(progress: Progress) -> str:
+    """For the log line, in Megatron's form."""
+    stage = progress.stage
+    facts = "".join(f"{name.replace('_', ' ')}: {value} | " for name, value in stage.facts.items())
+    return (
+        f"phase: {stage.method or 'ordinary'} | stage: {progress.stage_index} | {facts}"
+        f"positions: {progress.positions} | data tokens: {progress.data_tokens}"
+    )

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from tst_megatron.analysis.compare.comparable import TOPICS, differences
 from tst_megatron.errors import UserError
+from tst_megatron.methods.events import Evaluated, Listener
+from tst_megatron.runs.facts import TOPICS, differences, facts_of
 from tst_megatron.runs.inputs import read_runs
-from tst_megatron.runs.ledger import Ledger
-from tst_megatron.runs.ledger_runs import run_of_ledger
 from tst_megatron.runs.run import Curve
+from tst_megatron.runs.stages import NEXT_TOKEN_LOSS
 from tst_megatron.statistics.crossing import crossing_steps, values_at
 
 
@@ -68,9 +68,9 @@ class OtherRun:
         Raises:
             UserError: model, tokenizer, held-out text or batch are known to differ.
         """
-        run = run_of_ledger(Ledger(header, headers=[header], path=Path("this run")), "this run")
+        facts = facts_of(header)
         for topic in TOPICS:
-            for name, ours, theirs in differences(topic, run, self._run):
+            for name, ours, theirs in differences(topic, facts, self._run.facts):
                 raise UserError(
                     f"--compare-with {self._run.path}: its {topic} is another, with {name} "
                     f"{theirs} where this run has {ours}: name a run that can be compared, or "
@@ -102,3 +102,32 @@ class OtherRun:
             f"for this loss the other run needed {needed.steps:,.0f} steps{hours} "
             f"(this one {step:,} steps)"
         )
+
+
+class LiveComparison(Listener):
+    """Says at every validation what another run needed for the loss of now.
+
+    Args:
+        path: of the other run's ledger, as the flag has it.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._other = OtherRun(Path(path))
+
+    def evaluated(self, evaluated: Evaluated) -> None:
+        """In the log and in TensorBoard, on the rank that has the loss."""
+        if NEXT_TOKEN_LOSS not in evaluated.losses:
+            return
+        loss, step = float(evaluated.losses[NEXT_TOKEN_LOSS]), evaluated.progress.step
+        needed = self._other.needed_for(loss)
+        if needed is not None:
+            evaluated.scalar("other-run-steps", needed.steps)
+            if step:
+                evaluated.scalar("other-run-step-ratio", needed.steps / step)
+            if needed.gpu_hours is not None:
+                evaluated.scalar("other-run-gpu-hours", needed.gpu_hours)
+        evaluated.say(f" compared with {self._path}: {self._other.sentence(loss, step)}")

@@ -1,7 +1,7 @@
-"""Megatron's pre-training program with superposition in it: ``python -m tst_megatron pretrain``.
+"""Megatron's pre-training program with the methods in it: ``python -m tst_megatron pretrain``.
 
 Everything that can be refused is refused before ``megatron.training.pretrain`` makes a process
-group. Without a ``--tst-`` flag what is left is Megatron's own ``pretrain_gpt.py`` or, with
+group. Without a method's flag what is left is Megatron's own ``pretrain_gpt.py`` or, with
 ``--hybrid-layer-pattern``, its ``pretrain_hybrid.py``.
 """
 
@@ -16,6 +16,24 @@ from typing import Any
 from tst_megatron.errors import UserError, user_errors_exit
 from tst_megatron.trainer.cpu import prepare_backend
 
+EXAMPLES = """\
+examples:
+  torchrun --nproc-per-node 8 -m tst_megatron pretrain $YOUR_MEGATRON_FLAGS \\
+      --tst-bag-size 6 --tst-step-ratio 0.3
+  torchrun --nproc-per-node 1 -m tst_megatron pretrain --recipe tiny-tst \\
+      --tokenizer-model tokenizer.model --data-path corpus --tst-schedule 4:0.2,2:0.1
+
+Every other flag is Megatron's, and keeps its meaning.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add all flags that are not Megatron's own; its own parser is given the same."""
+    from tst_megatron.methods import registry
+
+    parser.add_argument("--recipe", help="flags from a recipe, or a .yaml file of your own")
+    registry.add_arguments(parser)
+
 
 def main(argv: list[str]) -> None:
     """Train; ``argv`` are Megatron's flags, ours, and a ``--recipe``.
@@ -26,18 +44,18 @@ def main(argv: list[str]) -> None:
     _be_the_only_rank()
     machine_flags = prepare_backend()
     from tst_megatron.corpora.blend import expand_blend
-    from tst_megatron.recipes.recipe import expand_recipe, named_recipe
+    from tst_megatron.recipes import expand_recipe, named_recipe
 
     with user_errors_exit():
         _check_recipe(argv)
         # Megatron parses sys.argv; so does every library it hands the command line on to.
         sys.argv = [sys.argv[0], *machine_flags, *expand_blend(expand_recipe(argv))]
         recipe, overrides = named_recipe(argv)
-        args, superposition = _parse(
+        args, run = _parse(
             on_gpu=not machine_flags,
             recipe=None if recipe is None else {"name": recipe, "overrides": overrides},
         )
-    _train(args, superposition, started)
+    _train(args, run, started)
 
 
 def _be_the_only_rank() -> None:
@@ -53,8 +71,8 @@ def _be_the_only_rank() -> None:
 
 def _check_recipe(argv: list[str]) -> None:
     """Megatron would name a flag that it does not know, and not the file that has it."""
+    from tst_megatron.recipes import named_recipe, read
     from tst_megatron.recipes.keys import check_keys
-    from tst_megatron.recipes.recipe import named_recipe, read
 
     name, _ = named_recipe(argv)
     if name is not None:
@@ -64,40 +82,40 @@ def _check_recipe(argv: list[str]) -> None:
 def _parse(on_gpu: bool, recipe: dict[str, Any] | None = None) -> tuple[argparse.Namespace, Any]:
     from megatron.training.arguments import parse_and_validate_args, parse_args
 
-    from tst_megatron.methods.superposition import arguments
+    from tst_megatron.methods.registry import add_arguments, check_flags, run_of
     from tst_megatron.trainer import checks
     from tst_megatron.trainer.corpus_tokenizer import corpus_tokenizer_flags
     from tst_megatron.trainer.fp8_support import check_fp8
+    from tst_megatron.trainer.memory import remember
 
     # Twice, because Megatron's validation opens files and so fails in its own ways first.
-    flags = parse_args(arguments.add_tst_arguments)
-    if not hasattr(flags, "tst_bag_size"):
+    flags = parse_args(add_arguments)
+    if not hasattr(flags, "ledger"):
         raise UserError(
-            "--yaml-cfg takes the place of the command line, so that no --tst- flag is read: give "
-            "the flags on the command line, or as a --recipe"
+            "--yaml-cfg takes the place of the command line, so that none of our flags is read: "
+            "give the flags on the command line, or as a --recipe"
         )
-    arguments.check_flags(flags)
+    check_flags(flags, on_gpu)
     if tokenizer_flags := corpus_tokenizer_flags(flags):
         sys.argv += tokenizer_flags
-        flags = parse_args(arguments.add_tst_arguments)
+        flags = parse_args(add_arguments)
     checks.check_before_validation(flags, on_gpu)
     if on_gpu:
         check_fp8(flags)
     args = parse_and_validate_args(
-        extra_args_provider=arguments.add_tst_arguments,
+        extra_args_provider=add_arguments,
         args_defaults={"tokenizer_type": "GPT2BPETokenizer"},
     )
     args.recipe = recipe
     # Again: Megatron's validation turns old spellings of flags into new ones.
-    arguments.check_flags(args)
-    superposition = arguments.superposition_from_args(args)
-    checks.check_after_validation(args, superposition)
-    # Saved with Megatron's arguments in every checkpoint, so that a resume can be compared.
-    args.tst_superposition = None if superposition is None else superposition.as_saved()
-    return args, superposition
+    check_flags(args, on_gpu)
+    run = run_of(args)
+    checks.check_after_validation(args, run)
+    remember(args, run)
+    return args, run
 
 
-def _train(args: argparse.Namespace, superposition: Any, started: float) -> None:
+def _train(args: argparse.Namespace, run: Any, started: float) -> None:
     from megatron.core.enums import ModelType
     from megatron.training import (
         get_tensorboard_writer,
@@ -114,8 +132,8 @@ def _train(args: argparse.Namespace, superposition: Any, started: float) -> None
     from tst_megatron.trainer.step_clock import StepClock
 
     set_startup_timestamps(program_start=started, main_entry=time.time())
-    provider = DatasetsProvider(superposition)
-    forward_step = ForwardStep(superposition)
+    provider = DatasetsProvider(run)
+    forward_step = ForwardStep(run)
     # One for the whole process: time goes on where training restarts inside it.
     clock = forward_step.clock = StepClock(started)
     expert_optimizers.install()
@@ -123,7 +141,7 @@ def _train(args: argparse.Namespace, superposition: Any, started: float) -> None
     @wraps(pretrain)
     def pretrain_with_hooks(*arguments: Any, **named: Any) -> None:
         # In here, so that a restart inside the process starts with hooks that have seen nothing.
-        install_hooks(args, superposition, provider, clock, started)
+        install_hooks(args, run, provider, clock, started)
         pretrain(*arguments, **named)
         # Megatron flushes before its last evaluation, which would be lost with the writer's thread.
         if (writer := get_tensorboard_writer()) is not None:
@@ -131,7 +149,7 @@ def _train(args: argparse.Namespace, superposition: Any, started: float) -> None
 
     train, store = inprocess_restart.maybe_wrap_for_inprocess_restart(pretrain_with_hooks)
     train(
-        pretrain_cfg_container_from_args(args, _model_config(args, superposition)),
+        pretrain_cfg_container_from_args(args, _model_config(args, run)),
         provider,
         ModelType.encoder_or_decoder,
         forward_step,
@@ -140,24 +158,13 @@ def _train(args: argparse.Namespace, superposition: Any, started: float) -> None
     )
 
 
-def _model_config(args: argparse.Namespace, superposition: Any) -> Any:
-    """The stock model's configuration, or the superposed one of the same model."""
+def _model_config(args: argparse.Namespace, run: Any) -> Any:
+    """The stock model's configuration, as the run's methods change it."""
     from megatron.training.argument_utils import gpt_config_from_args, hybrid_config_from_args
-
-    from tst_megatron.methods.superposition.builders import (
-        SuperposedGPTModelConfig,
-        SuperposedHybridModelConfig,
-    )
 
     hybrid = args.hybrid_layer_pattern is not None
     from_args = hybrid_config_from_args if hybrid else gpt_config_from_args
-    if superposition is None:
-        return from_args(args)
-    config_class = SuperposedHybridModelConfig if hybrid else SuperposedGPTModelConfig
-    config = from_args(args, model_config_cls=config_class)
-    config.bag_objective = superposition.bag_objective
-    config.has_empty_places = superposition.reads_empty_places
-    return config
+    return run.configure_model(from_args(args))
 
 
 def _get_embedding_ranks(pp_ranks: list[int]) -> list[int]:

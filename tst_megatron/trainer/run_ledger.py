@@ -1,67 +1,67 @@
-"""What the trainer's steps and evaluations put into the run's ledger.
+"""The ledger as a listener: what steps and evaluations put into it.
 
-The one idea: rank 0 writes. What only the last pipeline stage knows is passed on to it, and what a
-line needs of all ranks (the parameter count) is asked of all of them before the first line.
+The one idea: rank 0 writes. What only the last pipeline stage knows goes through the job's
+key-value store, a few hundred bytes a logged step, no collective, and the rank that sends never
+waits; what a line needs of all ranks (the parameter count) is asked of all before the first line.
 """
 
 import argparse
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 from megatron.core.datasets.object_storage_utils import is_object_storage_path
+from torch.distributed import PrefixStore, distributed_c10d
 
-from tst_megatron.methods.superposition.arguments import Superposition
-from tst_megatron.methods.superposition.switch_rule import Decision
+from tst_megatron.methods.events import Evaluated, Listener, LoggedStep
+from tst_megatron.methods.method import Run
 from tst_megatron.runs.clock import RunClock
 from tst_megatron.runs.ledger_history import bring_along, put_aside_anothers
 from tst_megatron.runs.ledger_writer import LedgerWriter
-from tst_megatron.trainer.consumed import Progress, ProgressAt
-from tst_megatron.trainer.forward_step import BAG_LOSS, NEXT_TOKEN_LOSS
-from tst_megatron.trainer.ledger_header import header_of
-from tst_megatron.trainer.loss_relay import LossRelay
+from tst_megatron.runs.stages import NEXT_TOKEN_LOSS
+from tst_megatron.trainer.ledger_header import header_of, held_out_text
 from tst_megatron.trainer.parameter_count import count_parameters
+from tst_megatron.trainer.progress import ProgressCounter
 
-_OBJECTIVES = (NEXT_TOKEN_LOSS, BAG_LOSS)
+_PREFIX = "tst-megatron-ledger"
 _STDERR = " stderr"
 
 
-class RunLedger:
+class RunLedger(Listener):
     """Keeps the ledger of one run; every rank calls it alike.
 
     Args:
         args: Megatron's validated arguments.
-        superposition: how the run superposes; None for an ordinary run.
+        run: what the run's methods make of it.
         progress: of the run.
         started: when the process started, seconds since the epoch.
     """
 
     def __init__(
-        self,
-        args: argparse.Namespace,
-        superposition: Superposition | None,
-        progress: Progress,
-        started: float,
+        self, args: argparse.Namespace, run: Run, progress: ProgressCounter, started: float
     ) -> None:
         self.args = args
-        self.superposition = superposition
+        self.run = run
         self.progress = progress
-        self.started = started
+        self._process_started = started
         self._path = ledger_path(args)
         self._relay = LossRelay(args)
         self._has_started = False
         self._clock: RunClock | None = None
         self._writer: LedgerWriter | None = None
 
-    @property
     def gpu_hours(self) -> float | None:
         """So far, on the first and the last rank; None elsewhere, and without a ledger."""
         if self._clock is None:
             return None
         return self._clock.gpu_hours(self._clock.seconds)
 
-    def start(self, model: list[Any]) -> None:
-        """Write the header before the first step or evaluation; later calls do nothing."""
+    def started(self, model: list[Any]) -> None:
+        """Write the header."""
         if self._has_started or self._path is None:
             return
         self._has_started = True
@@ -71,99 +71,95 @@ class RunLedger:
         torch.distributed.barrier()
         parameters = count_parameters(self.args, model)
         if self.args.rank in (0, self.args.world_size - 1):
-            self._clock = RunClock(self._path, self.started, self.args.world_size)
+            self._clock = RunClock(self._path, self._process_started, self.args.world_size)
         if self.args.rank == 0 and self._clock is not None:
-            header = header_of(self.args, self.superposition, self.progress.started_at, parameters)
-            self._writer = LedgerWriter(
-                self._path,
-                header,
-                self._clock,
-                self.args.ledger_fsync_interval,
-            )
+            header = header_of(self.args, self.run, self.progress.started_at, parameters)
+            interval = self.args.ledger_fsync_interval
+            self._writer = LedgerWriter(self._path, header, self._clock, interval)
 
     def _find_history(self, path: Path) -> None:
         """See to it that what lies at the ledger's place is this run's past."""
         step = self.progress.started_at
         if step == 0:
-            put_aside_anothers(path, vars(self.args))
+            put_aside_anothers(path, vars(self.args), ("tst_",))
         elif not path.exists() and self.args.load and not is_object_storage_path(self.args.load):
             bring_along(path, Path(self.args.load) / "ledger.jsonl", step)
 
-    def step(
-        self,
-        progress: ProgressAt,
-        losses: dict[str, torch.Tensor],
-        learning_rate: float | None,
-        grad_norm: Any,
-        seconds: dict[str, float],
-        extras: dict[str, float],
-    ) -> None:
-        """A logged step.
-
-        Args:
-            progress: after the step.
-            losses: of the step; empty on ranks that have none.
-            learning_rate: of the step.
-            grad_norm: before clipping.
-            seconds: since the line before, as `StepClock.take` has them.
-            extras: other figures of the step that this rank has.
-        """
+    def step_logged(self, step: LoggedStep) -> None:
+        """A ``step`` line."""
         if self._path is None:
             return
-        own = {name: float(losses[name]) for name in _OBJECTIVES if name in losses} | extras
-        known = self._relay.pass_on(own)
+        known = self._relay.pass_on(_losses(step.losses) | step.extras)
         if self._writer is None or known is None:
             return
-        more = extras | {name: value for name, value in known.items() if name not in _OBJECTIVES}
-        name = next((name for name in _OBJECTIVES if name in known), None)
-        self._writer.write(
-            "step",
-            {
-                **progress.fields(),
-                "samples": progress.samples,
-                "stage": progress.stage,
-                "bag_size": progress.bag_size,
-                "loss_name": name,
-                "loss": None if name is None else known[name],
-                "learning_rate": learning_rate,
-                "grad_norm": None if grad_norm is None else float(grad_norm),
-                **seconds,
-                **({"extras": more} if more else {}),
-            },
-        )
+        progress = step.progress
+        objective = self._objective(known)
+        losses = set(self._objectives())
+        more = step.extras | {name: value for name, value in known.items() if name not in losses}
+        line = {
+            "step": progress.step,
+            "positions": progress.positions,
+            "data_tokens": progress.data_tokens,
+            "flops": progress.flops,
+            "samples": progress.samples,
+            "stage": progress.stage_index,
+            "facts": dict(progress.stage.facts),
+            "loss_name": objective,
+            "loss": None if objective is None else known[objective],
+            "learning_rate": step.learning_rate,
+            "grad_norm": step.grad_norm,
+            **step.seconds,
+            "extras": more,
+        }
+        self._writer.write("step", _without_empty(line))
 
-    def validation(
-        self,
-        losses: dict[str, torch.Tensor],
-        stderrs: dict[str, float],
-        decision: Decision | None = None,
-    ) -> None:
-        """A validation.
+    def _objectives(self) -> tuple[str, ...]:
+        """Names of the losses that the run is trained on, the ordinary one first."""
+        return tuple(dict.fromkeys((NEXT_TOKEN_LOSS, *(s.loss for s in self.run.stages))))
 
-        Args:
-            losses: the next-token loss, and in a superposed stage the loss on bags; empty on ranks
-                that have none.
-            stderrs: their standard errors, where known.
-            decision: that the validation led to.
-        """
+    def _objective(self, known: Mapping[str, float]) -> str | None:
+        return next((name for name in self._objectives() if name in known), None)
+
+    def evaluated(self, evaluated: Evaluated) -> None:
+        """A ``validation`` line."""
         if self._path is None:
             return
-        own = {name: float(losses[name]) for name in _OBJECTIVES if name in losses}
         known = self._relay.pass_on(
-            own | {f"{name}{_STDERR}": error for name, error in stderrs.items()}
+            _losses(evaluated.losses)
+            | {f"{name}{_STDERR}": error for name, error in evaluated.stderrs.items()}
         )
         if self._writer is None or known is None or NEXT_TOKEN_LOSS not in known:
             return
-        fields: dict[str, Any] = {
+        progress = evaluated.progress
+        others = [n for n in known if n != NEXT_TOKEN_LOSS and not n.endswith(_STDERR)]
+        line = {
+            "step": progress.step,
+            "positions": progress.positions,
+            "data_tokens": progress.data_tokens,
+            "flops": progress.flops,
             "next_token_loss": known[NEXT_TOKEN_LOSS],
             "next_token_loss_stderr": known.get(NEXT_TOKEN_LOSS + _STDERR),
+            "losses": {name: known[name] for name in others},
+            "stderrs": {name: known.get(name + _STDERR) for name in others},
+            "facts": evaluated.facts,
+            **self._held_out_text,
         }
-        if BAG_LOSS in known:
-            fields["bag_loss"] = known[BAG_LOSS]
-            fields["bag_loss_stderr"] = known.get(BAG_LOSS + _STDERR)
-        if decision is not None:
-            fields["switch_step"] = decision.switch_step
-        self._writer.write("validation", self.progress.now.fields() | fields)
+        self._writer.write("validation", _without_empty(line))
+
+    @cached_property
+    def _held_out_text(self) -> dict[str, int | None]:
+        """Tokens and bytes of it that the next-token loss is measured on."""
+        return held_out_text(self.args)
+
+
+def _losses(losses: Mapping[str, Any]) -> dict[str, float]:
+    """As numbers; waits for the GPU."""
+    return {name: float(loss) for name, loss in losses.items()}
+
+
+def _without_empty(line: dict[str, Any]) -> dict[str, Any]:
+    """A line without the tables that hold nothing."""
+    return {name: value for name, value in line.items() if value != {}}
 
 
 def ledger_path(args: argparse.Namespace) -> Path | None:
@@ -173,3 +169,36 @@ def ledger_path(args: argparse.Namespace) -> Path | None:
     if args.save is None or is_object_storage_path(args.save):
         return None
     return Path(args.save) / "ledger.jsonl"
+
+
+class LossRelay:
+    """Sends from the last rank to rank 0; both call `pass_on` equally often, in the same order.
+
+    Args:
+        args: Megatron's validated arguments.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._sends = args.rank == args.world_size - 1
+        self._receives = args.rank == 0
+        self._needed = args.pipeline_model_parallel_size > 1
+        self._numbers = count()
+
+    def pass_on(self, values: dict[str, float]) -> dict[str, float] | None:
+        """This rank's values, or on rank 0 those of the last rank; None on all other ranks.
+
+        Args:
+            values: by name; what rank 0 gives is left out where the last rank has the losses.
+        """
+        if not self._needed:
+            return values if self._receives else None
+        if not (self._sends or self._receives):
+            return None
+        store = PrefixStore(_PREFIX, distributed_c10d._get_default_store())
+        key = str(next(self._numbers))
+        if self._sends:
+            store.set(key, json.dumps(values))
+            return None
+        received: dict[str, float] = json.loads(store.get(key))
+        store.delete_key(key)
+        return received

@@ -1,4 +1,4 @@
-"""Validation on the same samples every time, as bags or as tokens."""
+"""Validation on the same samples every time, of the next-token loss or of a method's own."""
 
 import argparse
 from collections.abc import Iterator
@@ -7,26 +7,32 @@ from typing import Any
 from megatron.core.rerun_state_machine import RerunDataIterator
 from megatron.training.datasets.data_samplers import build_pretraining_data_loader
 
+from tst_megatron.methods.method import Evaluation
+from tst_megatron.runs.stages import ordinary_stage
 from tst_megatron.trainer.datasets import DatasetsProvider
-from tst_megatron.trainer.forward_step import BagIterator
+from tst_megatron.trainer.forward_step import StageIterator
 
 
 class FixedValidation:
-    """Validation iterators that read the same samples every time, as bags or as tokens."""
+    """Validation iterators that read the same samples every time.
+
+    Args:
+        args: Megatron's validated arguments.
+        provider: of the run's data.
+    """
 
     def __init__(self, args: argparse.Namespace, provider: DatasetsProvider) -> None:
         self.args = args
         self.provider = provider
-        self._datasets: dict[tuple[int, int], Any] = {}
+        self._datasets: dict[tuple[str, int, int], Any] = {}
 
     def iterators(
-        self, bag_size: int, tokens_a_place: int, eval_iters: int, num_model_chunks: int
+        self, evaluation: Evaluation | None, eval_iters: int, num_model_chunks: int
     ) -> Any:
         """From the first sample of the validation split.
 
         Args:
-            bag_size: s of the objective.
-            tokens_a_place: s of the data: 1 where single tokens are read.
+            evaluation: whose loss is measured; None for the next-token loss.
             eval_iters: batches that will be taken.
             num_model_chunks: of this rank.
 
@@ -34,23 +40,25 @@ class FixedValidation:
             One iterator, or one a model chunk where the schedule is interleaved, as Megatron's
             schedules take them.
         """
-        chunks: list[BagIterator] = []
+        stage = ordinary_stage(0) if evaluation is None else evaluation.stage
+        chunks: list[StageIterator] = []
         interleaved = self.args.virtual_pipeline_model_parallel_size is not None
         for chunk in range(num_model_chunks):
-            dataset = self._dataset(tokens_a_place, eval_iters, chunk if interleaved else None)
+            dataset = self._dataset(evaluation, eval_iters, chunk if interleaved else None)
             loader = build_pretraining_data_loader(dataset, 0)
             iterator = None if loader is None else RerunDataIterator(_forever(loader))
-            chunks.append(BagIterator(bag_size, iterator))
+            chunks.append(StageIterator(stage, iterator))
         return chunks if interleaved else chunks[0]
 
-    def _dataset(self, tokens_a_place: int, eval_iters: int, vp_stage: int | None) -> Any:
-        key = (tokens_a_place, vp_stage or 0)
-        if key not in self._datasets:
+    def _dataset(self, evaluation: Evaluation | None, eval_iters: int, vp_stage: int | None) -> Any:
+        key = ("", 1) if evaluation is None else (evaluation.loss, evaluation.tokens_a_position)
+        place = (*key, vp_stage or 0)
+        if place not in self._datasets:
             num_samples = None
             if not self.args.full_validation:
                 num_samples = eval_iters * self.args.eval_global_batch_size
-            self._datasets[key] = self.provider.validation(tokens_a_place, num_samples, vp_stage)
-        return self._datasets[key]
+            self._datasets[place] = self.provider.held_out(evaluation, num_samples, vp_stage)
+        return self._datasets[place]
 
 
 def _forever(loader: Any) -> Iterator[Any]:

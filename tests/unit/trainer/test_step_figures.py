@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from megatron.core.transformer.multi_token_prediction import MTPLossLoggingHelper
 
-from tst_megatron.methods.superposition.head_metrics import HeadMetrics
-from tst_megatron.trainer.consumed import Progress
-from tst_megatron.trainer.router_metrics import RouterMetrics
+from tst_megatron.methods.events import LoggedStep, Progress
+from tst_megatron.methods.method import Ordinary
+from tst_megatron.runs.stages import ordinary_stage
+from tst_megatron.trainer.metrics import HeadMetrics, RouterMetrics
+from tst_megatron.trainer.progress import ProgressCounter
 
 
 class OnGpu:
@@ -36,13 +38,21 @@ class Tracker:
         return ""
 
 
+def extras_of(listener: HeadMetrics | RouterMetrics) -> dict[str, float]:
+    """What it adds to a logged step."""
+    now = Progress(1, 0, ordinary_stage(10))
+    step = LoggedStep(now, {}, None, None, {}, {}, lambda name, value: None)
+    listener.step_logged(step)
+    return step.extras
+
+
 def test_router_losses_are_waited_for_when_asked() -> None:
     loss = OnGpu()
     routers = RouterMetrics(Tracker(loss))
     for _ in range(3):
         routers.report(total_loss_dict={})
     assert loss.waits == 0
-    assert routers.values == {"load_balancing_loss": 2.0}
+    assert extras_of(routers) == {"load_balancing_loss": 2.0}
 
 
 def test_losses_of_heads_are_waited_for_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,8 +69,8 @@ def test_losses_of_heads_are_waited_for_when_asked(monkeypatch: pytest.MonkeyPat
         num_floating_point_operations_so_far=0,
         log_interval=10,
     )
-    heads = HeadMetrics(args, Progress(args, None))
+    heads = HeadMetrics(args, ProgressCounter(args, Ordinary(lambda steps: steps, 10)))
     total: dict[str, Any] = {"advanced iterations": 1, "skipped iterations": 0}
     heads.track_mtp_metrics(1.0, 1, None, None, total)
     assert loss.waits == 0
-    assert heads.values == {"mtp_1 loss": 2.0}
+    assert extras_of(heads) == {"mtp_1 loss": 2.0}

@@ -25,6 +25,7 @@ from tst_megatron.analysis.compare.compare_notes import (
     uncertainty,
 )
 from tst_megatron.analysis.compare.courses import Fit, fit_baseline
+from tst_megatron.analysis.compare.derived import read_sides
 from tst_megatron.analysis.compare.equal_budget import equal_data, equal_flops
 from tst_megatron.analysis.compare.equal_loss import (
     along_baseline,
@@ -33,7 +34,7 @@ from tst_megatron.analysis.compare.equal_loss import (
     saving_by_loss,
 )
 from tst_megatron.analysis.compare.group_curve import final_loss, group_curve
-from tst_megatron.analysis.compare.groups import group, settings_notes
+from tst_megatron.analysis.compare.groups import Group, group, settings_notes
 from tst_megatron.analysis.compare.result import (
     BEFORE_DECAY,
     Comparison,
@@ -47,8 +48,7 @@ from tst_megatron.analysis.compare.result import (
 )
 from tst_megatron.analysis.compare.rows import Resampled, Rows, resample, until
 from tst_megatron.errors import UserError
-from tst_megatron.runs.inputs import read_sides
-from tst_megatron.runs.run import Group, Run
+from tst_megatron.runs.run import Run
 from tst_megatron.statistics.interval import Interval
 
 DRAWS = 2000
@@ -90,7 +90,7 @@ def compare_paths(
             f"{most:g}"
         )
     of_baseline, of_candidate = read_sides(baseline, candidate)
-    ours, theirs = group(of_candidate, "TST"), group(of_baseline, "baseline")
+    ours, theirs = group(of_candidate, "candidate"), group(of_baseline, "baseline")
     reasons = reasons_against(theirs, ours)
     if reasons and not force:
         found = "; ".join(reason.removesuffix(".") for reason in reasons)
@@ -108,7 +108,7 @@ def compare_so_far(
         candidate: likewise.
         confidence: of the intervals.
     """
-    ours, theirs = group(candidate, "TST"), group(baseline, "baseline")
+    ours, theirs = group(candidate, "candidate"), group(baseline, "baseline")
     if ours and theirs:
         return _findings(theirs, ours, confidence)
     return Findings(tuple(theirs), tuple(ours), (), notes=tuple(notes_on(theirs, ours)))

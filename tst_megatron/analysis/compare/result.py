@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tst_megatron.runs.run import Group, Run
+from tst_megatron.analysis.compare.groups import Group
+from tst_megatron.runs.run import Run
 from tst_megatron.statistics.interval import Array, Interval
 
 _WATTS_A_KILOWATT = 1000.0

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tst_megatron.methods.superposition.settings import BAG_WEIGHTS
+
 BagWeights = Literal["uniform", "power", "exponential", "first", "mutual-information"]
 
 EMPTY = -1
@@ -31,7 +33,6 @@ _WEIGHT_OF_DISTANCE: dict[str, Callable[[int], float]] = {
         _MUTUAL_INFORMATION_C0 + _MUTUAL_INFORMATION_A * j**_MUTUAL_INFORMATION_K
     ),
 }
-BAG_WEIGHTS: tuple[str, ...] = tuple(_WEIGHT_OF_DISTANCE)
 
 
 def bag_weights(name: BagWeights | str, bag_size: int) -> Tensor:

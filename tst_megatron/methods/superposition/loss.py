@@ -19,9 +19,9 @@ from megatron.core.tensor_parallel.utils import VocabUtility
 from torch import Tensor
 
 from tst_megatron.methods.superposition.bags import EMPTY, weights_of_filled
+from tst_megatron.methods.superposition.settings import OBJECTIVES
 
 Objective = Literal["mce", "mce-alt"]
-OBJECTIVES: tuple[str, ...] = ("mce", "mce-alt")
 
 # Logits of a block, of which a pass makes one or two copies in float32. On a CPU 1 MiB, so that
 # they stay in a core's cache from one operation to the next: measured best for 32,768 logits a row,

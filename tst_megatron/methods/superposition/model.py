@@ -6,7 +6,6 @@ nothing but the rank of the tensor they are given: ``[b, L]`` are tokens, ``[b, 
 What the heads of multi-token prediction need beside them is in `multi_token_prediction`.
 """
 
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -16,29 +15,9 @@ from torch import Tensor
 
 from tst_megatron.methods.superposition.bags import EMPTY, bag_weights
 from tst_megatron.methods.superposition.embedding import SuperposedVocabParallelEmbedding
-from tst_megatron.methods.superposition.loss import OBJECTIVES, multi_hot_cross_entropy
+from tst_megatron.methods.superposition.loss import multi_hot_cross_entropy
 from tst_megatron.methods.superposition.multi_token_prediction import let_heads_predict_bags
-
-
-@dataclass(frozen=True)
-class BagObjective:
-    """What a target bag is scored by: the names of `bag_weights` and of the objective.
-
-    Raises:
-        ValueError: a name is unknown, or weights are given for ``mce-alt``.
-    """
-
-    weights: str = "uniform"
-    objective: str = "mce"
-
-    def __post_init__(self) -> None:
-        bag_weights(self.weights, 1)
-        if self.objective not in OBJECTIVES:
-            raise ValueError(
-                f"objective {self.objective!r} is unknown: use one of {', '.join(OBJECTIVES)}"
-            )
-        if self.objective == "mce-alt" and self.weights != "uniform":
-            raise ValueError("objective 'mce-alt' takes no weights: leave them out or use 'mce'")
+from tst_megatron.methods.superposition.settings import BagObjective
 
 
 class SuperpositionMixin:

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from tst_megatron.errors import UserError
+from tst_megatron.methods.events import Evaluated, Listener
 from tst_megatron.methods.superposition.open_schedule import OpenSchedule
+from tst_megatron.methods.superposition.settings import BAG_LOSS
 from tst_megatron.methods.superposition.switch_rule import (
     LEAD_STEPS,
     MIN_POINTS,
@@ -87,6 +89,30 @@ class AutoSwitch:
         self._points = list(points)
         self.decision = decide(self._points, self.rule)
         self._schedule.close(None if self.decision is None else self.decision.switch_step)
+
+
+class SwitchListener(Listener):
+    """Lets the switch decide at every validation in a superposed stage, the same on every rank.
+
+    Args:
+        switch: of the run.
+    """
+
+    def __init__(self, switch: AutoSwitch) -> None:
+        self._switch = switch
+
+    def evaluated(self, evaluated: Evaluated) -> None:
+        """Take in the loss on bags, and tell what follows from it."""
+        progress = evaluated.progress
+        stage = progress.stage
+        if not progress.samples or stage.loss != BAG_LOSS or stage.facts["bag_size"] == 1:
+            return
+        loss = loss_on_all_ranks(evaluated.losses.get(BAG_LOSS))
+        decision = self._switch.measured(progress.step, loss)
+        if decision is not None:
+            evaluated.facts["switch_step"] = decision.switch_step
+            evaluated.scalar("switch-step", decision.switch_step)
+            evaluated.say(f" {decision.in_words()}")
 
 
 def loss_on_all_ranks(loss: Tensor | None) -> float:

@@ -6,11 +6,12 @@ import numpy as np
 from made_findings import STEPS, findings, superposed
 
 from tst_megatron.analysis.compare.charts.logged import logged_charts, without_chart
+from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.analysis.compare.output.folder import page_of
 from tst_megatron.analysis.compare.result import Findings
 from tst_megatron.report import picture, zoomable
 from tst_megatron.report.page import html
-from tst_megatron.runs.run import Group, Run
+from tst_megatron.runs.run import Run
 
 
 def found_with(run: Run) -> Findings:

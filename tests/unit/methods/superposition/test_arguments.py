@@ -6,20 +6,23 @@ import pytest
 from megatron.training.arguments import add_megatron_arguments
 
 from tst_megatron.errors import UserError
-from tst_megatron.methods.superposition.arguments import (
-    _UNSUPPORTED,
-    add_tst_arguments,
-    check_flags,
-    superposition_from_args,
-)
-from tst_megatron.trainer import checks
+from tst_megatron.methods.registry import add_arguments, check_flags, run_of
+from tst_megatron.methods.superposition.combinations import _UNSUPPORTED
+from tst_megatron.methods.superposition.settings import Superposition
+from tst_megatron.runs.stages import data_tokens
+from tst_megatron.trainer import memory
 
 
 def parse(*flags: str) -> argparse.Namespace:
-    parser = add_tst_arguments(add_megatron_arguments(argparse.ArgumentParser(allow_abbrev=False)))
+    parser = add_arguments(add_megatron_arguments(argparse.ArgumentParser(allow_abbrev=False)))
     args = parser.parse_args(["--train-iters=100", "--global-batch-size=8", *flags])
     args.step_batch_size_schedule = None
     return args
+
+
+def superposition_from_args(args: argparse.Namespace) -> Superposition:
+    (run,) = run_of(args).parts
+    return run.superposition
 
 
 def stages(*flags: str) -> list[tuple[int, int]]:
@@ -85,7 +88,11 @@ def test_a_run_without_a_number_of_steps_is_refused() -> None:
 def test_no_flag_is_an_ordinary_run() -> None:
     args = parse()
     check_flags(args)
-    assert superposition_from_args(args) is None
+    run = run_of(args)
+    assert run.parts == ()
+    assert [(stage.name, stage.samples, stage.loss) for stage in run.stages] == [
+        ("single tokens", 800, "lm loss")
+    ]
 
 
 def test_output_superposition_reads_single_tokens() -> None:
@@ -94,7 +101,7 @@ def test_output_superposition_reads_single_tokens() -> None:
     assert not superposition.reads_bags
     assert superposition.predicts_bags
     assert {stage.bag_size for stage in superposition.data_schedule.stages} == {1}
-    assert superposition.data_schedule.data_tokens(800, 16) == 800 * 16
+    assert data_tokens(run_of(args).stages, 800, 16) == 800 * 16
 
 
 OF_DOCUMENTS = ("--tst-bag-size=4", "--tst-bag-boundary=document")
@@ -137,15 +144,15 @@ def test_where_empty_places_are() -> None:
 
 def test_a_checkpoint_knows_the_boundary(monkeypatch) -> None:
     """One saved before there was a choice was trained on bags of the running text."""
-    saved = superposition_from_args(parse("--tst-bag-size=4")).as_saved()
+    saved = run_of(parse("--tst-bag-size=4")).saved()
     assert saved.pop("bag_boundary") == "any"
     args = parse("--load=somewhere")
     monkeypatch.setattr(
-        checks, "_saved_arguments", lambda args: (0, argparse.Namespace(tst_superposition=saved))
+        memory, "_saved_arguments", lambda args: (0, argparse.Namespace(tst_superposition=saved))
     )
-    checks._check_resume(args, superposition_from_args(parse("--tst-bag-size=4")))
+    memory.check_resume(args, run_of(parse("--tst-bag-size=4")))
     with pytest.raises(UserError, match=r'"any".*"document"'):
-        checks._check_resume(args, superposition_from_args(parse(*OF_DOCUMENTS)))
+        memory.check_resume(args, run_of(parse(*OF_DOCUMENTS)))
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from megatron.core.datasets.gpt_dataset import _get_ltor_masks_and_position_ids
 from torch import Tensor
 
+from tst_megatron.methods.superposition import batch as batch_code
 from tst_megatron.methods.superposition.bags import EMPTY
-from tst_megatron.trainer import batch as batch_code
-from tst_megatron.trainer.batch import Documents, bag_batch
+from tst_megatron.methods.superposition.batch import Documents, bag_batch
 
 EOD = 3
 
@@ -115,7 +115,7 @@ def test_output_superposition_ends_its_bags_with_the_document(bag_size: int, dat
     batch = {"labels": labels.clone(), "loss_mask": loss_mask.clone()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batch_code, "get_tokenizer", lambda: SimpleNamespace(eod=EOD))
-        batch_code._predict_bags(batch, bag_size, "document")
+        batch_code.predict_bags(batch, bag_size, "document")
     assert torch.equal(batch["loss_mask"], loss_mask)
     for row, bags, mask in zip(
         labels.tolist(), batch["labels"].tolist(), loss_mask.tolist(), strict=True

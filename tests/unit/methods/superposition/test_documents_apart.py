@@ -8,7 +8,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tst_megatron.methods.superposition.bags import EMPTY
-from tst_megatron.trainer.batch import Documents, bag_batch, split_over_context
+from tst_megatron.methods.superposition.batch import Documents, bag_batch
+from tst_megatron.stock.batch import split_over_context
 
 VOCABULARY, EOD, L, S = 32, 0, 8, 3
 # Bags of a document of 7 tokens, one of 4, and the beginning of another.

@@ -104,4 +104,4 @@ def _series(run: Run, extra: str | None) -> Array:
 
 def _switches(findings: Findings) -> list[Rule]:
     run = findings.candidate[0].runs[0] if findings.candidate else None
-    return [Rule(phase.last_step, "x", "") for phase in (run.phases[:-1] if run else ())]
+    return [Rule(span.last_step, "x", "") for span in (run.stages[:-1] if run else ())]

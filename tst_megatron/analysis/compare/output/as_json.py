@@ -10,6 +10,7 @@ from typing import Any
 
 from tst_megatron.analysis.compare.amounts import USED
 from tst_megatron.analysis.compare.group_curve import final
+from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.analysis.compare.result import (
     Comparison,
     EqualData,
@@ -20,8 +21,9 @@ from tst_megatron.analysis.compare.result import (
     Prices,
 )
 from tst_megatron.analysis.compare.sentences import first_sentences, headline, notes
+from tst_megatron.analysis.compare.stories import facts_in_full
 from tst_megatron.analysis.compare.tables import last, latest, share_of_other_time
-from tst_megatron.runs.run import Group, Run
+from tst_megatron.runs.run import Run
 from tst_megatron.statistics.interval import Interval
 from tst_megatron.strict_json import finite
 
@@ -198,6 +200,14 @@ def _run(side: str, group: Group, run: Run) -> dict[str, Any]:
         "share_of_other_time": share_of_other_time(run),
         "final_loss": final(run),
         "final_loss_stderr": last(run.curve.stderrs[-1:]),
-        "phases": [asdict(phase) for phase in run.phases],
+        "phases": [
+            {
+                "stage": span.index,
+                **facts_in_full(span),
+                "first_step": span.first_step,
+                "last_step": span.last_step,
+            }
+            for span in run.stages
+        ],
         "notes": list(run.notes),
     }

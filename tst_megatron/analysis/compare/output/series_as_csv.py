@@ -6,6 +6,7 @@ import numpy as np
 
 from tst_megatron.analysis.compare.amounts import USED
 from tst_megatron.analysis.compare.result import Comparison, Findings
+from tst_megatron.analysis.compare.stories import ordinary_facts
 from tst_megatron.report.table import csv_text
 from tst_megatron.runs.run import Run
 
@@ -28,7 +29,7 @@ def steps_csv(findings: Findings) -> str:
     runs = [(side, group.name, run) for side, group, run in findings.runs()]
     extras = sorted({name for *_, run in runs for name in run.steps.extras})
     head = (
-        "side", "group", "run", "seed", *USED, "bag_size", "loss_name", "loss",
+        "side", "group", "run", "seed", *USED, *ordinary_facts(), "loss_name", "loss",
         "learning_rate", "grad_norm", "compute_s", "other_s", *extras,
     )  # fmt: skip
     rows = [
@@ -58,7 +59,8 @@ def _logged(run: Run, extras: list[str]) -> Iterator[tuple[object, ...]]:
     series = run.steps
     unknown = np.full(series.steps.size, np.nan)
     columns = [
-        *(getattr(series, field).tolist() for field in (*USED, "bag_sizes")),
+        *(getattr(series, field).tolist() for field in USED),
+        *([of.get(name, usual) for of in series.facts] for name, usual in ordinary_facts().items()),
         series.loss_names,
         *(getattr(series, field).tolist() for field in ("losses", *_MEASURED)),
         *(series.extras.get(name, unknown).tolist() for name in extras),

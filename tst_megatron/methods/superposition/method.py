@@ -1,0 +1,62 @@
+"""Token superposition as a method; what needs torch or Megatron is imported when asked for."""
+
+import argparse
+from typing import Any
+
+from tst_megatron.methods.method import Method, Run
+from tst_megatron.methods.superposition import flags
+from tst_megatron.methods.superposition.combinations import check_combinations
+from tst_megatron.methods.superposition.run import SuperposedRun
+from tst_megatron.methods.superposition.story import SuperpositionStory
+from tst_megatron.methods.superposition.terms import SuperpositionTerms
+from tst_megatron.methods.terms import Terms
+
+
+class SuperpositionMethod(Method):
+    """Bags of tokens in, the next bag out, then ordinary training (arXiv 2605.06546)."""
+
+    name = "superposition"
+    flag_prefix = "tst"
+    forms = (frozenset({"tst-bag-size", "tst-step-ratio"}), frozenset({"tst-schedule"}))
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """The ``--tst-*`` group."""
+        flags.add_arguments(parser)
+
+    def check(self, args: argparse.Namespace) -> None:
+        """As `flags.check_flags`."""
+        flags.check_flags(args)
+
+    def check_beside(self, args: argparse.Namespace, on_gpu: bool) -> None:
+        """As `check_combinations`."""
+        if self.is_on(args):
+            check_combinations(args, on_gpu)
+
+    def is_on(self, args: argparse.Namespace) -> bool:
+        """With ``--tst-bag-size`` or ``--tst-schedule``."""
+        return flags.superposes(args)
+
+    def run(self, args: argparse.Namespace) -> Run:
+        """As `SuperposedRun`."""
+        return SuperposedRun(args)
+
+    def remembered(self, saved: argparse.Namespace) -> Any:
+        """As it is now; checkpoints of before there were methods have it in a place of its own."""
+        before = super().remembered(saved)
+        if before is None:
+            before = getattr(saved, "tst_superposition", None)
+        # Of one saved before there was a choice.
+        if before is None:
+            return None
+        return before | {"bag_boundary": before.get("bag_boundary", "any")}
+
+    def story(self) -> SuperpositionStory:
+        """In bags."""
+        return SuperpositionStory(self.name)
+
+    def terms(self) -> Terms:
+        """As `SuperpositionTerms`."""
+        return SuperpositionTerms()
+
+
+METHOD = SuperpositionMethod()

@@ -1,0 +1,252 @@
+"""Token superposition at work in one run: its part at every place where a run can be changed."""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+from tst_megatron.corpora.parts import TextPart
+from tst_megatron.errors import UserError
+from tst_megatron.methods.events import Listener
+from tst_megatron.methods.method import Evaluation, Positions, Run
+from tst_megatron.methods.superposition.flags import schedule_of_steps
+from tst_megatron.methods.superposition.open_schedule import OpenSchedule
+from tst_megatron.methods.superposition.schedule import BagSchedule
+from tst_megatron.methods.superposition.settings import BAG_LOSS, BagObjective, Superposition
+from tst_megatron.methods.superposition.text import held_out_text, text_of_stages
+from tst_megatron.runs.stages import ORDINARY, Stage
+from tst_megatron.stock.batch_sizes import train_steps
+
+if TYPE_CHECKING:
+    from tst_megatron.methods.superposition.switch import AutoSwitch
+
+
+class SuperposedRun(Run):
+    """A run that superposes.
+
+    Args:
+        args: checked flags; those of Megatron that say how long the run is, and for what is asked
+            for in training all of them.
+
+    Attributes:
+        superposition: what the flags say.
+
+    Raises:
+        UserError: a stage rounds to 0 steps, or the run has no number of steps.
+    """
+
+    name = "superposition"
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._args = args
+        self._schedules = schedule_of_steps(args)
+        self.superposition = Superposition(
+            schedule=self._schedules(train_steps(args)),
+            superpose=args.tst_superpose,
+            bag_objective=BagObjective(args.tst_bag_weights, args.tst_objective),
+            bag_boundary=args.tst_bag_boundary,
+        )
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The superposed ones, and the ordinary one."""
+        return self._in_words(self.superposition.schedule)
+
+    def stages_of(self, train_iters: int) -> tuple[Stage, ...]:
+        """Likewise."""
+        return self._in_words(self._schedules(train_iters))
+
+    def _in_words(self, schedule: BagSchedule) -> tuple[Stage, ...]:
+        *superposed, ordinary = schedule.stages
+        return (
+            *(
+                Stage(
+                    name=ORDINARY if stage.bag_size == 1 else f"bags of {stage.bag_size}",
+                    samples=stage.num_samples,
+                    tokens_a_position=stage.bag_size if self.superposition.reads_bags else 1,
+                    loss=BAG_LOSS,
+                    method=self.name,
+                    facts={"bag_size": stage.bag_size},
+                )
+                for stage in superposed
+            ),
+            Stage(ORDINARY, ordinary.num_samples, facts={"bag_size": 1}),
+        )
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """As a checkpoint remembers them."""
+        return self.saved()
+
+    @cached_property
+    def switch(self) -> "AutoSwitch | None":
+        """What ends an open schedule's superposed stage; None for a fixed one."""
+        schedule = self.superposition.schedule
+        if not isinstance(schedule, OpenSchedule):
+            return None
+        from tst_megatron.methods.superposition.switch import AutoSwitch, rule_of
+
+        return AutoSwitch(schedule, rule_of(self._args, schedule))
+
+    def check(self, args: argparse.Namespace) -> None:
+        """Check that a decision by measurement can be made, and in time."""
+        if self.switch is not None:
+            from tst_megatron.methods.superposition.switch import check_auto_switch
+
+            check_auto_switch(args, self.switch.rule)
+
+    def saved(self) -> dict[str, Any]:
+        """What tells a resume under another schedule, and what a switch is decided on."""
+        superposition = self.superposition
+        stages = superposition.schedule.superposed_stages
+        saved = {
+            "stages": [(stage.bag_size, stage.num_samples) for stage in stages],
+            "superpose": superposition.superpose,
+            "bag_weights": superposition.bag_objective.weights,
+            "objective": superposition.bag_objective.objective,
+            "bag_boundary": superposition.bag_boundary,
+        }
+        return saved if self.switch is None else saved | {"auto": self.switch.as_saved()}
+
+    def resume(self, args: argparse.Namespace, before: Any, step: int) -> None:
+        """A superposed run goes on under the schedule it was started with, unless told otherwise.
+
+        What has been measured for an open schedule is taken over.
+        """
+        from tst_megatron.methods.superposition.switch import take_over, without_measurements
+
+        # Lists come back as tuples or the other way about; JSON has one of them.
+        before_text = json.dumps(None if before is None else without_measurements(before))
+        now_text = json.dumps(without_measurements(self.saved()))
+        if before_text != now_text and not args.allow_schedule_change:
+            raise UserError(
+                f"the checkpoint in {args.load} was trained under the schedule {before_text} and "
+                f"this run has {now_text}: use the same flags, or add --allow-schedule-change"
+            )
+        if before is not None and self.switch is not None and "auto" in before:
+            take_over(self.switch, before["auto"], step)
+
+    def text(self, train_iters: int, seq_length: int) -> Sequence[TextPart] | None:
+        """A part for every bag size, where bags are read."""
+        if not self.superposition.reads_bags:
+            return None
+        schedule = self._schedules(train_iters)
+        return text_of_stages(schedule, seq_length, self.superposition.bag_boundary)
+
+    def held_out_text(self, num_samples: int, seq_length: int) -> TextPart | None:
+        """Samples of the largest bags, where bags are read."""
+        if not self.superposition.reads_bags:
+            return None
+        return held_out_text(self.superposition, num_samples, seq_length)
+
+    def configure_model(self, config: Any) -> Any:
+        """Every model chunk that Megatron builds is let read bags, before it is wrapped."""
+        config.pre_wrap_hooks.append(
+            partial(
+                _superpose_all,
+                bag_objective=self.superposition.bag_objective,
+                has_empty_places=self.superposition.reads_empty_places,
+            )
+        )
+        return config
+
+    def goes_on_from(self, step: int) -> None:
+        """What was measured after the step is forgotten."""
+        if self.switch is not None:
+            self.switch.go_back(step)
+
+    @property
+    def makes_training_data(self) -> bool:
+        """Unless single tokens are read throughout."""
+        return self.superposition.reads_bags
+
+    def training_data(self, config: Any, is_built_on_rank: Callable[[], bool]) -> Any:
+        """The phased view of Megatron's data sets."""
+        from tst_megatron.methods.superposition.phased_dataset import build_phased_dataset
+
+        superposition = self.superposition
+        return build_phased_dataset(
+            superposition.schedule, config, is_built_on_rank, superposition.bag_boundary
+        )
+
+    def in_positions(self, sample: Mapping[str, Any]) -> tuple[Positions, Positions] | None:
+        """A bag a position."""
+        from tst_megatron.methods.superposition.phased_dataset import in_positions
+
+        return in_positions(sample)
+
+    def batch(
+        self,
+        stage: Stage,
+        args: argparse.Namespace,
+        data_iterator: Iterator[Any] | None,
+        vp_stage: int | None,
+        micro_batch_size: int,
+        ordinary: Callable[[], Any],
+    ) -> Any:
+        """Bags in a superposed stage."""
+        if stage.loss != BAG_LOSS:
+            return ordinary()
+        from tst_megatron.methods.superposition.batch import get_bags
+
+        return get_bags(
+            args,
+            data_iterator,
+            vp_stage,
+            micro_batch_size,
+            self.superposition,
+            bag_size_of(stage),
+        )
+
+    def evaluations(self, stage: Stage) -> Sequence[Evaluation]:
+        """The loss on bags, in a stage of bags of more than one token.
+
+        On bags of one the objective is the next-token loss itself.
+        """
+        if stage.loss != BAG_LOSS or bag_size_of(stage) == 1:
+            return ()
+        return (
+            Evaluation(BAG_LOSS, stage, stage.tokens_a_position, partial(self._held_out, stage)),
+        )
+
+    def _held_out(
+        self,
+        stage: Stage,
+        config: Any,
+        num_samples: int | None,
+        is_built_on_rank: Callable[[], bool],
+    ) -> Any:
+        from tst_megatron.methods.superposition.phased_dataset import build_validation_dataset
+
+        return build_validation_dataset(
+            stage.tokens_a_position,
+            config,
+            num_samples,
+            is_built_on_rank,
+            self.superposition.bag_boundary,
+        )
+
+    def listeners(self, args: argparse.Namespace) -> Sequence[Listener]:
+        """The switch, where it is decided by measurement."""
+        if self.switch is None:
+            return ()
+        from tst_megatron.methods.superposition.switch import SwitchListener
+
+        return (SwitchListener(self.switch),)
+
+
+def bag_size_of(stage: Stage) -> int:
+    """s of a stage of a superposed run."""
+    size = stage.facts["bag_size"]
+    assert isinstance(size, int), "a superposed run's stages know their bag size"
+    return size
+
+
+def _superpose_all(
+    chunks: list[Any], bag_objective: BagObjective, has_empty_places: bool
+) -> list[Any]:
+    """Megatron's ``pre_wrap_hooks`` take a list and give one."""
+    from tst_megatron.methods.superposition.model import superpose
+
+    return [superpose(chunk, bag_objective, has_empty_places) for chunk in chunks]

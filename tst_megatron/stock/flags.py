@@ -1,0 +1,91 @@
+"""Flags that any run may have beside Megatron's: what is read, how it is validated and recorded.
+
+Nothing of Megatron's is imported, which takes seconds.
+"""
+
+import argparse
+from typing import Any
+
+from tst_megatron.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags to a parser, Megatron's or a smaller one."""
+    group = parser.add_argument_group(
+        title="tst-megatron", description="What a run reads, and what is recorded of it."
+    )
+    _add_text_arguments(group)
+    _add_record_arguments(group)
+
+
+def _add_text_arguments(group: Any) -> None:
+    """Add the flags that decide which text a run reads, to a parser or to a group of one."""
+    group.add_argument(
+        "--blend",
+        metavar="FILE",
+        help="a YAML of sources (path, weight, epochs), in place of Megatron's data paths",
+    )
+    group.add_argument(
+        "--allow-repeats",
+        action="store_true",
+        help="go on although a stage reads some of its text more than once",
+    )
+
+
+def _add_record_arguments(group: Any) -> None:
+    """Add the flags that change nothing about what is trained on."""
+    group.add_argument(
+        "--allow-schedule-change",
+        action="store_true",
+        help="resume a checkpoint that was trained under another schedule",
+    )
+    group.add_argument(
+        "--fixed-validation",
+        action="store_true",
+        help="validate on the same samples every time, instead of going on through the split",
+    )
+    group.add_argument(
+        "--ledger",
+        metavar="FILE",
+        help="where to keep the run's ledger (default: ledger.jsonl in --save)",
+    )
+    group.add_argument(
+        "--compare-with",
+        metavar="LEDGER",
+        help="say at every validation, in the log and in TensorBoard, how many steps and GPU hours "
+        "that run needed for the loss of now",
+    )
+    group.add_argument(
+        "--ledger-fsync-interval",
+        metavar="SECONDS",
+        type=float,
+        default=10.0,
+        help="put the ledger on the disk at most this often; a power cut loses what is younger "
+        "(default 10)",
+    )
+
+
+def check_own_flags(args: argparse.Namespace) -> None:
+    """Check the flags by themselves.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+    # Written so that NaN fails too.
+    if not args.ledger_fsync_interval >= 0:
+        raise UserError(
+            f"--ledger-fsync-interval {args.ledger_fsync_interval} is below 0 seconds: use "
+            "0 for after every line"
+        )
+
+
+def check_beside(args: argparse.Namespace) -> None:
+    """Check the flags beside all of Megatron's.
+
+    Raises:
+        UserError: they contradict one another.
+    """
+    if args.blend is not None:
+        for is_set, flag in ((args.sft, "--sft"), (args.mock_data, "--mock-data")):
+            if is_set:
+                raise UserError(f"--blend names indexed corpora, and {flag} reads none: use one")

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from tst_megatron.analysis.compare.amounts import FLOPS, GPU_HOURS, STEPS, WALL_CLOCK, Amount
 from tst_megatron.analysis.compare.group_curve import diverged, is_untrained, runs_used
 from tst_megatron.analysis.compare.result import Comparison, EqualLoss, Findings
+from tst_megatron.analysis.compare.stories import stories_of
+from tst_megatron.methods.story import Story
 from tst_megatron.report import formats
 from tst_megatron.statistics.interval import Interval
 
@@ -187,8 +189,19 @@ def warnings(findings: Findings) -> list[str]:
 
 def title(findings: Findings) -> str:
     """Of a report: what is compared."""
-    names = [group.name for group in findings.candidate[:1]]
-    return f"{names[0] if names else 'A candidate'} against the baseline"
+    titles = [story.title for story in _stories(findings)]
+    return f"{' and '.join(titles) or 'A candidate'} against the baseline"
+
+
+def explained(findings: Findings) -> list[str]:
+    """How figures of the candidates' methods are to be read."""
+    return [sentence for story in _stories(findings) for sentence in story.explained]
+
+
+def _stories(findings: Findings) -> list[Story]:
+    """Of the methods of the candidate groups, each once."""
+    every = [story for group in findings.candidate for story in stories_of(group.runs[0])]
+    return list({story.name: story for story in every}.values())
 
 
 def between(findings: Findings) -> str:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from ledgers import write_ledger
-from tst_megatron.runs.run import run_of_ledger
 
 from tst_megatron.analysis.compare.compare import compare_so_far
 from tst_megatron.analysis.compare.output.as_json import text_so_far
 from tst_megatron.runs.ledger import Ledger
+from tst_megatron.runs.run import run_of_ledger
 
 SIDES = ("baseline", "candidate")
 FALLING: dict[int, float | None] = {20: 5.0, 40: 4.5, 60: 4.0, 80: 3.5, 100: 3.0}

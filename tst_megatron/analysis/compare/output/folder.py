@@ -15,6 +15,7 @@ from tst_megatron.analysis.compare.output.series_as_csv import saving_csv, steps
 from tst_megatron.analysis.compare.result import Findings
 from tst_megatron.analysis.compare.sentences import (
     between,
+    explained,
     first_sentences,
     notes,
     notes_of_others,
@@ -118,7 +119,7 @@ def page_of(findings: Findings, charts: Sequence[Chart]) -> Page:
             Section("Figures", tables=tuple(tables_of(findings))),
             Section("Notes", sentences=(*notes(findings), *notes_of_others(findings))),
             Section("Settings", tables=tuple(settings_tables(findings))),
-            Section("How each figure is made", sentences=_HOW_MADE),
+            Section("How each figure is made", sentences=(*_HOW_MADE, *explained(findings))),
         ),
     )
 

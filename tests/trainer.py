@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
-from typing import Any
 
 from tst_megatron.runs.ledger import Ledger, read_ledger
 
@@ -130,12 +129,3 @@ def _job_server() -> tuple[Path, "subprocess.Popen[bytes]"]:
     atexit.register(folder.cleanup)
     atexit.register(server.kill)
     return socket, server
-
-
-def held_out(validation: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
-    """The held-out losses of a validation line, and their standard errors, by name."""
-    losses, stderrs = validation.get("losses") or {}, validation.get("stderrs") or {}
-    return (
-        {"lm loss": validation["next_token_loss"], **losses},
-        {"lm loss": validation["next_token_loss_stderr"], **stderrs},
-    )

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from tst_megatron.methods.story import Story
     from tst_megatron.methods.terms import Terms
 
+type Positions = list[list[int | None]]
+"""``[L][tokens a position]``, ids; None in a place that holds no token."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -159,6 +162,14 @@ class Run:
         """
         raise NotImplementedError
 
+    def in_positions(self, sample: Mapping[str, Any]) -> tuple[Positions, Positions] | None:
+        """A sample of `training_data` for the eye: its inputs and its targets.
+
+        Returns:
+            None for a sample that is as Megatron's own are.
+        """
+        return None
+
     def batch(
         self,
         stage: Stage,
@@ -287,7 +298,7 @@ class Method:
         """How the method is told in a comparison."""
         from tst_megatron.methods.story import Story
 
-        return Story()
+        return Story(self.name)
 
 
-__all__ = ["Evaluation", "Fact", "Method", "Ordinary", "Run", "Stage"]
+__all__ = ["Evaluation", "Fact", "Method", "Ordinary", "Positions", "Run", "Stage"]

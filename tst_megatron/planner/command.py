@@ -82,7 +82,7 @@ def main(args: argparse.Namespace, others: list[str]) -> None:
     from tst_megatron.trainer.cpu import patches as cpu
 
     cpu.install()
-    from tst_megatron.planner import tables
+    from tst_megatron.planner import as_text
     from tst_megatron.planner.plan import make_plan
     from tst_megatron.planner.sweep import sweep
     from tst_megatron.recipes import expand_recipe
@@ -103,7 +103,7 @@ def main(args: argparse.Namespace, others: list[str]) -> None:
         if args.json:
             print(json.dumps(swept.as_json(), indent=2))
         else:
-            tables.print_sweep(console, recipe, swept)
+            as_text.print_sweep(console, recipe, swept)
         if not any(one.fits for one in swept.tried):
             raise UserError(
                 f"no layout fits {num_gpus} x {gpu.name}: take more GPUs, or GPUs with more memory"
@@ -113,7 +113,7 @@ def main(args: argparse.Namespace, others: list[str]) -> None:
     if args.json:
         print(json.dumps(plan.as_json(), indent=2))
     else:
-        tables.print_plan(console, recipe, plan)
+        as_text.print_plan(console, recipe, plan)
     if not plan.fits:
         worst = plan.worst
         raise UserError(

@@ -62,8 +62,7 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
 
 def _text(args: argparse.Namespace) -> Text:
     reading = reading_from_args(args)
-    schedule = reading.schedule(reading.train_iters)
-    data_tokens = schedule.data_tokens(schedule.num_samples, reading.seq_length)
+    data_tokens = sum(part.data_tokens for part in reading.parts(reading.train_iters))
     if any(source.is_remote for source in reading.sources):
         return Text(data_tokens, None, False)
     budget = Budget(reading)

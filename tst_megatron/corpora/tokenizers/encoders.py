@@ -1,20 +1,60 @@
-"""Encoders that give Megatron's ids by definition: the library that Megatron itself calls.
+"""Documents to ids: what an encoder is, and those that give Megatron's ids by definition, which are
+the libraries that Megatron itself calls.
 
-The one idea: each is the library's own batch call and the shortest way from what it returns to one
-array, on one thread, since the workers that call it are processes.
+The one idea: ids travel as one flat array for many documents, never as lists of Python ints; each
+encoder here is the library's own batch call and the shortest way from what it returns to one array,
+on one thread, since the workers that call it are processes.
 """
 
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from tst_megatron.corpora.encoding import Encoded, Encoder
 from tst_megatron.corpora.tokenizers.description import TokenizerDescription
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The ids of several documents, one after another.
+
+    Attributes:
+        ids: ``[tokens]``, of any integer dtype, without end-of-document tokens.
+        lengths: ``[documents]``, int64, tokens of each; 0 for a document without any.
+    """
+
+    ids: npt.NDArray[np.integer[Any]]
+    lengths: npt.NDArray[np.int64]
+
+
+class Encoder(Protocol):
+    """One way of turning documents into ids. Made in one process and used in its forked children.
+
+    Attributes:
+        name: of the library that writes the ids.
+        version: of that library.
+    """
+
+    name: str
+    version: str
+
+    def encode(self, documents: Sequence[Any]) -> Encoded:
+        """Encode documents on the calling thread alone.
+
+        Args:
+            documents: strings; or, where ids are read as they are, sequences of ints or strings of
+                ints with spaces between.
+
+        Raises:
+            ValueError: a document cannot be encoded; the message says why.
+        """
+        ...
+
 
 _ID = np.int32
 
@@ -74,7 +114,7 @@ class SentencePieceEncoder:
         self._processor = processor
 
     def encode(self, documents: Sequence[Any]) -> Encoded:
-        """See `tst_megatron.corpora.encoding.Encoder`."""
+        """See `tst_megatron.corpora.tokenizers.encoders.Encoder`."""
         with explained(documents):
             return joined(
                 self._processor.encode(list(documents), num_threads=1, return_type="numpy")
@@ -91,7 +131,7 @@ class HuggingFaceEncoder:
         self._tokenizer = tokenizer
 
     def encode(self, documents: Sequence[Any]) -> Encoded:
-        """See `tst_megatron.corpora.encoding.Encoder`."""
+        """See `tst_megatron.corpora.tokenizers.encoders.Encoder`."""
         with explained(documents):
             encodings = self._tokenizer.encode_batch_fast(documents)
         # The library has lists of ints alone; this is the shortest way out of one.
@@ -108,7 +148,7 @@ class TiktokenEncoder:
         self._encoding = encoding
 
     def encode(self, documents: Sequence[Any]) -> Encoded:
-        """See `tst_megatron.corpora.encoding.Encoder`."""
+        """See `tst_megatron.corpora.tokenizers.encoders.Encoder`."""
         check_text(documents)
         return joined(
             [self._encoding.encode_to_numpy(text, allowed_special="all") for text in documents]
@@ -125,7 +165,7 @@ class IdsEncoder:
         self._vocab_size = vocab_size
 
     def encode(self, documents: Sequence[Any]) -> Encoded:
-        """See `tst_megatron.corpora.encoding.Encoder`."""
+        """See `tst_megatron.corpora.tokenizers.encoders.Encoder`."""
         encoded = joined([self._ids(document) for document in documents])
         ids = encoded.ids
         if ids.size and not (ids.min() >= 0 and ids.max() < self._vocab_size):

@@ -160,12 +160,12 @@ def test_what_cannot_be_shown_is_one_sentence(real: Path, tmp_path: Path) -> Non
     refused("is not numbers: write for example", "--documents=1,b")
     refused("add --seq-length", "--samples=1")
     refused("--samples 0 is below 1", "--samples=0", "--seq-length=8")
-    refused("too small for one sample", "--samples=1", "--seq-length=99999", "--bag-size=4")
+    refused("too small for one sample", "--samples=1", "--seq-length=99999", "--tst-bag-size=4")
     refused(
         "two forms of one thing",
         "--samples=1",
         "--seq-length=8",
-        "--bag-size=4",
+        "--tst-bag-size=4",
         "--tst-schedule=4:0.1",
     )
     refused("leaves no documents to train on", "--samples=1", "--seq-length=8", "--split=0,1,0")
@@ -205,7 +205,7 @@ def test_samples_are_contiguous_text_shifted_by_a_bag(tmp_path, capsys, with_run
     if with_run:
         words += ["--tst-schedule=4:0.3,2:0.2", "--train-iters=100", "--global-batch-size=4"]
     else:
-        words += ["--bag-size=4"]
+        words += ["--tst-bag-size=4"]
     assert command(*words) == 0
     samples = capsys.readouterr().out.split("\nsample ")[1:]
     sizes = (4, 2, 1) if with_run else (4, 1)
@@ -232,7 +232,7 @@ def test_samples_are_contiguous_text_shifted_by_a_bag(tmp_path, capsys, with_run
 
 
 def test_samples_of_text_show_its_pieces(real: Path, capsys) -> None:
-    assert command(real, "--samples=1", "--seq-length=8", "--bag-size=3", "--positions=2") == 0
+    assert command(real, "--samples=1", "--seq-length=8", "--tst-bag-size=3", "--positions=2") == 0
     said = capsys.readouterr().out
     assert "bags of 3, 8 positions, the first 2 of them" in said
     inputs = next(line for line in said.split("\n") if line.startswith("  inputs   ["))
@@ -249,7 +249,8 @@ def test_samples_with_every_kind_of_tokenizer(kind, tmp_path: Path, capsys) -> N
     description = describe(spec)
     prefix = write_corpus(tmp_path / "c", [encode(description, text) for text in TEXTS])
     assert (
-        command(prefix, "--samples=1", "--seq-length=4", "--bag-size=3", "--tokenizer", spec) == 0
+        command(prefix, "--samples=1", "--seq-length=4", "--tst-bag-size=3", "--tokenizer", spec)
+        == 0
     )
     lines = capsys.readouterr().out.split("\n")
     inputs = [line[len("  inputs   ") :] for line in lines if line.startswith("  inputs")]
@@ -261,7 +262,9 @@ def test_samples_with_every_kind_of_tokenizer(kind, tmp_path: Path, capsys) -> N
 
 def test_bags_that_end_with_their_documents_show_empty_places(tmp_path: Path, capsys) -> None:
     prefix = write_corpus(tmp_path / "odd", [[11, 12, 13, 14, 15]] * 500)
-    command(prefix, "--samples=2", "--seq-length=6", "--bag-size=3", "--tst-bag-boundary=document")
+    command(
+        prefix, "--samples=2", "--seq-length=6", "--tst-bag-size=3", "--tst-bag-boundary=document"
+    )
     said = capsys.readouterr().out
     lines = [line[len("  inputs   ") :] for line in said.split("\n") if line.startswith("  inputs")]
     whole, end = "[11|12|13]", f"[14|15|{NO_TOKEN}]"
@@ -270,7 +273,7 @@ def test_bags_that_end_with_their_documents_show_empty_places(tmp_path: Path, ca
 
 
 def test_places_without_a_token_are_dots() -> None:
-    sample = Sample(1234, 3, True, [[5, 6, None]], [[7, None, None]])
+    sample = Sample(1234, "bags of 3", [[5, 6, None]], [[7, None, None]], is_grouped=True)
     shown = [line.plain for line in as_text(sample, TokenText(None))]
     assert shown == [
         "sample 1,234: bags of 3, 1 positions",

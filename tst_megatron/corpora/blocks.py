@@ -1,16 +1,19 @@
-"""The bytes of a corpus, in blocks of `CHECKSUM_BLOCK`: checksums, ids, ends of documents.
+"""The bytes of a corpus, in blocks of `CHECKSUM_BLOCK`: their checksums as they are written, and
+checksums, ids and ends of documents as they are checked.
 
-The one idea: a block is read once and looked at by one of several threads, since numpy and hashlib
-let go of the interpreter; memory is that of the few blocks on their way.
+The one idea: numpy and hashlib let go of the interpreter, so sums are made beside the writing, and
+a block that is read once is looked at by one of several threads; memory is that of the few blocks
+on their way.
 """
 
 import hashlib
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -165,3 +168,57 @@ def _in_order[Made](
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
+
+
+class Checksum:
+    """SHA-256 of a stream of bytes and of every `CHECKSUM_BLOCK` of it; a context manager.
+
+    The two are made side by side, and beside the writing: hashlib lets go of the interpreter.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._whole = hashlib.sha256()
+        self._block = hashlib.sha256()
+        self._blocks: list[str] = []
+        self._side = ThreadPoolExecutor(max_workers=2)
+
+    def __enter__(self) -> "Checksum":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._side.shutdown()
+
+    def update(
+        self, data: bytes | memoryview, meanwhile: Callable[[], object] = lambda: None
+    ) -> None:
+        """Take the next bytes, and do something else with them at the same time."""
+        summing = [
+            self._side.submit(self._whole.update, data),
+            self._side.submit(self._update_blocks, memoryview(data).cast("B")),
+        ]
+        try:
+            meanwhile()
+        finally:
+            wait(summing)
+
+    def _update_blocks(self, data: memoryview) -> None:
+        while len(data):
+            room = CHECKSUM_BLOCK - self.size % CHECKSUM_BLOCK
+            piece = data[:room]
+            self._block.update(piece)
+            self.size += len(piece)
+            if len(piece) == room:
+                self._blocks.append(self._block.hexdigest())
+                self._block = hashlib.sha256()
+            data = data[room:]
+
+    def record(self) -> FileRecord:
+        """The checksums of what was taken so far."""
+        last = [self._block.hexdigest()] if self.size % CHECKSUM_BLOCK else []
+        return FileRecord(self.size, self._whole.hexdigest(), [*self._blocks, *last])

@@ -11,15 +11,16 @@ from rich.console import Console
 from rich.table import Table
 
 from tst_megatron.planner.hardware import GB
-from tst_megatron.planner.plan import Plan, StagePlan
+from tst_megatron.planner.plan import GpuPlan, RunPlan
 from tst_megatron.planner.sweep import Swept, Tried
+from tst_megatron.runs.stages import ORDINARY
 
 _HOUR = 3600.0
 _MOST_LAYOUTS = 20
 _PREDICTED = "predicted, not compared with a GPU"
 
 
-def print_plan(console: Console, name: str | None, plan: Plan) -> None:
+def print_plan(console: Console, name: str | None, plan: RunPlan) -> None:
     """Print a plan.
 
     Args:
@@ -93,7 +94,7 @@ def _table(title: str, columns: Iterable[str]) -> Table:
     return table
 
 
-def _parameters(plan: Plan) -> Table:
+def _parameters(plan: RunPlan) -> Table:
     table = _table("Parameters", ("", "millions"))
     counted = plan.parameters
     rows = {
@@ -109,9 +110,9 @@ def _parameters(plan: Plan) -> Table:
 _KINDS = ("weights", "gradients", "optimizer", "activations", "logits", "batch", "transient")
 
 
-def _memory(plan: Plan) -> Table:
+def _memory(plan: RunPlan) -> Table:
     table = _table("Memory of a GPU, GB", ("ranks", "parameters", *_KINDS, "total"))
-    for stage in plan.stages:
+    for stage in plan.gpus:
         table.add_row(
             _ranks(stage),
             f"{stage.built.parameters / 1e6:,.0f} M",
@@ -121,12 +122,12 @@ def _memory(plan: Plan) -> Table:
     return table
 
 
-def _ranks(stage: StagePlan) -> str:
+def _ranks(stage: GpuPlan) -> str:
     ranks = stage.built.ranks
     return f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
 
 
-def _verdict(plan: Plan) -> str:
+def _verdict(plan: RunPlan) -> str:
     worst = plan.worst
     total, reserve = worst.memory.total / GB, plan.assumptions.reserve
     return (
@@ -136,7 +137,7 @@ def _verdict(plan: Plan) -> str:
     )
 
 
-def _recomputation(plan: Plan) -> Table:
+def _recomputation(plan: RunPlan) -> Table:
     worst = plan.worst
     table = _table(
         f"Rank {worst.built.ranks[0]} by recomputation, GB", ("", "activations", "total", "fits")
@@ -152,7 +153,7 @@ def _recomputation(plan: Plan) -> Table:
     return table
 
 
-def _schedule(plan: Plan) -> Table:
+def _schedule(plan: RunPlan) -> Table:
     table = _table(
         "Schedule",
         (
@@ -165,18 +166,18 @@ def _schedule(plan: Plan) -> Table:
         ),
     )
     for step in plan.steps:
-        bag = step.run.bag_size
+        name = step.stage.name
         table.add_row(
-            f"bags of {bag}" if bag > 1 else "ordinary",
-            f"{step.run.steps:,}",
+            "ordinary" if name == ORDINARY else name,
+            f"{step.steps:,}",
             f"{step.positions:,}",
             f"{step.data_tokens:,}",
-            f"{step.run_data_tokens / 1e9:,.1f} B",
+            f"{step.stage_data_tokens / 1e9:,.1f} B",
             f"{step.work.total / 1e15:,.2f}",
         )
     table.add_row(
         "all",
-        f"{sum(step.run.steps for step in plan.steps):,}",
+        f"{sum(step.steps for step in plan.steps):,}",
         "",
         "",
         f"{plan.data_tokens / 1e9:,.1f} B",
@@ -185,8 +186,8 @@ def _schedule(plan: Plan) -> Table:
     return table
 
 
-def _work(plan: Plan) -> Table:
-    work = plan.steps[-1].work
+def _work(plan: RunPlan) -> Table:
+    work = plan.heaviest.work
     table = _table("Operations of a step", ("", "PFLOPs", "share"))
     for kind, number in work.by_kind.items():
         if number:
@@ -199,11 +200,11 @@ def _work(plan: Plan) -> Table:
     return table
 
 
-def _time(plan: Plan) -> Table:
+def _time(plan: RunPlan) -> Table:
     trust, time = plan.assumptions, plan.time
     table = _table("Time", ("", "step, s", "GPU hours", "hours", "utilisation"))
     hours = plan.gpu_hours
-    steps = sum(step.run.steps for step in plan.steps)
+    steps = sum(step.steps for step in plan.steps)
     table.add_row(
         f"at a utilisation of {trust.mfu:.0%} (--mfu)",
         f"{hours / plan.num_gpus * _HOUR / steps:.3f}",
@@ -228,8 +229,8 @@ def _time(plan: Plan) -> Table:
     return table
 
 
-def _collectives(plan: Plan) -> Table:
-    rank = plan.stages[plan.collectives_stage].built.ranks[0]
+def _collectives(plan: RunPlan) -> Table:
+    rank = plan.gpus[plan.collectives_stage].built.ranks[0]
     table = _table(
         f"Collectives of a step on rank {rank}; times {_PREDICTED}",
         ("", "over", "calls", "NVLink, GB", "network, GB", "ms", "hidden behind"),

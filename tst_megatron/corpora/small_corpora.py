@@ -1,14 +1,24 @@
-"""Documents for the demo: the user's own files, or the text that every Python brings along."""
+"""Small corpora, for the demo and for runs on one machine: the user's own files, or the text that
+every Python brings along, and an index of them in one call.
+"""
 
 import random
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import orjson
+from rich.console import Console
+
+from tst_megatron.corpora.indexing.build import build
+from tst_megatron.corpora.indexing.plan import BuildSettings
+from tst_megatron.corpora.manifest import Manifest
+from tst_megatron.corpora.reading.chunks import read_documents
+from tst_megatron.corpora.reading.documents import ReadOptions
 from tst_megatron.corpora.reading.inputs import InputFile, find_inputs
-from tst_megatron.corpora.reading.options import ReadOptions
-from tst_megatron.corpora.reading.records import read_documents
+from tst_megatron.corpora.tokenizers.description import describe
 from tst_megatron.errors import UserError
+from tst_megatron.files import replace_when_whole
 
 # The held-out documents are the last ones: in an order drawn once, they are like the others.
 _ORDER_SEED = 1234
@@ -78,3 +88,34 @@ def _in_drawn_order(files: list[InputFile]) -> list[InputFile]:
     drawn = list(files)
     random.Random(_ORDER_SEED).shuffle(drawn)
     return drawn
+
+
+def index_documents(
+    documents: Iterable[str], tokenizer: Path, prefix: Path, console: Console
+) -> Manifest:
+    """Index documents in their order, by way of a file of them, ``PREFIX.jsonl``, which stays.
+
+    A call that was cut off is gone on with: the documents must be the same.
+
+    Args:
+        documents: none of them empty.
+        tokenizer: a SentencePiece model or a ``tokenizer.json``.
+        prefix: path of the corpus.
+        console: for what there is to say.
+
+    Raises:
+        UserError: the corpus cannot be written, or is there already with other documents.
+    """
+    text = prefix.with_name(f"{prefix.name}.jsonl")
+    if not text.exists():
+        with replace_when_whole(text) as file:
+            for document in documents:
+                file.write(orjson.dumps({"text": document}) + b"\n")
+    settings = BuildSettings(
+        inputs=(str(text),),
+        format="jsonl",
+        options=ReadOptions(),
+        where=None,
+        tokenizer=describe(str(tokenizer)),
+    )
+    return build(settings, prefix, console)

@@ -1,29 +1,20 @@
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tst_megatron.runs.planned import decay_start, planned_steps
-from tst_megatron.runs.run import StepSeries
+from tst_megatron.runs.facts import facts_of
+from tst_megatron.runs.ledger import Ledger
+from tst_megatron.runs.run import Run, run_of_ledger
 
 
-def logged(*rates: float) -> StepSeries:
-    unknown = np.full(len(rates), np.nan)
-    return StepSeries(
-        steps=10.0 * (1 + np.arange(len(rates))),
-        positions=unknown,
-        data_tokens=unknown,
-        flops=unknown,
-        wall_clock_s=unknown,
-        gpu_hours=unknown,
-        losses=unknown,
-        loss_names=(None,) * len(rates),
-        bag_sizes=unknown,
-        learning_rates=np.array(rates, dtype=np.float64),
-        grad_norms=unknown,
-        compute_s=unknown,
-        other_s=unknown,
-    )
+def logged(*rates: float, **flags: Any) -> Run:
+    lines = [
+        {"step": 10 * at, "learning_rate": None if np.isnan(rate) else rate, "facts": {}}
+        for at, rate in enumerate(rates, start=1)
+    ]
+    return run_of_ledger(Ledger({"flags": flags}, lines, path=Path("run")), "run")
 
 
 @pytest.mark.parametrize(
@@ -59,7 +50,7 @@ def logged(*rates: float) -> StepSeries:
     ],
 )
 def test_the_flags_say_where_the_decay_starts(flags: dict[str, Any], start: int):
-    assert decay_start({"flags": flags}, logged(0.5, 1.0, 1.0, 0.4, 0.0)) == start
+    assert logged(0.5, 1.0, 1.0, 0.4, 0.0, **flags).decay_start == start
 
 
 @pytest.mark.parametrize(
@@ -74,7 +65,7 @@ def test_the_flags_say_where_the_decay_starts(flags: dict[str, Any], start: int)
     ],
 )
 def test_the_log_says_where_the_decay_starts(rates: tuple[float, ...], start: int | None):
-    assert decay_start({}, logged(*rates)) == start
+    assert logged(*rates).decay_start == start
 
 
 @pytest.mark.parametrize(
@@ -88,4 +79,17 @@ def test_the_log_says_where_the_decay_starts(rates: tuple[float, ...], start: in
     ],
 )
 def test_planned_steps(flags: dict[str, Any], steps: int | None):
-    assert planned_steps({"flags": flags}) == steps
+    assert facts_of({"flags": flags}).planned_steps == steps
+
+
+def test_a_run_tells_of_its_methods_and_parents():
+    stage = {"name": "a", "samples": 8, "tokens_a_position": 2, "loss": "l", "method": "m"}
+    method = {"name": "m", "stages": [stage], "facts": {"size": 2}}
+    parent = {"ledger": "p", "step": 3, "flops": 1.0, "gpu_hours": None, "data_tokens": 9}
+    facts = facts_of({"methods": [method], "parents": [parent]})
+    assert facts.methods is not None
+    (told,) = facts.methods
+    assert (told.name, told.facts, told.stages[0].tokens_a_position) == ("m", {"size": 2}, 2)
+    assert facts.parents == (parent,)
+    assert facts_of({}).methods is None
+    assert facts_of({"methods": []}).methods == ()

@@ -1,7 +1,8 @@
-"""What a worker does with one chunk of the inputs: read, check, encode, and write a shard.
+"""Forked workers, and what one does with a chunk of the inputs: read, check, encode, write a shard.
 
 Workers are forked from the builder with everything they need, so only numbers of chunks and small
-answers travel between processes; text and ids never do.
+answers travel between processes; text and ids never do. Shards are given back in the order of the
+chunks.
 """
 
 import ctypes
@@ -11,7 +12,12 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import TimeoutError as StillWorkingError
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import get_context
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
@@ -19,7 +25,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tst_megatron.corpora.encoding import Encoded, Encoder
 from tst_megatron.corpora.indexing.output import SHARD_SUFFIX
 from tst_megatron.corpora.indexing.shards import (
     MAX_SKIPPED_LISTED,
@@ -29,15 +34,16 @@ from tst_megatron.corpora.indexing.shards import (
     write_shard,
 )
 from tst_megatron.corpora.reading.batches import Batch, BrokenFile, sentence
-from tst_megatron.corpora.reading.chunks import Chunk, Part
+from tst_megatron.corpora.reading.chunks import Chunk, Span, read_span, records_before
+from tst_megatron.corpora.reading.documents import ReadOptions
 from tst_megatron.corpora.reading.inputs import InputFile
-from tst_megatron.corpora.reading.options import ReadOptions
-from tst_megatron.corpora.reading.records import read_part, records_before
+from tst_megatron.corpora.tokenizers.encoders import Encoded, Encoder
 from tst_megatron.corpora.tokenizers.proof import differs
 from tst_megatron.errors import UserError
 
 # Of one document a chunk, checked once more against the reference: a thousandth of the work.
 _CHECKED_CHARACTERS = 4_096
+_SHOWN_EVERY_S = 0.2
 _LOOKS_EVERY_S = 0.2
 
 _NO_TOKENS = "the document has no tokens"
@@ -143,29 +149,29 @@ def write_chunk(number: int) -> None:
     assert _job is not None
     assert _shared is not None
     with write_shard(_job.shard(number)) as writer:
-        for part in _job.chunks[number].parts:
-            _PartWriter(_job, _shared, part, writer).write()
+        for span in _job.chunks[number].spans:
+            _SpanWriter(_job, _shared, span, writer).write()
 
 
-class _PartWriter:
-    """Writes the documents of one part of an input into a shard."""
+class _SpanWriter:
+    """Writes the documents of one span of an input into a shard."""
 
-    def __init__(self, job: Job, shared: Shared, part: Part, writer: ShardWriter) -> None:
+    def __init__(self, job: Job, shared: Shared, span: Span, writer: ShardWriter) -> None:
         self._job = job
         self._shared = shared
-        self._part = part
+        self._span = span
         self._writer = writer
         self._summary = ShardSummary()
         self._documents = self._records = 0
 
     def write(self) -> None:
-        number = str(self._part.file)
-        if self._part.begin == 0:
-            path = self._job.files[self._part.file].path
+        number = str(self._span.file)
+        if self._span.begin == 0:
+            path = self._job.files[self._span.file].path
             self._summary.sha256_of_input[number] = sha256_of(path)
         try:
-            for batch in read_part(
-                self._job.files, self._part, self._job.options, self._job.folder
+            for batch in read_span(
+                self._job.files, self._span, self._job.options, self._job.folder
             ):
                 if self._shared.stop.value:
                     raise StoppedError
@@ -222,28 +228,28 @@ class _PartWriter:
 
     def _check(self, documents: list[Any]) -> None:
         """Encode a piece of one document of the chunk with the reference as well."""
-        # Not one of every part: parts may be small files, and the reference is slow.
+        # Not one of every span: they may be small files, and the reference is slow.
         checked = self._writer.summary.checked_documents + self._summary.checked_documents
         if self._job.reference is None or checked or not documents:
             return
         piece = documents[len(documents) // 2][:_CHECKED_CHARACTERS]
         if differs(self._job.encoder, self._job.reference, [piece]) is not None:
-            path = self._job.files[self._part.file].path
+            path = self._job.files[self._span.file].path
             raise EncodersDifferError(f"it gives other ids for a document of {path}")
         self._summary.checked_documents += 1
 
     def _leave_out(self, record: int, reason: str, detail: str = "") -> None:
         what = sentence(reason, detail)
         if not self._job.skips:
-            where = str(self._job.files[self._part.file].path)
+            where = str(self._job.files[self._span.file].path)
             if record:  # Of a file that cannot be read at all there is none.
-                where += f", record {records_before(self._job.files, self._part) + record:,}"
+                where += f", record {records_before(self._job.files, self._span) + record:,}"
             raise UserError(
                 f"{where}: {what}; repair it, or leave such records out with --on-error skip"
             )
         self._summary.skipped[reason] = self._summary.skipped.get(reason, 0) + 1
         if len(self._summary.skipped_records) < MAX_SKIPPED_LISTED:
-            self._summary.skipped_records.append(Skipped(self._part.file, record, what))
+            self._summary.skipped_records.append(Skipped(self._span.file, record, what))
 
 
 def with_ends(
@@ -289,3 +295,61 @@ def sha256_of(path: Path) -> str:
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def finished_in_order(
+    job: Job,
+    numbers: Sequence[int],
+    num_workers: int,
+    on_progress: Callable[[int], None],
+) -> Generator[int]:
+    """Have the shards of chunks written; yields every number when its shard is whole.
+
+    The first error in the order of the chunks ends it, whichever worker was the first to meet one.
+
+    Args:
+        job: what the chunks are made from.
+        numbers: of the chunks.
+        num_workers: processes.
+        on_progress: told the bytes of input read so far.
+
+    Raises:
+        UserError: a record is bad, or a worker was killed.
+        EncodersDifferError: the fast encoder is not to be trusted with this corpus.
+        OSError: a file cannot be read or written.
+    """
+    if not numbers:
+        return
+    shared = make_shared()
+    # Forked, for the tokenizer is loaded once and shared; the pool starts all of them at the first
+    # chunk, before it has a thread of its own.
+    pool = ProcessPoolExecutor(
+        min(num_workers, len(numbers)),
+        get_context("fork"),
+        start_worker,
+        (job, shared, os.getpid()),
+    )
+    try:
+        futures = [pool.submit(write_chunk, number) for number in numbers]
+        for number, future in zip(numbers, futures, strict=True):
+            _wait(future, lambda: on_progress(shared.bytes_read.get_obj().value))
+            yield number
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker was killed, perhaps because memory ran out: run the same command again, "
+            "which goes on, with fewer --workers"
+        ) from None
+    finally:
+        shared.stop.value = 1
+        pool.shutdown(cancel_futures=True)
+
+
+def _wait(future: "Future[None]", on_progress: Callable[[], None]) -> None:
+    while True:
+        on_progress()
+        try:
+            return future.result(timeout=_SHOWN_EVERY_S)
+        except StillWorkingError:
+            if future.done():
+                # The work itself ran into a timeout.
+                raise

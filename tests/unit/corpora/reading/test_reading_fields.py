@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tst_megatron.corpora.reading.batches import UnusableError
-from tst_megatron.corpora.reading.where import parse_where
+from tst_megatron.corpora.reading.fields import parse_where
 from tst_megatron.errors import UserError
 
 VALUES = st.one_of(

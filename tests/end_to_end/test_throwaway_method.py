@@ -56,8 +56,9 @@ def lines(result: Result, kind: str) -> list[dict[str, Any]]:
 
 
 def test_the_rate_is_scaled_where_it_should_be(runs) -> None:
-    ordinary, scaled = (
-        [line["loss"] for line in lines(runs[n], "step")] for n in ("ordinary", "scaled")
+    ordinary, scaled, by_one = (
+        [line["loss"] for line in lines(runs[name], "step")]
+        for name in ("ordinary", "scaled", "by one")
     )
     # A step's loss is of the weights before it.
     assert scaled[0] == ordinary[0]

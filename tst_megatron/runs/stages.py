@@ -22,7 +22,7 @@ class Stage:
     """A range of consecutive samples.
 
     Attributes:
-        name: in words, such as ``bags of 4``.
+        name: in words, such as ``single tokens``.
         samples: in the stage.
         tokens_a_position: tokens of text that a position reads.
         loss: the objective's name; losses of two names cannot be compared.
@@ -99,8 +99,8 @@ def stage_at(stages: Sequence[Stage], sample_index: int) -> Stage:
 def data_tokens(stages: Sequence[Stage], num_samples: int, seq_length: int) -> int:
     """Tokens read by the first samples (arXiv 2605.06546, Table 1).
 
-    Places, to be exact: where bags end with their documents, empty ones are counted, since how
-    many there are is not known from the number of samples.
+    Places, to be exact: where a method leaves some empty, those are counted, since how many there
+    are is not known from the number of samples.
 
     Args:
         stages: of the run.

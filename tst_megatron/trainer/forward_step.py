@@ -11,7 +11,7 @@ from megatron.core.utils import StragglerDetector, get_attr_wrapped_model
 from megatron.training import get_args, get_timers
 from torch import Tensor
 
-from tst_megatron.methods.method import Run
+from tst_megatron.methods.method import MicroBatch, Run
 from tst_megatron.runs.stages import Stage, ordinary_stage, stage_at
 from tst_megatron.stock.batch import Batch, ordinary_batch
 from tst_megatron.trainer.sample_spread import spread_of
@@ -112,7 +112,7 @@ class ForwardStep:
         vp_stage = get_attr_wrapped_model(model, "vp_stage")
         micro_batch_size = args.micro_batch_size if model.training else args.eval_micro_batch_size
         given = (args, data_iterator, vp_stage, micro_batch_size)
-        batch: Batch = self.run.batch(stage, *given, partial(ordinary_batch, *given))
+        batch: Batch = self.run.batch(MicroBatch(stage, *given), partial(ordinary_batch, *given))
         return batch
 
 

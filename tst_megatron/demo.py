@@ -22,6 +22,7 @@ from tst_megatron.analysis.compare.output.as_json import text_so_far
 from tst_megatron.analysis.compare.output.as_text import print_findings
 from tst_megatron.analysis.compare.output.folder import write_page
 from tst_megatron.analysis.compare.result import Findings
+from tst_megatron.analysis.compare.stories import vocabulary
 from tst_megatron.corpora import small_corpora
 from tst_megatron.errors import INTERRUPTED_EXIT_CODE, UserError
 from tst_megatron.experiments.cells import Cell, train_cells
@@ -220,7 +221,8 @@ def _report(folder: Folder, steps: int) -> Findings:
     """Write what there is to tell of the two runs, and return it."""
     ledgers = {run: _ledger(folder, run) for run in RUNS}
     theirs, ours = (
-        [] if ledger is None else [run_of_ledger(ledger, run)] for run, ledger in ledgers.items()
+        [] if ledger is None else [run_of_ledger(ledger, run, vocabulary())]
+        for run, ledger in ledgers.items()
     )
     findings = compare_so_far(theirs, ours, _CONFIDENCE)
     if steps <= QUICK_STEPS:

@@ -2,8 +2,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from made_findings import STEPS, SWITCH, baseline, comparison, equal_loss, findings, superposed
 
 from tst_megatron.analysis.compare.amounts import DATA_TOKENS, FLOPS, GPU_HOURS
@@ -17,27 +15,8 @@ from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.analysis.compare.output.folder import charts_of
 from tst_megatron.analysis.compare.result import Findings
 from tst_megatron.report import picture, zoomable
-from tst_megatron.report.chart import MOST_POINTS, thin
 from tst_megatron.runs.run import Curve, Run
 from tst_megatron.statistics.interval import Interval
-
-
-@given(st.integers(1, 9000), st.data())
-def test_thinning_keeps_the_spikes(size: int, data: st.DataObject) -> None:
-    spike = data.draw(st.integers(0, size - 1))
-    ys = np.sin(np.arange(size, dtype=float))
-    ys[spike] = 50.0
-    xs, kept = thin(np.arange(size, dtype=float), ys)
-    assert xs.size <= MOST_POINTS
-    assert xs[np.argmax(kept)] == spike
-    assert (np.diff(xs) > 0).all()
-    assert (kept == ys[xs.astype(int)]).all()
-
-
-def test_a_short_series_is_left_as_it_is() -> None:
-    xs = np.arange(10.0)
-    ys = np.where(xs == 3, np.nan, xs)
-    assert thin(xs, ys)[1] is ys
 
 
 def test_the_mean_is_of_the_steps_that_all_seeds_have() -> None:

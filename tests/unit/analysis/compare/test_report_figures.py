@@ -11,10 +11,14 @@ import pytest
 from made_findings import baseline, comparison, equal_loss, findings, superposed
 from rich.console import Console
 
-from tst_megatron.analysis.compare.output.as_csv import comparisons_csv, evaluations_csv
+from tst_megatron.analysis.compare.output.as_csv import (
+    comparisons_csv,
+    evaluations_csv,
+    saving_csv,
+    steps_csv,
+)
 from tst_megatron.analysis.compare.output.as_json import as_json, json_text
 from tst_megatron.analysis.compare.output.as_text import print_findings
-from tst_megatron.analysis.compare.output.series_as_csv import saving_csv, steps_csv
 from tst_megatron.analysis.compare.result import Findings, Prices
 from tst_megatron.analysis.compare.tables import tables_of
 from tst_megatron.statistics.interval import Interval

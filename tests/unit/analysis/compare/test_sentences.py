@@ -8,11 +8,13 @@ from tst_megatron.analysis.compare.result import EqualLoss, Findings
 from tst_megatron.analysis.compare.sentences import (
     arrow_text,
     between,
+    explained,
     first_sentences,
     lead_amount,
     notes,
     notes_of_others,
     remark,
+    title,
     warnings,
 )
 from tst_megatron.statistics.interval import Interval
@@ -80,6 +82,15 @@ def test_a_loss_that_was_not_reached_and_one_that_is_not_there() -> None:
     empty = comparison(one.candidate, one.baseline[0], EqualLoss())
     text = first_sentences(Findings(found.baseline, found.candidate, (empty,)))
     assert text.startswith("There is no comparison yet: a side has no held-out loss.")
+
+
+def test_a_report_is_called_by_the_candidates_method_and_explains_it() -> None:
+    assert title(findings()) == "Token superposition (TST) against the baseline"
+    (first, second) = explained(findings())
+    assert "also while training is on bags" in first
+    assert second.startswith("In bags of s a position reads s data tokens.")
+    alone = Findings(findings().baseline, (), ())
+    assert (title(alone), explained(alone)) == ("A candidate against the baseline", [])
 
 
 def test_one_side_alone_is_no_comparison() -> None:

@@ -1,4 +1,7 @@
-"""The evaluations and the figures as CSV, long form, for a spreadsheet or a notebook."""
+"""The figures, and what the charts draw along the runs, as CSV, long form, for a spreadsheet.
+
+Nothing is thinned here: every evaluation and every logged step has its row.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from tst_megatron.analysis.compare.amounts import USED
-from tst_megatron.analysis.compare.result import Comparison, EqualLoss, Findings, Needed
+from tst_megatron.analysis.compare.result import Comparison, EqualLoss, Findings
+from tst_megatron.analysis.compare.stories import ordinary_facts
 from tst_megatron.report.table import csv_text
-from tst_megatron.runs.run import Curve
+from tst_megatron.runs.run import Curve, Run
 from tst_megatron.statistics.interval import Interval
 
+_MEASURED = ("learning_rates", "grad_norms", "compute_s", "other_s")
 _RATIOS = ("step_ratio", "flops_ratio", "wall_clock_ratio", "gpu_hours_ratio")
 
 
@@ -40,6 +45,33 @@ def comparisons_csv(findings: Findings) -> str:
     return csv_text(head, rows)
 
 
+def saving_csv(findings: Findings) -> str:
+    """A row a point along the runs: the ratios by loss, the difference by FLOPs."""
+    head = ("candidate_group", "figure", "loss", "flops", "value", "low", "high")
+    rows = [
+        (one.candidate.name, *map(_cell, row))
+        for one in findings.comparisons
+        for row in _points(one)
+    ]
+    return csv_text(head, rows)
+
+
+def steps_csv(findings: Findings) -> str:
+    """A row a logged step of every run, with a column an extra series."""
+    runs = [(side, group.name, run) for side, group, run in findings.runs()]
+    extras = sorted({name for *_, run in runs for name in run.steps.extras})
+    head = (
+        "side", "group", "run", "seed", *USED, *ordinary_facts(), "loss_name", "loss",
+        "learning_rate", "grad_norm", "compute_s", "other_s", *extras,
+    )  # fmt: skip
+    rows = [
+        (side, group, run.name, run.header.get("seed"), *map(_cell, row))
+        for side, group, run in runs
+        for row in _logged(run, extras)
+    ]
+    return csv_text(head, rows)
+
+
 def _figures(one: Comparison) -> Iterator[tuple[Any, ...]]:
     for section in ("equal_loss", "equal_loss_along", "equal_loss_at_baseline"):
         equal: EqualLoss | None = getattr(one, section)
@@ -56,7 +88,7 @@ def _figures(one: Comparison) -> Iterator[tuple[Any, ...]]:
             ("baseline", equal.baseline, equal.extrapolated),
             ("candidate", equal.candidate, False),
         ):
-            for name, found in _needed(needed):
+            for name, found in vars(needed).items():
                 where = equal.where
                 yield (section, f"{side}_{name}", *_ends(found), where, extrapolated, "", *marks)
     flops, data = one.equal_flops, one.equal_data
@@ -71,14 +103,10 @@ def _figures(one: Comparison) -> Iterator[tuple[Any, ...]]:
         )  # fmt: skip
 
 
-def _evaluations(curve: Curve) -> Iterator[tuple[float | None, ...]]:
+def _evaluations(curve: Curve) -> Iterator[tuple[object, ...]]:
     columns = [getattr(curve, field) for field in (*USED, "losses", "stderrs")]
     for row in zip(*(column.tolist() for column in columns), strict=True):
-        yield tuple(value if np.isfinite(value) else None for value in row)
-
-
-def _needed(needed: Needed) -> Iterator[tuple[str, Interval]]:
-    yield from vars(needed).items()
+        yield tuple(map(_cell, row))
 
 
 def _ends(found: Interval) -> tuple[float | None, float | None, float | None]:
@@ -87,3 +115,36 @@ def _ends(found: Interval) -> tuple[float | None, float | None, float | None]:
 
 def _shows_none(found: Interval, nothing: float) -> bool | str:
     return "" if found.value is None else found.holds(nothing)
+
+
+def _points(one: Comparison) -> Iterator[tuple[object, ...]]:
+    saving, along = one.saving, one.equal_flops
+    hours = saving.gpu_hours_ratios, saving.gpu_hours_lows, saving.gpu_hours_highs
+    tables = (
+        ("step_ratio", saving.losses, (saving.step_ratios, saving.lows, saving.highs)),
+        # Empty where they were not worked out.
+        ("gpu_hours_ratio", saving.losses[: hours[0].size], hours),
+        ("loss_difference", along.along, (along.differences, along.lows, along.highs)),
+    )
+    for figure, places, found in tables:
+        for at, *row in zip(*(column.tolist() for column in (places, *found)), strict=True):
+            place = (None, at) if figure == "loss_difference" else (at, None)
+            yield (figure, *place, *row)
+
+
+def _logged(run: Run, extras: list[str]) -> Iterator[tuple[object, ...]]:
+    series = run.steps
+    unknown = np.full(series.steps.size, np.nan)
+    columns = [
+        *(getattr(series, field).tolist() for field in USED),
+        *([of.get(name, usual) for of in series.facts] for name, usual in ordinary_facts().items()),
+        series.loss_names,
+        *(getattr(series, field).tolist() for field in ("losses", *_MEASURED)),
+        *(series.extras.get(name, unknown).tolist() for name in extras),
+    ]
+    yield from zip(*columns, strict=True)
+
+
+def _cell(value: object) -> object:
+    """Empty for what is not a finite number."""
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -9,9 +9,13 @@ from tst_megatron.analysis.compare.charts.loss import loss_chart, no_losses
 from tst_megatron.analysis.compare.charts.palette import left_out
 from tst_megatron.analysis.compare.charts.saving import difference_chart, saving_chart
 from tst_megatron.analysis.compare.charts.switch import switch_chart
-from tst_megatron.analysis.compare.output.as_csv import comparisons_csv, evaluations_csv
+from tst_megatron.analysis.compare.output.as_csv import (
+    comparisons_csv,
+    evaluations_csv,
+    saving_csv,
+    steps_csv,
+)
 from tst_megatron.analysis.compare.output.as_json import json_text
-from tst_megatron.analysis.compare.output.series_as_csv import saving_csv, steps_csv
 from tst_megatron.analysis.compare.result import Findings
 from tst_megatron.analysis.compare.sentences import (
     between,

@@ -143,7 +143,7 @@ class Run:
         return None
 
     def parents(self) -> Sequence[Any]:
-        """What was spent before step 0: `tst_megatron.runs.parents.Parent`s."""
+        """What was spent before step 0: `tst_megatron.runs.facts.Parent`s."""
         return ()
 
     # In the trainer.

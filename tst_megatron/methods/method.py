@@ -40,6 +40,25 @@ class Evaluation:
     dataset: Callable[[Any, int | None, Callable[[], bool]], Any]
 
 
+@dataclass(frozen=True)
+class MicroBatch:
+    """A micro-batch that is asked for.
+
+    Attributes:
+        stage: of its samples.
+        args: Megatron's validated arguments.
+        data_iterator: yields the data set's dictionaries; used on tensor-parallel rank 0 only.
+        vp_stage: virtual pipeline stage, if the schedule is interleaved.
+        micro_batch_size: b, of training or of evaluation.
+    """
+
+    stage: Stage
+    args: argparse.Namespace
+    data_iterator: Iterator[Any] | None
+    vp_stage: int | None
+    micro_batch_size: int
+
+
 class Run:
     """A method at work in one run; this base changes nothing.
 
@@ -170,23 +189,11 @@ class Run:
         """
         return None
 
-    def batch(
-        self,
-        stage: Stage,
-        args: argparse.Namespace,
-        data_iterator: Iterator[Any] | None,
-        vp_stage: int | None,
-        micro_batch_size: int,
-        ordinary: Callable[[], Any],
-    ) -> Any:
-        """One micro-batch for this rank.
+    def batch(self, wanted: MicroBatch, ordinary: Callable[[], Any]) -> Any:
+        """The tensors of one micro-batch for this rank.
 
         Args:
-            stage: of its samples.
-            args: Megatron's validated arguments.
-            data_iterator: yields the data set's dictionaries; used on tensor-parallel rank 0 only.
-            vp_stage: virtual pipeline stage, if the schedule is interleaved.
-            micro_batch_size: b, of training or of evaluation.
+            wanted: which.
             ordinary: makes the `tst_megatron.stock.batch.Batch` of a run without the method.
         """
         return ordinary()

@@ -21,7 +21,7 @@ examples:
   tst-megatron plan --recipe smollm3-3b-tst --gpus 8 --sweep
   tst-megatron plan --gpus 16 --json $YOUR_MEGATRON_FLAGS
 
-Every other flag is Megatron's or a --tst- flag, and wins over the recipe's.
+Every other flag is pretrain's, Megatron's or ours, and wins over the recipe's.
 """
 
 _WIDTH_OF_A_LOG = 120

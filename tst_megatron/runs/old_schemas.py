@@ -55,7 +55,7 @@ def header_of_old(header: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in header.items() if name != _METHOD}
     found["flags"] = flags_of_old(header.get("flags") or {})
     if _METHOD in header:
-        found["methods"] = methods_of_old(header[_METHOD], found["flags"])
+        found["methods"] = _methods(header[_METHOD], found["flags"])
     return found
 
 
@@ -68,8 +68,13 @@ def flags_of_old(flags: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def methods_of_old(method: Mapping[str, Any] | None, flags: Mapping[str, Any]) -> list[Any]:
-    """A header's ``methods`` from what stood under ``superposition``; none where that is None."""
+def methods_in_old_flags(flags: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A header's ``methods`` from arguments of those days; none of an ordinary run."""
+    return _methods(flags.get(f"{_PREFIX}{_METHOD}"), flags)
+
+
+def _methods(method: Mapping[str, Any] | None, flags: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """From what stood under ``superposition``; none where that is None."""
     if not method:
         return []
     pairs = [tuple(pair) for pair in method.get("stages", [])]

@@ -22,7 +22,7 @@ class Stage:
     """A range of consecutive samples.
 
     Attributes:
-        name: in words, such as ``bags of 4``.
+        name: in words, such as ``single tokens``.
         samples: in the stage.
         tokens_a_position: tokens of text that a position reads.
         loss: the objective's name; losses of two names cannot be compared.
@@ -68,27 +68,39 @@ def ordinary_stage(samples: int) -> Stage:
     return Stage(ORDINARY, samples)
 
 
-def starts_of(stages: Sequence[Stage]) -> tuple[int, ...]:
-    """Global index of every stage's first sample."""
-    return (0, *accumulate(stage.samples for stage in stages[:-1]))
+def starts_of(samples: Sequence[int]) -> tuple[int, ...]:
+    """Global index of the first sample of consecutive parts of so many samples."""
+    return (0, *accumulate(samples[:-1]))
 
 
-def stage_index(stages: Sequence[Stage], sample_index: int) -> int:
-    """Which stage a global sample index lies in; those past the end belong to the last.
+def index_at(starts: Sequence[int], sample_index: int) -> int:
+    """Which of the parts that begin there a global sample index lies in.
+
+    Those past the end belong to the last; a part without samples holds none.
 
     Raises:
         IndexError: the index is negative.
     """
     if sample_index < 0:
         raise IndexError(f"sample index {sample_index} is negative")
-    return bisect.bisect_right(starts_of(stages), sample_index) - 1
+    return bisect.bisect_right(starts, sample_index) - 1
+
+
+def stage_index(stages: Sequence[Stage], sample_index: int) -> int:
+    """Which stage a global sample index lies in, as `index_at`."""
+    return index_at(starts_of([stage.samples for stage in stages]), sample_index)
+
+
+def stage_at(stages: Sequence[Stage], sample_index: int) -> Stage:
+    """The stage that a global sample index lies in, as `index_at`."""
+    return stages[stage_index(stages, sample_index)]
 
 
 def data_tokens(stages: Sequence[Stage], num_samples: int, seq_length: int) -> int:
     """Tokens read by the first samples (arXiv 2605.06546, Table 1).
 
-    Places, to be exact: where bags end with their documents, empty ones are counted, since how
-    many there are is not known from the number of samples.
+    Places, to be exact: where a method leaves some empty, those are counted, since how many there
+    are is not known from the number of samples.
 
     Args:
         stages: of the run.
@@ -116,7 +128,7 @@ def merged(schedules: Sequence[Sequence[Stage]]) -> tuple[Stage, ...]:
         return tuple(schedules[0])
     ends = sorted({end for stages in schedules for end in accumulate(s.samples for s in stages)})
     stages = [
-        _together([one[stage_index(one, begin)] for one in schedules], end - begin)
+        _together([stage_at(one, begin) for one in schedules], end - begin)
         for begin, end in pairwise((0, *ends))
         if end > begin
     ]

@@ -15,7 +15,7 @@ from typing import Any
 from tst_megatron.errors import UserError
 from tst_megatron.runs.flag_roles import Role, begun_otherwise
 from tst_megatron.runs.ledger import Ledger
-from tst_megatron.runs.old_schemas import flags_of_old, methods_of_old
+from tst_megatron.runs.old_schemas import flags_of_old, methods_in_old_flags
 from tst_megatron.runs.scalars import VALIDATION, Scalars, ledger_of_scalars
 from tst_megatron.runs.stages import Vocabulary
 
@@ -162,9 +162,7 @@ def _header(flags: Mapping[str, Any]) -> dict[str, Any]:
             header[name] = flags[name]
     if flags:
         # Without either of both, the run is plain Megatron's.
-        header["methods"] = _methods(flags.get("methods")) or methods_of_old(
-            flags.get("tst_superposition"), header["flags"]
-        )
+        header["methods"] = _methods(flags.get("methods")) or methods_in_old_flags(flags)
     return header
 
 

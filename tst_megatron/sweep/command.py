@@ -38,7 +38,7 @@ examples:
   tst-megatron sweep ... --halving               a cheaper search, in the same folder or in its own
   tst-megatron sweep --from-csv examples/sweep/paper-270m.csv --out runs/paper
 
-Every other flag is Megatron's or a --tst- flag, and goes to every run. The same command goes on
+Every other flag is pretrain's, Megatron's or ours, and goes to every run. The same command goes on
 where it was cut off.
 """
 

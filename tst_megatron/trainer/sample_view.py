@@ -71,9 +71,10 @@ def draw_samples(
     with _quiet(), TemporaryDirectory(prefix="tst-megatron-") as folder:
         prepare_backend()
         dataset = _training_data(run, _dataset_config(reading, split, description, Path(folder)))
+        starts = starts_of([stage.samples for stage in run.stages])
         return [
             _sample(run, dataset[index], index, stage.name)
-            for start, stage in zip(starts_of(run.stages), run.stages, strict=True)
+            for start, stage in zip(starts, run.stages, strict=True)
             for index in sorted(
                 random.sample(range(start, start + stage.samples), min(number, stage.samples))
             )

@@ -57,7 +57,7 @@ def stories_of(run: Run) -> list[Story]:
 
 
 def words_of(run: Run) -> str:
-    """A run's methods in words, such as ``bags of 4 for 25 %``; empty for an ordinary run."""
+    """What a run's methods call its settings; empty for an ordinary run."""
     return ", ".join(filter(None, (story.words(told) for story, told in told_in(run))))
 
 

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from tst_megatron.analysis.compare.stories import facts_in_full
+from tst_megatron.analysis.compare.stories import facts_in_full, vocabulary
+from tst_megatron.runs.facts import facts_of
 from tst_megatron.runs.ledger import Ledger
-from tst_megatron.runs.run import run_of_ledger
+from tst_megatron.runs.spans import spans_of
 from tst_megatron.strict_json import finite
 
 # Megatron sums FLOPs in floating point, so equal counts may differ in their last digits.
@@ -141,7 +142,7 @@ def summarise(ledger: Ledger) -> RunSummary:
                 "first_step": span.first_step,
                 "last_step": span.last_step,
             }
-            for span in run_of_ledger(ledger, "").stages
+            for span in spans_of(ledger, facts_of(ledger.header), vocabulary())
         ),
     )
 

@@ -2,14 +2,14 @@
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from tst_megatron.corpora.parts import TextPart
 from tst_megatron.errors import UserError
 from tst_megatron.methods.events import Listener
-from tst_megatron.methods.method import Evaluation, Positions, Run
+from tst_megatron.methods.method import Evaluation, MicroBatch, Positions, Run
 from tst_megatron.methods.superposition.flags import schedule_of_steps
 from tst_megatron.methods.superposition.open_schedule import OpenSchedule
 from tst_megatron.methods.superposition.schedule import BagSchedule
@@ -176,28 +176,13 @@ class SuperposedRun(Run):
 
         return in_positions(sample)
 
-    def batch(
-        self,
-        stage: Stage,
-        args: argparse.Namespace,
-        data_iterator: Iterator[Any] | None,
-        vp_stage: int | None,
-        micro_batch_size: int,
-        ordinary: Callable[[], Any],
-    ) -> Any:
+    def batch(self, wanted: MicroBatch, ordinary: Callable[[], Any]) -> Any:
         """Bags in a superposed stage."""
-        if stage.loss != BAG_LOSS:
+        if wanted.stage.loss != BAG_LOSS:
             return ordinary()
         from tst_megatron.methods.superposition.batch import get_bags
 
-        return get_bags(
-            args,
-            data_iterator,
-            vp_stage,
-            micro_batch_size,
-            self.superposition,
-            bag_size_of(stage),
-        )
+        return get_bags(wanted, self.superposition, bag_size_of(wanted.stage))
 
     def evaluations(self, stage: Stage) -> Sequence[Evaluation]:
         """The loss on bags, in a stage of bags of more than one token.

@@ -17,12 +17,11 @@ from typing import Any
 from rich.console import Console
 
 from tst_megatron import recipes
-from tst_megatron.analysis.compare.finding import find_so_far
-from tst_megatron.analysis.compare.findings import Findings
+from tst_megatron.analysis.compare.compare import compare_so_far
+from tst_megatron.analysis.compare.output.as_json import text_so_far
 from tst_megatron.analysis.compare.output.as_text import print_findings
 from tst_megatron.analysis.compare.output.folder import write_page
-from tst_megatron.analysis.compare.sentences import first_sentences, notes
-from tst_megatron.analysis.compare.two_runs import figures
+from tst_megatron.analysis.compare.result import Findings
 from tst_megatron.corpora import small_corpora
 from tst_megatron.errors import INTERRUPTED_EXIT_CODE, UserError
 from tst_megatron.experiments.cells import Cell, train_cells
@@ -219,21 +218,14 @@ def _ledger(folder: Folder, run: str) -> Ledger | None:
 
 def _report(folder: Folder, steps: int) -> Findings:
     """Write what there is to tell of the two runs, and return it."""
-    baseline, tst = (_ledger(folder, run) for run in RUNS)
+    ledgers = {run: _ledger(folder, run) for run in RUNS}
     theirs, ours = (
-        [] if ledger is None else [run_of_ledger(ledger, run)]
-        for run, ledger in zip(RUNS, (baseline, tst), strict=True)
+        [] if ledger is None else [run_of_ledger(ledger, run)] for run, ledger in ledgers.items()
     )
-    findings = find_so_far(theirs, ours, _CONFIDENCE)
+    findings = compare_so_far(theirs, ours, _CONFIDENCE)
     if steps <= QUICK_STEPS:
         findings = replace(findings, notes=(_QUICK_NOTE, *findings.notes))
-    report = {
-        "headline": first_sentences(findings),
-        **figures(baseline, tst),
-        "notes": notes(findings),
-    }
-    text = json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False)
-    write_whole(folder.root / "report.json", f"{text}\n")
+    write_whole(folder.root / "report.json", text_so_far(findings))
     write_page(folder.root, findings)
     return findings
 

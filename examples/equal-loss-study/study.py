@@ -19,9 +19,9 @@ from rich.console import Console
 
 import tst_megatron
 from tst_megatron import recipes
-from tst_megatron.analysis.compare.finding import find
-from tst_megatron.analysis.compare.findings import Prices
+from tst_megatron.analysis.compare.compare import compare_paths
 from tst_megatron.analysis.compare.output.folder import write_folder
+from tst_megatron.analysis.compare.result import Prices
 from tst_megatron.corpora import small_corpora
 from tst_megatron.errors import INTERRUPTED_EXIT_CODE, UserError, user_errors_exit
 from tst_megatron.experiments.cells import Cell, is_done, ledger_of, train_cells
@@ -155,7 +155,7 @@ def write_reports(out: Path, ledgers: Path, console: Console) -> int:
             for side in (baseline, tst)
         ]
         if all(sides):
-            write_folder(out / name, find(*sides, CONFIDENCE, False, Prices()))
+            write_folder(out / name, compare_paths(*sides, CONFIDENCE, False, Prices()))
             console.print(f"Report: {out / name / 'report.html'}", highlight=False)
             written += 1
     return written

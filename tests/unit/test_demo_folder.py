@@ -36,14 +36,16 @@ def test_a_report_of_whatever_is_there(tmp_path: Path) -> None:
     nothing = _report(folder, 20_000)
     assert nothing.comparisons == ()
     report = json.loads((tmp_path / "report.json").read_text())
-    assert "there is no run of the baseline or of TST" in report["headline"]
+    assert "there is no run of the baseline or of the candidate" in report["headline"]
     assert report["partial"] is True
+    assert report["equal_flops"]["loss_difference"] is None
+    assert report["equal_loss"]["reached"] is False
     folder.ledger("tst").parent.mkdir()
     folder.ledger("tst").write_text('{"kind": "header", "step": 0, "schema_version": 2}\n')
     _report(folder, QUICK_STEPS)
     assert (tmp_path / "loss.png").exists()
     report = json.loads((tmp_path / "report.json").read_text())
-    assert report["tst"]["steps"] == 0
+    assert report["candidate"]["steps"] == 0
     assert report["baseline"] is None
     assert any("quick look" in note for note in report["notes"])
     assert "There is no comparison yet" in (tmp_path / "report.html").read_text()

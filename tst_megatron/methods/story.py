@@ -42,18 +42,26 @@ class Story:
         subject: what two groups of other settings of it are said to differ in.
         setting: under which name `schedule` stands in a table of settings.
         flags: those that `words` say, so that they set no further groups apart.
+        title: what a report of runs with it is called by.
+        explained: how figures of runs with it are to be read, a sentence each.
     """
 
     topics: ClassVar[tuple[Topic, ...]] = TOPICS
     losses: ClassVar[Mapping[str, str]] = {}
     facts: ClassVar[Mapping[str, Fact]] = {}
     flags: ClassVar[frozenset[str]] = frozenset()
+    explained: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     @property
     def subject(self) -> str:
+        """The method's name."""
+        return self.name
+
+    @property
+    def title(self) -> str:
         """The method's name."""
         return self.name
 

@@ -9,14 +9,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from rich.text import Text
-
 from tst_megatron import recipes
 from tst_megatron.corpora.blend import load_blend
 from tst_megatron.errors import UserError
 from tst_megatron.methods import registry
 from tst_megatron.recipes import COMMAND_LINE, Part, Recipe, Setting
-from tst_megatron.report.terminal import console, table
+from tst_megatron.report.table import Table, print_table
+from tst_megatron.report.terminal import console
 from tst_megatron.trainer.cpu import prepare_backend
 
 EXAMPLES = "tst-megatron recipe JOB --help shows a job's flags."
@@ -98,28 +97,23 @@ def main(args: argparse.Namespace) -> None:
 
 def _list(args: argparse.Namespace) -> None:
     found = [recipes.read(name) for name in recipes.names()]
-    listed = table("recipe", "what it trains", "layouts, the default first", "precision")
+    listed = []
     precisions: dict[str, Part] = {}
     for recipe in found:
         layouts = sorted(recipe.layouts, key=lambda name: name != recipe.layout)
-        listed.add_row(
-            Text(recipe.name),
-            Text(recipe.about),
-            Text(", ".join(layouts) or "–"),
-            Text(recipe.precision or "–"),
+        listed.append(
+            (recipe.name, recipe.about, ", ".join(layouts) or "–", recipe.precision or "–")
         )
         precisions |= recipe.precisions
-    explained = table("precisions", "what it trades", "GPUs")
-    for name, precision in precisions.items():
-        explained.add_row(
-            Text(name), Text(precision.about), Text(", ".join(precision.only_on) or "any")
-        )
+    explained = [
+        (name, precision.about, ", ".join(precision.only_on) or "any")
+        for name, precision in precisions.items()
+    ]
     out = console()
-    out.print(listed)
-    out.print(explained)
-    out.print(
-        "--recipe NAME, or NAME+LAYOUT+PRECISION for others than the defaults.", highlight=False
-    )
+    heads = ("recipe", "what it trains", "layouts, the default first", "precision")
+    print_table(out, Table.of_words(heads, listed))
+    print_table(out, Table.of_words(("precisions", "what it trades", "GPUs"), explained))
+    out.print("--recipe NAME, or NAME+LAYOUT+PRECISION for others than the defaults.")
 
 
 def _show(args: argparse.Namespace) -> None:
@@ -131,15 +125,16 @@ def _show(args: argparse.Namespace) -> None:
 
     given = recipe.overridden(args.overrides, main_name)
     check_keys(given)
-    shown = table("flag", "value", "from", "instead of")
+    rows = []
     for key, settings in given.settings.items():
         *before, last = settings
         earlier = ", ".join(f"{_text(one)} ({one.source})" for one in reversed(before))
-        shown.add_row(Text(f"--{key}"), Text(_text(last)), Text(last.source), Text(earlier))
+        rows.append((f"--{key}", _text(last), last.source, earlier))
     out = console()
-    out.print(_heading(recipe), highlight=False)
-    out.print(shown)
-    out.print(_summary(given), highlight=False)
+    out.print(_heading(recipe))
+    out.print()
+    print_table(out, Table.of_words(("flag", "value", "from", "instead of"), rows))
+    out.print(_summary(given))
 
 
 def _heading(recipe: Recipe) -> str:
@@ -180,14 +175,10 @@ def _diff(args: argparse.Namespace) -> None:
     keys = [key for key in one | other if one.get(key) != other.get(key)]
     out = console()
     if not keys:
-        out.print(f"{args.first} and {args.second} have the same flags.", highlight=False)
+        out.print(f"{args.first} and {args.second} have the same flags.")
         return
-    differing = table("flag", args.first, args.second)
-    for key in keys:
-        differing.add_row(
-            *(Text(text) for text in (f"--{key}", one.get(key, "–"), other.get(key, "–")))
-        )
-    out.print(differing)
+    rows = [(f"--{key}", one.get(key, "–"), other.get(key, "–")) for key in keys]
+    print_table(out, Table.of_words(("flag", args.first, args.second), rows))
 
 
 def _words(name: str) -> dict[str, str]:

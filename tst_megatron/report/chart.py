@@ -1,13 +1,29 @@
 """A chart as a value: what is in it, apart from how it is drawn.
 
-The one idea: the page's zoomable chart and the still picture (printed, in a PNG, without
-JavaScript) are drawn from this same value, so they cannot tell different things.
+The one idea: the page's zoomable chart and the picture (printed, in a PNG, without JavaScript) are
+drawn from this same value, so they cannot tell different things. Nor does anything look more exact
+than it is: an end of an interval without a bound is drawn to the edge of the chart, and a series
+that is thinned for a screen keeps its spikes.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from tst_megatron.statistics.interval import Array
+
+INK, SOFT, GRID = "#1f2328", "#59636e", "#e4e7eb"
+"""Colours of what is read, what stands back, and the grid."""
+BAND_OPACITY, FAINT = 0.18, 0.45
+"""Opacities of bands and of faint lines."""
+MOST_POINTS = 2000
+"""Of a series on a screen: see `thin`."""
+MARGIN = 0.1
+"""Of an axis beyond what it holds, as a share of that: see `around`."""
+_OPEN = " An arrow, or a band up to the chart's edge, goes on beyond it or has no bound that way."
+_NONE = " A point without a bar has no interval."
 
 
 @dataclass(frozen=True)
@@ -19,7 +35,7 @@ class Line:
         xs: float64 ``[n]``.
         ys: float64 ``[n]``; NaN leaves a gap.
         colour: as #rrggbb.
-        width: in points of a still picture.
+        width: in points of a picture.
         dash: of the stroke.
         marked: every point is marked.
         faint: behind others, such as one seed of several.
@@ -121,7 +137,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Arrow:
-    """A level arrow from what the baseline needed to what TST needed, and what that is.
+    """A level arrow from one amount to another, and what that is.
 
     Attributes:
         start: x.
@@ -177,3 +193,81 @@ class Chart:
         """Names of the legend's entries, in their order."""
         dots = (dot.name for dot in self.dots if dot.listed)
         return list(dict.fromkeys([*(line.name for line in self.lines), *dots]))
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Figures ``[n]`` of one name with their intervals; NaN for an end that has no bound."""
+
+    name: str
+    colour: str
+    xs: Array
+    ys: Array
+    lows: Array
+    highs: Array
+
+    def bands(self, y_range: tuple[float, float]) -> list[Band]:
+        """Between the ends, a band a stretch of figures that have an end."""
+        told = np.isfinite(self.ys) & (np.isfinite(self.lows) | np.isfinite(self.highs))
+        places = np.flatnonzero(told)
+        bottom, top = y_range
+        # The other end, and so the figure, may itself be out of sight.
+        lows = np.where(np.isfinite(self.lows), self.lows, np.fmin(bottom, self.highs))
+        highs = np.where(np.isfinite(self.highs), self.highs, np.fmax(top, self.lows))
+        stretches = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
+        return [
+            Band(self.name, self.xs[there], lows[there], highs[there], self.colour)
+            for there in stretches
+            if there.size
+        ]
+
+    @property
+    def has_open_end(self) -> bool:
+        """Whether an interval has one end only."""
+        return bool((np.isfinite(self.lows) != np.isfinite(self.highs)).any())
+
+
+def around(ys: Array, ends: Iterable[float | None], room: float) -> tuple[float, float]:
+    """Limits that hold figures and the ends of their intervals, with a margin.
+
+    Args:
+        ys: the figures; those that are not a number do not count.
+        ends: None or NaN where there is no bound.
+        room: how far an end may move a limit away from the figures, or as far as the figures are
+            apart. Further out it would squeeze them.
+    """
+    ys = ys[np.isfinite(ys)]
+    low, high = float(ys.min()), float(ys.max())
+    room = max(room, high - low)
+    known = np.array([end for end in ends if end is not None and np.isfinite(end)])
+    held = np.clip([low, high, *known], low - room, high + room)
+    low, high = float(held.min()), float(held.max())
+    margin = MARGIN * (high - low) or 0.05
+    return low - margin, high + margin
+
+
+def on_open_ends(
+    figures: Sequence[Figures], dots: Sequence[Dot], y_range: tuple[float, float]
+) -> str:
+    """What a caption has to say of intervals that do not end in sight, or are not there."""
+    beyond = any(one.has_open_end for one in figures)
+    beyond = beyond or any(dot.edges_beyond(y_range) for dot in dots)
+    bare = any(dot.low is None and dot.high is None for dot in dots)
+    return (_OPEN if beyond else "") + (_NONE if bare else "")
+
+
+def thin(xs: Array, ys: Array) -> tuple[Array, Array]:
+    """At most `MOST_POINTS` points: of every stretch its lowest and its highest.
+
+    Args:
+        xs: float64 ``[n]``.
+        ys: float64 ``[n]``; points that are not a number are left out where there are too many.
+    """
+    if xs.size <= MOST_POINTS:
+        return xs, ys
+    known = np.isfinite(ys)
+    xs, ys = xs[known], ys[known]
+    stretches = np.array_split(np.arange(xs.size), MOST_POINTS // 2)
+    ends = [(s[np.argmin(ys[s])], s[np.argmax(ys[s])]) for s in stretches if s.size]
+    kept = np.unique(np.array(ends, dtype=np.int64))
+    return xs[kept], ys[kept]

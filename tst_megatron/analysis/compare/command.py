@@ -1,4 +1,4 @@
-"""The subcommand ``compare``: what TST saved, from the logs of runs."""
+"""The subcommand ``compare``: what a candidate saved, from the logs of runs."""
 
 import argparse
 import math
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tst_megatron.errors import UserError
 
 if TYPE_CHECKING:
-    from tst_megatron.analysis.compare.findings import Findings
+    from tst_megatron.analysis.compare.result import Findings
 
 EXAMPLES = """\
 examples:
@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``compare``."""
     parser.add_argument("baseline", nargs="+", type=Path, help="ordinary runs")
     parser.add_argument(
-        "--with", dest="tst", nargs="+", type=Path, required=True, metavar="TST",
-        help="superposed runs",
+        "--with", dest="candidate", nargs="+", type=Path, required=True, metavar="CANDIDATE",
+        help="the runs that are compared with them",
     )  # fmt: skip
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="write report.html, .json, .png and .csv here"
@@ -70,11 +70,11 @@ def main(args: argparse.Namespace) -> int:
             folder cannot be written.
     """
     _check(args)
-    from tst_megatron.analysis.compare.finding import find
-    from tst_megatron.analysis.compare.findings import Prices
+    from tst_megatron.analysis.compare.compare import compare_paths
+    from tst_megatron.analysis.compare.result import Prices
 
     prices = Prices(args.price_per_gpu_hour, args.watts)
-    findings = find(args.baseline, args.tst, args.confidence, args.force, prices)
+    findings = compare_paths(args.baseline, args.candidate, args.confidence, args.force, prices)
     if args.out is not None:
         _write(args.out, findings)
     if args.json:
@@ -100,12 +100,10 @@ def _write(out: Path, findings: "Findings") -> None:
 
 
 def _print(findings: "Findings") -> None:
-    from rich.console import Console
-
     from tst_megatron.analysis.compare.output.as_text import print_findings
+    from tst_megatron.report.terminal import console
 
-    width = None if sys.stdout.isatty() else _WIDTH_OF_A_LOG
-    print_findings(Console(width=width, highlight=False), findings)
+    print_findings(console(_WIDTH_OF_A_LOG), findings)
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -1,15 +1,21 @@
-"""One TST group against the baseline: every figure with its interval.
+"""From paths to what a report shows, and one candidate group against the baseline.
 
-The one idea: all curves are drawn many times over with their errors (`resampling`), every figure is
+The steps it takes: read the runs, group each side by equal settings, ask whether the sides may be
+compared, compare every candidate group, and put the best one first.
+
+The one idea: all curves are drawn many times over with their errors (`rows`), every figure is
 worked out for every copy, and its interval is the middle 95 % of them.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from tst_megatron.analysis.compare.baselines import strongest
+from tst_megatron.analysis.compare.comparable import clocks_compare, notes_on, reasons_against
 from tst_megatron.analysis.compare.compare_notes import (
     equal_budget_notes,
     equal_loss_notes,
@@ -18,45 +24,108 @@ from tst_megatron.analysis.compare.compare_notes import (
     reading_notes,
     uncertainty,
 )
+from tst_megatron.analysis.compare.courses import Fit, fit_baseline
+from tst_megatron.analysis.compare.derived import read_sides
 from tst_megatron.analysis.compare.equal_budget import equal_data, equal_flops
-from tst_megatron.analysis.compare.equal_loss import along_baseline, at_baseline_final, at_tst_final
-from tst_megatron.analysis.compare.group_curve import group_curve
-from tst_megatron.analysis.compare.groups import Group
-from tst_megatron.analysis.compare.paths import Fit, fit_baseline
-from tst_megatron.analysis.compare.resampling import Resampled, Rows, resample, until
+from tst_megatron.analysis.compare.equal_loss import (
+    along_baseline,
+    at_baseline_final,
+    at_candidate_final,
+    saving_by_loss,
+)
+from tst_megatron.analysis.compare.group_curve import final_loss, group_curve
+from tst_megatron.analysis.compare.groups import Group, group, settings_notes
 from tst_megatron.analysis.compare.result import (
     BEFORE_DECAY,
     Comparison,
     EqualData,
     EqualFlops,
     EqualLoss,
+    Findings,
     PowerLaw,
-    Saving,
+    Prices,
+    SavingByLoss,
 )
-from tst_megatron.analysis.compare.saving import saving
+from tst_megatron.analysis.compare.rows import Resampled, Rows, resample, until
+from tst_megatron.errors import UserError
+from tst_megatron.runs.run import Run
 from tst_megatron.statistics.interval import Interval
 
 DRAWS = 2000
+_NOT_ASKED = Prices()
+# Copies beyond each end of an interval, below which their luck is what one sees.
+_LEAST_OUTSIDE = 5
 # A last evaluation so near to the end is the end.
 _WHOLE = 0.99
 _AT_BASELINE = (
-    "The baseline does not get to TST's final loss, and no power law of its curve says when it "
-    "would: equal loss is taken at the baseline's final loss, which both reached."
+    "The baseline does not get to the candidate's final loss, and no power law of its curve says "
+    "when it would: equal loss is taken at the baseline's final loss, which both reached."
 )
 
 
-def compare(
+def compare_paths(
+    baseline: Sequence[Path],
+    candidate: Sequence[Path],
+    confidence: float,
+    force: bool,
+    prices: Prices,
+) -> Findings:
+    """Compare the runs at some paths.
+
+    Args:
+        baseline: of the runs that are the measure.
+        candidate: of those that are compared with them.
+        confidence: of the intervals.
+        force: compare also where it means nothing; the findings then say why it does not.
+        prices: for energy and cost.
+
+    Raises:
+        UserError: the confidence is more than can be told, a run cannot be read, or the sides
+            should not be compared.
+    """
+    most = 1 - 2 * _LEAST_OUTSIDE / DRAWS
+    if confidence > most:
+        raise UserError(
+            f"--confidence {confidence:g} is more than {DRAWS:,} draws can tell: give at most "
+            f"{most:g}"
+        )
+    of_baseline, of_candidate = read_sides(baseline, candidate)
+    ours, theirs = group(of_candidate, "candidate"), group(of_baseline, "baseline")
+    reasons = reasons_against(theirs, ours)
+    if reasons and not force:
+        found = "; ".join(reason.removesuffix(".") for reason in reasons)
+        raise UserError(f"{found}; --force compares all the same and marks the report")
+    return _findings(theirs, ours, confidence, tuple(reasons), prices)
+
+
+def compare_so_far(
+    baseline: Sequence[Run], candidate: Sequence[Run], confidence: float
+) -> Findings:
+    """Compare runs of which a side may be missing or at its beginning; nothing is refused.
+
+    Args:
+        baseline: none yet, perhaps.
+        candidate: likewise.
+        confidence: of the intervals.
+    """
+    ours, theirs = group(candidate, "candidate"), group(baseline, "baseline")
+    if ours and theirs:
+        return _findings(theirs, ours, confidence)
+    return Findings(tuple(theirs), tuple(ours), (), notes=tuple(notes_on(theirs, ours)))
+
+
+def compare_group(
     baseline: Sequence[Group],
-    tst: Group,
+    candidate: Group,
     confidence: float = 0.95,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Comparison:
-    """Compare a TST group with the baseline's groups.
+    """Compare a candidate group with the baseline's groups.
 
     Args:
         baseline: its groups; of several settings the strongest counts.
-        tst: the group.
+        candidate: the group.
         confidence: of the intervals, above 0 and below 1.
         draws: perturbed copies of the curves.
         seed: of the draws: the same arguments give the same figures.
@@ -64,35 +133,68 @@ def compare(
     Returns:
         Figures that cannot be told are ``Interval()``; why not is in the notes.
     """
-    groups, unused = strongest(baseline, tst)
+    groups, unused = strongest(baseline, candidate)
     curves = [curve for curve in map(group_curve, groups) if curve is not None]
-    ours = group_curve(tst)
-    notes = [*unused, *reading_notes((*groups, tst), (*curves, ours))]
+    ours = group_curve(candidate)
+    notes = [*unused, *reading_notes((*groups, candidate), (*curves, ours))]
     if not curves or ours is None:
-        return _nothing(groups, tst, confidence, notes)
+        return _nothing(groups, candidate, confidence, notes)
     drawn = resample(tuple(curves), ours, draws, seed)
-    first = drawn.baselines[0]
-    found = _equal_losses(drawn, tst, confidence)
+    first, rows = drawn.baselines[0], drawn.candidate
+    found = _equal_losses(drawn, candidate, confidence)
     notes += found.notes
-    data, read_by = equal_data(drawn.baselines, drawn.tst, confidence)
-    flops = equal_flops(first, drawn.tst, confidence)
-    notes += equal_budget_notes("flops", flops.flops, first, drawn.tst, flops.unlike)
-    notes += equal_budget_notes("data_tokens", data.data_tokens, read_by, drawn.tst, data.unlike)
+    data, read_by = equal_data(drawn.baselines, rows, confidence)
+    flops = equal_flops(first, rows, confidence)
+    notes += equal_budget_notes("flops", flops.flops, first, rows, flops.unlike)
+    notes += equal_budget_notes("data_tokens", data.data_tokens, read_by, rows, data.unlike)
     return Comparison(
         baseline=groups,
-        tst=tst,
+        candidate=candidate,
         equal_loss=found.headline,
         equal_loss_along=found.along,
         equal_loss_at_baseline=found.at_baseline,
         equal_flops=flops,
         equal_data=data,
-        saving=saving(first, drawn.tst, confidence),
+        saving=saving_by_loss(first, rows, confidence),
         fit=None if found.fit is None else _power_law(found.fit),
         confidence=confidence,
         uncertainty=uncertainty(drawn),
         one_seed=not drawn.between_seeds,
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _findings(
+    theirs: Sequence[Group],
+    ours: Sequence[Group],
+    confidence: float,
+    reasons: tuple[str, ...] = (),
+    prices: Prices = _NOT_ASKED,
+) -> Findings:
+    comparisons = sorted((_compared(theirs, one, confidence) for one in ours), key=_rank)
+    used = comparisons[0].baseline
+    unused = [one for one in theirs if not any(one is other for other in used)]
+    return Findings(
+        baseline=(*used, *unused),
+        candidate=tuple(one.candidate for one in comparisons),
+        comparisons=tuple(comparisons),
+        reasons=reasons,
+        notes=tuple(notes_on(theirs, ours)),
+        prices=prices,
+        clocks_compare=clocks_compare(theirs, ours),
+    )
+
+
+def _compared(theirs: Sequence[Group], ours: Group, confidence: float) -> Comparison:
+    found = compare_group(theirs, ours, confidence=confidence)
+    notes = [*found.notes, *settings_notes(found.baseline[0].runs[0], ours.runs[0])]
+    return replace(found, notes=tuple(notes))
+
+
+def _rank(comparison: Comparison) -> float:
+    """By the candidate's final held-out loss; groups without one come last."""
+    loss = final_loss(comparison.candidate)
+    return math.inf if loss is None else loss
 
 
 @dataclass(frozen=True)
@@ -106,35 +208,35 @@ class _EqualLosses:
     notes: list[str]
 
 
-def _equal_losses(drawn: Resampled, tst: Group, confidence: float) -> _EqualLosses:
+def _equal_losses(drawn: Resampled, candidate: Group, confidence: float) -> _EqualLosses:
     """Which of them is the headline depends on what both sides are known to have come to."""
     first, every_length = drawn.baselines[0], _by_length(_whole(drawn.baselines))
     by_length, longest = _lower_than_shorter(every_length), every_length[-1]
     notes = no_lower_notes(every_length, by_length)
     fit = fit_baseline(by_length)
-    inside = along_baseline(first, drawn.tst, confidence) or along_baseline(
-        _by_length(drawn.baselines)[-1], drawn.tst, confidence
+    inside = along_baseline(first, drawn.candidate, confidence) or along_baseline(
+        _by_length(drawn.baselines)[-1], drawn.candidate, confidence
     )
-    at_baseline = at_baseline_final(first, drawn.tst, confidence)
-    headline = at_tst_final(by_length, longest, drawn.tst, fit, confidence)
-    under_way = drawn.tst.steps[-1] < _WHOLE * tst.num_steps
+    at_baseline = at_baseline_final(first, drawn.candidate, confidence)
+    headline = at_candidate_final(by_length, longest, drawn.candidate, fit, confidence)
+    under_way = drawn.candidate.steps[-1] < _WHOLE * candidate.num_steps
     if inside is not None and (under_way or (headline.unlike and not inside.unlike)):
         # Its own decay is yet to come, if it has one, and the baseline's whole runs had theirs.
         headline = inside
-        at = f"at step {drawn.tst.steps[-1]:,.0f} of {tst.num_steps:,}"
+        at = f"at step {drawn.candidate.steps[-1]:,.0f} of {candidate.num_steps:,}"
         notes.append(
-            f"TST {f'is {at}' if under_way else 'did not decay'}: equal loss is taken along the "
-            "baseline's run, not over whole runs."
+            f"The candidate {f'is {at}' if under_way else 'did not decay'}: equal loss is taken "
+            "along the baseline's run, not over whole runs."
         )
     if headline.step_ratio.value is None and at_baseline is not None:
         headline = at_baseline
         notes.append(_AT_BASELINE)
     if headline.step_ratio.value is None:
-        notes += met_unseen_notes(first, drawn.tst)
+        notes += met_unseen_notes(first, drawn.candidate)
     if headline.unlike:
         notes.append(f"Nothing is claimed at equal loss: {headline.unlike}.")
-        early = _before_decay(drawn.tst)
-        early_inside = early and at_tst_final(by_length, longest, early, fit, confidence)
+        early = _before_decay(drawn.candidate)
+        early_inside = early and at_candidate_final(by_length, longest, early, fit, confidence)
         if early_inside and not early_inside.unlike and early_inside.step_ratio.value is not None:
             inside = replace(early_inside, level=BEFORE_DECAY)
     if inside is not None and (inside.where, inside.loss) == (headline.where, headline.loss):
@@ -177,19 +279,19 @@ def _lower_than_shorter(groups: tuple[Rows, ...]) -> tuple[Rows, ...]:
 
 
 def _nothing(
-    groups: tuple[Group, ...], tst: Group, confidence: float, notes: list[str]
+    groups: tuple[Group, ...], candidate: Group, confidence: float, notes: list[str]
 ) -> Comparison:
     """Where a side has no final held-out loss."""
     none = np.array([])
     return Comparison(
         baseline=groups,
-        tst=tst,
+        candidate=candidate,
         equal_loss=EqualLoss(),
         equal_loss_along=None,
         equal_loss_at_baseline=None,
         equal_flops=EqualFlops(Interval(), None, False, none, none, none, none),
         equal_data=EqualData(Interval(), None),
-        saving=Saving(none, none, none, none),
+        saving=SavingByLoss(none, none, none, none),
         fit=None,
         confidence=confidence,
         uncertainty="There is no figure, so there is no interval.",

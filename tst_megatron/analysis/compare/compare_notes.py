@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tst_megatron.analysis.compare.courses import Fit
 from tst_megatron.analysis.compare.equal_budget import step_of
 from tst_megatron.analysis.compare.equal_loss import BY_LAW
 from tst_megatron.analysis.compare.group_curve import GroupCurve, is_untrained
 from tst_megatron.analysis.compare.groups import Group
-from tst_megatron.analysis.compare.paths import Fit
-from tst_megatron.analysis.compare.resampling import Resampled, Rows
 from tst_megatron.analysis.compare.result import EqualLoss
+from tst_megatron.analysis.compare.rows import Resampled, Rows
 
 
 def reading_notes(groups: Sequence[Group], curves: Sequence[GroupCurve | None]) -> list[str]:
@@ -153,7 +153,7 @@ def equal_budget_notes(
 def uncertainty(drawn: Resampled) -> str:
     """Where the intervals come from, one sentence."""
     if not drawn.between_seeds:
-        if not all(rows.curve.freedom for rows in (*drawn.baselines, drawn.tst)):
+        if not all(rows.curve.freedom for rows in (*drawn.baselines, drawn.candidate)):
             return (
                 "One seed a side, too few evaluations to see their scatter and no standard errors: "
                 "no interval can be told."

@@ -7,20 +7,21 @@ import math
 
 import numpy as np
 
-from tst_megatron.analysis.compare.decays import decay_share, why_unlike
-from tst_megatron.analysis.compare.resampling import Rows, interval
+from tst_megatron.analysis.compare.group_curve import decay_share, why_unlike
 from tst_megatron.analysis.compare.result import EqualData, EqualFlops
+from tst_megatron.analysis.compare.rows import Rows
 from tst_megatron.statistics.crossing import values_at
 from tst_megatron.statistics.interval import Array, Interval
+from tst_megatron.statistics.resampling import interval
 
 # Megatron sums FLOPs in floating point, so equal counts may differ in their last digits.
 _TOLERANCE = 1e-6
 _NONE = np.array([])
 
 
-def equal_flops(baseline: Rows, tst: Rows, confidence: float) -> EqualFlops:
-    """At the largest FLOPs count that both sides have, and at TST's evaluations up to there."""
-    spent = _spent(baseline, "flops"), _spent(tst, "flops")
+def equal_flops(baseline: Rows, candidate: Rows, confidence: float) -> EqualFlops:
+    """At the largest FLOPs count that both sides have, and at evaluations up to there."""
+    spent = _spent(baseline, "flops"), _spent(candidate, "flops")
     if spent[0] is None or spent[1] is None:
         return EqualFlops(Interval(), None, False, _NONE, _NONE, _NONE, _NONE)
     ends = float(spent[0][-1]), float(spent[1][-1])
@@ -30,37 +31,37 @@ def equal_flops(baseline: Rows, tst: Rows, confidence: float) -> EqualFlops:
     if first > last:
         return EqualFlops(Interval(), None, False, _NONE, _NONE, _NONE, _NONE)
     if at_end:
-        difference = tst.finals - baseline.finals
+        difference = candidate.finals - baseline.finals
     else:
-        difference = _difference(baseline, tst, spent[0], spent[1], last)
+        difference = _difference(baseline, candidate, spent[0], spent[1], last)
     inner = spent[1][(spent[1] >= first) & (spent[1] < last * (1 - _TOLERANCE))]
     found = [
-        interval(_difference(baseline, tst, spent[0], spent[1], float(at)), confidence)
+        interval(_difference(baseline, candidate, spent[0], spent[1], float(at)), confidence)
         for at in inner
     ] + [interval(difference, confidence)]
     values, lows, highs = (
         np.array([getattr(one, end) for one in found], dtype=np.float64)
         for end in ("value", "low", "high")
     )
-    unlike = _unlike(baseline, tst, "flops", last)
+    unlike = _unlike(baseline, candidate, "flops", last)
     return EqualFlops(found[-1], last, at_end, np.append(inner, last), values, lows, highs, unlike)
 
 
 def equal_data(
-    groups: tuple[Rows, ...], tst: Rows, confidence: float
+    groups: tuple[Rows, ...], candidate: Rows, confidence: float
 ) -> tuple[EqualData, Rows | None]:
-    """At the largest count of data tokens that TST and a baseline group have both read.
+    """At the largest count of data tokens that the candidate and a baseline group have both read.
 
     Args:
         groups: of the baseline; the first of those that read as much counts.
-        tst: the TST group.
+        candidate: the candidate group.
         confidence: of the interval.
 
     Returns:
         The figure, and the baseline group it is of.
     """
     best: tuple[float, Rows, Array] | None = None
-    ours = _spent(tst, "data_tokens")
+    ours = _spent(candidate, "data_tokens")
     for rows in groups:
         theirs = _spent(rows, "data_tokens")
         if ours is None or theirs is None:
@@ -73,9 +74,9 @@ def equal_data(
     last, rows, theirs = best
     return (
         EqualData(
-            interval(_difference(rows, tst, theirs, ours, last), confidence),
+            interval(_difference(rows, candidate, theirs, ours, last), confidence),
             last,
-            _unlike(rows, tst, "data_tokens", last),
+            _unlike(rows, candidate, "data_tokens", last),
         ),
         rows,
     )
@@ -87,8 +88,8 @@ def step_of(rows: Rows, name: str, spent: float) -> float:
     return float("nan") if column is None else _step_at(rows.steps, column, spent)
 
 
-def _unlike(baseline: Rows, tst: Rows, name: str, spent: float) -> str:
-    shares = [decay_share(rows.curve, step_of(rows, name, spent)) for rows in (baseline, tst)]
+def _unlike(baseline: Rows, candidate: Rows, name: str, spent: float) -> str:
+    shares = [decay_share(rows.curve, step_of(rows, name, spent)) for rows in (baseline, candidate)]
     return why_unlike(*shares)
 
 
@@ -100,11 +101,11 @@ def _spent(rows: Rows, name: str) -> Array | None:
     return np.asarray(spent)
 
 
-def _difference(baseline: Rows, tst: Rows, theirs: Array, ours: Array, at: float) -> Array:
-    """TST minus baseline ``[rows]`` where both have spent ``at``."""
+def _difference(baseline: Rows, candidate: Rows, theirs: Array, ours: Array, at: float) -> Array:
+    """candidate minus baseline ``[rows]`` where both have spent ``at``."""
     losses = [
         values_at(rows.steps, rows.losses, np.array([_step_at(rows.steps, spent, at)]))
-        for rows, spent in ((baseline, theirs), (tst, ours))
+        for rows, spent in ((baseline, theirs), (candidate, ours))
     ]
     return np.asarray(losses[1] - losses[0])
 

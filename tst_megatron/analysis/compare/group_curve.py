@@ -1,7 +1,10 @@
-"""The held-out curves of a group's runs on one grid of steps, and what a step cost them.
+"""The held-out curves of a group's runs on one grid of steps, what a step cost them, their decay.
 
 The one idea: the runs of a group are one curve with several readings. What is smoothed, fitted and
-crossed is their mean; what they differ by is the uncertainty.
+crossed is their mean; what they differ by is the uncertainty. And a decay at the end takes off a
+loss what no steps before it could, so a loss after a decay set beside one before it shows the decay
+and not the method. Where a side is known to have decayed and the other not, figures stay and
+nothing is claimed of them.
 """
 
 from dataclasses import dataclass
@@ -11,8 +14,13 @@ import numpy as np
 from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.runs.run import Run
 from tst_megatron.statistics.interval import Array
+from tst_megatron.statistics.resampling import Sample
 from tst_megatron.statistics.smoothing import scatter
 
+# A last evaluation so near to the end is the end.
+_WHOLE = 0.99
+# Shares of a decay that are as good as equal.
+_ALIKE = 0.05
 COSTS = ("flops", "wall_clock_s", "gpu_hours", "data_tokens")
 """Columns of a curve that a step is paid in."""
 
@@ -61,6 +69,13 @@ class GroupCurve:
         """Of the runs; None where the header does not say."""
         return tuple(seed_of(run) for run in self.runs)
 
+    @property
+    def sample(self) -> Sample:
+        """What its copies are drawn from."""
+        return Sample(
+            self.steps, self.losses, self.stderrs, self.freedom, self.segments, self.seeds
+        )
+
     def costs_at(self, name: str, steps: Array) -> Array:
         """What each run had paid after a number of steps.
 
@@ -108,6 +123,56 @@ def group_curve(group: Group) -> GroupCurve | None:
     bad = [run.curve.steps[~np.isfinite(run.curve.losses)] for run in runs]
     last_bad = float(np.concatenate([[0.0], *bad]).max())
     return GroupCurve(group, runs, grid, losses, stderrs, freedom, segments, last_bad)
+
+
+def final_loss(group: Group) -> float | None:
+    """Mean of the last held-out losses of the runs that stand for a group; None without one."""
+    ends = [loss for run in runs_used(group) if (loss := final(run)) is not None]
+    return float(np.mean(ends)) if ends else None
+
+
+def final(run: Run) -> float | None:
+    """The last held-out loss of a run; None without one, or where it is not a number."""
+    losses = run.curve.losses[-1:]
+    return float(losses[0]) if np.isfinite(losses).any() else None
+
+
+def decay_share(curve: GroupCurve, step: float) -> float | None:
+    """The share of its decay that a group has behind it at a step; None if no decay is known of.
+
+    Args:
+        curve: of the group.
+        step: of its runs; beyond their end as at their end.
+    """
+    if curve.runs[0].decay_start is None:
+        return None
+    start, end = curve.decay_start, curve.group.num_steps
+    if start is None or step <= start:
+        return 0.0
+    if (curve.is_whole and step >= _WHOLE * curve.steps[-1]) or end <= start:
+        return 1.0
+    return float(min((step - start) / (end - start), 1.0))
+
+
+def why_unlike(baseline: float | None, candidate: float | None) -> str:
+    """What is wrong with setting the sides beside each other; nothing where nothing is known to be.
+
+    Args:
+        baseline: as of `decay_share`.
+        candidate: likewise.
+    """
+    if baseline is None or candidate is None or abs(baseline - candidate) <= _ALIKE:
+        return ""
+    return (
+        f"the candidate's learning rate {_decayed(candidate)} there and the baseline's "
+        f"{_decayed(baseline)}"
+    )
+
+
+def _decayed(share: float) -> str:
+    if share in (0, 1):
+        return "has decayed" if share else "has not decayed"
+    return f"is {100 * share:.0f} % through its decay"
 
 
 def seed_of(run: Run) -> object:

@@ -1,15 +1,19 @@
-"""What a comparison of one TST group with the baseline found: figures with their intervals.
+"""What a comparison found: figures with their intervals, and all that a report shows of them.
 
-Ratios are baseline over TST: above 1, TST needed less. Differences are TST minus baseline: below 0,
-TST is ahead.
+Ratios are baseline over candidate: above 1, the candidate needed less. Differences are candidate
+minus baseline: below 0, the candidate is ahead.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from tst_megatron.analysis.compare.groups import Group
+from tst_megatron.runs.run import Run
 from tst_megatron.statistics.interval import Array, Interval
+
+_WATTS_A_KILOWATT = 1000.0
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,11 @@ class Needed:
     data_tokens: Interval = Interval()
 
 
-TST_FINAL, BASELINE_FINAL, BEFORE_DECAY = "tst_final", "baseline_final", "tst_before_decay"
+CANDIDATE_FINAL, BASELINE_FINAL, BEFORE_DECAY = (
+    "candidate_final",
+    "baseline_final",
+    "candidate_before_decay",
+)
 """At which loss the sides are compared: see `EqualLoss.level`."""
 
 
@@ -33,14 +41,14 @@ class EqualLoss:
 
     Attributes:
         loss: nats a token.
-        step_ratio: steps, baseline over TST.
+        step_ratio: steps, baseline over candidate.
         flops_ratio: likewise.
         wall_clock_ratio: likewise.
         gpu_hours_ratio: likewise.
         baseline: what the baseline needed.
-        tst: what TST needed.
-        level: which loss it is: TST's final one, the baseline's, or that of TST where its decay
-            starts.
+        candidate: what the candidate needed.
+        level: which loss it is: the candidate's final one, the baseline's, or that of the candidate
+            where its decay starts.
         reached: the baseline reached the loss.
         extrapolated: the baseline's figures come from a fitted power law beyond what it ran.
         whole_runs: the baseline's come from runs of several lengths, each with a decay of its own;
@@ -62,8 +70,8 @@ class EqualLoss:
     wall_clock_ratio: Interval = Interval()
     gpu_hours_ratio: Interval = Interval()
     baseline: Needed = Needed()
-    tst: Needed = Needed()
-    level: str = TST_FINAL
+    candidate: Needed = Needed()
+    level: str = CANDIDATE_FINAL
     reached: bool = False
     extrapolated: bool = False
     whole_runs: bool = False
@@ -99,7 +107,7 @@ class EqualFlops:
         flops: that count.
         at_end: both sides end there.
         along: FLOPs ``[n]`` of the differences along the run.
-        differences: TST minus baseline there.
+        differences: candidate minus baseline there.
         lows: their intervals' lower ends.
         highs: their upper ends.
         unlike: why the losses at the end of that are not alike, as of `EqualLoss`.
@@ -131,15 +139,15 @@ class EqualData:
 
 
 @dataclass(frozen=True)
-class Saving:
+class SavingByLoss:
     """The saving as a function of the loss, along the runs.
 
     Attributes:
         losses: nats a token ``[n]``, descending, that both sides reached.
-        step_ratios: baseline over TST.
+        step_ratios: baseline over candidate.
         lows: their intervals' lower ends.
         highs: their upper ends.
-        gpu_hours_ratios: baseline over TST; NaN where a side does not tell its hours.
+        gpu_hours_ratios: baseline over candidate; NaN where a side does not tell its hours.
         gpu_hours_lows: their intervals' lower ends.
         gpu_hours_highs: their upper ends.
     """
@@ -176,18 +184,21 @@ class PowerLaw:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One TST group against the baseline.
+    """One candidate group against the baseline.
 
     Attributes:
-        baseline: its groups that are used, by length; the one of TST's own length, or nearest to
-            it, first.
-        tst: the group.
-        equal_loss: the headline: at TST's final loss, over whole runs where there are several
-            lengths of the baseline, else along the run; extrapolated where need be and possible.
+        baseline: its groups that are used, by length; the one of the candidate's own length, or
+            nearest to it, first.
+        candidate: the group.
+        equal_loss: the headline: at the candidate's final loss, over whole runs where there are
+            several lengths of the baseline, else along the run; extrapolated where need be and
+            possible.
         equal_loss_along: at the same loss, along the baseline's run; None where that is the
-            headline already, or the run never gets there. Where TST's learning rate decayed and
-            the baseline's did not, it is at the loss where TST's decay starts.
-        equal_loss_at_baseline: at the baseline's final loss where TST ended lower: both measured.
+            headline already, or the run never gets there. Where the candidate's learning rate
+            decayed and the baseline's did not, it is at the loss where the candidate's decay
+            starts.
+        equal_loss_at_baseline: at the baseline's final loss where the candidate ended lower: both
+            measured.
         equal_flops: at equal FLOPs.
         equal_data: at equal data tokens.
         saving: by loss.
@@ -199,15 +210,73 @@ class Comparison:
     """
 
     baseline: tuple[Group, ...]
-    tst: Group
+    candidate: Group
     equal_loss: EqualLoss
     equal_loss_along: EqualLoss | None
     equal_loss_at_baseline: EqualLoss | None
     equal_flops: EqualFlops
     equal_data: EqualData
-    saving: Saving
+    saving: SavingByLoss
     fit: PowerLaw | None
     confidence: float
     uncertainty: str
     one_seed: bool = False
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What a GPU hour is taken to need besides time.
+
+    Attributes:
+        per_gpu_hour: money, in the user's currency; None if not asked for.
+        watts: of one GPU with its share of everything else; None if not asked for.
+    """
+
+    per_gpu_hour: float | None = None
+    watts: float | None = None
+
+    def cost(self, gpu_hours: Interval) -> Interval:
+        """Money for so many GPU hours; empty where there is no price."""
+        return _scaled(gpu_hours, self.per_gpu_hour)
+
+    def energy_kwh(self, gpu_hours: Interval) -> Interval:
+        """Kilowatt-hours for so many GPU hours; empty where the watts are not known."""
+        return _scaled(gpu_hours, None if self.watts is None else self.watts / _WATTS_A_KILOWATT)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a report shows.
+
+    Attributes:
+        baseline: its groups, those first that the first comparison uses; none where a report is
+            made before they are there.
+        candidate: its groups, the lowest final held-out loss first; likewise.
+        comparisons: of each candidate group, in their order; none where a side is missing.
+        reasons: why the comparison would be refused, where --force made it all the same.
+        notes: what a reader should know, a sentence each.
+        prices: for energy and cost.
+        clocks_compare: hours of both sides are, as far as is known, of the same hardware.
+    """
+
+    baseline: tuple[Group, ...]
+    candidate: tuple[Group, ...]
+    comparisons: tuple[Comparison, ...]
+    reasons: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    prices: Prices = Prices()
+    clocks_compare: bool = True
+
+    def runs(self) -> Iterator[tuple[str, Group, Run]]:
+        """Every run with its side, ``baseline`` or ``candidate``, and its group."""
+        for side, groups in (("baseline", self.baseline), ("candidate", self.candidate)):
+            for group in groups:
+                yield from ((side, group, run) for run in group.runs)
+
+
+def _scaled(interval: Interval, factor: float | None) -> Interval:
+    if factor is None:
+        return Interval()
+    ends = (interval.value, interval.low, interval.high)
+    return Interval(*(None if end is None else end * factor for end in ends))

@@ -6,10 +6,11 @@ win, a loss and a draw; and an extrapolated figure never stands without that wor
 
 from collections.abc import Sequence
 
-from tst_megatron.analysis.compare.charts.amounts import FLOPS, GPU_HOURS, STEPS, WALL_CLOCK, Amount
-from tst_megatron.analysis.compare.findings import Findings
+from tst_megatron.analysis.compare.amounts import FLOPS, GPU_HOURS, STEPS, WALL_CLOCK, Amount
 from tst_megatron.analysis.compare.group_curve import diverged, is_untrained, runs_used
-from tst_megatron.analysis.compare.result import Comparison, EqualLoss
+from tst_megatron.analysis.compare.result import Comparison, EqualLoss, Findings
+from tst_megatron.analysis.compare.stories import stories_of
+from tst_megatron.methods.story import Story
 from tst_megatron.report import formats
 from tst_megatron.statistics.interval import Interval
 
@@ -101,9 +102,9 @@ def _equal_loss(comparison: Comparison, amount: Amount) -> str:
     level = f"a held-out loss of {formats.loss(equal.loss.value)}"
     found = amount.ratio(equal)
     if found.value is None and equal.reached and equal.step_ratio.value is None:
-        return f"The baseline had {level}, which TST ended at, by its first evaluation."
+        return f"The baseline had {level}, which the candidate ended at, by its first evaluation."
     if found.value is None:
-        return f"The baseline did not get to {level}, which TST ended at."
+        return f"The baseline did not get to {level}, which the candidate ended at."
     if equal.unlike:
         return f"No saving is claimed at {level}, as {equal.unlike}."
     beside = [_interval(comparison, formats.ratio_range(found)), equal.where]
@@ -115,19 +116,22 @@ def _equal_loss(comparison: Comparison, amount: Amount) -> str:
         beside += [ONE_SEED]
     if equal.at_least and not found.holds(1):
         return (
-            f"TST got to {level} with {AT_LEAST} {_times(found.value, amount)} than the baseline, "
-            f"whose longest run did not get there (ratio {_number(found)}, {'; '.join(beside)})."
+            f"The candidate got to {level} with {AT_LEAST} {_times(found.value, amount)} than the "
+            f"baseline, whose longest run did not get there (ratio {_number(found)}, "
+            f"{'; '.join(beside)})."
         )
     if found.holds(1):
         what = f"{_capital(NO_DIFFERENCE)} in {amount.label} to {level}: "
-        return f"{what}the baseline's over TST's is {_number(found)} ({'; '.join(beside)})."
-    what = f"TST got to {level} with {_times(found.value, amount)} than the baseline"
+        return (
+            f"{what}the baseline's over the candidate's is {_number(found)} ({'; '.join(beside)})."
+        )
+    what = f"The candidate got to {level} with {_times(found.value, amount)} than the baseline"
     return f"{what} (ratio {_number(found)}, {'; '.join(beside)})."
 
 
 def _why_nothing(comparison: Comparison) -> str:
     """Which side has no held-out loss at its end, and why."""
-    sides = (("the baseline", comparison.baseline), ("TST", (comparison.tst,)))
+    sides = (("the baseline", comparison.baseline), ("the candidate", (comparison.candidate,)))
     told = []
     for side, groups in sides:
         runs = [run for found in groups for run in found.runs]
@@ -160,7 +164,7 @@ def _equal_flops(comparison: Comparison) -> str:
     if found.holds(0):
         return f"{where} there is {NO_DIFFERENCE} in the held-out loss ({interval})."
     side = "lower" if found.value < 0 else "higher"
-    return f"{where} TST's held-out loss is {side} ({interval})."
+    return f"{where} the candidate's held-out loss is {side} ({interval})."
 
 
 def _interval(comparison: Comparison, ends: str) -> str:
@@ -183,21 +187,38 @@ def warnings(findings: Findings) -> list[str]:
     return [f"Forced; without --force it is refused: {' '.join(findings.reasons)}"]
 
 
+def title(findings: Findings) -> str:
+    """Of a report: what is compared."""
+    titles = [story.title for story in _stories(findings)]
+    return f"{' and '.join(titles) or 'A candidate'} against the baseline"
+
+
+def explained(findings: Findings) -> list[str]:
+    """How figures of the candidates' methods are to be read."""
+    return [sentence for story in _stories(findings) for sentence in story.explained]
+
+
+def _stories(findings: Findings) -> list[Story]:
+    """Of the methods of the candidate groups, each once."""
+    every = [story for group in findings.candidate for story in stories_of(group.runs[0])]
+    return list({story.name: story for story in every}.values())
+
+
 def between(findings: Findings) -> str:
     """Which two groups the headline is of; nothing where there is no comparison."""
     if not findings.comparisons:
         return ""
     best = findings.comparisons[0]
     others = len(findings.comparisons) - 1
-    first = f", the lowest of {others + 1} TST groups," if others else ""
-    return f"{best.tst.name}{first} against {best.baseline[0].name}"
+    first = f", the lowest of {others + 1} candidate groups," if others else ""
+    return f"{best.candidate.name}{first} against {best.baseline[0].name}"
 
 
 def first_sentences(findings: Findings) -> str:
     """The headline; without a comparison, why there is none."""
     if findings.comparisons:
         return headline(findings.comparisons[0], findings.clocks_compare)
-    sides = (("the baseline", findings.baseline), ("TST", findings.tst))
+    sides = (("the baseline", findings.baseline), ("the candidate", findings.candidate))
     missing = " or of ".join(name for name, groups in sides if not groups)
     return f"There is no comparison yet: there is no run of {missing}."
 
@@ -209,19 +230,18 @@ def notes(findings: Findings) -> list[str]:
         every += [one.uncertainty, *one.notes]
     if len(findings.comparisons) > 1:
         every.append(
-            "The first TST group is the one that ended lowest: its interval is that of one group, "
-            "and does not know that it was chosen."
+            "The first candidate group is the one that ended lowest: its interval is that of one "
+            "group, and does not know that it was chosen."
         )
-    runs = [run for group in (*findings.baseline, *findings.tst) for run in group.runs]
-    every += [f"{run.name}: {note}" for run in runs for note in run.notes]
+    every += [f"{run.name}: {note}" for _, _, run in findings.runs() for note in run.notes]
     return list(dict.fromkeys(every))
 
 
 def notes_of_others(findings: Findings) -> list[str]:
-    """What a reader should know of the other TST groups besides, with their names."""
+    """What a reader should know of the other candidate groups besides, with their names."""
     first = notes(findings)
     return [
-        f"{one.tst.name}: {note}"
+        f"{one.candidate.name}: {note}"
         for one in findings.comparisons[1:]
         for note in dict.fromkeys([one.uncertainty, *one.notes])
         if note not in first

@@ -6,11 +6,10 @@ row can miss that it is extrapolated or that no difference is shown.
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
-from tst_megatron.analysis.compare.charts.amounts import (
+from tst_megatron.analysis.compare.amounts import (
     DATA_TOKENS,
     FLOPS,
     GPU_HOURS,
@@ -18,15 +17,14 @@ from tst_megatron.analysis.compare.charts.amounts import (
     WALL_CLOCK,
     Amount,
 )
-from tst_megatron.analysis.compare.findings import Findings
-from tst_megatron.analysis.compare.group_curve import runs_used
-from tst_megatron.analysis.compare.groups import Group
+from tst_megatron.analysis.compare.group_curve import final, final_loss
 from tst_megatron.analysis.compare.result import (
     BASELINE_FINAL,
     BEFORE_DECAY,
-    TST_FINAL,
+    CANDIDATE_FINAL,
     Comparison,
     EqualLoss,
+    Findings,
 )
 from tst_megatron.analysis.compare.sentences import (
     OTHER_HARDWARE,
@@ -37,48 +35,22 @@ from tst_megatron.analysis.compare.sentences import (
 )
 from tst_megatron.analysis.compare.settings import compare_settings
 from tst_megatron.report import formats
+from tst_megatron.report.table import Table
 from tst_megatron.runs.run import Run
 from tst_megatron.statistics.interval import Array, Interval
 
 _FOLDERS_ABOVE = re.compile(r"(?<!\S)/(?:[^\s/,]+/)+(?=[^\s/,]+/[^\s/,]+)")
-_SHOWN = (
-    (STEPS, formats.count),
-    (FLOPS, formats.flops),
-    (WALL_CLOCK, formats.duration),
-    (GPU_HOURS, formats.amount),
-    (DATA_TOKENS, formats.count),
-)
+_SHOWN = (STEPS, FLOPS, WALL_CLOCK, GPU_HOURS, DATA_TOKENS)
 
 _LEVELS = {
-    TST_FINAL: "TST's final loss",
+    CANDIDATE_FINAL: "the candidate's final loss",
     BASELINE_FINAL: "the baseline's final loss",
-    BEFORE_DECAY: "TST's loss before its decay",
+    BEFORE_DECAY: "the candidate's loss before its decay",
 }
 
 
-@dataclass(frozen=True)
-class Table:
-    """Text in cells.
-
-    Attributes:
-        title: what it shows.
-        columns: their heads; the first column is text, and so are those of `words`.
-        rows: as many cells each.
-        words: which columns besides the first hold words, not figures.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    words: frozenset[int] = frozenset()
-
-    def is_text(self, column: int) -> bool:
-        """Whether a column, counted from 0, reads from the left."""
-        return column == 0 or column in self.words
-
-
 def tables_of(findings: Findings) -> list[Table]:
-    """Every table of a report but for the settings: the best TST group's, then all groups'."""
+    """Every table of a report but for the settings: the best candidate's, then all groups'."""
     if not findings.comparisons:
         return [runs_table(findings)]
     best = findings.comparisons[0]
@@ -106,8 +78,8 @@ def equal_loss_table(equal: EqualLoss, confidence: float, findings: Findings) ->
         words.append(unseen if equal.reached else "not reached by the baseline")
     hours = [] if findings.clocks_compare else [OTHER_HARDWARE]
     rows = [
-        _needed_row(equal, amount, show, hours if amount in (WALL_CLOCK, GPU_HOURS) else [])
-        for amount, show in _SHOWN
+        _needed_row(equal, amount, hours if amount in (WALL_CLOCK, GPU_HOURS) else [])
+        for amount in _SHOWN
     ]
     prices = findings.prices
     rows += [
@@ -117,9 +89,9 @@ def equal_loss_table(equal: EqualLoss, confidence: float, findings: Findings) ->
     return Table(
         f"At equal loss {formats.loss(equal.loss.value)}: {', '.join(words)} "
         f"(intervals: {formats.percent(confidence)})",
-        ("", "baseline", "TST", "ratio", "interval", ""),
+        ("", "baseline", "candidate", "ratio", "interval", ""),
         tuple(row for row in rows if set(row[1:3]) != {formats.UNKNOWN}),
-        frozenset({5}),
+        remarks=frozenset({5}),
     )
 
 
@@ -132,7 +104,7 @@ def loss_table(comparison: Comparison) -> Table:
         ("Equal data", data, formats.count(data.data_tokens)),
     )
     return Table(
-        "Held-out loss, TST − baseline, nats a token: below 0, TST is ahead "
+        "Held-out loss, candidate − baseline, nats a token: below 0, the candidate is ahead "
         f"(intervals: {formats.percent(comparison.confidence)})",
         ("", "difference", "interval", "at", ""),
         tuple(
@@ -145,20 +117,20 @@ def loss_table(comparison: Comparison) -> Table:
             )
             for label, found, place in rows
         ),
-        frozenset({3, 4}),
+        remarks=frozenset({3, 4}),
     )
 
 
 def groups_table(findings: Findings) -> Table:
-    """Every TST group in a row."""
+    """Every candidate group in a row."""
     amount = lead_amount(findings)
     rows = []
     for one in findings.comparisons:
         found, difference = amount.ratio(one.equal_loss), one.equal_flops.loss_difference
         rows.append(
             (
-                one.tst.name,
-                formats.loss(final_loss(one.tst)),
+                one.candidate.name,
+                formats.loss(final_loss(one.candidate)),
                 formats.signed(difference.value),
                 formats.ratio(found.value),
                 formats.ratio_range(found),
@@ -166,20 +138,16 @@ def groups_table(findings: Findings) -> Table:
             )
         )
     return Table(
-        f"Every TST group, the lowest final loss first (ratio: of {amount.label})",
-        ("TST group", "loss", "equal FLOPs", "ratio", "interval", ""),
+        f"Every candidate group, the lowest final loss first (ratio: of {amount.label})",
+        ("candidate group", "loss", "equal FLOPs", "ratio", "interval", ""),
         tuple(rows),
-        frozenset({5}),
+        remarks=frozenset({5}),
     )
 
 
 def runs_table(findings: Findings) -> Table:
     """Every run in a row: what it took, and where it ended."""
-    rows = [
-        (run.name, *_used(run))
-        for group in (*findings.baseline, *findings.tst)
-        for run in group.runs
-    ]
+    rows = [(run.name, *_used(run)) for _, _, run in findings.runs()]
     return Table(
         "Runs",
         ("run", "seed", "steps", "tokens", "GPU hours", "other time", "final loss"),
@@ -188,36 +156,25 @@ def runs_table(findings: Findings) -> Table:
 
 
 def settings_tables(findings: Findings) -> list[Table]:
-    """What a run of the baseline and one of the best TST group share, and where they differ."""
-    sides = (findings.baseline, findings.tst)
-    baseline, tst = (groups[0].runs[0] if groups else None for groups in sides)
-    found = compare_settings(baseline, tst)
-    names = [run.name for run in (baseline, tst) if run is not None]
+    """What a run of the baseline and one of the best candidate share, and where they differ."""
+    sides = (findings.baseline, findings.candidate)
+    baseline, candidate = (groups[0].runs[0] if groups else None for groups in sides)
+    found = compare_settings(baseline, candidate)
+    names = [run.name for run in (baseline, candidate) if run is not None]
     return [
         Table(
             f"Settings that differ: {' and '.join(names)}",
-            ("setting", "baseline", "TST"),
+            ("setting", "baseline", "candidate"),
             tuple(tuple(map(_short, row)) for row in found.differing) or (("none", "", ""),),
-            frozenset({1, 2}),
+            words=frozenset({1, 2}),
         ),
         Table(
             "The main settings they share",
             ("setting", ""),
             tuple(tuple(map(_short, row)) for row in found.shared),
-            frozenset({1}),
+            words=frozenset({1}),
         ),
     ]
-
-
-def final_loss(group: Group) -> float | None:
-    """Mean of the last held-out losses of the runs that stand for a group; None without one."""
-    ends = [loss for run in runs_used(group) if (loss := final(run)) is not None]
-    return float(np.mean(ends)) if ends else None
-
-
-def final(run: Run) -> float | None:
-    """The last held-out loss of a run; None without one, or where it is not a number."""
-    return last(run.curve.losses[-1:])
 
 
 def last(values: Array) -> float | None:
@@ -258,20 +215,18 @@ def _short(cell: str) -> str:
     return _FOLDERS_ABOVE.sub("…/", cell)
 
 
-def _needed_row(
-    equal: EqualLoss, amount: Amount, show: Callable[[float | None], str], beside: list[str]
-) -> tuple[str, ...]:
-    baseline, tst = (show(needed) for needed in amount.needed(equal))
+def _needed_row(equal: EqualLoss, amount: Amount, beside: list[str]) -> tuple[str, ...]:
+    baseline, candidate = (amount.show(needed) for needed in amount.needed(equal))
     label = f"{amount.label[0].upper()}{amount.label[1:]}"
-    return _row(label, (baseline, tst), amount.ratio(equal), [*marks(equal), *beside])
+    return _row(label, (baseline, candidate), amount.ratio(equal), [*marks(equal), *beside])
 
 
 def _priced_row(
     equal: EqualLoss, label: str, price: Callable[[Interval], Interval], beside: list[str]
 ) -> tuple[str, ...]:
-    both = (price(side.gpu_hours).value for side in (equal.baseline, equal.tst))
-    baseline, tst = (formats.amount(priced) for priced in both)
-    return _row(label, (baseline, tst), equal.gpu_hours_ratio, [*marks(equal), *beside])
+    both = (price(side.gpu_hours).value for side in (equal.baseline, equal.candidate))
+    baseline, candidate = (formats.amount(priced) for priced in both)
+    return _row(label, (baseline, candidate), equal.gpu_hours_ratio, [*marks(equal), *beside])
 
 
 def _row(

@@ -31,6 +31,13 @@ class SuperpositionStory(Story):
             "tst_superpose",
         }
     )
+    explained: ClassVar[tuple[str, ...]] = (
+        "The held-out loss is that of single tokens also while training is on bags, where it is a "
+        "nat or more higher.",
+        "In bags of s a position reads s data tokens. FLOPs count positions: a step costs the same "
+        "in bags and in single tokens.",
+    )
+    title = "Token superposition (TST)"
     subject = "bags"
     setting = "bags (size × samples)"
     absence = "saw no bags"

@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from tst_megatron.analysis.compare.findings import Findings
 from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.analysis.compare.result import (
     Comparison,
     EqualData,
     EqualFlops,
     EqualLoss,
+    Findings,
     Needed,
     PowerLaw,
-    Saving,
+    SavingByLoss,
 )
 from tst_megatron.runs.run import Curve, Run, StepSeries
 from tst_megatron.runs.spans import Span
@@ -81,7 +81,7 @@ def superposed(name: str = "bags of 4 for 25 %", *, seeds: int = 2, shift: float
 
 
 def equal_loss(ratio: Interval, **changed: Any) -> EqualLoss:
-    """TST needed its 1,000 steps, the baseline the ratio times as many, in everything."""
+    """The candidate needed its 1,000 steps, the baseline the ratio times as many, in everything."""
 
     def needed(times: Interval) -> Needed:
         return Needed(*(scaled(times, a_step * STEPS) for a_step in (1, 1e12, 3.6, 0.002, 2048)))
@@ -91,7 +91,7 @@ def equal_loss(ratio: Interval, **changed: Any) -> EqualLoss:
         Interval(2.2871, 2.281, 2.293),
         *(ratio, ratio, scaled(ratio, 1.01), scaled(ratio, 1.02)),
         baseline=needed(ratio),
-        tst=needed(whole),
+        candidate=needed(whole),
         reached=True,
         whole_runs=True,
         where="whole runs",
@@ -110,7 +110,7 @@ def comparison(ours: Group, theirs: Group, equal: EqualLoss, **changed: Any) -> 
     losses = np.linspace(3.0, 2.38, 20)
     found = Comparison(
         baseline=(theirs,),
-        tst=ours,
+        candidate=ours,
         equal_loss=equal,
         equal_loss_along=None,
         equal_loss_at_baseline=None,
@@ -119,7 +119,7 @@ def comparison(ours: Group, theirs: Group, equal: EqualLoss, **changed: Any) -> 
             along, differences, differences - 0.02, differences + 0.02,
         ),
         equal_data=EqualData(Interval(0.0102, -0.013, 0.031), TOKENS_A_STEP * STEPS),
-        saving=Saving(
+        saving=SavingByLoss(
             losses, 3.7 - losses, 3.6 - losses, 3.8 - losses,
             3.8 - losses, 3.7 - losses, 3.9 - losses,
         ),
@@ -134,6 +134,6 @@ SAVING = Interval(1.8371, 1.62, 2.04)
 
 
 def findings(ratio: Interval = SAVING, **changed: Any) -> Findings:
-    """One TST group against the baseline; ``changed`` goes to its `EqualLoss`."""
+    """One candidate group against the baseline; ``changed`` goes to its `EqualLoss`."""
     ours, theirs = superposed(), baseline()
     return Findings((theirs,), (ours,), (comparison(ours, theirs, equal_loss(ratio, **changed)),))

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from ledgers import write_ledger
 
-from tst_megatron.analysis.compare.finding import find
-from tst_megatron.analysis.compare.findings import Findings, Prices
+from tst_megatron.analysis.compare.compare import compare_paths
+from tst_megatron.analysis.compare.result import Findings, Prices
 
 FLAGS = {"lr_decay_style": "constant", "lr": 1e-3}
 
@@ -24,7 +24,7 @@ def write(path: Path, gain: float, end: int = 100, s: int = 1, **flags: Any) -> 
 
 
 def found(baselines: Any, tst: Path) -> Findings:
-    return find(list(baselines), [tst], 0.95, False, Prices())
+    return compare_paths(list(baselines), [tst], 0.95, False, Prices())
 
 
 def test_the_strongest_setting_counts_in_any_order(tmp_path: Path) -> None:

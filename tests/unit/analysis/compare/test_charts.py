@@ -6,19 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_findings import STEPS, SWITCH, baseline, comparison, equal_loss, findings, superposed
 
-from tst_megatron.analysis.compare.charts.amounts import DATA_TOKENS, FLOPS, GPU_HOURS
-from tst_megatron.analysis.compare.charts.amounts import STEPS as STEP
+from tst_megatron.analysis.compare.amounts import DATA_TOKENS, FLOPS, GPU_HOURS
+from tst_megatron.analysis.compare.amounts import STEPS as STEP
 from tst_megatron.analysis.compare.charts.logged import logged_charts
-from tst_megatron.analysis.compare.charts.loss import loss_chart, no_losses
-from tst_megatron.analysis.compare.charts.means import mean_of
+from tst_megatron.analysis.compare.charts.loss import loss_chart, mean_of, no_losses
 from tst_megatron.analysis.compare.charts.palette import left_out, shown
 from tst_megatron.analysis.compare.charts.saving import difference_chart, saving_chart
 from tst_megatron.analysis.compare.charts.switch import switch_chart
-from tst_megatron.analysis.compare.findings import Findings
 from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.analysis.compare.output.folder import charts_of
-from tst_megatron.report import live, still
-from tst_megatron.report.thinning import MOST_POINTS, thin
+from tst_megatron.analysis.compare.result import Findings
+from tst_megatron.report import picture, zoomable
+from tst_megatron.report.chart import MOST_POINTS, thin
 from tst_megatron.runs.run import Curve, Run
 from tst_megatron.statistics.interval import Interval
 
@@ -73,7 +72,7 @@ def test_the_legends_final_loss_is_the_groups_where_seeds_end_apart() -> None:
     assert chart.legend == [f"cut: {mean:.3f}"]
 
 
-def test_the_arrow_goes_from_what_the_baseline_needed_to_what_tst_needed() -> None:
+def test_the_arrow_goes_from_what_the_baseline_needed_to_what_the_candidate_needed() -> None:
     chart = loss_chart(findings(), GPU_HOURS)
     assert chart is not None
     (arrow,) = chart.arrows
@@ -141,7 +140,7 @@ def test_what_no_run_told_has_no_chart() -> None:
     assert loss_chart(alone, FLOPS) is None
     assert loss_chart(alone, GPU_HOURS) is not None
     assert loss_chart(Findings((), (), ()), GPU_HOURS) is None
-    assert "no run has one yet" in still.svg(no_losses())
+    assert "no run has one yet" in picture.svg(no_losses())
     assert switch_chart(alone) is None
     assert saving_chart(alone, STEP) is None
     assert difference_chart(alone) is None
@@ -160,10 +159,10 @@ def test_the_switch_close_up_keeps_losses_of_two_kinds_apart() -> None:
 
 def test_steps_without_a_bag_size_are_of_their_phase_in_the_close_up() -> None:
     found = findings()
-    (run, *_) = found.tst[0].runs
+    (run, *_) = found.candidate[0].runs
     facts = tuple({} if at % 2 == 0 else of for at, of in enumerate(run.steps.facts))
     apart = replace(run, steps=replace(run.steps, facts=facts))
-    chart = switch_chart(replace(found, tst=(replace(found.tst[0], runs=(apart,)),)))
+    chart = switch_chart(replace(found, candidate=(replace(found.candidate[0], runs=(apart,)),)))
     assert chart is not None
     training = [line for line in chart.lines if line.name.startswith("training loss")]
     assert [line.name for line in training] == [
@@ -192,7 +191,7 @@ def test_the_saving_of_gpu_hours_is_drawn_where_clocks_compare() -> None:
     (dot,) = hours.dots
     assert Interval(dot.y, dot.low, dot.high) == equal.gpu_hours_ratio
     assert (hours.lines[0].ys == saving.gpu_hours_ratios).all()
-    assert hours.y_label == "GPU hours: baseline ÷ TST"
+    assert hours.y_label == "GPU hours: baseline ÷ candidate"
     apart = {chart.name: chart for chart in charts_of(replace(found, clocks_compare=False))}
     assert "saving-gpu-hours" not in apart
     assert "steps alone" in apart["saving"].caption
@@ -219,18 +218,18 @@ def test_more_groups_than_colours_stay_in_the_tables() -> None:
 def test_the_zoomable_chart_and_the_picture_hold_the_same() -> None:
     chart = loss_chart(findings(extrapolated=True), GPU_HOURS)
     assert chart is not None
-    figure = live.figure(chart)
+    figure = zoomable.figure(chart)
     drawn = [trace for trace in figure["data"] if trace.get("fill") != "toself"]
     assert len(drawn) == len(chart.lines)
     assert sum(trace["showlegend"] for trace in drawn) == len({line.name for line in chart.lines})
     assert drawn[0]["y"] == pytest.approx(chart.lines[0].ys, rel=1e-6)
-    picture = still.svg(chart)
-    assert chart.arrows[0].text.split("\n")[0] in picture
+    svg = picture.svg(chart)
+    assert chart.arrows[0].text.split("\n")[0] in svg
     for line in chart.lines:
-        assert line.name in picture
+        assert line.name in svg
 
 
 def test_the_same_findings_give_the_same_picture() -> None:
     charts = [saving_chart(findings(), STEP), saving_chart(findings(), STEP)]
-    one, other = (still.svg(chart) for chart in charts if chart is not None)
+    one, other = (picture.svg(chart) for chart in charts if chart is not None)
     assert one == other

@@ -6,7 +6,7 @@ import pytest
 from made_runs import made_run
 
 from tst_megatron.analysis.compare.comparable import clocks_compare, notes_on, reasons_against
-from tst_megatron.analysis.compare.finding import find_so_far
+from tst_megatron.analysis.compare.compare import compare_so_far
 from tst_megatron.analysis.compare.groups import Group, group
 from tst_megatron.analysis.compare.sentences import first_sentences
 
@@ -226,8 +226,8 @@ def test_a_side_that_diverged_at_its_end_is_refused(tmp_path: Path, which: str):
         f"{tmp_path / 'bad' / 'ledger.jsonl'}."
     )
     # Forced, and of runs under way, the headline says it too.
-    begun = find_so_far(*([run for found in one for run in found.runs] for one in sides), 0.95)
-    whose = "TST" if bags else "the baseline"
+    begun = compare_so_far(*([run for found in one for run in found.runs] for one in sides), 0.95)
+    whose = "the candidate" if bags else "the baseline"
     assert first_sentences(begun) == (
         f"There is no comparison yet: {whose} diverged, its held-out loss is not finite at step "
         "100."

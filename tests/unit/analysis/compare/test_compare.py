@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_curves import BAG_SIZE, evaluated_at, law, made_group, made_run, true_curve
 
-from tst_megatron.analysis.compare.compare import compare
+from tst_megatron.analysis.compare.compare import compare_group
 from tst_megatron.analysis.compare.equal_loss import ALONG, BY_LAW, DECAY, WHOLE_RUNS
 from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.analysis.compare.sentences import headline
@@ -37,23 +37,23 @@ def assert_is(found: Interval, truth: float, rel: float = TOLERANCE):
 @pytest.mark.parametrize("stderr", [np.nan, 0.002])
 def test_a_loss_that_the_baseline_reached(speed: float, stderr: float):
     baseline = made_group(made_run(LONG, law(LONG), stderr=stderr))
-    tst = made_run(SHORT, law(speed * SHORT), stderr=stderr, seconds_a_step=1.25)
-    equal = compare([baseline], made_group(tst), draws=DRAWS).equal_loss
+    candidate = made_run(SHORT, law(speed * SHORT), stderr=stderr, seconds_a_step=1.25)
+    equal = compare_group([baseline], made_group(candidate), draws=DRAWS).equal_loss
     assert (equal.reached, equal.extrapolated, equal.where) == (True, False, ALONG)
     assert_is(equal.step_ratio, speed)
     assert_is(equal.flops_ratio, speed)
     assert_is(equal.wall_clock_ratio, speed / 1.25)
     assert_is(equal.gpu_hours_ratio, speed / 1.25)
     assert_is(equal.baseline.steps, speed * 4000)
-    assert equal.tst.steps == Interval(4000, 4000, 4000)
-    assert equal.tst.wall_clock_s.value == pytest.approx(5000)
+    assert equal.candidate.steps == Interval(4000, 4000, 4000)
+    assert equal.candidate.wall_clock_s.value == pytest.approx(5000)
 
 
 @pytest.mark.parametrize("speed", [1.3, 2.0, 3.5])
 def test_a_loss_that_it_did_not_reach_is_extrapolated(speed: float):
     baseline = made_group(made_run(LONG, law(LONG), stderr=0.002))
-    tst = made_group(made_run(LONG, law(speed * LONG), stderr=0.002, seconds_a_step=0.5))
-    found = compare([baseline], tst, draws=DRAWS)
+    candidate = made_group(made_run(LONG, law(speed * LONG), stderr=0.002, seconds_a_step=0.5))
+    found = compare_group([baseline], candidate, draws=DRAWS)
     assert (found.equal_loss.reached, found.equal_loss.extrapolated) == (False, True)
     assert_is(found.equal_loss.step_ratio, speed)
     assert_is(found.equal_loss.wall_clock_ratio, 2 * speed)
@@ -68,7 +68,7 @@ def test_a_loss_that_it_did_not_reach_is_extrapolated(speed: float):
 
 def test_a_run_against_itself_is_no_difference():
     group = made_group(made_run(LONG, law(LONG), stderr=0.01))
-    found = compare([group], group, draws=DRAWS)
+    found = compare_group([group], group, draws=DRAWS)
     assert found.equal_loss.step_ratio.value == 1
     assert found.equal_loss.step_ratio.holds(1)
     assert found.equal_flops.loss_difference.value == 0
@@ -78,11 +78,11 @@ def test_a_run_against_itself_is_no_difference():
 def test_unequal_grids_and_a_superposed_stage():
     baseline = made_run(evaluated_at(10_000, 37), law(evaluated_at(10_000, 37)), stderr=0.003)
     steps = evaluated_at(5_000, 41)
-    tst = made_run(steps, true_curve(steps, 1.7, switch=1250), stderr=0.003, switch=1250)
-    found = compare([made_group(baseline)], made_group(tst), draws=DRAWS)
+    candidate = made_run(steps, true_curve(steps, 1.7, switch=1250), stderr=0.003, switch=1250)
+    found = compare_group([made_group(baseline)], made_group(candidate), draws=DRAWS)
     assert_is(found.equal_loss.step_ratio, 1.7)
     assert_is(found.equal_flops.loss_difference, law(1.7 * 5000) - law(5000), rel=0.02)
-    # Bags read more text: as much as the baseline's whole run lies inside TST's.
+    # Bags read more text: as much as the baseline's whole run lies inside the candidate's.
     read = 5000 + (BAG_SIZE - 1) * 1250
     assert found.equal_data.data_tokens == pytest.approx(read * 512)
     assert_is(found.equal_data.loss_difference, law(1.7 * 5000) - law(read), rel=0.03)
@@ -90,8 +90,8 @@ def test_unequal_grids_and_a_superposed_stage():
 
 def test_whole_runs_of_two_lengths_are_the_headline():
     baseline = [made_group(whole_run(8000)), made_group(whole_run(16_000, seconds_a_step=2))]
-    tst = made_group(whole_run(8000, speed=1.5, switch=2000))
-    found = compare(baseline, tst, draws=DRAWS)
+    candidate = made_group(whole_run(8000, speed=1.5, switch=2000))
+    found = compare_group(baseline, candidate, draws=DRAWS)
     equal = found.equal_loss
     assert (equal.whole_runs, equal.reached, equal.where) == (True, True, WHOLE_RUNS)
     assert_is(equal.step_ratio, 1.5)
@@ -104,12 +104,12 @@ def test_whole_runs_of_two_lengths_are_the_headline():
 
 @pytest.mark.parametrize("speed", [0.9, 1.1])
 def test_a_longer_run_that_ended_worse_does_not_undo_a_shorter_one(speed: float):
-    """A TST run that was worse came out as a saving of 2.25."""
+    """A candidate that was worse came out as a saving of 2.25."""
     good, poor = whole_run(8000, stderr=0.002), whole_run(16_000, speed=0.4, stderr=0.002)
     assert poor.curve.losses[-1] > good.curve.losses[-1]
-    tst = made_group(whole_run(8000, speed, switch=2000, stderr=0.002))
+    candidate = made_group(whole_run(8000, speed, switch=2000, stderr=0.002))
     for runs in ((good, poor), (poor, good)):
-        found = compare([made_group(run) for run in runs], tst, draws=DRAWS)
+        found = compare_group([made_group(run) for run in runs], candidate, draws=DRAWS)
         ahead = speed > 1
         assert (found.equal_loss.reached, found.equal_loss.extrapolated) == (not ahead, ahead)
         assert_is(found.equal_loss.step_ratio, speed, rel=0.03)
@@ -118,11 +118,14 @@ def test_a_longer_run_that_ended_worse_does_not_undo_a_shorter_one(speed: float)
 
 
 def test_a_longer_run_under_way_is_no_whole_run():
-    short, tst = made_group(whole_run(8000)), made_group(whole_run(8000, speed=1.3, switch=2000))
+    short, candidate = (
+        made_group(whole_run(8000)),
+        made_group(whole_run(8000, speed=1.3, switch=2000)),
+    )
     steps = evaluated_at(12_000, 60)
     under_way = made_group(made_run(steps, law(steps), decay_start=28_800, num_steps=32_000))
-    alone = compare([short], tst, draws=DRAWS)
-    found = compare([short, under_way], tst, draws=DRAWS)
+    alone = compare_group([short], candidate, draws=DRAWS)
+    found = compare_group([short, under_way], candidate, draws=DRAWS)
     # Its loss without a decay would have the saving come out far too large.
     one, other = found.equal_loss, alone.equal_loss
     assert one.step_ratio.value == pytest.approx(other.step_ratio.value)
@@ -132,8 +135,8 @@ def test_a_longer_run_under_way_is_no_whole_run():
 
 @pytest.mark.parametrize("speed", [0.7, 1.5])
 def test_one_length_with_a_decay_stands_for_whole_runs_of_others(speed: float):
-    tst = made_group(whole_run(8000, speed, switch=2000))
-    found = compare([made_group(whole_run(8000))], tst, draws=DRAWS)
+    candidate = made_group(whole_run(8000, speed, switch=2000))
+    found = compare_group([made_group(whole_run(8000))], candidate, draws=DRAWS)
     equal = found.equal_loss
     assert_is(equal.step_ratio, speed, rel=0.02)
     assert (equal.where, equal.whole_runs) == (BY_LAW, False)
@@ -143,7 +146,9 @@ def test_one_length_with_a_decay_stands_for_whole_runs_of_others(speed: float):
 
 def test_what_the_clock_alone_shows_is_named():
     baseline = made_group(made_run(LONG, law(LONG), stderr=0.01, seconds_a_step=1.5))
-    found = compare([baseline], made_group(made_run(LONG, law(LONG), stderr=0.01)), draws=DRAWS)
+    found = compare_group(
+        [baseline], made_group(made_run(LONG, law(LONG), stderr=0.01)), draws=DRAWS
+    )
     assert found.equal_loss.by_clock_alone
     assert any("Hours show a difference that operations do not" in note for note in found.notes)
     assert headline(found).startswith("No difference shown in FLOPs")
@@ -152,7 +157,7 @@ def test_what_the_clock_alone_shows_is_named():
 def test_three_lengths_are_extrapolated_by_their_own_law():
     ends = (4000, 8000, 16_000)
     baseline = [made_group(whole_run(end, stderr=1e-4)) for end in ends]
-    found = compare(baseline, made_group(whole_run(16_000, 2.0, stderr=1e-4)), draws=DRAWS)
+    found = compare_group(baseline, made_group(whole_run(16_000, 2.0, stderr=1e-4)), draws=DRAWS)
     assert (found.equal_loss.extrapolated, found.equal_loss.whole_runs) == (True, True)
     assert_is(found.equal_loss.step_ratio, 2, rel=0.02)
     assert found.fit is not None
@@ -164,8 +169,8 @@ def test_a_law_of_whole_runs_goes_on_below_the_shortest():
     ends = (8000, 16_000, 32_000)
     baseline = [made_group(whole_run(end, stderr=0.01)) for end in ends]
     for speed in (0.9, 1.02):
-        tst = made_group(whole_run(8000, speed, switch=2000, stderr=0.01))
-        equal = compare(baseline, tst, draws=DRAWS).equal_loss
+        candidate = made_group(whole_run(8000, speed, switch=2000, stderr=0.01))
+        equal = compare_group(baseline, candidate, draws=DRAWS).equal_loss
         assert_is(equal.step_ratio, speed, rel=0.1)
         low = equal.step_ratio.low
         assert low is not None
@@ -181,19 +186,19 @@ def test_one_run_has_a_clock_as_uncertain_as_the_others():
 
     seeds = zip((1, 2, 3), (0.95, 1.0, 1.05), (1.0, 1.25, 1.5), strict=True)
     baseline = made_group(*(run(*one) for one in seeds))
-    tst = made_group(run(1, 1.5, 1.25, switch=2000))
-    equal = compare([baseline], tst, draws=DRAWS).equal_loss
-    hours = equal.tst.gpu_hours
+    candidate = made_group(run(1, 1.5, 1.25, switch=2000))
+    equal = compare_group([baseline], candidate, draws=DRAWS).equal_loss
+    hours = equal.candidate.gpu_hours
     assert hours.value == pytest.approx(8000 * 1.25 * 8 / 3600)
     assert hours.low is not None
     assert hours.high is not None
     assert hours.high / hours.low > 1.2
-    assert equal.tst.flops.low == pytest.approx(equal.tst.flops.high)
+    assert equal.candidate.flops.low == pytest.approx(equal.candidate.flops.high)
 
 
 def test_a_loss_below_the_floor_is_taken_at_the_baselines_final_loss():
     baseline = made_group(made_run(LONG, law(LONG), stderr=0.002))
-    found = compare([baseline], made_group(made_run(LONG, law(LONG) - 0.6, stderr=0.002)))
+    found = compare_group([baseline], made_group(made_run(LONG, law(LONG) - 0.6, stderr=0.002)))
     equal = found.equal_loss
     assert (equal.reached, equal.extrapolated, equal.level) == (True, False, "baseline_final")
     assert equal.loss.value == pytest.approx(law(np.array([10_000.0]))[0], abs=0.003)
@@ -220,30 +225,30 @@ def that_ends_at(loss: float, stderr: float) -> Group:
 
 def test_what_the_longest_run_did_not_get_to_would_have_taken_longer():
     baseline, floor = of_lengths_that_flatten_out(stderr=0.002)
-    found = compare(baseline, that_ends_at(floor - 0.4, stderr=0.002), draws=DRAWS)
+    found = compare_group(baseline, that_ends_at(floor - 0.4, stderr=0.002), draws=DRAWS)
     equal = found.equal_loss
     assert (equal.at_least, equal.reached, equal.extrapolated) == (True, False, False)
     for ratio in (equal.step_ratio, equal.flops_ratio, equal.gpu_hours_ratio):
         assert (ratio.value, ratio.low) == (pytest.approx(4), pytest.approx(4))
         assert ratio.high is None
     assert equal.baseline.steps == Interval(32_000.0, 32_000.0, None)
-    assert equal.tst.steps == Interval(8000.0, 8000.0, 8000.0)
+    assert equal.candidate.steps == Interval(8000.0, 8000.0, 8000.0)
     said = headline(found)
     assert "at least 4.00× fewer GPU hours than the baseline, whose longest run did not" in said
 
 
 def test_a_longest_run_that_may_have_got_there_is_no_bound():
-    """TST is ahead by less than the noise."""
+    """The candidate is ahead by less than the noise."""
     baseline, floor = of_lengths_that_flatten_out(stderr=0.05)
-    equal = compare(baseline, that_ends_at(floor - 0.01, stderr=0.05), draws=DRAWS).equal_loss
+    equal = compare_group(baseline, that_ends_at(floor - 0.01, stderr=0.05), draws=DRAWS).equal_loss
     low = equal.step_ratio.low
     assert low is None or low < 2.5
 
 
 def test_the_saving_by_loss_is_the_speed_at_every_loss():
     baseline = made_group(made_run(LONG, law(LONG), stderr=0.001))
-    tst = made_group(made_run(LONG, law(2 * LONG), stderr=0.001))
-    saving = compare([baseline], tst, draws=DRAWS).saving
+    candidate = made_group(made_run(LONG, law(2 * LONG), stderr=0.001))
+    saving = compare_group([baseline], candidate, draws=DRAWS).saving
     assert (np.diff(saving.losses) < 0).all()
     # The highest losses lie between the first evaluations, which are far apart in log steps.
     np.testing.assert_allclose(saving.step_ratios[12:], 2, rtol=0.02)
@@ -254,7 +259,9 @@ def test_the_saving_by_loss_is_the_speed_at_every_loss():
 
 def test_what_is_not_known_is_none():
     bare = made_run(LONG, law(LONG), stderr=0.002, flops_a_step=np.nan, seconds_a_step=np.nan)
-    found = compare([made_group(bare)], made_group(made_run(SHORT, law(2 * SHORT), stderr=0.002)))
+    found = compare_group(
+        [made_group(bare)], made_group(made_run(SHORT, law(2 * SHORT), stderr=0.002))
+    )
     assert found.equal_loss.flops_ratio == found.equal_loss.wall_clock_ratio == Interval()
     assert found.equal_loss.baseline.flops == Interval()
     assert found.equal_flops.loss_difference == Interval()
@@ -266,7 +273,7 @@ def test_the_same_arguments_give_the_same_figures():
     rng = np.random.default_rng(3)
     noisy = [made_run(LONG, law(LONG) + 0.01 * rng.standard_normal(50)) for _ in range(2)]
     first, second = (
-        compare([made_group(noisy[0])], made_group(noisy[1]), draws=DRAWS) for _ in range(2)
+        compare_group([made_group(noisy[0])], made_group(noisy[1]), draws=DRAWS) for _ in range(2)
     )
     assert first.equal_loss == second.equal_loss
     np.testing.assert_array_equal(first.saving.highs, second.saving.highs)
@@ -280,7 +287,7 @@ def test_time_on_another_scale_scales_the_clock_and_nothing_else(factor: float, 
     run = made_run(SHORT, law(2 * SHORT) + 0.005 * rng.standard_normal(20))
     clock = replace(run.curve, wall_clock_s=run.curve.wall_clock_s * factor)
     before, after = (
-        compare([baseline], made_group(one), draws=50).equal_loss
+        compare_group([baseline], made_group(one), draws=50).equal_loss
         for one in (run, replace(run, curve=clock))
     )
     assert after.step_ratio == before.step_ratio
@@ -295,7 +302,7 @@ def test_swapped_sides_invert_the_saving_and_the_sign(seed: int, speed: float):
     rng = np.random.default_rng(seed)
     one = made_group(made_run(LONG, law(LONG) + 0.005 * rng.standard_normal(50), stderr=0.005))
     other = made_group(made_run(LONG, law(speed * LONG), stderr=0.005))
-    there, back = compare([one], other, draws=50), compare([other], one, draws=50)
+    there, back = compare_group([one], other, draws=50), compare_group([other], one, draws=50)
     np.testing.assert_allclose(there.saving.step_ratios * back.saving.step_ratios, 1)
     assert there.equal_flops.loss_difference.value == pytest.approx(
         -back.equal_flops.loss_difference.value

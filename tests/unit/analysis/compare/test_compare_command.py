@@ -70,10 +70,10 @@ def write_run(
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders: a baseline, a TST run that needs 1.5 times less, a longer one, and a misfit."""
+    """Folders: a baseline, a candidate that needs 1.5 times less, a longer one, and a misfit."""
     root = tmp_path_factory.mktemp("runs")
     write_run(root / "baseline", lambda step: curve(step / RATIO), last=4000)
-    write_run(root / "tst", curve, bag_size=4)
+    write_run(root / "candidate", curve, bag_size=4)
     write_run(root / "worse", lambda step: curve(step) + 0.05, bag_size=2)
     write_run(root / "wide", curve, bag_size=4, flags={"hidden_size": 64})
     write_run(root / "narrow", curve, flags={"hidden_size": 32})
@@ -100,7 +100,7 @@ def whole(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, d
     """The folder and the printed JSON of one comparison with everything."""
     out = tmp_path_factory.mktemp("report") / "out"
     done = compare(
-        runs / "baseline", "--with", runs / "worse", runs / "tst", "--out", out, "--json",
+        runs / "baseline", "--with", runs / "worse", runs / "candidate", "--out", out, "--json",
         "--price-per-gpu-hour", "2", "--watts", "500",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -128,8 +128,8 @@ def test_the_ratio_is_the_one_the_ledgers_were_made_with(
     for name in ("step_ratio", "flops_ratio", "wall_clock_ratio", "gpu_hours_ratio"):
         assert equal[name]["value"] == pytest.approx(RATIO, rel=0.05)
         assert equal[name]["low"] <= RATIO <= equal[name]["high"]
-    assert equal["needed"]["tst"]["cost"]["value"] == pytest.approx(2 * 16)
-    assert equal["needed"]["tst"]["energy_kwh"]["value"] == pytest.approx(0.5 * 16)
+    assert equal["needed"]["candidate"]["cost"]["value"] == pytest.approx(2 * 16)
+    assert equal["needed"]["candidate"]["energy_kwh"]["value"] == pytest.approx(0.5 * 16)
 
 
 def test_the_best_group_is_first_and_named(whole: tuple[Path, dict[str, Any]]) -> None:
@@ -142,16 +142,16 @@ def test_the_best_group_is_first_and_named(whole: tuple[Path, dict[str, Any]]) -
 def test_the_csv_has_the_jsons_figures(whole: tuple[Path, dict[str, Any]]) -> None:
     out, found = whole
     with (out / "comparisons.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["tst_group"] == found["name"]]
+        rows = [row for row in csv.DictReader(file) if row["candidate_group"] == found["name"]]
     row = next(r for r in rows if (r["section"], r["figure"]) == ("equal_loss", "gpu_hours_ratio"))
     ratio = found["equal_loss"]["gpu_hours_ratio"]
     assert [float(row[end]) for end in ("value", "low", "high")] == list(ratio.values())
 
 
 def test_text_is_the_default_and_writes_nothing(runs: Path, tmp_path: Path) -> None:
-    done = compare(runs / "baseline" / "ledger.jsonl", "--with", runs / "tst")
+    done = compare(runs / "baseline" / "ledger.jsonl", "--with", runs / "candidate")
     assert done.returncode == 0, done.stderr
-    assert "TST got to a held-out loss" in done.stdout
+    assert "The candidate got to a held-out loss" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert done.stderr == ""
 
@@ -183,7 +183,7 @@ def test_a_baseline_at_step_0_alone_is_reported_without_a_ratio(
     start = {"kind": "validation", "step": 0, **spent, "next_token_loss": curve(1000)}
     path = tmp_path / "ledger.jsonl"
     path.write_text(f"{json.dumps(header)}\n{json.dumps(start)}\n")
-    done = compare(path, "--with", runs / "tst", shown)
+    done = compare(path, "--with", runs / "candidate", shown)
     assert (done.returncode, done.stderr) == (0, "")
     assert "no held-out loss but the one at step 0" in " ".join(done.stdout.split())
 
@@ -192,7 +192,7 @@ def test_a_baseline_that_diverged_at_its_end_is_refused(runs: Path, tmp_path: Pa
     path = write_run(tmp_path / "bad", curve)
     *lines, last = path.read_text().splitlines()
     path.write_text("\n".join([*lines, json.dumps(json.loads(last) | {"next_token_loss": None})]))
-    refused = compare(path, "--with", runs / "tst")
+    refused = compare(path, "--with", runs / "candidate")
     assert (refused.returncode, refused.stdout) == (2, "")
     (line,) = refused.stderr.splitlines()
     assert f"diverged at the end: its held-out loss is not finite at step 2,000 of {path}" in line
@@ -209,9 +209,9 @@ def test_a_baseline_that_diverged_at_its_end_is_refused(runs: Path, tmp_path: Pa
     ],
 )
 def test_a_wrong_flag_is_one_sentence(runs: Path, flags: tuple[str, str], says: str) -> None:
-    file = str(runs / "tst" / "ledger.jsonl")
+    file = str(runs / "candidate" / "ledger.jsonl")
     words = [flag.replace("FILE", file) for flag in flags]
-    refused = compare(runs / "baseline", "--with", runs / "tst", *words)
+    refused = compare(runs / "baseline", "--with", runs / "candidate", *words)
     assert refused.returncode == 2
     (line,) = refused.stderr.splitlines()
     assert says.replace("FILE", file) in line

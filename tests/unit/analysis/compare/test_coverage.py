@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from made_curves import DECAY_SHARE, evaluated_at, law, made_group, made_run, true_curve
 
-from tst_megatron.analysis.compare.compare import compare
+from tst_megatron.analysis.compare.compare import compare_group
 from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.analysis.compare.result import Comparison
 from tst_megatron.statistics.interval import Array, Interval
@@ -71,13 +71,13 @@ def no_difference(rng: np.random.Generator):
 
 
 def one_seed_worse_with_bags(rng: np.random.Generator):
-    tst = made_group(noisy(rng, 10_000, 0.7, bags=True))
-    return [made_group(noisy(rng, 10_000))], tst, 0.7
+    candidate = made_group(noisy(rng, 10_000, 0.7, bags=True))
+    return [made_group(noisy(rng, 10_000))], candidate, 0.7
 
 
 def one_seed_without_stderrs(rng: np.random.Generator):
-    tst = made_group(noisy(rng, 5_000, 1.6, stated=False))
-    return [made_group(noisy(rng, 10_000, stated=False))], tst, 1.6
+    candidate = made_group(noisy(rng, 5_000, 1.6, stated=False))
+    return [made_group(noisy(rng, 10_000, stated=False))], candidate, 1.6
 
 
 def extrapolated(rng: np.random.Generator):
@@ -85,8 +85,8 @@ def extrapolated(rng: np.random.Generator):
 
 
 def extrapolated_beyond_a_decay(rng: np.random.Generator):
-    tst = made_group(noisy(rng, 8_000, 1.5, evaluations=60, decays=True, bags=True))
-    return [made_group(noisy(rng, 8_000, evaluations=60, decays=True))], tst, 1.5
+    candidate = made_group(noisy(rng, 8_000, 1.5, evaluations=60, decays=True, bags=True))
+    return [made_group(noisy(rng, 8_000, evaluations=60, decays=True))], candidate, 1.5
 
 
 def whole_runs(rng: np.random.Generator):
@@ -97,8 +97,8 @@ def whole_runs(rng: np.random.Generator):
 def three_seeds(rng: np.random.Generator):
     nothing = np.zeros(3)
     # Numbered apart: these are not pairs.
-    tst = made_group(*[noisy(rng, 5_000, 1.6, shift=shift) for shift in _shifts(rng)])
-    return [several(rng, 3, 10_000, 1.0, nothing)], tst, 1.6
+    candidate = made_group(*[noisy(rng, 5_000, 1.6, shift=shift) for shift in _shifts(rng)])
+    return [several(rng, 3, 10_000, 1.0, nothing)], candidate, 1.6
 
 
 def three_paired_seeds(rng: np.random.Generator):
@@ -135,8 +135,8 @@ def is_there_and_holds(found: Interval, truth: float) -> bool:
 def comparisons_of(scenario: Scenario) -> Iterator[tuple[Comparison, float]]:
     """Comparisons, and the true step ratio of each."""
     for number in range(DRAWN):
-        baseline, tst, truth = scenario(np.random.default_rng([number, 5]))
-        found = compare(baseline, tst, draws=COPIES, seed=number)
+        baseline, candidate, truth = scenario(np.random.default_rng([number, 5]))
+        found = compare_group(baseline, candidate, draws=COPIES, seed=number)
         assert found.equal_loss.step_ratio.value is not None
         yield found, truth
 

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from made_curves import evaluated_at, law, made_group, made_run, true_curve
 
-from tst_megatron.analysis.compare.compare import compare
-from tst_megatron.analysis.compare.findings import Findings
-from tst_megatron.analysis.compare.result import Comparison
+from tst_megatron.analysis.compare.compare import compare_group
+from tst_megatron.analysis.compare.result import Comparison, Findings
 from tst_megatron.analysis.compare.sentences import first_sentences
 
 DRAWS, END, START = 200, 8000, 7200
@@ -30,7 +29,7 @@ def constant(speed: float = 1.0, end: int = END, known: bool = True):
 
 
 def said(found: Comparison) -> str:
-    return first_sentences(Findings(found.baseline, (found.tst,), (found,)))
+    return first_sentences(Findings(found.baseline, (found.candidate,), (found,)))
 
 
 def claims(text: str) -> bool:
@@ -40,37 +39,37 @@ def claims(text: str) -> bool:
 @pytest.mark.parametrize("baseline", [constant(), decayed(last=6400)])
 def test_a_decay_on_one_side_is_not_claimed_as_a_saving(baseline):
     """A true ratio of 1 came out as 1.85."""
-    found = compare([made_group(baseline)], made_group(decayed()), draws=DRAWS)
+    found = compare_group([made_group(baseline)], made_group(decayed()), draws=DRAWS)
     assert found.equal_loss.step_ratio.value > 1.5
     assert "has decayed there and the baseline's has not" in found.equal_loss.unlike
     text = said(found)
     assert text.startswith("No saving is claimed at a held-out loss of ")
     assert not claims(text.split(". ")[0])
-    # Where TST's decay starts the sides are alike.
+    # Where the candidate's decay starts the sides are alike.
     early = found.equal_loss_along
-    assert (early.unlike, early.tst.steps.value) == ("", pytest.approx(START, rel=0.03))
+    assert (early.unlike, early.candidate.steps.value) == ("", pytest.approx(START, rel=0.03))
     assert early.step_ratio.value == pytest.approx(1, rel=0.02)
     assert early.step_ratio.holds(1)
 
 
 def test_a_baseline_that_is_not_known_to_have_no_decay_is_taken_as_it_is():
-    found = compare([made_group(constant(known=False))], made_group(decayed()), draws=DRAWS)
+    found = compare_group([made_group(constant(known=False))], made_group(decayed()), draws=DRAWS)
     assert found.equal_loss.unlike == ""
     assert "fewer" in said(found)
 
 
 @pytest.mark.parametrize("speed", [0.7, 1.0, 1.5])
-def test_without_a_decay_tst_is_set_beside_the_baselines_stable_phase(speed: float):
+def test_without_a_decay_the_candidate_is_set_beside_the_baselines_stable_phase(speed: float):
     end = 6400 if speed > 1 else END
-    found = compare([made_group(decayed(end=12_000, start=10_800, last=12_000))],
+    found = compare_group([made_group(decayed(end=12_000, start=10_800, last=12_000))],
                     made_group(constant(speed, end)), draws=DRAWS)  # fmt: skip
     assert (found.equal_loss.where, found.equal_loss.unlike) == ("inside the stable phase", "")
     assert found.equal_loss.step_ratio.value == pytest.approx(speed, rel=0.02)
-    assert any("TST did not decay" in note for note in found.notes)
+    assert any("The candidate did not decay" in note for note in found.notes)
 
 
 def test_a_run_cut_inside_its_decay_is_no_whole_run():
-    found = compare([made_group(decayed())], made_group(decayed(1.5, last=7680)), draws=DRAWS)
+    found = compare_group([made_group(decayed())], made_group(decayed(1.5, last=7680)), draws=DRAWS)
     assert "is 60 % through its decay there" in found.equal_loss.unlike
     assert not claims(said(found).split(". ")[0])
 
@@ -85,12 +84,12 @@ def test_a_seed_that_was_cut_does_not_cut_the_others():
               for number, last in enumerate(lasts))
         )  # fmt: skip
 
-    found = compare([seeds(END, END, 6000)], seeds(END, END, END), draws=DRAWS)
+    found = compare_group([seeds(END, END, 6000)], seeds(END, END, END), draws=DRAWS)
     assert found.equal_loss.step_ratio.value == pytest.approx(1, rel=0.05)
     assert found.equal_loss.step_ratio.low < 1 < found.equal_loss.step_ratio.high
     assert any(note.startswith("to 6000 has its last held-out") for note in found.notes)
     # All of them cut: they are what there is.
-    cut = compare([seeds(6000, 6000)], seeds(6000, 6000), draws=DRAWS)
+    cut = compare_group([seeds(6000, 6000)], seeds(6000, 6000), draws=DRAWS)
     assert cut.equal_loss.step_ratio.value == pytest.approx(1, rel=0.05)
 
 
@@ -99,7 +98,9 @@ def test_a_rate_that_stays_to_the_last_log_is_not_taken_to_decay():
     late = made_run(late.curve.steps, late.curve.losses, stderr=0.002, decay_start=7900)
     logged = late.steps.__class__(np.array([7800.0, 7900.0]), *vars_but_steps(late.steps))
     seen = late.__class__(**{**vars(late), "steps": logged})
-    assert compare([made_group(seen)], made_group(constant()), draws=50).equal_loss.unlike == ""
+    assert (
+        compare_group([made_group(seen)], made_group(constant()), draws=50).equal_loss.unlike == ""
+    )
 
 
 def vars_but_steps(series):
@@ -115,33 +116,33 @@ def cosine(speed: float = 1.0, **facts):
 
 @pytest.mark.parametrize("speed", [0.5, 1.6])
 def test_a_decay_all_along_makes_a_law_a_rough_guide(speed: float):
-    found = compare([made_group(cosine())], made_group(cosine(speed)), draws=DRAWS)
+    found = compare_group([made_group(cosine())], made_group(cosine(speed)), draws=DRAWS)
     equal = found.equal_loss
     assert (equal.where, equal.rough, equal.unlike) == ("whole runs, by a fitted law", True, "")
     assert "a rough guide, as the learning rate decays all along" in said(found)
     assert any("is a rough guide to runs of other lengths" in note for note in found.notes)
-    sure = compare([made_group(decayed())], made_group(decayed(speed)), draws=DRAWS)
+    sure = compare_group([made_group(decayed())], made_group(decayed(speed)), draws=DRAWS)
     assert not sure.equal_loss.rough
     assert "rough guide" not in said(sure)
 
 
 def test_equal_flops_in_the_middle_of_a_run_is_no_claim():
-    """Two runs without a difference: TST came out 0.120 lower."""
+    """Two runs without a difference: the candidate came out 0.120 lower."""
     long = decayed(end=16_000, start=14_400, last=16_000)
-    found = compare([made_group(long)], made_group(decayed()), draws=DRAWS)
+    found = compare_group([made_group(long)], made_group(decayed()), draws=DRAWS)
     assert found.equal_flops.loss_difference.value == pytest.approx(-0.12, abs=0.01)
     assert "nothing is claimed" in said(found).split(". ")[1]
     assert "At equal FLOPs the baseline is at step 8,000 of 16,000" in " ".join(found.notes)
-    alike = compare([made_group(decayed())], made_group(decayed(1.5)), draws=DRAWS)
+    alike = compare_group([made_group(decayed())], made_group(decayed(1.5)), draws=DRAWS)
     assert alike.equal_flops.unlike == ""
-    assert "TST's held-out loss is lower" in said(alike)
+    assert "the candidate's held-out loss is lower" in said(alike)
 
 
 def test_one_seed_a_side_stands_in_the_sentence():
-    one = compare([made_group(decayed())], made_group(decayed(1.5)), draws=DRAWS)
+    one = compare_group([made_group(decayed())], made_group(decayed(1.5)), draws=DRAWS)
     assert one.one_seed
     assert all("one seed a side" in part for part in said(one).split(" At equal"))
     two = made_group(decayed(1.5, seed=1), decayed(1.51, seed=2))
-    several = compare([made_group(decayed())], two, draws=DRAWS)
+    several = compare_group([made_group(decayed())], two, draws=DRAWS)
     assert not several.one_seed
     assert "one seed a side" not in said(several)

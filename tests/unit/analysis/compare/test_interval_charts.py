@@ -8,12 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_findings import findings
 
-from tst_megatron.analysis.compare.charts.amounts import STEPS
+from tst_megatron.analysis.compare.amounts import STEPS
 from tst_megatron.analysis.compare.charts.saving import difference_chart, saving_chart
-from tst_megatron.analysis.compare.findings import Findings
-from tst_megatron.report import live, still
-from tst_megatron.report.chart import Chart
-from tst_megatron.report.intervals import Figures, around
+from tst_megatron.analysis.compare.result import Findings
+from tst_megatron.report import picture, zoomable
+from tst_megatron.report.chart import Chart, Figures, around
 from tst_megatron.statistics.interval import Interval
 
 
@@ -41,14 +40,14 @@ def test_an_end_that_is_open_or_far_away_is_an_arrow_to_the_edge(high: float | N
     assert top < 10
     assert chart.dots[0].edges_beyond(chart.y_range) == (top,)
     assert "no bound" in chart.caption
-    traces = live.figure(chart)["data"]
+    traces = zoomable.figure(chart)["data"]
     (arrow,) = (trace for trace in traces if "triangle-up" in str(trace))
     assert arrow["y"] == [1.3, top]
     (dot,) = (trace for trace in traces if "error_y" in trace)
     assert dot["error_y"]["arrayminus"] == pytest.approx([0.4])
     assert arrow["legendgroup"] == dot["legendgroup"]
     both = replace(chart, dots=(replace(chart.dots[0], high=1.4),))
-    assert len(still.svg(chart)) > len(still.svg(both))
+    assert len(picture.svg(chart)) > len(picture.svg(both))
 
 
 def test_a_point_without_an_interval_is_said_to_have_none() -> None:
@@ -64,7 +63,9 @@ def test_a_band_with_an_open_end_goes_to_the_edge() -> None:
     highs[-5:] = np.nan
     lows[3] = highs[3] = np.nan
     saving = replace(one.saving, lows=lows, highs=highs)
-    chart = saving_chart(Findings(found.baseline, found.tst, (replace(one, saving=saving),)), STEPS)
+    chart = saving_chart(
+        Findings(found.baseline, found.candidate, (replace(one, saving=saving),)), STEPS
+    )
     assert chart is not None
     assert chart.y_range is not None
     first, second = chart.bands

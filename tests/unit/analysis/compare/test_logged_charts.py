@@ -6,10 +6,11 @@ import numpy as np
 from made_findings import STEPS, findings, superposed
 
 from tst_megatron.analysis.compare.charts.logged import logged_charts, without_chart
-from tst_megatron.analysis.compare.findings import Findings
 from tst_megatron.analysis.compare.groups import Group
-from tst_megatron.analysis.compare.output.page import page
-from tst_megatron.report import live, still
+from tst_megatron.analysis.compare.output.folder import page_of
+from tst_megatron.analysis.compare.result import Findings
+from tst_megatron.report import picture, zoomable
+from tst_megatron.report.page import html
 from tst_megatron.runs.run import Run
 
 
@@ -28,9 +29,9 @@ def test_a_spike_out_of_sight_is_marked_at_the_edge_and_told() -> None:
     assert (list(points.xs), list(points.ys)) == ([run.steps.steps[100]], [1234.5])
     assert points.edge == chart.y_range[1]
     assert "Triangles at an edge: points beyond it (1234)." in chart.caption
-    (mark,) = (trace for trace in live.figure(chart)["data"] if trace["mode"] == "markers")
+    (mark,) = (trace for trace in zoomable.figure(chart)["data"] if trace["mode"] == "markers")
     assert (mark["x"], mark["text"]) == ([run.steps.steps[100]], ["1234"])
-    assert len(still.svg(chart)) > len(still.svg(replace(chart, beyond=())))
+    assert len(picture.svg(chart)) > len(picture.svg(replace(chart, beyond=())))
 
 
 def test_what_is_in_sight_is_not_marked() -> None:
@@ -48,5 +49,5 @@ def test_series_without_room_for_a_chart_are_named_on_the_page() -> None:
     extras = {f"loss {letter}": here for letter in "abcdefgh"} | {"nothing": here * np.nan}
     found = found_with(replace(run, steps=replace(run.steps, extras=extras)))
     assert without_chart(found) == ["loss g", "loss h"]
-    assert "Logged series without a chart: loss g, loss h." in page(found, [])
+    assert "Logged series without a chart: loss g, loss h." in html(page_of(found, []))
     assert without_chart(findings()) == []

@@ -5,10 +5,10 @@ from html import escape
 import pytest
 from made_findings import baseline, comparison, equal_loss, superposed
 
-from tst_megatron.analysis.compare.charts.amounts import FLOPS
+from tst_megatron.analysis.compare.amounts import FLOPS
 from tst_megatron.analysis.compare.charts.loss import loss_chart
-from tst_megatron.analysis.compare.findings import Findings
-from tst_megatron.report import live, still
+from tst_megatron.analysis.compare.result import Findings
+from tst_megatron.report import picture, zoomable
 from tst_megatron.report.chart import Chart
 from tst_megatron.statistics.interval import Interval
 
@@ -23,14 +23,14 @@ def chart_of(name: str) -> Chart:
 
 @pytest.mark.parametrize("name", ["_old", r"$\frac$", "$lr$ and $wd$", r"a\$b", "<b>bold</b> & co"])
 def test_a_name_stands_in_the_picture_as_it_is(name: str) -> None:
-    assert f">{escape(name, quote=False)}: " in still.svg(chart_of(name))
+    assert f">{escape(name, quote=False)}: " in picture.svg(chart_of(name))
 
 
 def test_a_png_takes_any_name() -> None:
-    assert still.png([chart_of(r"$\frac$")], columns=1).startswith(b"\x89PNG")
+    assert picture.png([chart_of(r"$\frac$")], columns=1).startswith(b"\x89PNG")
 
 
 def test_a_name_has_no_tags_for_plotly() -> None:
-    traces = live.figure(chart_of('<a href="x">y</a> & co'))["data"]
+    traces = zoomable.figure(chart_of('<a href="x">y</a> & co'))["data"]
     names = {trace["name"].replace("<br>", " ") for trace in traces if trace.get("showlegend")}
     assert any(name.startswith('&lt;a href="x"&gt;y&lt;/a&gt; &amp; co: ') for name in names)

@@ -11,11 +11,11 @@ import pytest
 from made_findings import baseline, comparison, equal_loss, findings, superposed
 from rich.console import Console
 
-from tst_megatron.analysis.compare.findings import Findings, Prices
 from tst_megatron.analysis.compare.output.as_csv import comparisons_csv, evaluations_csv
 from tst_megatron.analysis.compare.output.as_json import as_json, json_text
 from tst_megatron.analysis.compare.output.as_text import print_findings
 from tst_megatron.analysis.compare.output.series_as_csv import saving_csv, steps_csv
+from tst_megatron.analysis.compare.result import Findings, Prices
 from tst_megatron.analysis.compare.tables import tables_of
 from tst_megatron.statistics.interval import Interval
 
@@ -90,7 +90,7 @@ def test_numbers_that_json_cannot_hold_are_null() -> None:
 def test_energy_and_cost_if_asked() -> None:
     found = as_json(replace(findings(), prices=Prices(per_gpu_hour=2.5, watts=700)))
     needed = found["equal_loss"]["needed"]
-    for side in ("baseline", "tst"):
+    for side in ("baseline", "candidate"):
         hours = needed[side]["gpu_hours"]
         for end in ("value", "low", "high"):
             assert needed[side]["cost"][end] == pytest.approx(2.5 * hours[end])
@@ -112,13 +112,15 @@ def test_every_figure_in_the_csv_is_the_jsons() -> None:
         "equal_data",
     }
     for row in rows:
-        section = groups[row["tst_group"]][row["section"]]
+        section = groups[row["candidate_group"]][row["section"]]
         wanted = section
         if row["section"].startswith("equal_loss"):
             side, _, amount = row["figure"].partition("_")
             needed = section["needed"].get(side, {})
             wanted = needed.get(amount) or section[row["figure"]]
-            extrapolated = section["extrapolated"] and side != "tst" and row["figure"] != "loss"
+            extrapolated = (
+                section["extrapolated"] and side != "candidate" and row["figure"] != "loss"
+            )
             assert row["extrapolated"] == str(extrapolated)
             assert row["where"] == section["where"]
         value = wanted["value"] if "value" in wanted else wanted["loss_difference"]
@@ -131,7 +133,7 @@ def test_every_figure_in_the_csv_is_the_jsons() -> None:
 def test_every_evaluation_is_in_the_csv() -> None:
     found = two_groups()
     rows = list(csv.DictReader(io.StringIO(evaluations_csv(found))))
-    runs = [run for group in (*found.baseline, *found.tst) for run in group.runs]
+    runs = [run for group in (*found.baseline, *found.candidate) for run in group.runs]
     assert len(rows) == sum(run.curve.steps.size for run in runs)
     last = rows[runs[0].curve.steps.size - 1]
     assert last["run"] == "base-0"
@@ -143,7 +145,7 @@ def test_the_savings_along_the_runs_are_in_the_csv() -> None:
     found = two_groups()
     rows = list(csv.DictReader(io.StringIO(saving_csv(found))))
     one = found.comparisons[1]
-    of_one = [row for row in rows if row["tst_group"] == one.tst.name]
+    of_one = [row for row in rows if row["candidate_group"] == one.candidate.name]
     for figure, by, at, values, highs in (
         ("step_ratio", "loss", one.saving.losses, one.saving.step_ratios, one.saving.highs),
         (
@@ -164,7 +166,7 @@ def test_the_savings_along_the_runs_are_in_the_csv() -> None:
 def test_every_logged_step_is_in_the_csv() -> None:
     found = two_groups()
     rows = list(csv.DictReader(io.StringIO(steps_csv(found))))
-    runs = [run for group in (*found.baseline, *found.tst) for run in group.runs]
+    runs = [run for group in (*found.baseline, *found.candidate) for run in group.runs]
     assert len(rows) == sum(run.steps.steps.size for run in runs)
     last, series = rows[-1], runs[-1].steps
     assert (last["run"], last["loss_name"]) == (runs[-1].name, series.loss_names[-1])
@@ -180,12 +182,14 @@ def test_every_logged_step_is_in_the_csv() -> None:
 
 def test_a_step_that_does_not_tell_has_an_empty_cell() -> None:
     found = findings()
-    (run, *_) = found.tst[0].runs
+    (run, *_) = found.candidate[0].runs
     steps = replace(run.steps, grad_norms=run.steps.grad_norms * float("nan"), extras={})
-    found = replace(found, tst=(replace(found.tst[0], runs=(replace(run, steps=steps),)),))
+    found = replace(
+        found, candidate=(replace(found.candidate[0], runs=(replace(run, steps=steps),)),)
+    )
     rows = list(csv.DictReader(io.StringIO(steps_csv(found))))
-    assert {row["grad_norm"] for row in rows if row["side"] == "tst"} == {""}
-    assert {row["load_balancing_loss"] for row in rows if row["side"] == "tst"} == {""}
+    assert {row["grad_norm"] for row in rows if row["side"] == "candidate"} == {""}
+    assert {row["load_balancing_loss"] for row in rows if row["side"] == "candidate"} == {""}
 
 
 def test_the_terminal_shows_the_figures_in_80_columns() -> None:
@@ -246,7 +250,7 @@ def test_a_name_is_not_markup() -> None:
 def test_a_side_that_is_missing_leaves_the_runs() -> None:
     found = Findings((), (superposed(),), ())
     assert as_json(found)["groups"] == []
-    final = found.tst[0].runs[0].curve.losses[-1]
+    final = found.candidate[0].runs[0].curve.losses[-1]
     assert f"{final:.3f} ± 0.004" in printed(found)
     assert comparisons_csv(found).count("\n") == 1
 
@@ -263,9 +267,9 @@ def test_hours_of_other_hardware_and_a_forced_comparison_are_marked_everywhere()
 
 def test_which_loss_it_is_at_is_told() -> None:
     for level, words in (
-        ("tst_final", "TST's final loss"),
+        ("candidate_final", "the candidate's final loss"),
         ("baseline_final", "the baseline's final loss"),
-        ("tst_before_decay", "TST's loss before its decay"),
+        ("candidate_before_decay", "the candidate's loss before its decay"),
     ):
         found = findings(level=level)
         assert as_json(found)["equal_loss"]["level"] == level

@@ -10,9 +10,9 @@ import pytest
 from made_findings import findings
 
 from tst_megatron.analysis.compare.output.as_json import as_json
-from tst_megatron.analysis.compare.output.folder import charts_of
-from tst_megatron.analysis.compare.output.page import page
+from tst_megatron.analysis.compare.output.folder import charts_of, page_of
 from tst_megatron.report import formats
+from tst_megatron.report.page import html
 
 ASKED_FOR = "http://asked.invalid/picture.png"
 # Put on the page: what it asks for is told in an attribute, and one picture proves that it is.
@@ -33,8 +33,8 @@ def document(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The page's document after its scripts have run."""
     folder = tmp_path_factory.mktemp("browser")
     found = findings(extrapolated=True, reached=False)
-    html = page(found, charts_of(found)).replace("<body>", f"<body>{WATCH}")
-    (folder / "report.html").write_text(html)
+    document = html(page_of(found, charts_of(found))).replace("<body>", f"<body>{WATCH}")
+    (folder / "report.html").write_text(document)
     assert CHROMIUM is not None
     done = subprocess.run(
         [
@@ -53,11 +53,11 @@ def test_every_chart_is_drawn(document: str) -> None:
     charts = charts_of(findings(extrapolated=True))
     for chart in charts:
         figure = document.split(f'<figure id="{chart.name}"', 1)[1].split("</figure>", 1)[0]
-        assert 'class="is-live"' in figure.split(">", 1)[0]
-        live, still = figure.split('<div class="still">')
+        assert 'class="is-zoomable"' in figure.split(">", 1)[0]
+        zoomable, picture = figure.split('<div class="picture">')
         # One path a line of data, as SVG.
-        assert live.count('class="js-line"') >= len(chart.lines)
-        assert "<svg" in still
+        assert zoomable.count('class="js-line"') >= len(chart.lines)
+        assert "<svg" in picture
 
 
 def test_the_figures_are_on_the_page_and_in_the_charts(document: str) -> None:
@@ -66,7 +66,7 @@ def test_the_figures_are_on_the_page_and_in_the_charts(document: str) -> None:
     assert found["headline"] in text
     hours = formats.ratio(found["equal_loss"]["gpu_hours_ratio"]["value"])
     drawn = document.split('<figure id="loss-gpu-hours"', 1)[1].split("</figure>", 1)[0]
-    svg = unescape(re.sub(r"<[^>]*>", " ", drawn.split('<div class="still">')[0]))
+    svg = unescape(re.sub(r"<[^>]*>", " ", drawn.split('<div class="picture">')[0]))
     assert f"{hours} fewer GPU hours" in svg
     assert "extrapolated" in svg
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from made_findings import baseline, comparison, equal_loss, findings, superposed
 
-from tst_megatron.analysis.compare.findings import Findings
-from tst_megatron.analysis.compare.output.folder import charts_of, write_folder
-from tst_megatron.analysis.compare.output.page import page as make_page
+from tst_megatron.analysis.compare.output.folder import charts_of, page_of, write_folder
+from tst_megatron.analysis.compare.result import Findings
 from tst_megatron.report import formats
+from tst_megatron.report.page import html as html_of
 from tst_megatron.statistics.interval import Interval
 
 FILES = {
@@ -73,8 +73,8 @@ def page(report: Path) -> Page:
     return Page((report / "report.html").read_text())
 
 
-def page_of(found: Findings) -> Page:
-    return Page(make_page(found, charts_of(found)))
+def shown(found: Findings) -> Page:
+    return Page(html_of(page_of(found, charts_of(found))))
 
 
 def test_every_file_of_a_report(report: Path) -> None:
@@ -145,7 +145,7 @@ def test_extrapolated_stands_on_the_page_wherever_the_figure_does(page: Page) ->
 
 
 def test_a_forced_report_says_why_it_would_be_refused() -> None:
-    page = page_of(replace(findings(), reasons=("The models differ.",)))
+    page = shown(replace(findings(), reasons=("The models differ.",)))
     assert "without --force it is refused: The models differ." in page.words()
 
 
@@ -153,19 +153,19 @@ def test_a_name_cannot_break_the_page() -> None:
     name = "</script><script>alert(1)</script>"
     ours, theirs = superposed(name), baseline()
     one = comparison(ours, theirs, equal_loss(Interval(1.5, 1.2, 1.8)))
-    page = page_of(Findings((theirs,), (ours,), (one,)))
+    page = shown(Findings((theirs,), (ours,), (one,)))
     assert len(page.scripts) == 3
     assert name in page.words()
 
 
-@pytest.mark.parametrize("present", [(), ("baseline",), ("tst",)])
+@pytest.mark.parametrize("present", [(), ("baseline",), ("candidate",)])
 def test_a_side_that_is_missing_still_makes_a_page(present: tuple[str, ...]) -> None:
     found = Findings(
         (baseline(),) if "baseline" in present else (),
-        (superposed(),) if "tst" in present else (),
+        (superposed(),) if "candidate" in present else (),
         (),
     )
-    assert "There is no comparison yet" in page_of(found).words()
+    assert "There is no comparison yet" in shown(found).words()
 
 
 def test_a_full_disk_leaves_the_old_report(report: Path, monkeypatch: pytest.MonkeyPatch) -> None:

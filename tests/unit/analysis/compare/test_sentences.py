@@ -3,9 +3,8 @@ from dataclasses import replace
 import pytest
 from made_findings import comparison, findings, superposed
 
-from tst_megatron.analysis.compare.charts.amounts import FLOPS, GPU_HOURS
-from tst_megatron.analysis.compare.findings import Findings
-from tst_megatron.analysis.compare.result import EqualLoss
+from tst_megatron.analysis.compare.amounts import FLOPS, GPU_HOURS
+from tst_megatron.analysis.compare.result import EqualLoss, Findings
 from tst_megatron.analysis.compare.sentences import (
     arrow_text,
     between,
@@ -18,14 +17,16 @@ from tst_megatron.analysis.compare.sentences import (
 )
 from tst_megatron.statistics.interval import Interval
 
-AT_FLOPS = "At equal FLOPs TST's held-out loss is lower (−0.100 nats, 95 % interval −0.120 to "
+AT_FLOPS = (
+    "At equal FLOPs the candidate's held-out loss is lower (−0.100 nats, 95 % interval −0.120 to "
+)
 
 
 def test_a_saving_is_told_with_its_interval_and_where_it_was_met() -> None:
     text = first_sentences(findings())
     assert text.startswith(
-        "TST got to a held-out loss of 2.287 with 1.87× fewer GPU hours than the baseline "
-        "(ratio 1.87, 95 % interval 1.65 to 2.08; whole runs). "
+        "The candidate got to a held-out loss of 2.287 with 1.87× fewer GPU hours than the "
+        "baseline (ratio 1.87, 95 % interval 1.65 to 2.08; whole runs). "
     )
     assert AT_FLOPS in text
 
@@ -73,11 +74,11 @@ def test_what_stands_beside_a_figure(interval: Interval, nothing: float, says: s
 def test_a_loss_that_was_not_reached_and_one_that_is_not_there() -> None:
     found = findings()
     one = found.comparisons[0]
-    nowhere = comparison(one.tst, one.baseline[0], EqualLoss(loss=Interval(2.2871)))
-    text = first_sentences(Findings(found.baseline, found.tst, (nowhere,)))
+    nowhere = comparison(one.candidate, one.baseline[0], EqualLoss(loss=Interval(2.2871)))
+    text = first_sentences(Findings(found.baseline, found.candidate, (nowhere,)))
     assert text.startswith("The baseline did not get to a held-out loss of 2.287")
-    empty = comparison(one.tst, one.baseline[0], EqualLoss())
-    text = first_sentences(Findings(found.baseline, found.tst, (empty,)))
+    empty = comparison(one.candidate, one.baseline[0], EqualLoss())
+    text = first_sentences(Findings(found.baseline, found.candidate, (empty,)))
     assert text.startswith("There is no comparison yet: a side has no held-out loss.")
 
 
@@ -93,14 +94,14 @@ def test_a_forced_comparison_says_so_first() -> None:
     found = findings()
     assert warnings(found) == []
     forced = Findings(
-        found.baseline, found.tst, found.comparisons, reasons=("A differs.", "B too.")
+        found.baseline, found.candidate, found.comparisons, reasons=("A differs.", "B too.")
     )
     assert warnings(forced) == ["Forced; without --force it is refused: A differs. B too."]
 
 
 def test_notes_say_that_the_best_was_chosen_and_whose_they_are() -> None:
     one = findings().comparisons[0]
-    other = replace(one, tst=superposed("bags of 8"), notes=("Of it alone.",))
+    other = replace(one, candidate=superposed("bags of 8"), notes=("Of it alone.",))
     several = replace(findings(), comparisons=(one, other), notes=("Of all.",))
     told = notes(several)
     assert told[:2] == ["Of all.", "Intervals come from the spread between seeds."]

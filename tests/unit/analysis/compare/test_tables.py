@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from made_findings import baseline, findings, run, superposed
 
-from tst_megatron.analysis.compare.findings import Findings
+from tst_megatron.analysis.compare.group_curve import final_loss
 from tst_megatron.analysis.compare.groups import Group
+from tst_megatron.analysis.compare.result import Findings
 from tst_megatron.analysis.compare.tables import (
-    final_loss,
     runs_table,
     settings_tables,
     share_of_other_time,
@@ -45,5 +45,9 @@ def test_the_share_of_time_that_was_no_computation() -> None:
 
 def test_only_what_is_there_has_a_table() -> None:
     titles = [table.title.split(":")[0] for table in tables_of(findings())]
-    assert titles == ["At equal loss 2.287", "Held-out loss, TST − baseline, nats a token", "Runs"]
+    assert titles == [
+        "At equal loss 2.287",
+        "Held-out loss, candidate − baseline, nats a token",
+        "Runs",
+    ]
     assert [table.title for table in tables_of(Findings((baseline(),), (), ()))] == ["Runs"]

@@ -3,9 +3,8 @@
 import numpy as np
 
 from tst_megatron.analysis.compare.charts.palette import Shown, shown
-from tst_megatron.analysis.compare.findings import Findings
-from tst_megatron.report.chart import Beyond, Chart, Line, Rule
-from tst_megatron.report.thinning import thin
+from tst_megatron.analysis.compare.result import Findings
+from tst_megatron.report.chart import Beyond, Chart, Line, Rule, thin
 from tst_megatron.runs.run import Run
 from tst_megatron.statistics.interval import Array
 
@@ -104,5 +103,5 @@ def _series(run: Run, extra: str | None) -> Array:
 
 
 def _switches(findings: Findings) -> list[Rule]:
-    run = findings.tst[0].runs[0] if findings.tst else None
+    run = findings.candidate[0].runs[0] if findings.candidate else None
     return [Rule(span.last_step, "x", "") for span in (run.stages[:-1] if run else ())]

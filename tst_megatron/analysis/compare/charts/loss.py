@@ -1,26 +1,27 @@
 """Held-out loss over what it took: GPU hours, FLOPs or data tokens.
 
-The one idea: the end is where the runs differ, so the early descent and the high losses in bags
-start out of sight; the zoomable chart has them.
+The one idea: the end is where the runs differ, so the early descent and the high losses of stages
+before the last start out of sight; the zoomable chart has them. Seeds are averaged step by step,
+what they took to get there as well as the loss, so a slow run moves its points to the right and
+does not bend the mean.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
+from tst_megatron.analysis.compare.amounts import DATA_TOKENS, STEPS, Amount
 from tst_megatron.analysis.compare.charts import phase_marks
-from tst_megatron.analysis.compare.charts.amounts import DATA_TOKENS, STEPS, Amount
-from tst_megatron.analysis.compare.charts.means import known, mean_of
 from tst_megatron.analysis.compare.charts.palette import Shown, shown
-from tst_megatron.analysis.compare.findings import Findings
+from tst_megatron.analysis.compare.group_curve import final_loss
 from tst_megatron.analysis.compare.groups import Group
-from tst_megatron.analysis.compare.result import Comparison
+from tst_megatron.analysis.compare.result import Comparison, Findings
 from tst_megatron.analysis.compare.sentences import UNLIKE, arrow_text
-from tst_megatron.analysis.compare.tables import final_loss
 from tst_megatron.report import formats
-from tst_megatron.report.chart import Arrow, Band, Chart, Line, Rule
-from tst_megatron.report.thinning import thin
-from tst_megatron.runs.run import Run
+from tst_megatron.report.chart import Arrow, Band, Chart, Line, Rule, thin
+from tst_megatron.runs.run import Curve, Run
 from tst_megatron.statistics.interval import Array
 
 _EARLY_SHARE = 0.15
@@ -33,6 +34,24 @@ _FIT_POINTS = 200
 _LAW = "#4d5156"
 # An extrapolated point further out than this many times the longest run would squeeze the runs.
 _FURTHEST = 3.5
+_NORMAL_95 = 1.96
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of a group's held-out losses, at the steps at which all its runs have one.
+
+    Attributes:
+        xs: float64 ``[n]``.
+        losses: float64 ``[n]``, nats a token.
+        lows: the lowest run's; of a single run 95 % of its evaluation error below.
+        highs: likewise above.
+    """
+
+    xs: Array
+    losses: Array
+    lows: Array
+    highs: Array
 
 
 def loss_chart(findings: Findings, amount: Amount) -> Chart | None:
@@ -74,6 +93,30 @@ def no_losses() -> Chart:
     return Chart("loss", title, f"{title}.", "", STEPS.label, "held-out loss (nats a token)", ())
 
 
+def mean_of(group: Group, amount: str) -> Mean:
+    """The mean curve of a group.
+
+    Args:
+        group: of runs.
+        amount: an attribute of `Curve` to lay it over, such as ``gpu_hours``.
+    """
+    curves = [run.curve for run in group.runs]
+    steps = reduce(np.intersect1d, [curve.steps[known(curve, amount)] for curve in curves])
+    places = [np.searchsorted(curve.steps, steps) for curve in curves]
+    pairs = list(zip(curves, places, strict=True))
+    xs = np.mean([getattr(curve, amount)[place] for curve, place in pairs], axis=0)
+    losses = np.array([curve.losses[place] for curve, place in pairs])
+    if len(curves) > 1:
+        return Mean(xs, losses.mean(axis=0), losses.min(axis=0), losses.max(axis=0))
+    error = _NORMAL_95 * curves[0].stderrs[places[0]]
+    return Mean(xs, losses[0], losses[0] - error, losses[0] + error)
+
+
+def known(curve: Curve, amount: str) -> Array:
+    """Which evaluations have a loss and the amount, bool ``[n]``."""
+    return np.isfinite(curve.losses) & np.isfinite(getattr(curve, amount))
+
+
 def _has_points(group: Group, amount: Amount) -> bool:
     return any(known(run.curve, amount.field).any() for run in group.runs)
 
@@ -84,8 +127,8 @@ def _runs(groups: Sequence[Shown], amount: Amount) -> list[Run]:
 
 
 def _main(findings: Findings, groups: list[Shown]) -> list[Shown]:
-    """The groups that the axes are made for: the baseline and the best TST group, if there."""
-    ours = (*findings.baseline, *findings.tst[:1])
+    """The groups that the axes are made for: the baseline and the best candidate, if there."""
+    ours = (*findings.baseline, *findings.candidate[:1])
     return [one for one in groups if any(one.group is group for group in ours)] or groups
 
 
@@ -125,18 +168,18 @@ def _thinned_band(xs: Array, lows: Array, highs: Array) -> tuple[Array, Array, A
 
 
 def _crossing(best: Comparison | None, amount: Amount, most: float) -> tuple[list[Arrow], float]:
-    """The arrow from the baseline's amount to TST's at equal loss, and how far right to show."""
+    """The arrow from the baseline's amount to the candidate's, and how far right to show."""
     if best is None:
         return [], most
-    baseline, tst = amount.needed(best.equal_loss)
+    baseline, candidate = amount.needed(best.equal_loss)
     level = best.equal_loss.loss.value
-    if baseline is None or tst is None or level is None or amount is DATA_TOKENS:
+    if baseline is None or candidate is None or level is None or amount is DATA_TOKENS:
         return [], most
     start = min(baseline, _FURTHEST * most)
     text = arrow_text(best.equal_loss, amount)
     if start < baseline:
         text += "\nthe arrow begins further right"
-    return [Arrow(start, tst, level, text)], max(most, start)
+    return [Arrow(start, candidate, level, text)], max(most, start)
 
 
 def _fitted(best: Comparison | None, amount: Amount, per: float, right: float) -> list[Line]:
@@ -161,10 +204,10 @@ def _fitted(best: Comparison | None, amount: Amount, per: float, right: float) -
 
 
 def _switches(findings: Findings, amount: Amount, per: float) -> list[Rule]:
-    """Where the best TST group's first run went from one bag size to the next."""
-    if not findings.tst:
+    """Where the best candidate group's first run went from one bag size to the next."""
+    if not findings.candidate:
         return []
-    marks = phase_marks.switches(findings.tst[0].runs[0], amount.field)
+    marks = phase_marks.switches(findings.candidate[0].runs[0], amount.field)
     return [Rule(at / per, "x", text) for at, text in marks]
 
 

@@ -7,8 +7,8 @@ are dashed besides, so that a print in black and white keeps the sides apart.
 from dataclasses import dataclass
 from typing import Literal
 
-from tst_megatron.analysis.compare.findings import Findings
 from tst_megatron.analysis.compare.groups import Group
+from tst_megatron.analysis.compare.result import Findings
 
 _GREYS = ("#4d5156", "#70767c", "#8f959b", "#a9afb5")
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -24,10 +24,10 @@ class Shown:
 
 
 def shown(findings: Findings) -> list[Shown]:
-    """The groups that have a colour: up to four lengths of the baseline, six TST groups."""
+    """The groups that have a colour: up to four lengths of the baseline, six candidate groups."""
     return [
         *(Shown(*one, "dash") for one in zip(findings.baseline, _GREYS, strict=False)),
-        *(Shown(*one, "solid") for one in zip(findings.tst, _COLOURS, strict=False)),
+        *(Shown(*one, "solid") for one in zip(findings.candidate, _COLOURS, strict=False)),
     ]
 
 
@@ -38,4 +38,4 @@ def colour_of(findings: Findings, group: Group) -> str | None:
 
 def left_out(findings: Findings) -> int:
     """How many groups charts do not show."""
-    return len(findings.baseline) + len(findings.tst) - len(shown(findings))
+    return len(findings.baseline) + len(findings.candidate) - len(shown(findings))

@@ -3,14 +3,21 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from tst_megatron.analysis.compare.charts.amounts import FLOPS, GPU_HOURS, STEPS, Amount
+from tst_megatron.analysis.compare.amounts import FLOPS, GPU_HOURS, STEPS, Amount
 from tst_megatron.analysis.compare.charts.palette import colour_of
-from tst_megatron.analysis.compare.findings import Findings
-from tst_megatron.analysis.compare.result import Comparison
+from tst_megatron.analysis.compare.result import Comparison, Findings
 from tst_megatron.analysis.compare.sentences import marks
-from tst_megatron.report.chart import Chart, Dot, Line, Rule
-from tst_megatron.report.intervals import MARGIN, Figures, around, on_open_ends
-from tst_megatron.report.thinning import thin
+from tst_megatron.report.chart import (
+    MARGIN,
+    Chart,
+    Dot,
+    Figures,
+    Line,
+    Rule,
+    around,
+    on_open_ends,
+    thin,
+)
 from tst_megatron.statistics.interval import Array
 
 _NO_SAVING = 1.0
@@ -25,18 +32,21 @@ _ROOM_FOR_RATIOS, _ROOM_FOR_LOSSES = 2.0, 0.2
 
 
 def saving_chart(findings: Findings, amount: Amount) -> Chart | None:
-    """The baseline's amount over TST's by loss, the headline as a point; None without either.
+    """The baseline's amount over the candidate's by loss, the headline as a point.
 
     Args:
         findings: what to show.
         amount: steps or GPU hours.
+
+    Returns:
+        None without either.
     """
     lines, figures, dots = [], [], []
     for comparison in findings.comparisons:
-        colour = colour_of(findings, comparison.tst)
+        colour = colour_of(findings, comparison.candidate)
         if colour is None:
             continue
-        name, losses = comparison.tst.name, comparison.saving.losses
+        name, losses = comparison.candidate.name, comparison.saving.losses
         ratios, lows, highs = (getattr(comparison.saving, field) for field in _FIELDS[amount])
         if np.isfinite(ratios).any():
             lines.append(Line(name, *thin(losses, ratios), colour))
@@ -52,14 +62,14 @@ def saving_chart(findings: Findings, amount: Amount) -> Chart | None:
     return Chart(
         name="saving" if amount is STEPS else f"saving-{amount.field.replace('_', '-')}",
         title=f"Saving of {amount.label} by loss",
-        alt=f"{amount.label} of the baseline over those of TST by held-out loss, the runs' ends "
-        f"at the right: {_in_words(lines, dots)}.",
+        alt=f"{amount.label} of the baseline over those of the candidate by held-out loss, the "
+        f"runs' ends at the right: {_in_words(lines, dots)}.",
         caption="Training goes on to the right, as the loss falls. Lines: along the runs, with the "
         "learning rate still high in the stable phase. Point: the headline. Where a band or a bar "
         f"holds 1, no difference is shown.{on_open_ends(figures, dots, y_range)}"
         + ("" if findings.clocks_compare else _STEPS_ALONE),
         x_label="held-out loss (nats a token)",
-        y_label=f"{amount.label}: baseline ÷ TST",
+        y_label=f"{amount.label}: baseline ÷ candidate",
         lines=tuple(lines),
         bands=tuple(band for one in figures for band in one.bands(y_range)),
         dots=tuple(dots),
@@ -70,35 +80,36 @@ def saving_chart(findings: Findings, amount: Amount) -> Chart | None:
 
 
 def difference_chart(findings: Findings) -> Chart | None:
-    """TST's loss less the baseline's at equal FLOPs, along the runs; None where neither is told."""
+    """The candidate's loss less the baseline's at equal FLOPs, along the runs; None without."""
     told = [
         (one, colour)
         for one in findings.comparisons
-        if (colour := colour_of(findings, one.tst)) and one.equal_flops.along.size
+        if (colour := colour_of(findings, one.candidate)) and one.equal_flops.along.size
     ]
     if not told:
         return None
     per, label = FLOPS.unit(max(float(one.equal_flops.along.max()) for one, _ in told))
     lines, figures = [], []
     for one, colour in told:
-        found, name = one.equal_flops, one.tst.name
+        found, name = one.equal_flops, one.candidate.name
         xs = found.along / per
         lines.append(Line(name, *thin(xs, found.differences), colour))
         figures.append(Figures(name, colour, xs, found.differences, found.lows, found.highs))
-    late = [(one.equal_flops, _after_bags(one)) for one, _ in told]
+    late = [(one.equal_flops, _in_last_stage(one)) for one, _ in told]
     ys = np.concatenate([[0.0], *(found.differences[there] for found, there in late)])
     ends = [e for found, there in late for e in (*found.lows[there], *found.highs[there])]
     y_range = around(ys, ends, _ROOM_FOR_LOSSES)
     return Chart(
         name="difference",
         title="Loss difference at equal FLOPs",
-        alt="TST's held-out loss less the baseline's over FLOPs: at the end "
+        alt="The candidate's held-out loss less the baseline's over FLOPs: at the end "
         + "; ".join(f"{line.name} {line.ys[-1]:+.3f}" for line in lines)
         + ".",
-        caption="Below 0, TST is ahead. In bags the next-token loss is a nat or more higher: that "
-        f"part is out of sight at first.{on_open_ends(figures, (), y_range)}",
+        caption="Below 0, the candidate is ahead. Before its last stage the next-token loss may be "
+        "a nat or more higher: that part is out of sight at first."
+        f"{on_open_ends(figures, (), y_range)}",
         x_label=label,
-        y_label="TST − baseline (nats a token)",
+        y_label="candidate − baseline (nats a token)",
         lines=tuple(lines),
         bands=tuple(band for one in figures for band in one.bands(y_range)),
         rules=(Rule(0.0, "y", "no difference"),),
@@ -114,16 +125,16 @@ def _headline_dot(comparison: Comparison, amount: Amount, colour: str, alone: bo
     if equal.loss.value is None or found.value is None:
         return []
     words = ", ".join([equal.where, *marks(equal)])
-    name = f"{comparison.tst.name}: {words}"
+    name = f"{comparison.candidate.name}: {words}"
     listed = alone or bool(marks(equal))
     return [Dot(name, equal.loss.value, found.value, found.low, found.high, colour, listed)]
 
 
-def _after_bags(comparison: Comparison) -> NDArray[np.bool_]:
+def _in_last_stage(comparison: Comparison) -> NDArray[np.bool_]:
     """Which differences are at FLOPs beyond the last switch; all where that is not known."""
     found = comparison.equal_flops
     known = np.isfinite(found.differences)
-    run = comparison.tst.runs[0]
+    run = comparison.candidate.runs[0]
     switch = max((span.last_step for span in run.stages[:-1]), default=0)
     after = run.curve.flops[run.curve.steps > switch]
     late = known & (found.along > after[0]) if after.size else known

@@ -7,9 +7,8 @@ its own with its name, and the held-out next-token loss runs through both.
 import numpy as np
 
 from tst_megatron.analysis.compare.charts.palette import shown
-from tst_megatron.analysis.compare.findings import Findings
-from tst_megatron.report.chart import Chart, Line, Rule
-from tst_megatron.report.thinning import thin
+from tst_megatron.analysis.compare.result import Findings
+from tst_megatron.report.chart import Chart, Line, Rule, thin
 from tst_megatron.runs.run import Run
 from tst_megatron.statistics.interval import Array
 
@@ -21,10 +20,10 @@ _HELD_OUT = "held-out loss of "
 
 
 def switch_chart(findings: Findings) -> Chart | None:
-    """The first run of the best TST group around its switches; None where it has none."""
-    if not findings.tst or len(findings.tst[0].runs[0].stages) < 2:
+    """The first run of the best candidate group around its switches; None where it has none."""
+    if not findings.candidate or len(findings.candidate[0].runs[0].stages) < 2:
         return None
-    run = findings.tst[0].runs[0]
+    run = findings.candidate[0].runs[0]
     ends = [phase.last_step for phase in run.stages[:-1]]
     whole = run.stages[-1].last_step
     start, end = max(0.0, ends[0] - _BEFORE * whole), min(whole, ends[-1] + _AFTER * whole)
@@ -70,7 +69,7 @@ def _held_out(findings: Findings, start: float, end: float) -> list[Line]:
     """The held-out loss of the run and, to compare it with, of a baseline's run."""
     lines = []
     for one in shown(findings):
-        if one.group not in (*findings.baseline[:1], findings.tst[0]):
+        if one.group not in (*findings.baseline[:1], findings.candidate[0]):
             continue
         curve = one.group.runs[0].curve
         inside = (curve.steps >= start) & (curve.steps <= end) & np.isfinite(curve.losses)

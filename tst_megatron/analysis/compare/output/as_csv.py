@@ -1,48 +1,43 @@
 """The evaluations and the figures as CSV, long form, for a spreadsheet or a notebook."""
 
-import csv
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from tst_megatron.analysis.compare.findings import Findings
-from tst_megatron.analysis.compare.result import Comparison, EqualLoss, Needed
+from tst_megatron.analysis.compare.amounts import USED
+from tst_megatron.analysis.compare.result import Comparison, EqualLoss, Findings, Needed
+from tst_megatron.report.table import csv_text
 from tst_megatron.runs.run import Curve
 from tst_megatron.statistics.interval import Interval
 
-CURVE_FIELDS = ("steps", "positions", "data_tokens", "flops", "wall_clock_s", "gpu_hours")
-"""What a curve and a series of steps tell of a run's progress."""
 _RATIOS = ("step_ratio", "flops_ratio", "wall_clock_ratio", "gpu_hours_ratio")
 
 
 def evaluations_csv(findings: Findings) -> str:
     """A row an evaluation of every run."""
-    head = ("side", "group", "run", "seed", *CURVE_FIELDS, "loss", "stderr")
+    head = ("side", "group", "run", "seed", *USED, "loss", "stderr")
     rows = [
         (side, group.name, run.name, run.header.get("seed"), *row)
-        for side, groups in (("baseline", findings.baseline), ("tst", findings.tst))
-        for group in groups
-        for run in group.runs
+        for side, group, run in findings.runs()
         for row in _evaluations(run.curve)
     ]
-    return written(head, rows)
+    return csv_text(head, rows)
 
 
 def comparisons_csv(findings: Findings) -> str:
-    """A row a figure of every TST group, with what has to stand beside it."""
+    """A row a figure of every candidate group, with what has to stand beside it."""
     head = (
-        "tst_group", "section", "figure", "value", "low", "high", "where", "extrapolated",
+        "candidate_group", "section", "figure", "value", "low", "high", "where", "extrapolated",
         "no_difference_shown", "rough_guide", "at_least", "unlike_decays", "one_seed",
         "clocks_compare", "forced",
     )  # fmt: skip
     rows = [
-        (one.tst.name, *row, one.one_seed, findings.clocks_compare, bool(findings.reasons))
+        (one.candidate.name, *row, one.one_seed, findings.clocks_compare, bool(findings.reasons))
         for one in findings.comparisons
         for row in _figures(one)
     ]
-    return written(head, rows)
+    return csv_text(head, rows)
 
 
 def _figures(one: Comparison) -> Iterator[tuple[Any, ...]]:
@@ -59,7 +54,7 @@ def _figures(one: Comparison) -> Iterator[tuple[Any, ...]]:
         # Only the baseline's are extrapolated.
         for side, needed, extrapolated in (
             ("baseline", equal.baseline, equal.extrapolated),
-            ("tst", equal.tst, False),
+            ("candidate", equal.candidate, False),
         ):
             for name, found in _needed(needed):
                 where = equal.where
@@ -77,7 +72,7 @@ def _figures(one: Comparison) -> Iterator[tuple[Any, ...]]:
 
 
 def _evaluations(curve: Curve) -> Iterator[tuple[float | None, ...]]:
-    columns = [getattr(curve, field) for field in (*CURVE_FIELDS, "losses", "stderrs")]
+    columns = [getattr(curve, field) for field in (*USED, "losses", "stderrs")]
     for row in zip(*(column.tolist() for column in columns), strict=True):
         yield tuple(value if np.isfinite(value) else None for value in row)
 
@@ -92,12 +87,3 @@ def _ends(found: Interval) -> tuple[float | None, float | None, float | None]:
 
 def _shows_none(found: Interval, nothing: float) -> bool | str:
     return "" if found.value is None else found.holds(nothing)
-
-
-def written(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table's text."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(rows)
-    return file.getvalue()

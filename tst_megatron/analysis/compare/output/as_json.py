@@ -1,6 +1,6 @@
 """The figures of a comparison as JSON has them; the tables show the same ones.
 
-The one idea: the top level is the best TST group's, so that a script reads
+The one idea: the top level is the best candidate group's, so that a script reads
 ``equal_loss.gpu_hours_ratio.value`` and is done; ``groups`` has the same of every group.
 """
 
@@ -8,18 +8,21 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from tst_megatron.analysis.compare.findings import Findings, Prices
+from tst_megatron.analysis.compare.amounts import USED
+from tst_megatron.analysis.compare.group_curve import final
 from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.analysis.compare.result import (
     Comparison,
     EqualData,
     EqualFlops,
     EqualLoss,
+    Findings,
     Needed,
+    Prices,
 )
-from tst_megatron.analysis.compare.sentences import headline
+from tst_megatron.analysis.compare.sentences import first_sentences, headline, notes
 from tst_megatron.analysis.compare.stories import facts_in_full
-from tst_megatron.analysis.compare.tables import final, last, latest, share_of_other_time
+from tst_megatron.analysis.compare.tables import last, latest, share_of_other_time
 from tst_megatron.runs.run import Run
 from tst_megatron.statistics.interval import Interval
 from tst_megatron.strict_json import finite
@@ -30,21 +33,16 @@ _RATIOS = ("step_ratio", "flops_ratio", "wall_clock_ratio", "gpu_hours_ratio")
 def as_json(findings: Findings) -> dict[str, Any]:
     """Every figure, ready for strict JSON: what is not a number is None.
 
-    Keys: those of `_comparison` for the TST group with the lowest final loss, ``groups`` with the
-    same for every TST group, ``runs``, ``clocks_compare``, ``forced``,
-    ``reasons`` and ``notes``.
+    Keys: those of `_comparison` for the candidate group with the lowest final loss, ``groups`` with
+    the same for every candidate group, ``runs``, ``clocks_compare``, ``forced``, ``reasons`` and
+    ``notes``.
     """
     groups = [_comparison(one, findings) for one in findings.comparisons]
     found: dict[str, Any] = finite(
         {
             **(groups[0] if groups else {}),
             "groups": groups,
-            "runs": [
-                _run(side, group, run)
-                for side, groups_of_side in (("baseline", findings.baseline), ("tst", findings.tst))
-                for group in groups_of_side
-                for run in group.runs
-            ],
+            "runs": [_run(*one) for one in findings.runs()],
             "clocks_compare": findings.clocks_compare,
             "forced": bool(findings.reasons),
             "reasons": list(findings.reasons),
@@ -58,13 +56,55 @@ def as_json(findings: Findings) -> dict[str, Any]:
 
 def json_text(findings: Findings) -> str:
     """Those figures as text."""
-    return json.dumps(as_json(findings), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    return _text(as_json(findings))
+
+
+def text_so_far(findings: Findings) -> str:
+    """Likewise of runs of which a side may be missing or not at its end (`compare_so_far`).
+
+    Keys besides those of `as_json`: ``headline`` and ``notes``, as the page has them; ``baseline``
+    and ``candidate``, the first run of each as in ``runs``, or None; ``partial``, whether one of
+    them is missing, was cut short or has no final loss. ``equal_loss`` and ``equal_flops`` are
+    there without a comparison too; what cannot be told in them is None.
+    """
+    runs = {side: (group, run) for side, group, run in reversed([*findings.runs()])}
+    whole = [_is_whole(run) for _, run in runs.values()]
+    told = {
+        "equal_loss": _equal_loss(EqualLoss(), findings.prices),
+        "equal_flops": _difference(Interval()),
+        **as_json(findings),
+        "headline": first_sentences(findings),
+        "notes": notes(findings),
+        **{
+            side: None if side not in runs else _run_so_far(side, *runs[side])
+            for side in ("baseline", "candidate")
+        },
+        "partial": len(whole) < 2 or not all(whole),
+    }
+    return _text(finite(told))
+
+
+def _text(found: dict[str, Any]) -> str:
+    return json.dumps(found, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _is_whole(run: Run) -> bool:
+    """It did every step that it was to do, and has a final loss."""
+    return final(run) is not None and (latest(run, "steps") or 0) >= run.num_steps
+
+
+def _run_so_far(side: str, group: Group, run: Run) -> dict[str, Any]:
+    """One that has logged nothing yet has used nothing."""
+    found = _run(side, group, run)
+    if run.steps.steps.size or run.curve.steps.size:
+        return found
+    return found | dict.fromkeys(USED, 0)
 
 
 def _comparison(one: Comparison, findings: Findings) -> dict[str, Any]:
     prices = findings.prices
     return {
-        "name": one.tst.name,
+        "name": one.candidate.name,
         "baselines": [group.name for group in one.baseline],
         "headline": headline(one, findings.clocks_compare),
         "equal_loss": _equal_loss(one.equal_loss, prices),
@@ -101,7 +141,7 @@ def _equal_loss(equal: EqualLoss, prices: Prices) -> dict[str, Any]:
         ],
         "needed": {
             "baseline": _needed(equal.baseline, prices),
-            "tst": _needed(equal.tst, prices),
+            "candidate": _needed(equal.candidate, prices),
         },
     }
 
@@ -155,10 +195,7 @@ def _run(side: str, group: Group, run: Run) -> dict[str, Any]:
         "source": run.source,
         "run_id": run.header.get("run_id"),
         "seed": run.header.get("seed"),
-        **{
-            field: latest(run, field)
-            for field in ("steps", "positions", "data_tokens", "flops", "wall_clock_s", "gpu_hours")
-        },
+        **{field: latest(run, field) for field in USED},
         "planned_steps": run.num_steps,
         "share_of_other_time": share_of_other_time(run),
         "final_loss": final(run),

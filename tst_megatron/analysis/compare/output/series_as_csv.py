@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tst_megatron.analysis.compare.findings import Findings
-from tst_megatron.analysis.compare.output.as_csv import CURVE_FIELDS, written
-from tst_megatron.analysis.compare.result import Comparison
+from tst_megatron.analysis.compare.amounts import USED
+from tst_megatron.analysis.compare.result import Comparison, Findings
 from tst_megatron.analysis.compare.stories import ordinary_facts
+from tst_megatron.report.table import csv_text
 from tst_megatron.runs.run import Run
 
 _MEASURED = ("learning_rates", "grad_norms", "compute_s", "other_s")
@@ -15,24 +15,21 @@ _MEASURED = ("learning_rates", "grad_norms", "compute_s", "other_s")
 
 def saving_csv(findings: Findings) -> str:
     """A row a point along the runs: the ratios by loss, the difference by FLOPs."""
-    head = ("tst_group", "figure", "loss", "flops", "value", "low", "high")
+    head = ("candidate_group", "figure", "loss", "flops", "value", "low", "high")
     rows = [
-        (one.tst.name, *map(_cell, row)) for one in findings.comparisons for row in _points(one)
+        (one.candidate.name, *map(_cell, row))
+        for one in findings.comparisons
+        for row in _points(one)
     ]
-    return written(head, rows)
+    return csv_text(head, rows)
 
 
 def steps_csv(findings: Findings) -> str:
     """A row a logged step of every run, with a column an extra series."""
-    runs = [
-        (side, group.name, run)
-        for side, groups in (("baseline", findings.baseline), ("tst", findings.tst))
-        for group in groups
-        for run in group.runs
-    ]
+    runs = [(side, group.name, run) for side, group, run in findings.runs()]
     extras = sorted({name for *_, run in runs for name in run.steps.extras})
     head = (
-        "side", "group", "run", "seed", *CURVE_FIELDS, *ordinary_facts(), "loss_name", "loss",
+        "side", "group", "run", "seed", *USED, *ordinary_facts(), "loss_name", "loss",
         "learning_rate", "grad_norm", "compute_s", "other_s", *extras,
     )  # fmt: skip
     rows = [
@@ -40,7 +37,7 @@ def steps_csv(findings: Findings) -> str:
         for side, group, run in runs
         for row in _logged(run, extras)
     ]
-    return written(head, rows)
+    return csv_text(head, rows)
 
 
 def _points(one: Comparison) -> Iterator[tuple[object, ...]]:
@@ -62,7 +59,7 @@ def _logged(run: Run, extras: list[str]) -> Iterator[tuple[object, ...]]:
     series = run.steps
     unknown = np.full(series.steps.size, np.nan)
     columns = [
-        *(getattr(series, field).tolist() for field in CURVE_FIELDS),
+        *(getattr(series, field).tolist() for field in USED),
         *([of.get(name, usual) for of in series.facts] for name, usual in ordinary_facts().items()),
         series.loss_names,
         *(getattr(series, field).tolist() for field in ("losses", *_MEASURED)),

@@ -1,5 +1,5 @@
-// Unpacks plotly.js from the page and puts a zoomable chart in the place of every still picture.
-// Where that cannot be done, the still pictures stay.
+// Unpacks plotly.js from the page and puts a zoomable chart in the place of every picture.
+// Where that cannot be done, the pictures stay.
 (async () => {
   const text = (id) => document.getElementById(id).textContent.trim();
   const packed = Uint8Array.from(atob(text("plotly-js")), (letter) => letter.charCodeAt(0));
@@ -14,8 +14,8 @@
   };
   for (const [name, chart] of Object.entries(JSON.parse(text("charts")))) {
     const figure = document.getElementById(name);
-    const place = figure.querySelector(".live");
-    figure.classList.add("is-live");
+    const place = figure.querySelector(".zoomable");
+    figure.classList.add("is-zoomable");
     await Plotly.newPlot(place, chart.data, chart.layout, settings);
   }
   document.body.dataset.charts = "drawn";

@@ -1,4 +1,4 @@
-"""A chart as a still picture: for paper, for a PNG, and for a page without JavaScript.
+"""A chart as a picture: for paper, for a PNG, and for a page without JavaScript.
 
 Figures are made without pyplot, so nothing global changes.
 """
@@ -18,11 +18,19 @@ from matplotlib.container import Container
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
-from tst_megatron.report.chart import Arrow, Chart, Dot, Line, Rule
+from tst_megatron.report.chart import (
+    BAND_OPACITY,
+    FAINT,
+    GRID,
+    INK,
+    SOFT,
+    Arrow,
+    Chart,
+    Dot,
+    Line,
+    Rule,
+)
 
-_INK, _SOFT, _GRID = "#1f2328", "#59636e", "#e4e7eb"
-_BAND_OPACITY = 0.18
-_FAINT = 0.45
 # In inches: a picture, its axes with their labels, an entry of the legend, a title.
 _WIDTH, _AXES, _ENTRY, _TITLE = 6.4, 3.8, 0.2, 0.4
 # In points: the legend under the axes, whose labels it leaves room for.
@@ -97,7 +105,7 @@ def _inline(document: str, chart: Chart) -> str:
 def _draw(axes: Axes, chart: Chart) -> None:
     for band in chart.bands:
         axes.fill_between(
-            band.xs, band.lows, band.highs, color=band.colour, alpha=_BAND_OPACITY, linewidth=0
+            band.xs, band.lows, band.highs, color=band.colour, alpha=BAND_OPACITY, linewidth=0
         )
     entries: dict[str, Artist | Container] = {}
     for line in chart.lines:
@@ -127,7 +135,7 @@ def _draw(axes: Axes, chart: Chart) -> None:
     for arrow in chart.arrows:
         _draw_arrow(axes, arrow)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     if entries:
         _draw_legend(axes, entries)
@@ -160,7 +168,7 @@ def _draw_line(axes: Axes, line: Line) -> Artist:
         linestyle=_DASHES[line.dash],
         marker="o" if line.marked else None,
         markersize=3.5,
-        alpha=_FAINT if line.faint else 1.0,
+        alpha=FAINT if line.faint else 1.0,
         zorder=2.0 if line.faint else 3.0,
     )
     return drawn
@@ -192,7 +200,7 @@ def _draw_dot(axes: Axes, dot: Dot, edges: tuple[float, ...]) -> Container:
 
 
 def _draw_rule(axes: Axes, rule: Rule) -> None:
-    look: dict[str, Any] = {"color": _SOFT, "linewidth": 1.0, "linestyle": ":", "zorder": 1.5}
+    look: dict[str, Any] = {"color": SOFT, "linewidth": 1.0, "linestyle": ":", "zorder": 1.5}
     if rule.across == "x":
         axes.axvline(rule.at, **look)
         place = "right" if rule.at_foot else "center"
@@ -200,7 +208,7 @@ def _draw_rule(axes: Axes, rule: Rule) -> None:
     else:
         axes.axhline(rule.at, **look)
         place, transform, at = "left", axes.get_yaxis_transform(), (0.005, rule.at)
-    axes.text(*at, rule.text, transform=transform, ha=place, va="bottom", color=_SOFT, fontsize=9)
+    axes.text(*at, rule.text, transform=transform, ha=place, va="bottom", color=SOFT, fontsize=9)
 
 
 def _draw_arrow(axes: Axes, arrow: Arrow) -> None:
@@ -210,7 +218,7 @@ def _draw_arrow(axes: Axes, arrow: Arrow) -> None:
         xytext=(arrow.start, arrow.y),
         arrowprops={
             "arrowstyle": "->",
-            "color": _INK,
+            "color": INK,
             "linewidth": 1.4,
             "shrinkA": 0,
             "shrinkB": 0,
@@ -226,7 +234,7 @@ def _draw_arrow(axes: Axes, arrow: Arrow) -> None:
         va="top",
         fontweight="bold",
         fontsize=9,
-        color=_INK,
+        color=INK,
         bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.0},
         zorder=5,
     )

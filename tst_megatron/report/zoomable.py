@@ -13,12 +13,22 @@ from importlib.resources import files
 from textwrap import wrap
 from typing import Any
 
-from tst_megatron.report.chart import Arrow, Band, Beyond, Chart, Dot, Line, Rule
+from tst_megatron.report.chart import (
+    BAND_OPACITY,
+    FAINT,
+    GRID,
+    INK,
+    SOFT,
+    Arrow,
+    Band,
+    Beyond,
+    Chart,
+    Dot,
+    Line,
+    Rule,
+)
 from tst_megatron.statistics.interval import Array
 
-_INK, _SOFT, _GRID = "#1f2328", "#59636e", "#e4e7eb"
-_BAND_OPACITY = 0.18
-_FAINT = 0.45
 _DIGITS = 7
 _LEGEND_LETTERS = 42
 _AXES_REM, _ENTRY_REM = 22.0, 1.5
@@ -43,7 +53,7 @@ def figure(chart: Chart) -> dict[str, Any]:
         ],
         "layout": {
             "margin": {"l": 62, "r": 16, "t": 52, "b": 48},
-            "font": {"family": "system-ui, sans-serif", "size": 13, "color": _INK},
+            "font": {"family": "system-ui, sans-serif", "size": 13, "color": INK},
             "paper_bgcolor": "#fff",
             "plot_bgcolor": "#fff",
             "hovermode": "closest",
@@ -79,7 +89,7 @@ def _line(line: Line, listed: bool) -> dict[str, Any]:
         "showlegend": listed,
         "x": _numbers(line.xs),
         "y": _numbers(line.ys),
-        "opacity": _FAINT if line.faint else 1.0,
+        "opacity": FAINT if line.faint else 1.0,
         "line": {"color": line.colour, "width": line.width, "dash": line.dash},
         "marker": {"size": 5},
         "hoverinfo": "skip" if line.faint else "all",
@@ -189,8 +199,8 @@ def _beyond(points: Beyond) -> dict[str, Any]:
 def _axis(label: str, limits: tuple[float, float] | None) -> dict[str, Any]:
     axis: dict[str, Any] = {
         "title": {"text": _as_it_is(label)},
-        "gridcolor": _GRID,
-        "linecolor": _SOFT,
+        "gridcolor": GRID,
+        "linecolor": SOFT,
         "zeroline": False,
         "ticks": "outside",
         "automargin": True,
@@ -204,11 +214,11 @@ def _rule(rule: Rule) -> dict[str, Any]:
     ends = {"x0": 0, "x1": 1, "xref": "paper", "y0": rule.at, "y1": rule.at, "yref": "y"}
     if rule.across == "x":
         ends = {"x0": rule.at, "x1": rule.at, "xref": "x", "y0": 0, "y1": 1, "yref": "paper"}
-    return {"type": "line", **ends, "line": {"color": _SOFT, "width": 1, "dash": "dot"}}
+    return {"type": "line", **ends, "line": {"color": SOFT, "width": 1, "dash": "dot"}}
 
 
 def _rule_text(rule: Rule) -> dict[str, Any]:
-    text = {"text": _as_it_is(rule.text), "showarrow": False, "font": {"size": 12, "color": _SOFT}}
+    text = {"text": _as_it_is(rule.text), "showarrow": False, "font": {"size": 12, "color": SOFT}}
     if rule.across == "x":
         place = {"y": 0, "xanchor": "right"} if rule.at_foot else {"y": 1, "xanchor": "center"}
         return {**text, "x": rule.at, "xref": "x", **place, "yref": "paper", "yanchor": "bottom"}
@@ -231,7 +241,7 @@ def _arrow(arrow: Arrow) -> list[dict[str, Any]]:
             "showarrow": True,
             "arrowhead": 2,
             "arrowwidth": 1.6,
-            "arrowcolor": _INK,
+            "arrowcolor": INK,
             "text": "",
         },
         {
@@ -241,7 +251,7 @@ def _arrow(arrow: Arrow) -> list[dict[str, Any]]:
             "showarrow": False,
             "yanchor": "top",
             "yshift": -4,
-            "font": {"size": 13, "color": _INK, "weight": 600},
+            "font": {"size": 13, "color": INK, "weight": 600},
             "bgcolor": "rgba(255,255,255,0.8)",
         },
     ]
@@ -256,4 +266,4 @@ def _numbers(values: Array) -> list[float | None]:
 
 def _translucent(colour: str) -> str:
     red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{_BAND_OPACITY})"
+    return f"rgba({red},{green},{blue},{BAND_OPACITY})"

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tst_megatron.analysis.compare.resampling import Rows
+from tst_megatron.analysis.compare.rows import Rows
 from tst_megatron.statistics.crossing import crossing_steps
 from tst_megatron.statistics.interval import Array
 from tst_megatron.statistics.power_law import FEWEST, Laws, fit_laws
 
 FURTHEST = 10.0
 """How many times the longest run a law is believed for; what lies beyond counts as never."""
-# Points of a path that a law draws; straight pieces between them are exact to 1e-4 of a step.
+# Points of a course that a law draws; straight pieces between them are exact to 1e-4 of a step.
 _DRAWN = 300
 # A stable phase shorter than this share of its run says little about longer runs.
 _LEAST_STABLE = 1 / 3
@@ -25,7 +25,7 @@ _SHORTEST = 0.1
 
 
 @dataclass(frozen=True)
-class Path:
+class Course:
     """A loss over steps, in copies.
 
     Attributes:
@@ -63,25 +63,25 @@ class Fit:
     rough: bool = False
 
 
-def along(rows: Rows) -> Path:
+def along(rows: Rows) -> Course:
     """The run's own curve; before an evaluation that was not a number nothing is for good."""
     losses = np.where(rows.steps > rows.curve.last_bad, rows.losses, np.inf)
-    return Path(rows.steps, losses, float(rows.steps[-1]))
+    return Course(rows.steps, losses, float(rows.steps[-1]))
 
 
-def extended(rows: Rows, laws: Laws) -> Path:
+def extended(rows: Rows, laws: Laws) -> Course:
     """The run's own curve, and from its end on the law, moved to start where the curve ends."""
     run, end = along(rows), float(rows.steps[-1])
     beyond = np.geomspace(end, FURTHEST * end, _DRAWN)[1:]
     moved = rows.finals - laws.at(rows.steps[-1:])[:, 0]
-    return Path(
+    return Course(
         np.concatenate([rows.steps, beyond]),
         np.hstack([run.losses, laws.at(beyond) + moved[:, None]]),
         end,
     )
 
 
-def whole_runs(groups: tuple[Rows, ...], laws: Laws | None) -> Path | None:
+def whole_runs(groups: tuple[Rows, ...], laws: Laws | None) -> Course | None:
     """The final loss of a whole run of N steps.
 
     In a copy in which a longer run ended higher than a shorter one it counts as the shorter did:
@@ -103,7 +103,7 @@ def whole_runs(groups: tuple[Rows, ...], laws: Laws | None) -> Path | None:
     if laws is None:
         if len(groups) < 2:
             return None
-        return Path(lengths, finals, float(lengths[-1]), True, tuple(lengths))
+        return Course(lengths, finals, float(lengths[-1]), True, tuple(lengths))
     # Points that the law left out below the shortest length were no law's. With none below it, as
     # of a law of whole runs, it goes on: else no copy could need less than the shortest length.
     transient = laws.first_step if laws.first_step < lengths[0] else 0.0
@@ -117,7 +117,7 @@ def whole_runs(groups: tuple[Rows, ...], laws: Laws | None) -> Path | None:
     share = np.where(gap > 0, (places - knots[left]) / np.where(gap > 0, gap, 1), 0)
     moved = (1 - share) * off[:, left] + share * off[:, right]
     losses = laws.at(steps) + moved
-    return Path(steps, losses, float(lengths[-1]), True, tuple(lengths))
+    return Course(steps, losses, float(lengths[-1]), True, tuple(lengths))
 
 
 def fit_baseline(groups: tuple[Rows, ...]) -> Fit | None:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from ledgers import write_ledger
 
-from tst_megatron.analysis.compare.finding import find, find_so_far
-from tst_megatron.analysis.compare.findings import Findings, Prices
+from tst_megatron.analysis.compare.compare import compare_paths, compare_so_far
+from tst_megatron.analysis.compare.result import Findings, Prices
 from tst_megatron.analysis.compare.sentences import notes
 from tst_megatron.errors import UserError
 from tst_megatron.runs.inputs import read_runs
@@ -28,9 +28,9 @@ def write(path: Path, last: int = 100, *, gain: float = 1.0, s: int = 1, **flags
     return write_ledger(file, losses, stages=stages, flags={**DECAY, **flags})  # type: ignore[arg-type]
 
 
-def found(tmp_path: Path, *tst: str, force: bool = False) -> Findings:
-    paths = [tmp_path / name for name in tst]
-    return find([tmp_path / "baseline"], paths, 0.95, force, Prices())
+def found(tmp_path: Path, *candidate: str, force: bool = False) -> Findings:
+    paths = [tmp_path / name for name in candidate]
+    return compare_paths([tmp_path / "baseline"], paths, 0.95, force, Prices())
 
 
 def test_the_group_that_ends_lowest_is_first(tmp_path: Path) -> None:
@@ -38,43 +38,43 @@ def test_the_group_that_ends_lowest_is_first(tmp_path: Path) -> None:
     write(tmp_path / "worse", s=2, gain=0.9)
     write(tmp_path / "better", s=4, gain=1.2)
     one = found(tmp_path, "worse", "better")
-    assert [group.runs[0].name for group in one.tst] == ["better", "worse"]
-    assert [c.tst for c in one.comparisons] == list(one.tst)
-    ends = [c.tst.runs[0].curve.losses[-1] for c in one.comparisons]
+    assert [group.runs[0].name for group in one.candidate] == ["better", "worse"]
+    assert [c.candidate for c in one.comparisons] == list(one.candidate)
+    ends = [c.candidate.runs[0].curve.losses[-1] for c in one.comparisons]
     assert ends == sorted(ends)
 
 
 def test_what_should_not_be_compared_is_refused_or_marked(tmp_path: Path) -> None:
     write(tmp_path / "baseline", hidden_size=32)
-    write(tmp_path / "tst", s=4, hidden_size=64)
+    write(tmp_path / "candidate", s=4, hidden_size=64)
     with pytest.raises(UserError, match=r"The models differ: .*; --force compares all the same"):
-        found(tmp_path, "tst")
-    assert "The models differ" in found(tmp_path, "tst", force=True).reasons[0]
+        found(tmp_path, "candidate")
+    assert "The models differ" in found(tmp_path, "candidate", force=True).reasons[0]
 
 
 def test_no_more_confidence_than_the_draws_can_tell(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--confidence 0.9999 is more than 2,000 draws can tell"):
-        find([tmp_path], [tmp_path], 0.9999, False, Prices())
+        compare_paths([tmp_path], [tmp_path], 0.9999, False, Prices())
 
 
 def test_a_run_before_its_decay_is_not_held_against_whole_runs(tmp_path: Path) -> None:
     write(tmp_path / "baseline")
-    write(tmp_path / "tst", last=55, s=4, gain=1.2)
-    (one,) = found(tmp_path, "tst").comparisons
+    write(tmp_path / "candidate", last=55, s=4, gain=1.2)
+    (one,) = found(tmp_path, "candidate").comparisons
     assert one.equal_loss.whole_runs is False
     assert one.equal_loss.where == "inside the stable phase"
     assert one.equal_loss.step_ratio.value == pytest.approx(1.2, rel=0.1)
-    assert any("TST is at step 55 of 100" in note for note in one.notes)
+    assert any("The candidate is at step 55 of 100" in note for note in one.notes)
 
 
 def test_runs_that_have_only_begun_are_not_refused(tmp_path: Path) -> None:
     write(tmp_path / "baseline")
-    write(tmp_path / "tst", last=0, s=4)
-    baseline, tst = (read_runs([tmp_path / name]) for name in ("baseline", "tst"))
-    assert find_so_far([], [], 0.95) == Findings((), (), ())
-    alone = find_so_far(baseline, [], 0.95)
-    assert (len(alone.baseline), alone.tst, alone.comparisons) == (1, (), ())
-    begun = find_so_far(baseline, tst, 0.95)
+    write(tmp_path / "candidate", last=0, s=4)
+    baseline, candidate = (read_runs([tmp_path / name]) for name in ("baseline", "candidate"))
+    assert compare_so_far([], [], 0.95) == Findings((), (), ())
+    alone = compare_so_far(baseline, [], 0.95)
+    assert (len(alone.baseline), alone.candidate, alone.comparisons) == (1, (), ())
+    begun = compare_so_far(baseline, candidate, 0.95)
     assert begun.comparisons[0].equal_loss.loss.value is None
     assert any("no held-out loss" in note for note in notes(begun))
 
@@ -82,8 +82,10 @@ def test_runs_that_have_only_begun_are_not_refused(tmp_path: Path) -> None:
 def test_settings_that_differ_besides_superposition_are_a_note(tmp_path: Path) -> None:
     """They were in the page alone."""
     write(tmp_path / "baseline")
-    write(tmp_path / "tst", s=4, gain=1.2, lr=1e-2, save="elsewhere", log_interval=7)
-    told = [note for note in notes(found(tmp_path, "tst")) if note.startswith("Besides super")]
+    write(tmp_path / "candidate", s=4, gain=1.2, lr=1e-2, save="elsewhere", log_interval=7)
+    told = [
+        note for note in notes(found(tmp_path, "candidate")) if note.startswith("Besides super")
+    ]
     assert told == [
         "Besides superposition these settings differ (baseline / candidate): lr (0.001 / 0.01). "
         "What they do is in every figure."

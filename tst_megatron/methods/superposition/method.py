@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from tst_megatron.methods.method import Method, Run
+from tst_megatron.methods.search import Search
 from tst_megatron.methods.superposition import flags
 from tst_megatron.methods.superposition.combinations import check_combinations
 from tst_megatron.methods.superposition.run import SuperposedRun
@@ -45,6 +46,12 @@ class SuperpositionMethod(Method):
         if before is None:
             return None
         return before | {"bag_boundary": before.get("bag_boundary", "any")}
+
+    def search(self) -> Search:
+        """Bag sizes and shares of the steps."""
+        from tst_megatron.methods.superposition.search import BagSearch
+
+        return BagSearch()
 
 
 METHOD = SuperpositionMethod()

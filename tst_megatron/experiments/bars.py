@@ -93,7 +93,7 @@ def _latest_steps(ledger_file: Path) -> list[dict[str, Any]]:
     return steps[-_WINDOW:]
 
 
-class ProgressDisplay:
+class Bars:
     """Keeps the status of the runs that are under way before the user's eyes.
 
     Args:
@@ -112,7 +112,7 @@ class ProgressDisplay:
             disable=not console.is_terminal,
         )
 
-    def __enter__(self) -> "ProgressDisplay":
+    def __enter__(self) -> "Bars":
         self._bars.start()
         return self
 

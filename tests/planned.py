@@ -4,10 +4,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from tst_megatron.planner.counts import Stage, count_stages
+from tst_megatron import recipes
+from tst_megatron.methods.superposition.terms import SuperpositionTerms
+from tst_megatron.planner.counts import PipelineStage, count_stages
+from tst_megatron.planner.course import Course
 from tst_megatron.planner.flags import planned_args
 from tst_megatron.planner.hardware import GPUS
-from tst_megatron.recipes import recipe as recipes
+from tst_megatron.runs.stages import ORDINARY, Stage
 
 # With everything that the recipes have, and no two sizes alike.
 DENSE = (
@@ -34,7 +37,20 @@ def recipe_flags(name: str, *more: str) -> list[str]:
 @contextmanager
 def built(
     flags: Sequence[str], num_gpus: int = 1, gpu: str = "h100"
-) -> Iterator[tuple[Any, tuple[Stage, ...]]]:
+) -> Iterator[tuple[Any, tuple[PipelineStage, ...]]]:
     """Validated arguments, and the stages that Megatron builds from them."""
     with planned_args(flags, num_gpus, GPUS[gpu]) as args:
         yield args, count_stages(args)
+
+
+def bags(*sizes: int) -> Course:
+    """A run with a stage of every bag size; of one it is ordinary."""
+    return Course(
+        tuple(
+            Stage(f"bags of {size}", 64, size, facts={"bag_size": size})
+            if size > 1
+            else Stage(ORDINARY, 64)
+            for size in sizes
+        ),
+        SuperpositionTerms(),
+    )

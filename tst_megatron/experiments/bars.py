@@ -12,6 +12,8 @@ import orjson
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from tst_megatron.runs.spans import stage_name
+
 _LINE_INTERVAL_S = 15.0
 _WINDOW = 20  # Logged steps that a rate is taken over.
 _TAIL_BYTES = 1 << 18  # Holds the window many times over, and a header.
@@ -48,7 +50,7 @@ class Status:
 
 def status_of(ledger_file: Path, num_steps: int) -> Status:
     """Read a run's status; of a run that has logged nothing yet, that it starts."""
-    steps = _latest_steps(ledger_file)
+    header, steps = _latest_lines(ledger_file)
     if not steps:
         return Status()
     first, last = steps[0], steps[-1]
@@ -58,10 +60,9 @@ def status_of(ledger_file: Path, num_steps: int) -> Status:
         positions_per_s = (last["positions"] - first["positions"]) / seconds
         data_tokens_per_s = (last["data_tokens"] - first["data_tokens"]) / seconds
         left_s = (num_steps - last["step"]) * seconds / (last["step"] - first["step"])
-    bag_size = last["bag_size"]
     return Status(
         step=last["step"],
-        phase="single tokens" if bag_size == 1 else f"bags of {bag_size}",
+        phase=stage_name(header or _first_header(ledger_file), last),
         loss=last["loss"],
         loss_name=last["loss_name"],
         positions_per_s=positions_per_s,
@@ -70,14 +71,29 @@ def status_of(ledger_file: Path, num_steps: int) -> Status:
     )
 
 
-def _latest_steps(ledger_file: Path) -> list[dict[str, Any]]:
-    """The last logged steps, from the file's end alone: it is asked for every second."""
+def _first_header(ledger_file: Path) -> dict[str, Any]:
+    """The first line, which names the stages; empty if it cannot be read."""
+    try:
+        with ledger_file.open("rb") as file:
+            header: dict[str, Any] = orjson.loads(file.readline())
+    except (OSError, ValueError):
+        return {}
+    return header
+
+
+def _latest_lines(ledger_file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The last logged steps, from the file's end alone: it is asked for every second.
+
+    Returns:
+        The header of the last start, empty where that is not in the end; and the steps.
+    """
     try:
         with ledger_file.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
             texts = file.read().split(b"\n")
     except OSError:
-        return []
+        return {}, []
+    header: dict[str, Any] = {}
     steps: list[dict[str, Any]] = []
     for text in texts:
         try:
@@ -86,11 +102,12 @@ def _latest_steps(ledger_file: Path) -> list[dict[str, Any]]:
             # Its beginning is before the tail, or it is still being written.
             continue
         if line["kind"] == "header":
+            header = line
             # The run starts again, and goes back to this step.
             steps = [before for before in steps if before["step"] <= line["step"]]
         elif line["kind"] == "step":
             steps.append(line)
-    return steps[-_WINDOW:]
+    return header, steps[-_WINDOW:]
 
 
 class Bars:

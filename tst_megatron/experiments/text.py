@@ -10,15 +10,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tst_megatron.corpora import corpus
 from tst_megatron.corpora.blend import expand_blend, is_remote
 from tst_megatron.corpora.budget import Budget, check_files, check_no_empty_stage
-from tst_megatron.corpora.indexing.documents import index_documents
 from tst_megatron.corpora.manifest import manifest_path
 from tst_megatron.corpora.reading.inputs import InputFile
+from tst_megatron.corpora.small_corpora import at_least, documents_of, index_documents
 from tst_megatron.corpora.sources import all_prefixes
 from tst_megatron.corpora.tokenizers.training import train_tokenizer
-from tst_megatron.recipes.recipe import expand_recipe
+from tst_megatron.recipes import expand_recipe
 
 # Enough for phases and held-out text of the right sizes, as these are cut at whole documents.
 _FEWEST_DOCUMENTS = 500
@@ -67,7 +66,7 @@ class PreparedText:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.tokenizer.exists() and manifest_path(self.corpus).exists():
             return
-        documents = corpus.at_least(_FEWEST_DOCUMENTS, list(corpus.documents_of(files)))
+        documents = at_least(_FEWEST_DOCUMENTS, list(documents_of(files)))
         if not self.tokenizer.exists():
             with console.status("Training the tokenizer"):
                 train_tokenizer(documents, self.tokenizer, vocab_size)
@@ -112,8 +111,7 @@ def text_read(flags: Sequence[str]) -> TextRead:
     check_files([prefix for prefix in all_prefixes(args) if not is_remote(prefix)])
     check_validation(args)
     reading = reading_from_args(args)
-    schedule = reading.schedule(reading.train_iters)
-    data_tokens = schedule.data_tokens(schedule.num_samples, reading.seq_length)
+    data_tokens = sum(part.data_tokens for part in reading.parts(reading.train_iters))
     if any(source.is_remote for source in reading.sources):
         return TextRead(data_tokens, None, False)
     budget = Budget(reading)

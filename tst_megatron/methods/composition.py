@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from tst_megatron.methods.events import Listener
-from tst_megatron.methods.method import Evaluation, Run
+from tst_megatron.methods.method import Evaluation, Positions, Run
 from tst_megatron.runs.stages import Stage, merged
 
 
@@ -95,6 +95,11 @@ class Composed(Run):
         """Of the one that makes it."""
         maker = next(run for run in self._runs if run.makes_training_data)
         return maker.training_data(config, is_built_on_rank)
+
+    def in_positions(self, sample: Mapping[str, Any]) -> tuple[Positions, Positions] | None:
+        """Likewise."""
+        found = (run.in_positions(sample) for run in self._runs)
+        return next((positions for positions in found if positions is not None), None)
 
     def batch(
         self,

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from tst_megatron.methods.story import Story
     from tst_megatron.methods.terms import Terms
 
+type Positions = list[list[int | None]]
+"""``[L][tokens a position]``, ids; None in a place that holds no token."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -160,6 +163,14 @@ class Run:
         """
         raise NotImplementedError
 
+    def in_positions(self, sample: Mapping[str, Any]) -> tuple[Positions, Positions] | None:
+        """A sample of `training_data` for the eye: its inputs and its targets.
+
+        Returns:
+            None for a sample that is as Megatron's own are.
+        """
+        return None
+
     def batch(
         self,
         stage: Stage,
@@ -233,10 +244,13 @@ class Method:
     Attributes:
         name: as folder, ledger and messages have it.
         flag_prefix: of its flags, such as ``tst``.
+        forms: sets of flags, without dashes in front, that say the same thing in other words; one
+            that is given takes the place of the others. None where it has but one form.
     """
 
     name: ClassVar[str]
     flag_prefix: ClassVar[str]
+    forms: ClassVar[tuple[frozenset[str], ...]] = ()
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the method's flags to a parser, Megatron's or a smaller one."""
@@ -289,7 +303,7 @@ class Method:
         """How the method is told in a comparison."""
         from tst_megatron.methods.story import Story
 
-        return Story()
+        return Story(self.name)
 
 
-__all__ = ["Evaluation", "Fact", "Method", "Ordinary", "Run", "Stage"]
+__all__ = ["Evaluation", "Fact", "Method", "Ordinary", "Positions", "Run", "Stage"]

@@ -21,7 +21,7 @@ examples:
   tst-megatron plan --recipe smollm3-3b-tst --gpus 8 --sweep
   tst-megatron plan --gpus 16 --json $YOUR_MEGATRON_FLAGS
 
-Every other flag is Megatron's or a --tst- flag, and wins over the recipe's.
+Every other flag is pretrain's, Megatron's or ours, and wins over the recipe's.
 """
 
 _WIDTH_OF_A_LOG = 120
@@ -82,10 +82,10 @@ def main(args: argparse.Namespace, others: list[str]) -> None:
     from tst_megatron.trainer.cpu import patches as cpu
 
     cpu.install()
-    from tst_megatron.planner import tables
+    from tst_megatron.planner import as_text
     from tst_megatron.planner.plan import make_plan
     from tst_megatron.planner.sweep import sweep
-    from tst_megatron.recipes.recipe import expand_recipe
+    from tst_megatron.recipes import expand_recipe
 
     machine = recipe = None
     if args.recipe is not None:
@@ -103,7 +103,7 @@ def main(args: argparse.Namespace, others: list[str]) -> None:
         if args.json:
             print(json.dumps(swept.as_json(), indent=2))
         else:
-            tables.print_sweep(console, recipe, swept)
+            as_text.print_sweep(console, recipe, swept)
         if not any(one.fits for one in swept.tried):
             raise UserError(
                 f"no layout fits {num_gpus} x {gpu.name}: take more GPUs, or GPUs with more memory"
@@ -113,7 +113,7 @@ def main(args: argparse.Namespace, others: list[str]) -> None:
     if args.json:
         print(json.dumps(plan.as_json(), indent=2))
     else:
-        tables.print_plan(console, recipe, plan)
+        as_text.print_plan(console, recipe, plan)
     if not plan.fits:
         worst = plan.worst
         raise UserError(
@@ -125,8 +125,8 @@ def main(args: argparse.Namespace, others: list[str]) -> None:
 
 def _recipe_for(args: argparse.Namespace) -> tuple[str, tuple[int, str] | None]:
     """The recipe in its layout for the GPUs that were asked for, and the GPUs of its layout."""
-    from tst_megatron.recipes import recipe as recipes
-    from tst_megatron.recipes.files import is_path
+    from tst_megatron import recipes
+    from tst_megatron.recipes import is_path
 
     name: str = args.recipe
     # A file's own name may hold a plus.

@@ -1,21 +1,23 @@
 """What a rank holds, read off the model that Megatron built for it.
 
-The one idea: parameters are counted where they are, by Megatron's own marks on them: split over
-the tensor-parallel ranks (``tensor_model_parallel``), or an expert's (``allreduce``). Widths, from
-which activations and products follow, are the shapes of the weights.
+The one idea: parameters are counted where they are, each as the part of the model that it is
+(`tst_megatron.stock.experts`). Widths, from which activations and products follow, are the shapes
+of the weights. What a method adds to a layer is added to what was counted.
 """
 
 import argparse
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from tst_megatron.errors import UserError
+from tst_megatron.methods.terms import Terms
 from tst_megatron.planner.fake_ranks import as_rank, build, on_meta_device
 from tst_megatron.planner.flags import quiet
+from tst_megatron.stock.experts import copies, is_experts
 
 KINDS = (
     "embedding",
@@ -30,11 +32,11 @@ KINDS = (
 
 
 @dataclass(frozen=True)
-class Part:
+class KindCount:
     """Parameters of one kind, of a layer or of what stands around the layers.
 
     Attributes:
-        kind: one of `KINDS`.
+        kind: one of `KINDS`, or one that a method adds.
         local: numbers on this rank.
         local_products: those of them that are weights of matrix products.
         whole: numbers in the whole model; 0 for a copy of what another stage holds.
@@ -99,7 +101,7 @@ class Experts:
 class Layer:
     """One layer on one rank; equal layers compare equal."""
 
-    parts: tuple[Part, ...]
+    counts: tuple[KindCount, ...]
     attention: Attention | None
     mlp: Mlp | None
     experts: Experts | None
@@ -113,23 +115,30 @@ class Chunk:
         layers: in order.
         embedding: the tables before the first layer, where they are.
         head: final norm and LM head, where they are.
+        first_layer: the number of its first layer in the whole model, from 0.
     """
 
     layers: tuple[Layer, ...]
-    embedding: tuple[Part, ...] = ()
-    head: tuple[Part, ...] = ()
+    embedding: tuple[KindCount, ...] = ()
+    head: tuple[KindCount, ...] = ()
+    first_layer: int = 0
 
     @property
-    def parts(self) -> Iterator[Part]:
+    def numbered_layers(self) -> Iterator[tuple[int, Layer]]:
+        """Every layer with its number in the whole model."""
+        return enumerate(self.layers, self.first_layer)
+
+    @property
+    def counts(self) -> Iterator[KindCount]:
         """All that the chunk holds."""
         yield from self.embedding
         for layer in self.layers:
-            yield from layer.parts
+            yield from layer.counts
         yield from self.head
 
 
 @dataclass(frozen=True)
-class Stage:
+class PipelineStage:
     """A pipeline stage, as the first of its ranks holds it; the others' shards are of its shapes.
 
     Attributes:
@@ -141,20 +150,20 @@ class Stage:
     chunks: tuple[Chunk, ...]
 
     @property
-    def parts(self) -> Iterator[Part]:
+    def counts(self) -> Iterator[KindCount]:
         """All that one rank of the stage holds."""
         for chunk in self.chunks:
-            yield from chunk.parts
+            yield from chunk.counts
 
     @property
     def parameters(self) -> int:
         """Numbers on one rank."""
-        return sum(part.local for part in self.parts)
+        return sum(one.local for one in self.counts)
 
     @property
     def expert_parameters(self) -> int:
         """Of these, the experts'."""
-        return sum(part.local for part in self.parts if part.kind == "experts")
+        return sum(one.local for one in self.counts if one.kind == "experts")
 
 
 @dataclass(frozen=True)
@@ -175,7 +184,7 @@ class Parameters:
     by_kind: dict[str, int]
 
 
-def count_stages(args: argparse.Namespace) -> tuple[Stage, ...]:
+def count_stages(args: argparse.Namespace) -> tuple[PipelineStage, ...]:
     """Build every pipeline stage and count it.
 
     Args:
@@ -195,8 +204,62 @@ def count_stages(args: argparse.Namespace) -> tuple[Stage, ...]:
                     f"Megatron does not build this model: {' '.join(str(error).split())}"
                 ) from None
             chunks = tuple(count_chunk(args, model) for model in models)
-        stages.append(Stage(range(first, first + size), chunks))
-    return tuple(stages)
+        stages.append(PipelineStage(range(first, first + size), chunks))
+    return _numbered(stages)
+
+
+def with_added(
+    args: argparse.Namespace, pipeline: Sequence[PipelineStage], terms: Terms
+) -> tuple[PipelineStage, ...]:
+    """The stages with the weights that a run's methods add to their layers.
+
+    Args:
+        args: Megatron's validated arguments.
+        pipeline: as Megatron's modules were counted.
+        terms: of the run's methods.
+    """
+    return tuple(
+        dataclasses.replace(
+            stage, chunks=tuple(_chunk_with_added(args, chunk, terms) for chunk in stage.chunks)
+        )
+        for stage in pipeline
+    )
+
+
+def _chunk_with_added(args: argparse.Namespace, chunk: Chunk, terms: Terms) -> Chunk:
+    layers = (
+        _layer_with_added(layer, terms.layer_weights(args, number))
+        for number, layer in chunk.numbered_layers
+    )
+    return dataclasses.replace(chunk, layers=tuple(layers))
+
+
+def _layer_with_added(layer: Layer, added: Mapping[str, int]) -> Layer:
+    found = {one.kind: one for one in layer.counts}
+    for kind, numbers in added.items():
+        before = found.get(kind, KindCount(kind, 0, 0, 0, 0))
+        found[kind] = KindCount(
+            kind,
+            before.local + numbers,
+            before.local_products + numbers,
+            before.whole + numbers,
+            before.products + numbers,
+        )
+    return dataclasses.replace(layer, counts=tuple(found.values())) if added else layer
+
+
+def _numbered(stages: Sequence[PipelineStage]) -> tuple[PipelineStage, ...]:
+    """Their chunks with the layers that come before: the first chunks of all stages come first."""
+    chunks = [list(stage.chunks) for stage in stages]
+    number = 0
+    for virtual in range(len(chunks[0])):
+        for of_stage in chunks:
+            of_stage[virtual] = dataclasses.replace(of_stage[virtual], first_layer=number)
+            number += len(of_stage[virtual].layers)
+    return tuple(
+        dataclasses.replace(stage, chunks=tuple(of_stage))
+        for stage, of_stage in zip(stages, chunks, strict=True)
+    )
 
 
 def count_chunk(args: argparse.Namespace, model: Any) -> Chunk:
@@ -206,19 +269,21 @@ def count_chunk(args: argparse.Namespace, model: Any) -> Chunk:
     norm = getattr(decoder, "final_layernorm", None) or getattr(decoder, "final_norm", None)
     seen: dict[Layer, Layer] = {}
     layers = [_count_layer(args, layer) for layer in decoder.layers]
-    return Chunk(
-        layers=tuple(seen.setdefault(layer, layer) for layer in layers),
-        embedding=_parts(args, [("embedding", model.embedding)]) if model.pre_process else (),
-        head=(*_parts(args, [("norm", norm)]), _head(args, model)) if model.post_process else (),
-    )
+    embedding: tuple[KindCount, ...] = ()
+    head: tuple[KindCount, ...] = ()
+    if model.pre_process:
+        embedding = _kind_counts(args, "embedding", model.embedding)
+    if model.post_process:
+        head = (*_kind_counts(args, "norm", norm), _head(args, model))
+    return Chunk(tuple(seen.setdefault(layer, layer) for layer in layers), embedding, head)
 
 
-def whole_model(stages: Iterable[Stage], args: argparse.Namespace) -> Parameters:
+def whole_model(stages: Iterable[PipelineStage], args: argparse.Namespace) -> Parameters:
     """The whole model's parameters, from those of its stages."""
     by_kind = dict.fromkeys(KINDS, 0)
     for stage in stages:
-        for part in stage.parts:
-            by_kind[part.kind] += part.whole
+        for one in stage.counts:
+            by_kind[one.kind] = by_kind.get(one.kind, 0) + one.whole
     by_kind = {kind: number for kind, number in by_kind.items() if number}
     total, embedding = sum(by_kind.values()), by_kind["embedding"]
     idle = 0
@@ -233,12 +298,12 @@ def _table(args: argparse.Namespace) -> int:
     return int(args.padded_vocab_size * args.hidden_size)
 
 
-def _head(args: argparse.Namespace, model: Any) -> Part:
+def _head(args: argparse.Namespace, model: Any) -> KindCount:
     weight = model.output_layer.weight
     tied = not args.untie_embeddings_and_output_weights
     local = 0 if weight is None else weight.numel()
     table = _table(args)
-    return Part(
+    return KindCount(
         "head",
         local=local,
         local_products=table // args.tensor_model_parallel_size,
@@ -267,32 +332,32 @@ def _count_layer(args: argparse.Namespace, layer: torch.nn.Module) -> Layer:
         )
     elif hasattr(inner, "linear_fc1"):
         mlp = _widths(inner)
-    return Layer(_parts(args, [("", layer)]), attention, mlp, experts)
+    return Layer(_kind_counts(args, "", layer), attention, mlp, experts)
 
 
 def _widths(mlp: Any) -> Mlp:
     return Mlp(mlp.linear_fc1.weight.shape[0], mlp.linear_fc2.weight.shape[1])
 
 
-def _parts(
-    args: argparse.Namespace, modules: Iterable[tuple[str, torch.nn.Module]]
-) -> tuple[Part, ...]:
-    parts: dict[str, Part] = {}
-    for prefix, module in modules:
-        for name, parameter in module.named_parameters():
-            kind = _kind(f"{prefix}.{name}", parameter)
-            local = parameter.numel()
-            whole = local * _copies(args, parameter)
-            is_product = parameter.dim() == 2 and kind != "embedding"
-            before = parts.get(kind, Part(kind, 0, 0, 0, 0))
-            parts[kind] = dataclasses.replace(
-                before,
-                local=before.local + local,
-                local_products=before.local_products + local * is_product,
-                whole=before.whole + whole,
-                products=before.products + whole * is_product,
-            )
-    return tuple(parts.values())
+def _kind_counts(
+    args: argparse.Namespace, prefix: str, module: torch.nn.Module
+) -> tuple[KindCount, ...]:
+    found: dict[str, KindCount] = {}
+    for inner, parameter in module.named_parameters():
+        name = f"{prefix}.{inner}"
+        kind = _kind(name, parameter)
+        local = parameter.numel()
+        whole = local * copies(args, name, parameter)
+        is_product = parameter.dim() == 2 and kind != "embedding"
+        before = found.get(kind, KindCount(kind, 0, 0, 0, 0))
+        found[kind] = KindCount(
+            kind,
+            before.local + local,
+            before.local_products + local * is_product,
+            before.whole + whole,
+            before.products + whole * is_product,
+        )
+    return tuple(found.values())
 
 
 def _kind(name: str, parameter: torch.Tensor) -> str:
@@ -300,9 +365,10 @@ def _kind(name: str, parameter: torch.Tensor) -> str:
         return "embedding"
     if "norm" in name.rpartition(".mlp.")[2] and parameter.dim() == 1:
         return "norms"
+    if is_experts(name):
+        return "experts"
     for kind, place in (
         ("shared_experts", ".shared_experts."),
-        ("experts", ".experts."),
         ("router", ".router."),
         ("attention", ".self_attention."),
         ("dense_mlp", ".mlp."),
@@ -310,12 +376,3 @@ def _kind(name: str, parameter: torch.Tensor) -> str:
         if place in name:
             return kind
     return "norms"
-
-
-def _copies(args: argparse.Namespace, parameter: torch.Tensor) -> int:
-    """Ranks that hold parts of the same parameter, or experts like it."""
-    if not getattr(parameter, "allreduce", True):
-        split = args.expert_tensor_parallel_size if parameter.tensor_model_parallel else 1
-        return int(split * args.expert_model_parallel_size)
-    is_split = getattr(parameter, "tensor_model_parallel", False)
-    return int(args.tensor_model_parallel_size) if is_split else 1

@@ -2,26 +2,26 @@
 
 The one idea: the numbers that a rank was built with, times the bytes that the precision flags give
 them, divided among the ranks that Megatron's distributed optimizer divides them among; and the
-activations at the moment of the step when there are most of them.
+activations at the moment of the step when there are most of them. What the stages of the run differ
+in counts at its largest.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from tst_megatron.planner.activations import FULL, NONE, Activations, Recomputation
-from tst_megatron.planner.counts import Layer, Stage
+from tst_megatron.planner.counts import PipelineStage
+from tst_megatron.planner.course import Course
 from tst_megatron.planner.pipeline import most_held, most_in_flight
 from tst_megatron.planner.precision import Precision
 
 SELECTIVE = Recomputation("selective", modules=("core_attn",))
 
 _FP8_KINDS = ("attention", "dense_mlp", "experts", "shared_experts")
-# Of a position in an ordinary batch: tokens, labels and positions in int64, the loss mask in
-# float32. A superposed batch has its text once more, as it came, and bags on both sides.
-_BATCH, _BATCH_WITHOUT_BAGS, _ID = 28, 12, 8
-# Blocks of the superposed loss in float32, of which a pass makes two (superposition/loss.py).
-_LOSS_BLOCKS = 2 * 2**23 * 4
+# Bytes of a position in an ordinary batch: tokens, labels and positions in int64, the loss mask in
+# float32.
+BATCH_POSITION = 28
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class Memory:
         activations: of the micro-batches in flight, and what is recomputed.
         logits: and what the loss makes of them; on the last stage.
         batch: the micro-batches themselves, at their largest.
-        transient: the gradients that travel through one layer.
+        transient: the gradients that travel through one layer, or what the embedding's look-up
+            takes.
     """
 
     weights: int
@@ -58,23 +59,23 @@ class MemoryOfRun:
     Args:
         args: Megatron's validated arguments.
         precision: bytes of numbers.
-        stages: what was built.
-        bag_sizes: of the run's stages, 1 where it is ordinary.
+        pipeline: what was built.
+        course: of the run.
     """
 
     def __init__(
         self,
         args: argparse.Namespace,
         precision: Precision,
-        stages: Sequence[Stage],
-        bag_sizes: Sequence[int],
+        pipeline: Sequence[PipelineStage],
+        course: Course,
     ) -> None:
         self._args = args
         self._precision = precision
-        self._stages = stages
-        self._bag_sizes = bag_sizes
+        self._pipeline = pipeline
+        self._stages, self._terms = course.stages, course.terms
         self._activations = Activations(args, precision)
-        self._fp8_layers = _fp8_layers(args, stages) if precision.fp8 else set()
+        self._fp8_layers = _fp8_layers(args, pipeline) if precision.fp8 else range(0)
         expert_ranks = (
             args.expert_tensor_parallel_size
             * args.expert_model_parallel_size
@@ -85,7 +86,7 @@ class MemoryOfRun:
 
     def of_stage(self, stage: int) -> Memory:
         """Memory of a GPU of a stage, as the run's flags have it."""
-        built = self._stages[stage]
+        built = self._pipeline[stage]
         experts, dense = built.expert_parameters, built.parameters - built.expert_parameters
         return Memory(
             weights=round(self._weights(stage)),
@@ -100,7 +101,7 @@ class MemoryOfRun:
 
     def activations(self, stage: int, recomputation: Recomputation) -> int:
         """Activations of a stage under some recomputation."""
-        held = [self._activations.held(c, recomputation) for c in self._stages[stage].chunks]
+        held = [self._activations.held(c, recomputation) for c in self._pipeline[stage].chunks]
         return most_held(self._args, stage, held)
 
     def activations_by_recomputation(self, stage: int) -> dict[str, int]:
@@ -111,15 +112,16 @@ class MemoryOfRun:
     def fp8_parameters(self, stage: int) -> int:
         """Weights of a stage's rank that are multiplied in FP8."""
         return sum(
-            part.local_products
-            for place, layer in _layers(self._args, self._stages)
-            if place.stage == stage and place.index in self._fp8_layers
-            for part in layer.parts
-            if part.kind in _FP8_KINDS
+            one.local_products
+            for chunk in self._pipeline[stage].chunks
+            for number, layer in chunk.numbered_layers
+            if number in self._fp8_layers
+            for one in layer.counts
+            if one.kind in _FP8_KINDS
         )
 
     def _weights(self, stage: int) -> float:
-        precision, built = self._precision, self._stages[stage]
+        precision, built = self._precision, self._pipeline[stage]
         fp8 = self.fp8_parameters(stage)
         others = built.parameters - (fp8 if precision.keeps_fp8_weights_only else 0)
         return others * precision.compute + fp8 * precision.fp8_copies
@@ -129,17 +131,13 @@ class MemoryOfRun:
         return -(-parameters // share) * self._precision.optimizer
 
     def _logits(self, stage: int) -> int:
-        if not self._stages[stage].chunks[-1].head:
+        if not self._pipeline[stage].chunks[-1].head:
             return 0
-        args, compute = self._args, self._precision.compute
-        numbers = self._activations.positions * args.padded_vocab_size
-        numbers //= args.tensor_model_parallel_size
+        numbers = self._activations.positions * self._args.padded_vocab_size
+        numbers //= self._args.tensor_model_parallel_size
+        ordinary = numbers * self._stock_logits
         return max(
-            # Ours: the gradient takes the logits' place.
-            numbers * compute + min(_LOSS_BLOCKS, numbers * 4)
-            if bag_size > 1
-            else numbers * self._stock_logits
-            for bag_size in self._bag_sizes
+            self._terms.logits_bytes(self._args, one, numbers, ordinary) for one in self._stages
         )
 
     @property
@@ -152,47 +150,27 @@ class MemoryOfRun:
         return compute if fused or compute == 4 else compute + 4
 
     def _batch(self, stage: int) -> int:
-        if stage not in (0, len(self._stages) - 1):
+        if stage not in (0, len(self._pipeline) - 1):
             return 0
-        args, n = self._args, self._activations.positions
-        whole = n * args.context_parallel_size
-        largest = max(self._bag_sizes)
-        if largest == 1:
-            return n * _BATCH * most_in_flight(args, stage)
-        one = whole * largest * _ID + n * (2 * largest * _ID + _BATCH_WITHOUT_BAGS)
-        return one * most_in_flight(args, stage)
+        ordinary = self._activations.positions * BATCH_POSITION
+        largest = max(self._terms.batch_bytes(self._args, one, ordinary) for one in self._stages)
+        return largest * most_in_flight(self._args, stage)
 
     def _transient(self, stage: int) -> int:
         """The gradient of the widest tensor of a layer, and of what it was made from."""
-        layers = {layer for chunk in self._stages[stage].chunks for layer in chunk.layers}
-        sizes = (
+        chunks = self._pipeline[stage].chunks
+        sizes = [
             sum(sorted(one.num_bytes for one in self._activations.saved_by_layer(layer))[-2:])
-            for layer in layers
-        )
+            for layer in {layer for chunk in chunks for layer in chunk.layers}
+        ]
+        if any(chunk.embedding for chunk in chunks):
+            sizes += [self._terms.embedding_bytes(self._args, one, 0) for one in self._stages]
         return max(sizes, default=0)
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a layer stands: its pipeline stage, and its number in the whole model from 0."""
-
-    stage: int
-    index: int
-
-
-def _layers(args: argparse.Namespace, stages: Sequence[Stage]) -> Iterator[tuple[_Place, Layer]]:
-    index = 0
-    for chunk in range(args.virtual_pipeline_model_parallel_size or 1):
-        for number, stage in enumerate(stages):
-            for layer in stage.chunks[chunk].layers:
-                yield _Place(number, index), layer
-                index += 1
-
-
-def _fp8_layers(args: argparse.Namespace, stages: Sequence[Stage]) -> set[int]:
+def _fp8_layers(args: argparse.Namespace, pipeline: Sequence[PipelineStage]) -> range:
     """Numbers of the layers whose products are FP8."""
-    total = sum(1 for _ in _layers(args, stages))
-    first, last = 0, total
-    if args.first_last_layers_bf16:
-        first, last = args.num_layers_at_start_in_bf16, total - args.num_layers_at_end_in_bf16
-    return set(range(first, last))
+    total = sum(len(chunk.layers) for stage in pipeline for chunk in stage.chunks)
+    if not args.first_last_layers_bf16:
+        return range(total)
+    return range(args.num_layers_at_start_in_bf16, total - args.num_layers_at_end_in_bf16)

@@ -1,25 +1,32 @@
 """The plan of a run: everything that is counted, as one value and as JSON.
 
-The one idea: a plan is made once from the flags; tables and JSON only show it. The JSON's keys are
+The one idea: a plan is made once from the flags; tables and JSON only show it. What a run goes
+through its methods say as stages, and what they change in a figure as terms. The JSON's keys are
 documented in docs/planner.md and are kept.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tst_megatron.planner.activations import Recomputation
-from tst_megatron.planner.counts import Parameters, Stage, count_stages, whole_model
+from tst_megatron.planner.counts import (
+    Parameters,
+    PipelineStage,
+    count_stages,
+    whole_model,
+    with_added,
+)
+from tst_megatron.planner.course import Course
 from tst_megatron.planner.flags import planned_args
 from tst_megatron.planner.hardware import Gpu
 from tst_megatron.planner.memory import Memory, MemoryOfRun
 from tst_megatron.planner.pipeline import bubble, most_in_flight, num_microbatches
 from tst_megatron.planner.precision import Precision
-from tst_megatron.planner.progress import RunStage, run_stages
-from tst_megatron.planner.timing import StepTime, step_time
 from tst_megatron.planner.traffic import Collective, Traffic, merged
-from tst_megatron.planner.work import SCORES, Work, work_of
+from tst_megatron.planner.work import SCORES, StepTime, Work, step_time, work_of, work_of_run
+from tst_megatron.runs.stages import Fact, Stage
 
 _HOUR = 3600.0
 
@@ -43,8 +50,8 @@ class Assumptions:
 
 
 @dataclass(frozen=True)
-class StagePlan:
-    """A pipeline stage: what each of its GPUs holds.
+class GpuPlan:
+    """What each GPU of a pipeline stage holds.
 
     Attributes:
         stage: the pipeline rank.
@@ -55,7 +62,7 @@ class StagePlan:
     """
 
     stage: int
-    built: Stage
+    built: PipelineStage
     memory: Memory
     by_recomputation: dict[str, int]
     in_flight: int
@@ -63,33 +70,37 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """A step in one stage of the schedule, at the full batch size.
+    """A step in one stage of the run, at the full batch size.
 
     Attributes:
-        run: the stage.
+        stage: of the run.
+        steps: of the stage.
+        facts: the stage's, and of every other method what it says of a stage that is not its own.
         positions: of a step.
         work: of a step.
-        run_positions: of the whole stage.
+        stage_positions: of the whole stage.
     """
 
-    run: RunStage
+    stage: Stage
+    steps: int
+    facts: Mapping[str, Fact]
     positions: int
     work: Work
-    run_positions: int
+    stage_positions: int
 
     @property
     def data_tokens(self) -> int:
         """That a step reads."""
-        return self.positions * self.run.tokens_per_position
+        return self.positions * self.stage.tokens_a_position
 
     @property
-    def run_data_tokens(self) -> int:
+    def stage_data_tokens(self) -> int:
         """That the whole stage reads."""
-        return self.run_positions * self.run.tokens_per_position
+        return self.stage_positions * self.stage.tokens_a_position
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """Everything that is known of a run before it runs."""
 
     gpu: Gpu
@@ -97,9 +108,11 @@ class Plan:
     layout: dict[str, Any]
     assumptions: Assumptions
     parameters: Parameters
-    stages: tuple[StagePlan, ...]
+    gpus: tuple[GpuPlan, ...]
     steps: tuple[StepPlan, ...]
+    heaviest: StepPlan
     work: Work
+    totals: Mapping[str, int]
     precision: Precision
     collectives: tuple[Collective, ...]
     collectives_stage: int
@@ -113,9 +126,9 @@ class Plan:
         return self.gpu.memory * (1 - self.assumptions.reserve)
 
     @property
-    def worst(self) -> StagePlan:
-        """The stage whose GPUs hold most."""
-        return max(self.stages, key=lambda stage: stage.memory.total)
+    def worst(self) -> GpuPlan:
+        """Of the pipeline stage whose GPUs hold most."""
+        return max(self.gpus, key=lambda stage: stage.memory.total)
 
     @property
     def fits(self) -> bool:
@@ -135,7 +148,7 @@ class Plan:
     @property
     def predicted_mfu(self) -> float:
         """Utilisation of the predicted step."""
-        ideal = self.steps[-1].work.seconds_at_peak(self.gpu, self.precision, False)
+        ideal = self.heaviest.work.seconds_at_peak(self.gpu, self.precision, False)
         return ideal / self.num_gpus / self.time.total
 
     @property
@@ -150,7 +163,7 @@ class Plan:
             "layout": self.layout,
             "assumptions": asdict(self.assumptions),
             "parameters": asdict(self.parameters),
-            "per_gpu": [_stage_as_json(stage) for stage in self.stages],
+            "per_gpu": [_gpu_as_json(one) for one in self.gpus],
             "worst_rank": self.worst.built.ranks[0],
             "available_bytes": round(self.available),
             "fits": self.fits,
@@ -165,7 +178,7 @@ class Plan:
             },
             "pipeline": {"bubble": self.bubble},
             "collectives": {
-                "rank": self.stages[self.collectives_stage].built.ranks[0],
+                "rank": self.gpus[self.collectives_stage].built.ranks[0],
                 "per_step": [_collective_as_json(one, self.gpu) for one in self.collectives],
             },
             "checkpoint": {
@@ -177,10 +190,10 @@ class Plan:
 
     def _run_as_json(self) -> dict[str, Any]:
         return {
-            "steps": sum(step.run.steps for step in self.steps),
+            "steps": sum(step.steps for step in self.steps),
             "positions": self.positions,
             "data_tokens": self.data_tokens,
-            "superposed_data_tokens": self.superposed_data_tokens,
+            **self.totals,
             "flops": self.work.total,
             "gpu_hours_at_peak": self.gpu_hours_at_peak,
             "gpu_hours": self.gpu_hours,
@@ -190,22 +203,17 @@ class Plan:
     @property
     def positions(self) -> int:
         """Of the run."""
-        return sum(step.run_positions for step in self.steps)
+        return sum(step.stage_positions for step in self.steps)
 
     @property
     def data_tokens(self) -> int:
         """That the run reads."""
-        return sum(step.run_data_tokens for step in self.steps)
-
-    @property
-    def superposed_data_tokens(self) -> int:
-        """Of these, in stages of bags."""
-        return sum(step.run_data_tokens for step in self.steps if step.run.bag_size > 1)
+        return sum(step.stage_data_tokens for step in self.steps)
 
 
 def make_plan(
     flags: Sequence[str], num_gpus: int, gpu: Gpu, assumptions: Assumptions = Assumptions()
-) -> Plan:
+) -> RunPlan:
     """Count a run.
 
     Args:
@@ -218,66 +226,76 @@ def make_plan(
         UserError: the flags are wrong, do not divide, or ask for what is not counted.
     """
     with planned_args(flags, num_gpus, gpu) as args:
-        runs = run_stages(args)
-        stages = count_stages(args)
-        return plan_of(args, stages, runs, gpu, assumptions)
+        course = Course.of(args)
+        pipeline = with_added(args, count_stages(args), course.terms)
+        return _plan(args, pipeline, course, gpu, assumptions)
 
 
-def plan_of(
+def _plan(
     args: argparse.Namespace,
-    stages: tuple[Stage, ...],
-    runs: tuple[RunStage, ...],
+    pipeline: tuple[PipelineStage, ...],
+    course: Course,
     gpu: Gpu,
     assumptions: Assumptions,
-) -> Plan:
-    """Everything that follows from what was built.
-
-    Args:
-        args: Megatron's validated arguments.
-        stages: what was built.
-        runs: the stages of the schedule.
-        gpu: which GPU, in which node.
-        assumptions: what a plan takes on trust.
-    """
+) -> RunPlan:
+    """Everything that follows from what was built."""
     precision = Precision.of(args, gpu)
-    memory = MemoryOfRun(args, precision, stages, [run.bag_size for run in runs])
-    traffic = Traffic(args, gpu, precision, stages, memory)
-    bag_size = max(run.tokens_per_position for run in runs)
-    collectives = [traffic.of_stage(stage, bag_size) for stage in range(len(stages))]
-    busiest = max(range(len(stages)), key=lambda s: sum(one.seconds(gpu) for one in collectives[s]))
-    samples = args.global_batch_size
-    return Plan(
+    memory = MemoryOfRun(args, precision, pipeline, course)
+    traffic = Traffic(args, gpu, precision, pipeline, memory, course.terms)
+    collectives = [traffic.of_stage(stage, course.heaviest) for stage in range(len(pipeline))]
+    busiest = max(
+        range(len(pipeline)), key=lambda s: sum(one.seconds(gpu) for one in collectives[s])
+    )
+    steps = _steps(args, pipeline, course)
+    return RunPlan(
         gpu=gpu,
         num_gpus=args.world_size,
         layout=_layout(args, precision),
         assumptions=assumptions,
-        parameters=whole_model(stages, args),
-        stages=tuple(
-            StagePlan(
-                stage,
-                built,
-                memory.of_stage(stage),
-                memory.activations_by_recomputation(stage),
-                most_in_flight(args, stage),
-            )
-            for stage, built in enumerate(stages)
-        ),
-        steps=tuple(
-            StepPlan(
-                run,
-                samples * args.seq_length,
-                work_of(args, stages, samples),
-                run.samples * args.seq_length,
-            )
-            for run in runs
-        ),
-        work=work_of(args, stages, sum(run.samples for run in runs)),
+        parameters=whole_model(pipeline, args),
+        gpus=tuple(_gpu_plan(args, memory, *numbered) for numbered in enumerate(pipeline)),
+        steps=steps,
+        heaviest=steps[course.stages.index(course.heaviest)],
+        work=work_of_run(args, pipeline, course),
+        totals=course.totals(args.seq_length),
         precision=precision,
         collectives=tuple(merged(collectives[busiest])),
         collectives_stage=busiest,
-        time=step_time(args, gpu, precision, stages, collectives, assumptions.efficiency),
+        time=step_time(args, gpu, precision, pipeline, course, collectives, assumptions.efficiency),
         bubble=bubble(args),
-        notes=tuple(_notes(args)),
+        notes=(*_notes(args), *course.terms.notes(args, course.stages)),
+    )
+
+
+def _gpu_plan(
+    args: argparse.Namespace, memory: MemoryOfRun, stage: int, built: PipelineStage
+) -> GpuPlan:
+    return GpuPlan(
+        stage,
+        built,
+        memory.of_stage(stage),
+        memory.activations_by_recomputation(stage),
+        most_in_flight(args, stage),
+    )
+
+
+def _steps(
+    args: argparse.Namespace, pipeline: tuple[PipelineStage, ...], course: Course
+) -> tuple[StepPlan, ...]:
+    """A step of every stage of the run."""
+    samples = args.global_batch_size
+    return tuple(
+        StepPlan(
+            stage,
+            steps,
+            facts,
+            samples * args.seq_length,
+            work_of(args, pipeline, samples, stage, course.terms),
+            stage.samples * args.seq_length,
+        )
+        for stage, steps, facts in zip(
+            course.stages, course.steps(args), course.facts(), strict=True
+        )
     )
 
 
@@ -317,7 +335,7 @@ def _notes(args: argparse.Namespace) -> list[str]:
     return notes
 
 
-def _stage_as_json(stage: StagePlan) -> dict[str, Any]:
+def _gpu_as_json(stage: GpuPlan) -> dict[str, Any]:
     ranks = stage.built.ranks
     return {
         "rank": ranks[0],
@@ -339,8 +357,8 @@ def _step_as_json(number: int, step: StepPlan) -> dict[str, Any]:
         kinds["attention"] += scores
     return {
         "stage": number,
-        "bag_size": step.run.bag_size,
-        "steps": step.run.steps,
+        **step.facts,
+        "steps": step.steps,
         "positions": step.positions,
         "data_tokens": step.data_tokens,
         "flops": step.work.total,

@@ -13,18 +13,25 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tst_megatron.errors import UserError
-from tst_megatron.methods.registry import run_of
-from tst_megatron.planner.counts import Chunk, Part, Stage, count_stages
+from tst_megatron.planner.counts import (
+    Chunk,
+    KindCount,
+    PipelineStage,
+    count_stages,
+    with_added,
+)
+from tst_megatron.planner.course import Course
 from tst_megatron.planner.flags import parse, validated
 from tst_megatron.planner.hardware import Gpu
 from tst_megatron.planner.memory import Memory, MemoryOfRun
 from tst_megatron.planner.plan import Assumptions
 from tst_megatron.planner.precision import Precision
-from tst_megatron.planner.timing import StepTime, step_time
 from tst_megatron.planner.traffic import Traffic
+from tst_megatron.planner.work import StepTime, step_time
 
 _MICRO_BATCHES = (1, 2, 4, 8)
 _CONTEXT = (1, 2, 4, 8)
+_LONG = 10**9  # Steps.
 _RECOMPUTATIONS = ("none", "selective", "full")
 
 
@@ -139,7 +146,7 @@ class _Sweep:
         self._num_gpus = num_gpus
         self._gpu = gpu
         self._assumptions = assumptions
-        self._bag_sizes = [int(stage.facts.get("bag_size") or 1) for stage in run_of(parsed).stages]
+        self._course = Course.of(_of_some_length(parsed))
         self._whole: dict[tuple[int, int], Chunk] = {}
 
     def run(self) -> list[Tried]:
@@ -175,7 +182,7 @@ class _Sweep:
     def _best_of(self, layout: Layout) -> Tried:
         try:
             args = validated(self._with_layout(layout), self._num_gpus, self._gpu)
-            stages = self._deal_out(args)
+            pipeline = with_added(args, self._deal_out(args), self._course.terms)
         except UserError as error:
             return Tried(layout, None, None, str(error))
         fitting, others = [], []
@@ -186,7 +193,7 @@ class _Sweep:
                 one = dataclasses.replace(
                     layout, micro_batch_size=size, recomputation=recomputation
                 )
-                tried = self._try(one, args, stages)
+                tried = self._try(one, args, pipeline)
                 if not tried.reason:
                     # Recomputing more takes longer.
                     fitting.append(tried)
@@ -199,24 +206,27 @@ class _Sweep:
         )
 
     def _try(
-        self, layout: Layout, validated_args: argparse.Namespace, stages: tuple[Stage, ...]
+        self,
+        layout: Layout,
+        validated_args: argparse.Namespace,
+        pipeline: tuple[PipelineStage, ...],
     ) -> Tried:
-        args = copy.copy(validated_args)
+        args, course = copy.copy(validated_args), self._course
         args.micro_batch_size = layout.micro_batch_size
         vars(args).update(_recomputation(layout.recomputation, bool(args.num_experts)))
         precision = Precision.of(args, self._gpu)
-        memory = MemoryOfRun(args, precision, stages, self._bag_sizes)
-        traffic = Traffic(args, self._gpu, precision, stages, memory)
+        memory = MemoryOfRun(args, precision, pipeline, course)
+        traffic = Traffic(args, self._gpu, precision, pipeline, memory, course.terms)
         # Those between the second and the last are as the second, and hold less.
-        places = sorted({0, min(1, len(stages) - 1), len(stages) - 1})
+        places = sorted({0, min(1, len(pipeline) - 1), len(pipeline) - 1})
         fullest = max((memory.of_stage(place) for place in places), key=lambda one: one.total)
-        bag_size = max(self._bag_sizes)
         time = step_time(
             args,
             self._gpu,
             precision,
-            [stages[place] for place in places],
-            [traffic.of_stage(place, bag_size) for place in places],
+            [pipeline[place] for place in places],
+            course,
+            [traffic.of_stage(place, course.heaviest) for place in places],
             self._assumptions.efficiency,
         )
         return Tried(layout, fullest, time, self._why_not(fullest))
@@ -247,19 +257,20 @@ class _Sweep:
             args.tp_comm_overlap = False
         return args
 
-    def _deal_out(self, args: argparse.Namespace) -> tuple[Stage, ...]:
-        """The stages of a layout, of the layers that were counted without a pipeline."""
+    def _deal_out(self, args: argparse.Namespace) -> tuple[PipelineStage, ...]:
+        """The pipeline stages of a layout, of the layers that were counted without a pipeline."""
         whole = self._count(args)
         pipeline = args.pipeline_model_parallel_size
         layers, ranks = len(whole.layers) // pipeline, args.world_size // pipeline
         return tuple(
-            Stage(
+            PipelineStage(
                 range(stage * ranks, (stage + 1) * ranks),
                 (
                     Chunk(
                         whole.layers[stage * layers : (stage + 1) * layers],
                         whole.embedding if stage == 0 else (),
                         _head(whole, pipeline) if stage == pipeline - 1 else (),
+                        stage * layers,
                     ),
                 ),
             )
@@ -288,6 +299,13 @@ class _Sweep:
         return chunk
 
 
+def _of_some_length(parsed: argparse.Namespace) -> argparse.Namespace:
+    """A sweep needs no length; a run long enough for any stage has all that were asked for."""
+    if parsed.train_iters or parsed.train_samples:
+        return parsed
+    return argparse.Namespace(**{**vars(parsed), "train_iters": _LONG})
+
+
 def _kinds(args: argparse.Namespace) -> list[int]:
     """1 for every layer with experts (megatron/core/models/gpt/gpt_layer_specs.py)."""
     if not args.num_experts:
@@ -297,13 +315,13 @@ def _kinds(args: argparse.Namespace) -> list[int]:
     return list(args.moe_layer_freq)
 
 
-def _head(whole: Chunk, pipeline: int) -> tuple[Part, ...]:
+def _head(whole: Chunk, pipeline: int) -> tuple[KindCount, ...]:
     """The head on a stage of its own: it holds a copy of the table that it is tied to."""
     if pipeline == 1:
         return whole.head
     return tuple(
-        dataclasses.replace(part, local=part.local_products) if part.kind == "head" else part
-        for part in whole.head
+        dataclasses.replace(one, local=one.local_products) if one.kind == "head" else one
+        for one in whole.head
     )
 
 

@@ -1,8 +1,8 @@
 """The collectives of a step: what every GPU sends, and over which link.
 
 The one idea: the groups are Megatron's, by its own generator of ranks, so that their members say
-whether a collective stays inside a node; what they carry are the widths of the layers. A superposed
-step has the collectives of an ordinary one, but for the batch's broadcast (docs/parallelism.md).
+whether a collective stays inside a node; what they carry are the widths of the layers. The stages
+of a run have the same collectives, but for the batch's broadcast (docs/parallelism.md).
 
 Bytes are what one GPU sends. In a group over several nodes every byte enters each node once, shared
 by the network adapters of the group's members there; the rest goes by NVLink.
@@ -16,15 +16,15 @@ from typing import Any
 
 from megatron.core.parallel_state import RankGenerator
 
+from tst_megatron.methods.terms import Terms
 from tst_megatron.planner.activations import Activations, Recomputation
-from tst_megatron.planner.counts import Chunk, Layer, Stage
+from tst_megatron.planner.counts import Chunk, Layer, PipelineStage
 from tst_megatron.planner.hardware import Gpu
-from tst_megatron.planner.memory import MemoryOfRun
+from tst_megatron.planner.memory import BATCH_POSITION, MemoryOfRun
 from tst_megatron.planner.pipeline import num_microbatches
 from tst_megatron.planner.precision import Precision
+from tst_megatron.runs.stages import Stage
 
-# Bytes of a position in the broadcast of an ordinary batch, and of a token in a superposed one.
-_STOCK_BATCH, _BAG_TOKEN = 28, 8
 _ORDER = "tp-cp-ep-dp-pp"  # Megatron's, of the ranks.
 
 
@@ -148,8 +148,9 @@ class Traffic:
         args: Megatron's validated arguments.
         gpu: whose nodes the groups lie on.
         precision: bytes of numbers.
-        stages: what was built.
+        pipeline: what was built.
         memory: of the same run, which knows the FP8 weights.
+        terms: of the run's methods.
     """
 
     def __init__(
@@ -157,29 +158,31 @@ class Traffic:
         args: argparse.Namespace,
         gpu: Gpu,
         precision: Precision,
-        stages: Sequence[Stage],
+        pipeline: Sequence[PipelineStage],
         memory: MemoryOfRun,
+        terms: Terms,
     ) -> None:
         self._args = args
         self._gpu = gpu
         self._precision = precision
-        self._stages = stages
+        self._built = pipeline
         self._memory = memory
+        self._terms = terms
         self._sizes = Activations(args, precision)
         self._micro_batches = num_microbatches(args)
         self._recomputation = Recomputation.of(args)
 
-    def of_stage(self, stage: int, bag_size: int) -> list[Collective]:
+    def of_stage(self, stage: int, of_run: Stage) -> list[Collective]:
         """What the first rank of a pipeline stage calls in a step.
 
         Args:
             stage: the pipeline rank.
-            bag_size: s of the step's batch.
+            of_run: the stage of the run that the step is in.
         """
-        groups = groups_of(self._args, self._stages[stage].ranks[0], self._gpu)
+        groups = groups_of(self._args, self._built[stage].ranks[0], self._gpu)
         collectives = [
             *self._data(stage, groups),
-            *self._tensor(stage, groups, bag_size),
+            *self._tensor(stage, groups, of_run),
             *self._context(stage, groups),
             *self._expert(stage, groups),
             *self._pipeline(stage, groups),
@@ -187,7 +190,7 @@ class Traffic:
         return [one for one in collectives if one.group.size > 1 and one.calls and one.num_bytes]
 
     def _data(self, stage: int, groups: dict[str, Group]) -> Iterator[Collective]:
-        args, precision, built = self._args, self._precision, self._stages[stage]
+        args, precision, built = self._args, self._precision, self._built[stage]
         experts = built.expert_parameters
         fp8 = self._memory.fp8_parameters(stage)
         # The experts' weights are products, all of them.
@@ -210,23 +213,23 @@ class Traffic:
             forward = "forward" if args.overlap_param_gather else ""
             yield Collective(f"weights{what}", "all_gather", groups[name], weights, 1, forward)
 
-    def _tensor(self, stage: int, groups: dict[str, Group], bag_size: int) -> Iterator[Collective]:
+    def _tensor(self, stage: int, groups: dict[str, Group], of_run: Stage) -> Iterator[Collective]:
         args, group, times = self._args, groups["tensor"], self._micro_batches
         whole = self._sizes.positions * args.hidden_size * self._precision.compute
         quantized = self._sizes.positions * args.hidden_size * (1 if self._precision.fp8 else 0)
         behind = "products" if args.tp_comm_overlap else ""
         blocks = sum(
             self._tensor_blocks(chunk, place, layer)
-            for chunk in self._stages[stage].chunks
+            for chunk in self._built[stage].chunks
             for place, layer in enumerate(chunk.layers)
         )
         recomputed = sum(
             self._tensor_blocks(chunk, place, layer, recomputed=True)
-            for chunk in self._stages[stage].chunks
+            for chunk in self._built[stage].chunks
             for place, layer in enumerate(chunk.layers)
         )
-        first = any(chunk.embedding for chunk in self._stages[stage].chunks)
-        last = any(chunk.head for chunk in self._stages[stage].chunks)
+        first = any(chunk.embedding for chunk in self._built[stage].chunks)
+        last = any(chunk.head for chunk in self._built[stage].chunks)
         if args.sequence_parallel:
             # Forward one of either; backward the input once more, its gradient and the output's.
             yield Collective(
@@ -252,7 +255,7 @@ class Traffic:
                 "embedding and head", "reduce_scatter", group, whole, times * (first + last)
             )
             small = sum(
-                part.local for part in self._stages[stage].parts if part.kind in ("norms", "router")
+                one.local for one in self._built[stage].counts if one.kind in ("norms", "router")
             )
             yield Collective(
                 "gradients of norms and routers",
@@ -275,14 +278,12 @@ class Traffic:
         if last:
             yield Collective("loss", "all_reduce", group, self._sizes.positions * 4, 3 * times)
         if first or last:
-            yield self._batch(group, bag_size, times * (first or last))
+            yield self._batch(group, of_run, times * (first or last))
 
-    def _batch(self, group: Group, bag_size: int, calls: int) -> Collective:
+    def _batch(self, group: Group, of_run: Stage, calls: int) -> Collective:
         args = self._args
-        if bag_size == 1:
-            size = args.micro_batch_size * args.seq_length * _STOCK_BATCH
-        else:
-            size = args.micro_batch_size * (args.seq_length + 1) * bag_size * _BAG_TOKEN
+        ordinary = args.micro_batch_size * args.seq_length * BATCH_POSITION
+        size = self._terms.broadcast_bytes(args, of_run, ordinary)
         return Collective("batch", "broadcast", group, size, calls)
 
     def _tensor_blocks(
@@ -309,7 +310,7 @@ class Traffic:
         args, group = self._args, groups["context"]
         kind = args.cp_comm_type[0] if args.cp_comm_type else "p2p"
         others = group.size - 1
-        for chunk in self._stages[stage].chunks:
+        for chunk in self._built[stage].chunks:
             for place, layer in enumerate(chunk.layers):
                 if layer.attention is None:
                     continue
@@ -341,7 +342,7 @@ class Traffic:
         args, compute = self._args, self._precision.compute
         over, beside = groups["expert"], groups["expert tensor"]
         of_weight = {"fp32": 4, "fp64": 8}.get(args.moe_router_dtype, compute)
-        for chunk in self._stages[stage].chunks:
+        for chunk in self._built[stage].chunks:
             for place, layer in enumerate(chunk.layers):
                 if layer.experts is None:
                     continue
@@ -371,7 +372,7 @@ class Traffic:
     def _pipeline(self, stage: int, groups: dict[str, Group]) -> Iterator[Collective]:
         if "pipeline" not in groups:
             return
-        args, chunks = self._args, self._stages[stage].chunks
+        args, chunks = self._args, self._built[stage].chunks
         stream = 4 if args.fp32_residual_connection else self._precision.compute
         size = self._sizes.stream_positions * args.hidden_size * stream
         forward = len(chunks) - any(chunk.head for chunk in chunks)

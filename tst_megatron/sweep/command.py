@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 EXAMPLES = f"""\
 examples:
 {"".join(search.words.examples for search in searches())}
-Every other flag is Megatron's or ours, and goes to every run. The same command goes on where it was
-cut off.
+Every other flag is pretrain's, Megatron's or ours, and goes to every run. The same command goes on
+where it was cut off.
 """
 
 _WIDTH_OF_A_LOG = 120
@@ -259,8 +259,8 @@ def _check_flags(
     from tst_megatron.trainer.cpu import prepare_backend
 
     prepare_backend()
+    from tst_megatron.recipes import read
     from tst_megatron.recipes.keys import check_keys, check_together, main_name
-    from tst_megatron.recipes.recipe import read
 
     check_keys(read(recipe).overridden(others, main_name))
     for choice in (grid.search.baseline, *grid.choices):

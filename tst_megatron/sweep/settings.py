@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tst_megatron import recipes
 from tst_megatron.errors import UserError
 from tst_megatron.experiments.cells import Cell
 from tst_megatron.experiments.text import TextRead, text_read
 from tst_megatron.experiments.words import STEPS_OF_A_PART, parted, shortened
 from tst_megatron.methods.search import Choice, Search
-from tst_megatron.recipes import recipe as recipes
 
 SETTINGS_FILE = "sweep.json"
 _MEGATRONS_SEED = 1234

@@ -12,7 +12,7 @@ from megatron.training import get_args, get_timers
 from torch import Tensor
 
 from tst_megatron.methods.method import Run
-from tst_megatron.runs.stages import Stage, ordinary_stage, stage_index
+from tst_megatron.runs.stages import Stage, ordinary_stage, stage_at
 from tst_megatron.stock.batch import Batch, ordinary_batch
 from tst_megatron.trainer.sample_spread import spread_of
 from tst_megatron.trainer.step_clock import DATA_WAIT, StepClock
@@ -105,8 +105,7 @@ class ForwardStep:
             return data_iterator.stage
         if not model.training:
             return _ORDINARY
-        stages = self.run.stages
-        return stages[stage_index(stages, get_args().consumed_train_samples)]
+        return stage_at(self.run.stages, get_args().consumed_train_samples)
 
     def get_batch(self, stage: Stage, args: Any, data_iterator: Any, model: Any) -> Batch:
         """A micro-batch of a stage for this rank: Megatron's, or what the methods make of it."""

@@ -1,7 +1,6 @@
 """Parameters of the whole model, counted on the models that the ranks hold.
 
-The one idea: Megatron marks what is split (``tensor_model_parallel``) and names what is an expert's
-(``.experts.``), so each rank knows of what its numbers are a part.
+The one idea: each rank knows of what its numbers are a part (`tst_megatron.stock.experts`).
 """
 
 import argparse
@@ -10,6 +9,8 @@ from typing import Any
 import torch
 from megatron.core import mpu
 from megatron.core.utils import get_attr_wrapped_model
+
+from tst_megatron.stock.experts import copies, is_experts
 
 
 def count_parameters(args: argparse.Namespace, model: list[Any]) -> dict[str, int] | None:
@@ -30,8 +31,7 @@ def count_parameters(args: argparse.Namespace, model: list[Any]) -> dict[str, in
     for chunk in model:
         pre_process = get_attr_wrapped_model(chunk, "pre_process")
         for name, parameter in chunk.named_parameters():
-            is_expert = ".experts." in name
-            number = parameter.numel() * _copies(args, parameter, is_expert)
+            number = parameter.numel() * copies(args, name, parameter)
             is_embedding = "embedding." in name
             is_head = "output_layer." in name
             tied = not args.untie_embeddings_and_output_weights
@@ -41,7 +41,7 @@ def count_parameters(args: argparse.Namespace, model: list[Any]) -> dict[str, in
             total += number
             if is_embedding:
                 active += number if tied and "word_embeddings" in name else 0
-            elif is_expert:
+            elif is_experts(name):
                 active += number * args.moe_router_topk // args.num_experts
             else:
                 active += number
@@ -49,12 +49,3 @@ def count_parameters(args: argparse.Namespace, model: list[Any]) -> dict[str, in
     if mpu.get_pipeline_model_parallel_world_size() > 1:
         torch.distributed.all_reduce(counts, group=mpu.get_pipeline_model_parallel_group())
     return {"total": int(counts[0]), "active": int(counts[1])}
-
-
-def _copies(args: argparse.Namespace, parameter: torch.Tensor, is_expert: bool) -> int:
-    """Ranks that hold parts of the same parameter, or experts like it."""
-    is_split = getattr(parameter, "tensor_model_parallel", False)
-    if is_expert:
-        split = args.expert_tensor_parallel_size if is_split else 1
-        return int(split * args.expert_model_parallel_size)
-    return int(args.tensor_model_parallel_size) if is_split else 1

@@ -4,10 +4,13 @@ import argparse
 from typing import Any
 
 from tst_megatron.methods.method import Method, Run
-from tst_megatron.methods.search import Search
 from tst_megatron.methods.superposition import flags
 from tst_megatron.methods.superposition.combinations import check_combinations
 from tst_megatron.methods.superposition.run import SuperposedRun
+from tst_megatron.methods.superposition.search import BagSearch
+from tst_megatron.methods.superposition.story import SuperpositionStory
+from tst_megatron.methods.superposition.terms import SuperpositionTerms
+from tst_megatron.methods.terms import Terms
 
 
 class SuperpositionMethod(Method):
@@ -15,6 +18,7 @@ class SuperpositionMethod(Method):
 
     name = "superposition"
     flag_prefix = "tst"
+    forms = (frozenset({"tst-bag-size", "tst-step-ratio"}), frozenset({"tst-schedule"}))
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """The ``--tst-*`` group."""
@@ -47,11 +51,17 @@ class SuperpositionMethod(Method):
             return None
         return before | {"bag_boundary": before.get("bag_boundary", "any")}
 
-    def search(self) -> Search:
+    def search(self) -> BagSearch:
         """Bag sizes and shares of the steps."""
-        from tst_megatron.methods.superposition.search import BagSearch
-
         return BagSearch()
+
+    def story(self) -> SuperpositionStory:
+        """In bags."""
+        return SuperpositionStory(self.name)
+
+    def terms(self) -> Terms:
+        """As `SuperpositionTerms`."""
+        return SuperpositionTerms()
 
 
 METHOD = SuperpositionMethod()

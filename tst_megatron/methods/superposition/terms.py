@@ -1,0 +1,63 @@
+"""What superposition changes in a plan: the batch, its broadcast and the loss's blocks.
+
+The one idea: a superposed step has the positions, the operations and the collectives of an ordinary
+one, and reads s times as many tokens (arXiv 2605.06546, Table 1); so only what holds tokens or
+scores them differs.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+
+from tst_megatron.methods.terms import Terms
+from tst_megatron.runs.stages import Fact, Stage
+
+BAG_SIZE = "bag_size"
+
+_ID = 8  # int64.
+# Bytes of a position beside its bags: its number in int64, the loss mask in float32.
+_BATCH_WITHOUT_BAGS = 12
+# Blocks of the superposed loss in float32, of which a pass makes two (superposition/loss.py).
+_LOSS_BLOCKS = 2 * 2**23 * 4
+
+
+class SuperpositionTerms(Terms):
+    """By the bag size of a stage."""
+
+    def batch_bytes(self, args: argparse.Namespace, stage: Stage, ordinary: int) -> int:
+        """The text once more, as it came ``[b, L, s]``, and bags ``[b, L/cp, s]`` on both sides."""
+        bag_size = _bag_size(stage)
+        if bag_size == 1:
+            return ordinary
+        whole = int(args.micro_batch_size * args.seq_length)
+        own = whole // int(args.context_parallel_size)
+        return whole * bag_size * _ID + own * (2 * bag_size * _ID + _BATCH_WITHOUT_BAGS)
+
+    def broadcast_bytes(self, args: argparse.Namespace, stage: Stage, ordinary: int) -> int:
+        """Bags travel as ``[b, L + 1, s]`` int64, once; single tokens as ever."""
+        bag_size = _bag_size(stage)
+        if bag_size == 1 or args.tst_superpose == "output":
+            return ordinary
+        return int(args.micro_batch_size) * (int(args.seq_length) + 1) * bag_size * _ID
+
+    def logits_bytes(
+        self, args: argparse.Namespace, stage: Stage, numbers: int, ordinary: int
+    ) -> int:
+        """The gradient takes the logits' place, and the rest is done block by block."""
+        if _bag_size(stage) == 1:
+            return ordinary
+        return numbers * int(args.params_dtype.itemsize) + min(_LOSS_BLOCKS, numbers * 4)
+
+    @property
+    def facts(self) -> Mapping[str, Fact]:
+        """Bags of one."""
+        return {BAG_SIZE: 1}
+
+    def totals(self, seq_length: int, stages: Sequence[Stage]) -> Mapping[str, int]:
+        """Data tokens that are read in stages of bags, on either side of the model."""
+        samples = sum(s.samples * s.tokens_a_position for s in stages if _bag_size(s) > 1)
+        return {"superposed_data_tokens": samples * seq_length}
+
+
+def _bag_size(stage: Stage) -> int:
+    """s of a stage's inputs or targets; 1 where it is ordinary."""
+    return int(stage.facts.get(BAG_SIZE) or 1)

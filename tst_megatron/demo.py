@@ -7,7 +7,6 @@ where it was cut off.
 """
 
 import argparse
-import json
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path

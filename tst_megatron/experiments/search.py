@@ -15,8 +15,8 @@ from rich.console import Console
 
 from tst_megatron.experiments.budget import Trained, hours_spent, train_within
 from tst_megatron.experiments.cells import Cell, Places, is_done, ledger_of
-from tst_megatron.methods.search import Choice, Outcome
 from tst_megatron.runs.ledger import read_ledger
+from tst_megatron.runs.outcomes import Choice, Outcome
 
 _MOST_RUNGS = 4  # The shortest runs are an eighth.
 

@@ -7,35 +7,16 @@ to; what the values mean, and the curve through the losses, the method alone kno
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from tst_megatron.errors import UserError
-from tst_megatron.statistics.interval import Array, Interval
+from tst_megatron.runs.outcomes import Choice, Outcome
+from tst_megatron.statistics.interval import Interval
 
-if TYPE_CHECKING:
-    from tst_megatron.methods.noise import Noise
-
-
-Allowed = Callable[..., NDArray[np.bool_]]
-"""Of values ``[n]`` on every axis, which places may be chosen."""
-
-
-@dataclass(frozen=True, order=True)
-class Choice:
-    """A method's settings: its own class has a field an axis, in their order."""
-
-    @property
-    def is_baseline(self) -> bool:
-        """Whether the method is off."""
-        raise NotImplementedError
-
-    @property
-    def name(self) -> str:
-        """As in names of folders."""
-        raise NotImplementedError
+Array = Any
+"""float64 ``[n]`` of numpy, which the protocol does without."""
+Allowed = Callable[..., Any]
+"""Of values ``[n]`` on every axis, which places may be chosen: bool ``[n]``."""
 
 
 @dataclass(frozen=True)
@@ -80,29 +61,6 @@ class Axis:
         return interval
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a run ended with.
-
-    Attributes:
-        choice: it was run with.
-        seed: of the run.
-        loss: final held-out next-token loss, nats a token; NaN if it diverged.
-        stderr: its standard error, where that is known.
-        steps: of the run; likewise.
-        data_tokens: that it read; likewise.
-        gpu_hours: that it took, core hours on a CPU; likewise.
-    """
-
-    choice: Choice
-    seed: int
-    loss: float
-    stderr: float | None = None
-    steps: int | None = None
-    data_tokens: int | None = None
-    gpu_hours: float | None = None
-
-
 class Limit:
     """The text there is.
 
@@ -121,8 +79,8 @@ class Limit:
         needed = self.needed(choice)
         return needed is None or needed <= self.tokens
 
-    def allows(self, *places: Array) -> NDArray[np.bool_]:
-        """Likewise of values ``[n]`` on every axis, between those that can be run."""
+    def allows(self, *places: Array) -> Any:
+        """Likewise of values ``[n]`` on every axis, between those that can be run: bool ``[n]``."""
         raise NotImplementedError
 
 
@@ -148,10 +106,11 @@ class Fit:
     """A curve through the losses.
 
     Attributes:
-        scatter: of a run around it, at its bottom; None where it goes through every point.
+        scatter: of a run around it, at its bottom, a `tst_megatron.runs.noise.Noise`; None
+            where it goes through every point.
     """
 
-    scatter: "Noise | None"
+    scatter: Any
 
     @property
     def ends(self) -> tuple[tuple[float, float], ...]:
@@ -258,7 +217,7 @@ class Search:
             UserError: one cannot.
         """
 
-    def fit(self, outcomes: Sequence[Outcome], noise: "Noise | None") -> Fit | None:
+    def fit(self, outcomes: Sequence[Outcome], noise: Any) -> Fit | None:
         """A curve through the losses, the baseline's among the outcomes; None where they leave it
         open."""
         return None

@@ -17,7 +17,7 @@ from tst_megatron.runs.facts import Facts, facts_of
 from tst_megatron.runs.ledger import Ledger
 from tst_megatron.runs.spans import Span, spans_of
 from tst_megatron.runs.stages import Fact, Vocabulary
-from tst_megatron.statistics.interval import Array
+from tst_megatron.statistics.array import Array
 
 # Logged learning rates went through single precision on the way.
 _TOLERANCE = 1e-6

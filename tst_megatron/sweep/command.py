@@ -16,7 +16,8 @@ from tst_megatron.sweep.grid import Grid, add_axes, given_axes, grid_of, searche
 if TYPE_CHECKING:
     from tst_megatron.experiments.search import Trials
     from tst_megatron.experiments.text import TextRead
-    from tst_megatron.methods.search import Choice, Limit
+    from tst_megatron.methods.search import Limit
+    from tst_megatron.runs.outcomes import Choice
     from tst_megatron.sweep.report import Found
     from tst_megatron.sweep.settings import SweepSettings
 

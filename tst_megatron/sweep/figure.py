@@ -16,9 +16,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, StrMethodFormatter
 
 from tst_megatron.experiments.search import Halving
-from tst_megatron.methods.noise import levelled, means_of
-from tst_megatron.methods.search import Axis, Choice, Fit, Outcome, Search
-from tst_megatron.statistics.interval import Array, Interval
+from tst_megatron.methods.search import Axis, Fit, Search
+from tst_megatron.runs.noise import levelled, means_of
+from tst_megatron.runs.outcomes import Choice, Outcome
+from tst_megatron.statistics.array import Array
+from tst_megatron.statistics.interval import Interval
 from tst_megatron.sweep.recommendation import Recommendation
 
 type Means = dict[Choice, tuple[float, int]]

@@ -13,7 +13,8 @@ from itertools import product
 
 from tst_megatron.errors import UserError
 from tst_megatron.methods.registry import methods
-from tst_megatron.methods.search import Axis, Choice, Search
+from tst_megatron.methods.search import Axis, Search
+from tst_megatron.runs.outcomes import Choice
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from tst_megatron.errors import UserError
-from tst_megatron.methods.search import Choice, Outcome, Search
+from tst_megatron.methods.search import Search
+from tst_megatron.runs.outcomes import Choice, Outcome
 
 _OF_A_RUN = tuple(field.name for field in fields(Outcome) if field.name != "choice")
 

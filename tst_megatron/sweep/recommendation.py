@@ -8,8 +8,9 @@ claims no more than its interval does, and where there is no interval it says wh
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tst_megatron.methods.noise import Noise, Parted, means_of, noise_between_seeds, parted
-from tst_megatron.methods.search import Choice, Fit, Limit, Optimum, Outcome, Search, has_ends
+from tst_megatron.methods.search import Fit, Limit, Optimum, Search, has_ends
+from tst_megatron.runs.noise import Noise, Parted, means_of, noise_between_seeds, parted
+from tst_megatron.runs.outcomes import Choice, Outcome
 from tst_megatron.statistics.interval import Interval
 
 _MOST_LISTED = 8

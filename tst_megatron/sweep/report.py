@@ -21,8 +21,9 @@ from rich.text import Text as Words
 from tst_megatron.experiments.search import Halving
 from tst_megatron.experiments.text import TextRead
 from tst_megatron.files import write_whole
-from tst_megatron.methods.noise import levelled, means_of, usable
-from tst_megatron.methods.search import Choice, Limit, Optimum, Outcome, Search
+from tst_megatron.methods.search import Limit, Optimum, Search
+from tst_megatron.runs.noise import levelled, means_of, usable
+from tst_megatron.runs.outcomes import Choice, Outcome
 from tst_megatron.statistics.interval import Interval
 from tst_megatron.strict_json import finite
 from tst_megatron.sweep.figure import draw_halving, draw_sweep

@@ -13,7 +13,8 @@ from tst_megatron.errors import UserError
 from tst_megatron.experiments.cells import Cell
 from tst_megatron.experiments.text import TextRead, text_read
 from tst_megatron.experiments.words import STEPS_OF_A_PART, parted, shortened
-from tst_megatron.methods.search import Choice, Search
+from tst_megatron.methods.search import Search
+from tst_megatron.runs.outcomes import Choice
 
 SETTINGS_FILE = "sweep.json"
 _MEGATRONS_SEED = 1234

@@ -19,7 +19,6 @@ from torch.distributed import PrefixStore, distributed_c10d
 
 from tst_megatron.methods.events import Evaluated, Listener, LoggedStep
 from tst_megatron.methods.method import Run
-from tst_megatron.methods.registry import methods
 from tst_megatron.runs.clock import RunClock
 from tst_megatron.runs.ledger_history import bring_along, put_aside_anothers
 from tst_megatron.runs.ledger_writer import LedgerWriter

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from surfaces import SEARCH, above, lowest, made
 
-from tst_megatron.methods.search import Outcome, has_ends
+from tst_megatron.methods.search import has_ends
+from tst_megatron.runs.outcomes import Outcome
 from tst_megatron.sweep.recommendation import Recommendation, recommend
 
 DRAWS = 200

@@ -15,10 +15,12 @@ from statistics import fmean
 import numpy as np
 
 from tst_megatron.methods import search
-from tst_megatron.methods.noise import CONFIDENCE, Noise, means_of, parted
-from tst_megatron.methods.search import Allowed, Limit, Outcome, has_ends
+from tst_megatron.methods.search import Allowed, Limit, has_ends
 from tst_megatron.methods.superposition.search import SHARE, SIZE, Pair
-from tst_megatron.statistics.interval import Array, Interval
+from tst_megatron.runs.noise import CONFIDENCE, Noise, means_of, parted
+from tst_megatron.runs.outcomes import Outcome
+from tst_megatron.statistics.array import Array
+from tst_megatron.statistics.interval import Interval
 
 NUM_TERMS = 6
 _FEWEST_CELLS = 3

@@ -12,18 +12,10 @@ from numpy.typing import NDArray
 
 from tst_megatron.errors import UserError
 from tst_megatron.methods import search
-from tst_megatron.methods.noise import Noise
-from tst_megatron.methods.search import (
-    Axis,
-    Choice,
-    Fit,
-    Limit,
-    Outcome,
-    Words,
-    split_values,
-    whole_number,
-)
-from tst_megatron.statistics.interval import Array
+from tst_megatron.methods.search import Axis, Fit, Limit, Words, split_values, whole_number
+from tst_megatron.runs.noise import Noise
+from tst_megatron.runs.outcomes import Choice, Outcome
+from tst_megatron.statistics.array import Array
 
 
 @dataclass(frozen=True, order=True)

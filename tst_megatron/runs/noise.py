@@ -9,7 +9,7 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from tst_megatron.methods.search import Choice, Outcome
+from tst_megatron.runs.outcomes import Choice, Outcome
 
 CONFIDENCE = 0.95
 # Of the drawn quantiles: their own error is below 1 % of them.

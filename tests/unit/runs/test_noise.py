@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from surfaces import made, paper
 
-from tst_megatron.methods.noise import Noise, noise_between_seeds, parted, t_quantile, usable
-from tst_megatron.methods.search import Outcome
 from tst_megatron.methods.superposition.search import BASELINE, Pair
+from tst_megatron.runs.noise import Noise, noise_between_seeds, parted, t_quantile, usable
+from tst_megatron.runs.outcomes import Outcome
 
 
 def test_the_spread_between_seeds_is_found_apart_from_their_shifts() -> None:

@@ -8,7 +8,7 @@ from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.runs.run import Curve, Run, StepSeries
 from tst_megatron.runs.spans import Span
 from tst_megatron.runs.stages import ORDINARY, Stage
-from tst_megatron.statistics.interval import Array
+from tst_megatron.statistics.array import Array
 
 FLOPS_A_STEP, TOKENS_A_STEP = 1e9, 512
 DROP = 0.12

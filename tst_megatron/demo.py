@@ -7,12 +7,9 @@ where it was cut off.
 """
 
 import argparse
-import json
 import shutil
-import signal
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -25,8 +22,11 @@ from tst_megatron.analysis.compare.result import Findings
 from tst_megatron.analysis.compare.stories import vocabulary
 from tst_megatron.corpora import small_corpora
 from tst_megatron.errors import INTERRUPTED_EXIT_CODE, UserError
-from tst_megatron.experiments.cells import Cell, train_cells
+from tst_megatron.experiments.begin import begin
+from tst_megatron.experiments.cells import Cell, Places, train_cells
+from tst_megatron.experiments.launch import end_on_signals
 from tst_megatron.experiments.text import PreparedText
+from tst_megatron.experiments.words import parted
 from tst_megatron.files import write_whole
 from tst_megatron.runs.ledger import Ledger, LedgerError, read_ledger
 from tst_megatron.runs.run import run_of_ledger
@@ -128,7 +128,7 @@ def run_demo(out: Path, settings: Settings, console: Console) -> int:
     )
     # Side by side, so that what disturbs the machine disturbs both.
     cells = [Cell(run, _flags(folder, settings, run, steps), steps) for run in RUNS]
-    finished = train_cells(folder.root, cells, len(cells), console)
+    finished = train_cells(folder.root, cells, Places(len(cells)), console)
     print_findings(console, _report(folder, steps))
     console.print(f"Report: {out / 'report.html'}   chart: {out / 'loss.png'}", highlight=False)
     return 0 if finished else INTERRUPTED_EXIT_CODE
@@ -136,30 +136,15 @@ def run_demo(out: Path, settings: Settings, console: Console) -> int:
 
 def _begin(folder: Folder, settings: Settings) -> None:
     """Take the folder, or go on in it if it was begun with the same settings."""
-    from tst_megatron.trainer.checks import check_writable
 
-    check_writable(folder.root, "--out")
-    wanted = json.loads(json.dumps(asdict(settings)))
-    if folder.settings.exists():
-        begun = json.loads(folder.settings.read_text())
-        differing = [name for name in wanted if begun.get(name) != wanted[name]]
-        if differing and not any(folder.ledger(run).exists() for run in RUNS):
-            # Nothing is trained yet: a first call with a slip in it must not need another folder.
-            shutil.rmtree(folder.text.folder, ignore_errors=True)
-        elif differing:
-            name = differing[0]
-            before, now = (_in_words(values.get(name)) for values in (begun, wanted))
-            raise UserError(
-                f"{folder.root} holds a demo with {name} {before}, and this one has {now}: choose "
-                "another --out, or delete the folder"
-            )
-    write_whole(folder.settings, json.dumps(wanted, indent=2))
+    def may_start_over() -> bool:
+        """Nothing is trained yet: a first call with a slip must not need another folder."""
+        if any(folder.ledger(run).exists() for run in RUNS):
+            return False
+        shutil.rmtree(folder.text.folder, ignore_errors=True)
+        return True
 
-
-def _in_words(value: Any) -> str:
-    if isinstance(value, list):
-        return " ".join(map(str, value)) or "none"
-    return "as by default" if value is None else str(value)
+    begin(folder.settings, "demo", asdict(settings), "as by default", may_start_over)
 
 
 def _prepare_data(folder: Folder, settings: Settings, console: Console) -> None:
@@ -261,33 +246,19 @@ def main(args: argparse.Namespace, other_flags: list[str]) -> int:
         raise UserError("--quick and --steps both set the number of steps: use one")
     if args.steps is not None and args.steps < 1:
         raise UserError(f"--steps {args.steps} is below 1: use 1 or more")
-    tst_flags, shared_flags = _split_flags(other_flags)
+    shared_flags, tst_flags = parted(other_flags, lambda name: name.startswith("tst-"))
     if not any(flag.startswith(("--tst-bag-size", "--tst-schedule")) for flag in tst_flags):
-        tst_flags = [f"--tst-bag-size={BAG_SIZE}", f"--tst-step-ratio={STEP_RATIO}", *tst_flags]
+        tst_flags = (f"--tst-bag-size={BAG_SIZE}", f"--tst-step-ratio={STEP_RATIO}", *tst_flags)
     settings = Settings(
         corpus=None if args.corpus is None else str(Path(args.corpus).resolve()),
         steps=QUICK_STEPS if args.quick else args.steps,
         vocab_size=args.vocab_size,
-        tst_flags=tuple(tst_flags),
-        shared_flags=tuple(shared_flags),
+        tst_flags=tst_flags,
+        shared_flags=shared_flags,
     )
     out = args.out or Path("runs/quick" if args.quick else "runs/demo")
-    # Ending the demo otherwise than by Ctrl-C must not leave its runs behind.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    end_on_signals()
     try:
         return run_demo(out.resolve(), settings, Console())
     except KeyboardInterrupt:
         return INTERRUPTED_EXIT_CODE
-
-
-def _split_flags(flags: list[str]) -> tuple[list[str], list[str]]:
-    """The ``--tst-`` flags with their values, and the others."""
-    tst: list[str] = []
-    shared: list[str] = []
-    current = shared
-    for word in flags:
-        if word.startswith("--"):
-            current = tst if word.startswith("--tst-") else shared
-        current.append(word)
-    return tst, shared

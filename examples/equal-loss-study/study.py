@@ -10,7 +10,6 @@ lies in ``--ledgers`` is not trained again; ``--report`` trains nothing.
 
 import argparse
 import gzip
-import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,8 @@ from tst_megatron.analysis.compare.output.folder import write_folder
 from tst_megatron.analysis.compare.result import Prices
 from tst_megatron.corpora import small_corpora
 from tst_megatron.errors import INTERRUPTED_EXIT_CODE, UserError, user_errors_exit
-from tst_megatron.experiments.cells import Cell, is_done, ledger_of, train_cells
+from tst_megatron.experiments.cells import Cell, Places, is_done, ledger_of, train_cells
+from tst_megatron.experiments.launch import end_on_signals
 from tst_megatron.experiments.text import PreparedText
 from tst_megatron.files import write_whole
 
@@ -45,11 +45,11 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Setting:
+class Variant:
     """What sets cells apart but for their seeds."""
 
     name: str
-    tst_flags: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
     recipe: str = "tiny"
     steps: int = STEPS
 
@@ -58,55 +58,55 @@ def _bags(size: int, share: float, *more: str) -> tuple[str, ...]:
     return (f"--tst-bag-size={size}", f"--tst-step-ratio={share}", *more)
 
 
-BASELINE = Setting("baseline")
-LONG = Setting("baseline-long", steps=LONG_STEPS)
-LONGEST = Setting("baseline-longest", steps=LONGEST_STEPS)
-FURTHEST = Setting("baseline-furthest", steps=FURTHEST_STEPS)
-S2_LONG = Setting("s2-r0.25-long", _bags(2, 0.25), steps=LONG_STEPS)
-S2, S4, S8 = (Setting(f"s{size}-r0.25", _bags(size, 0.25)) for size in (2, 4, 8))
-S4_SHORT, S4_LONG = (Setting(f"s4-r{share}", _bags(4, share)) for share in (0.15, 0.35))
-S4_AUTO = Setting("s4-auto", ("--tst-schedule=auto:4",))
+BASELINE = Variant("baseline")
+LONG = Variant("baseline-long", steps=LONG_STEPS)
+LONGEST = Variant("baseline-longest", steps=LONGEST_STEPS)
+FURTHEST = Variant("baseline-furthest", steps=FURTHEST_STEPS)
+S2_LONG = Variant("s2-r0.25-long", _bags(2, 0.25), steps=LONG_STEPS)
+S2, S4, S8 = (Variant(f"s{size}-r0.25", _bags(size, 0.25)) for size in (2, 4, 8))
+S4_SHORT, S4_LONG = (Variant(f"s4-r{share}", _bags(4, share)) for share in (0.15, 0.35))
+S4_AUTO = Variant("s4-auto", ("--tst-schedule=auto:4",))
 MOE, MOE_S4 = (
-    Setting("moe-baseline", recipe="tiny-moe-baseline", steps=MOE_STEPS),
-    Setting("moe-s4-r0.25", _bags(4, 0.25), recipe="tiny-moe-baseline", steps=MOE_STEPS),
+    Variant("moe-baseline", recipe="tiny-moe-baseline", steps=MOE_STEPS),
+    Variant("moe-s4-r0.25", _bags(4, 0.25), recipe="tiny-moe-baseline", steps=MOE_STEPS),
 )
 ONCE = (
-    Setting("s4-r0.25-output", _bags(4, 0.25, "--tst-superpose=output")),
+    Variant("s4-r0.25-output", _bags(4, 0.25, "--tst-superpose=output")),
     # A share at which bags of 16 read no text twice.
-    Setting("s16-r0.12-uniform", _bags(16, 0.12)),
-    Setting("s16-r0.12-power", _bags(16, 0.12, "--tst-bag-weights=power")),
-    Setting("s8-then-s2", ("--tst-schedule=8:0.15,2:0.15",)),
+    Variant("s16-r0.12-uniform", _bags(16, 0.12)),
+    Variant("s16-r0.12-power", _bags(16, 0.12, "--tst-bag-weights=power")),
+    Variant("s8-then-s2", ("--tst-schedule=8:0.15,2:0.15",)),
 )
 
 
-def cells_in_order() -> list[tuple[Setting, int]]:
-    """Every setting and seed; a baseline beside each of its rivals, so that they share weather."""
-    order = [(setting, seed) for seed in SEEDS for setting in (BASELINE, S2)]
-    order += [(setting, seed) for seed in SEEDS for setting in (LONG, S2_LONG)]
+def cells_in_order() -> list[tuple[Variant, int]]:
+    """Every variant and seed; a baseline beside each of its rivals, so that they share weather."""
+    order = [(variant, seed) for seed in SEEDS for variant in (BASELINE, S2)]
+    order += [(variant, seed) for seed in SEEDS for variant in (LONG, S2_LONG)]
     order += [(LONGEST, SEEDS[0])]
     order += [(FURTHEST, seed) for seed in SEEDS]
-    order += [(setting, seed) for seed in SEEDS for setting in (S4, S8)]
-    order += [(setting, seed) for seed in SEEDS for setting in (S4_SHORT, S4_LONG)]
+    order += [(variant, seed) for seed in SEEDS for variant in (S4, S8)]
+    order += [(variant, seed) for seed in SEEDS for variant in (S4_SHORT, S4_LONG)]
     order += [(S4_AUTO, seed) for seed in SEEDS]
-    order += [(setting, SEEDS[0]) for setting in ONCE]
-    order += [(setting, seed) for seed in SEEDS for setting in (MOE, MOE_S4)]
+    order += [(variant, SEEDS[0]) for variant in ONCE]
+    order += [(variant, seed) for seed in SEEDS for variant in (MOE, MOE_S4)]
     return order
 
 
-def cell_of(root: Path, setting: Setting, seed: int) -> Cell:
-    """A setting with a seed, as a run."""
+def cell_of(root: Path, variant: Variant, seed: int) -> Cell:
+    """A variant with a seed, as a run."""
     flags = (
-        *recipes.flags(recipes.load(setting.recipe)),
+        *recipes.flags(recipes.load(variant.recipe)),
         *PreparedText(root / "data").flags,
-        f"--train-iters={setting.steps}",
+        f"--train-iters={variant.steps}",
         f"--lr-warmup-iters={_WARMUP}",
-        f"--lr-wsd-decay-iters={round(_DECAY_SHARE * setting.steps)}",
+        f"--lr-wsd-decay-iters={round(_DECAY_SHARE * variant.steps)}",
         f"--eval-interval={_STEPS_A_VALIDATION}",
-        f"--save-interval={setting.steps // 10}",
+        f"--save-interval={variant.steps // 10}",
         f"--seed={seed}",
-        *setting.tst_flags,
+        *variant.flags,
     )
-    return Cell(f"{setting.name}-seed{seed}", flags, setting.steps)
+    return Cell(f"{variant.name}-seed{seed}", flags, variant.steps)
 
 
 def keep_ledger(root: Path, cell: Cell, ledgers: Path) -> None:
@@ -125,7 +125,7 @@ def check_ledgers(ledgers: Path) -> None:
     """
     if not ledgers.is_dir():
         raise UserError(f"--ledgers {ledgers} is no folder: --report needs one with ledgers in it")
-    names = [f"{setting.name}-seed{seed}.jsonl.gz" for setting, seed in cells_in_order()]
+    names = [f"{variant.name}-seed{seed}.jsonl.gz" for variant, seed in cells_in_order()]
     if not any((ledgers / name).exists() for name in names):
         raise UserError(
             f"--ledgers {ledgers} holds no ledger of the study, such as {names[0]}: train without "
@@ -138,8 +138,8 @@ def write_reports(out: Path, ledgers: Path, console: Console) -> int:
     order = cells_in_order()
     written = 0
     lengths = {BASELINE, LONG, LONGEST, FURTHEST}
-    dense = {setting for setting, _ in order if setting.recipe == BASELINE.recipe}
-    for name, baseline, tst in (
+    dense = {variant for variant, _ in order if variant.recipe == BASELINE.recipe}
+    for name, baseline, candidates in (
         # All lengths of the baseline: whole runs, each with a decay of its own.
         ("dense", lengths, dense - lengths - {S2_LONG}),
         ("long", lengths, {S2_LONG}),
@@ -148,11 +148,11 @@ def write_reports(out: Path, ledgers: Path, console: Console) -> int:
         sides = [
             [
                 path
-                for setting, seed in order
-                if setting in side
-                and (path := ledgers / f"{setting.name}-seed{seed}.jsonl.gz").exists()
+                for variant, seed in order
+                if variant in side
+                and (path := ledgers / f"{variant.name}-seed{seed}.jsonl.gz").exists()
             ]
-            for side in (baseline, tst)
+            for side in (baseline, candidates)
         ]
         if all(sides):
             write_folder(out / name, compare_paths(*sides, CONFIDENCE, False, Prices()))
@@ -171,8 +171,7 @@ def main() -> int:
     parser.add_argument("--ledgers", type=Path, help="compressed ledgers (default OUT/ledgers)")
     parser.add_argument("--report", action="store_true", help="report on what is done")
     args = parser.parse_args()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    end_on_signals()
     console = Console()
     root = args.out.resolve()
     ledgers = (args.ledgers or root / "ledgers").resolve()
@@ -185,7 +184,7 @@ def main() -> int:
         raise UserError(f"--ledgers {ledgers} is a file: give a folder")
     ledgers.mkdir(parents=True, exist_ok=True)
     PreparedText(root / "data").make(small_corpora.bundled_files(), VOCAB_SIZE, console)
-    cells = [cell_of(root, setting, seed) for setting, seed in cells_in_order()]
+    cells = [cell_of(root, variant, seed) for variant, seed in cells_in_order()]
     waiting = [cell for cell in cells if not (ledgers / f"{cell.name}.jsonl.gz").exists()]
 
     def keep(cell: Cell) -> None:
@@ -194,7 +193,7 @@ def main() -> int:
     for cell in waiting:
         if is_done(root, cell):
             keep(cell)
-    finished = train_cells(root, waiting, args.jobs, console, keep)
+    finished = train_cells(root, waiting, Places(args.jobs), console, keep)
     write_reports(root, ledgers, console)
     return 0 if finished else INTERRUPTED_EXIT_CODE
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from interrupting import interrupt_when
+from surfaces import SEARCH
 
 from tst_megatron.runs.ledger import LedgerError, read_ledger
-from tst_megatron.sweep.results import read_csv
+from tst_megatron.sweep.outcomes_csv import read_csv
 
 STEPS = 400
 SMALL = (
@@ -67,7 +68,8 @@ def test_a_sweep_that_is_cut_off_and_called_again(corpus, tmp_path: Path) -> Non
     }
     assert all(ledger.steps[-1]["step"] == STEPS for ledger in ledgers.values())
     assert ledgers[BASELINE].header["step"] >= cut - 10, "it started from the beginning"
-    results = {result.config.bag_size: result for result in read_csv(out / "cells.csv")}
+    _, outcomes = read_csv(out / "cells.csv", [SEARCH])
+    results = {outcome.choice.bag_size: outcome for outcome in outcomes}
     positions = STEPS * 4 * 32
     assert results[1].data_tokens == positions
     # A quarter of the steps reads four times the text.

@@ -4,6 +4,7 @@ The one idea: a run is its folder. What lies there says whether it is done; a ru
 on from its last checkpoint; and the same call, made again, does only what is left.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,10 @@ from pathlib import Path
 from rich.console import Console
 
 from tst_megatron.errors import UserError
-from tst_megatron.experiments.launch import Run, start_on_cpu, start_on_gpus
-from tst_megatron.experiments.progress import ProgressDisplay
+from tst_megatron.experiments.bars import Bars
+from tst_megatron.experiments.launch import Process, start_on_cpu, start_on_gpus
 from tst_megatron.runs.ledger import LedgerError, read_ledger
+from tst_megatron.trainer.cpu import DEVICE_VARIABLE
 
 _POLL_S = 1.0
 
@@ -32,6 +34,50 @@ class Cell:
     name: str
     flags: tuple[str, ...]
     num_steps: int
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where runs are put on this machine.
+
+    Attributes:
+        jobs: runs at once.
+        nproc_per_node: processes of a run, a core or a GPU each.
+        on_gpus: on this machine's GPUs, which are enough for all jobs, not on its CPU.
+    """
+
+    jobs: int
+    nproc_per_node: int = 1
+    on_gpus: bool = False
+
+    def gpus(self, place: int) -> Sequence[int] | None:
+        """Those of the run at a place; None on a CPU."""
+        first = place * self.nproc_per_node
+        return range(first, first + self.nproc_per_node) if self.on_gpus else None
+
+
+def places_here(jobs: int, nproc_per_node: int | None) -> Places:
+    """Places on all GPUs of this machine, or on its CPU where it has none.
+
+    Args:
+        jobs: runs at once.
+        nproc_per_node: processes of a run; None for this machine's GPUs over the jobs, 1 on a CPU.
+
+    Raises:
+        UserError: there are not so many GPUs.
+    """
+    import torch
+
+    gpus = 0 if os.environ.get(DEVICE_VARIABLE) == "cpu" else torch.cuda.device_count()
+    if not gpus:
+        return Places(jobs, nproc_per_node or 1)
+    processes = nproc_per_node or max(1, gpus // jobs)
+    if jobs * processes > gpus:
+        raise UserError(
+            f"--jobs {jobs} of {processes} processes each need {jobs * processes} GPUs, "
+            f"and there are {gpus}: lower --jobs or --nproc-per-node"
+        )
+    return Places(jobs, processes, on_gpus=True)
 
 
 def ledger_of(root: Path, cell: Cell) -> Path:
@@ -59,24 +105,20 @@ def is_done(root: Path, cell: Cell) -> bool:
 def train_cells(
     root: Path,
     cells: Sequence[Cell],
-    jobs: int,
+    places: Places,
     console: Console,
     when_done: Callable[[Cell], None] = lambda cell: None,
-    nproc_per_node: int = 1,
-    on_gpus: bool = False,
     may_start: Callable[[Cell, Sequence[Cell]], bool] = lambda cell, running: True,
     when_failed: Callable[[Cell, str], None] | None = None,
 ) -> bool:
-    """Train the cells that are not done, in their order, `jobs` at a time.
+    """Train the cells that are not done, in their order, a few at a time.
 
     Args:
         root: the cells' folders lie in here.
         cells: with names that differ.
-        jobs: runs at once.
+        places: where they are put; how many at once.
         console: where progress goes.
         when_done: is called with each cell as it ends.
-        nproc_per_node: processes of a run, a core or a GPU each.
-        on_gpus: train on this machine's GPUs, which are enough for all jobs, not on its CPU.
         may_start: is asked before each start, with the cells that are running; where it says no it
             is asked again when one of these has ended, and with none of them the rest is left out.
         when_failed: is called with a cell that failed, and why, and the others go on. Without it,
@@ -93,66 +135,64 @@ def train_cells(
         done = len(cells) - len(waiting)
         console.print(f"{done} of {len(cells)} runs are done already.", highlight=False)
     # By its place, with GPUs of its own.
-    running: dict[int, tuple[Cell, Run]] = {}
+    running: dict[int, tuple[Cell, Process]] = {}
 
     def may_go_on() -> bool:
         return may_start(waiting[0], [cell for cell, _ in running.values()])
 
     try:
-        with ProgressDisplay(console) as display:
+        with Bars(console) as bars:
             while waiting or running:
-                while waiting and len(running) < jobs and may_go_on():
+                while waiting and len(running) < places.jobs and may_go_on():
                     cell = waiting.pop(0)
-                    place = min(set(range(jobs)) - set(running))
-                    first = place * nproc_per_node
-                    gpus = range(first, first + nproc_per_node) if on_gpus else None
-                    running[place] = cell, _start(root, cell, nproc_per_node, gpus)
-                    display.add(cell.name, ledger_of(root, cell), cell.num_steps)
+                    place = min(set(range(places.jobs)) - set(running))
+                    running[place] = cell, _start(root, cell, places, place)
+                    bars.add(cell.name, ledger_of(root, cell), cell.num_steps)
                 if not running:
                     break
-                display.wait(lambda: any(_has_ended(run) for _, run in running.values()), _POLL_S)
-                for place in [at for at, (_, run) in running.items() if _has_ended(run)]:
-                    cell, run = running.pop(place)
-                    display.end(cell.name)
-                    _tell(root, cell, run, when_done, when_failed)
+                bars.wait(lambda: any(p.has_ended for _, p in running.values()), _POLL_S)
+                for place in [at for at, (_, p) in running.items() if p.has_ended]:
+                    cell, process = running.pop(place)
+                    bars.end(cell.name)
+                    _tell(root, cell, process, when_done, when_failed)
     except KeyboardInterrupt:
         console.print("Stopping: the runs are saving a checkpoint.", highlight=False)
         return False
     finally:
-        _stop([run for _, run in running.values()])
+        _stop([process for _, process in running.values()])
     return True
 
 
 def _tell(
     root: Path,
     cell: Cell,
-    run: Run,
+    process: Process,
     when_done: Callable[[Cell], None],
     when_failed: Callable[[Cell, str], None] | None,
 ) -> None:
     """What has become of a run that has ended."""
     # One that broke after its last checkpoint has done its work.
-    if run.process.returncode == 0 or is_done(root, cell):
+    if process.torchrun.returncode == 0 or is_done(root, cell):
         when_done(cell)
     elif when_failed is not None and _has_trained(root, cell):
-        when_failed(cell, run.error())
+        when_failed(cell, process.error())
     else:
-        raise UserError(f"the {cell.name} run failed: {run.error()}")
+        raise UserError(f"the {cell.name} run failed: {process.error()}")
 
 
-def _stop(runs: Sequence[Run]) -> None:
+def _stop(processes: Sequence[Process]) -> None:
     """Let runs save and end; at once, where the user asks again."""
     try:
-        for run in runs:
-            run.ask_to_stop()
-        for run in runs:
-            run.end()
+        for process in processes:
+            process.ask_to_stop()
+        for process in processes:
+            process.end()
     except KeyboardInterrupt:
-        for run in runs:
-            run.end(timeout_s=0.0)
+        for process in processes:
+            process.end(timeout_s=0.0)
 
 
-def _start(root: Path, cell: Cell, num_processes: int, gpus: Sequence[int] | None) -> Run:
+def _start(root: Path, cell: Cell, places: Places, place: int) -> Process:
     folder = root / cell.name
     own = (
         f"--save={folder / 'checkpoints'}",
@@ -161,13 +201,10 @@ def _start(root: Path, cell: Cell, num_processes: int, gpus: Sequence[int] | Non
         f"--ledger={ledger_of(root, cell)}",
     )
     flags, log = [*cell.flags, *own], folder / "log.txt"
+    gpus = places.gpus(place)
     if gpus is None:
-        return start_on_cpu(flags, log, num_processes)
+        return start_on_cpu(flags, log, places.nproc_per_node)
     return start_on_gpus(flags, log, gpus)
-
-
-def _has_ended(run: Run) -> bool:
-    return run.process.poll() is not None
 
 
 def _has_trained(root: Path, cell: Cell) -> bool:

@@ -26,18 +26,23 @@ _DIVERGED = ("found NaN in", "found Inf in")
 
 
 @dataclass
-class Run:
+class Process:
     """A run under torchrun, in a process group of its own, so that Ctrl-C reaches us alone.
 
     Attributes:
-        process: torchrun.
+        torchrun: its process.
         log: of all starts of the run.
         log_start: byte of the log at which this start begins.
     """
 
-    process: subprocess.Popen[bytes]
+    torchrun: subprocess.Popen[bytes]
     log: Path
     log_start: int
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it runs no more."""
+        return self.torchrun.poll() is not None
 
     def ask_to_stop(self) -> None:
         """Ask it to save a checkpoint and end (Megatron's ``--exit-signal-handler``).
@@ -45,9 +50,9 @@ class Run:
         The trainer is asked, not torchrun, which would pass the signal on to the processes that
         write a checkpoint as well, and so break the one being written.
         """
-        if self.process.poll() is not None:
+        if self.has_ended:
             return
-        torchrun = psutil.Process(self.process.pid)
+        torchrun = psutil.Process(self.torchrun.pid)
         for process in torchrun.children() or [torchrun]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGTERM)
@@ -55,15 +60,15 @@ class Run:
     def end(self, timeout_s: float = _STOP_TIMEOUT_S) -> None:
         """Wait for it to end; past the time, end it and its workers at once."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout_s)
-        if self.process.poll() is not None:
+            self.torchrun.wait(timeout_s)
+        if self.has_ended:
             return
         # torchrun gives its workers sessions of their own, so its process group is not enough.
-        parent = psutil.Process(self.process.pid)
+        parent = psutil.Process(self.torchrun.pid)
         for process in [*parent.children(recursive=True), parent]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        self.process.wait()
+        self.torchrun.wait()
 
     def error(self) -> str:
         """Why it failed: its own sentence if there is one, else where to look."""
@@ -76,10 +81,16 @@ class Run:
                 return line.removeprefix(mark)
         if any(words in said for words in _DIVERGED):
             return f"it diverged, to a loss or gradient that is no finite number: see {self.log}"
-        return f"it ended with code {self.process.returncode}: see the end of {self.log}"
+        return f"it ended with code {self.torchrun.returncode}: see the end of {self.log}"
 
 
-def start_on_cpu(flags: list[str], log: Path, num_processes: int = 1) -> Run:
+def end_on_signals() -> None:
+    """End as by Ctrl-C where this process is ended otherwise: that must not leave runs behind."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+
+
+def start_on_cpu(flags: list[str], log: Path, num_processes: int = 1) -> Process:
     """``torchrun -m tst_megatron pretrain FLAGS`` on CPU cores, one a process.
 
     Args:
@@ -93,7 +104,7 @@ def start_on_cpu(flags: list[str], log: Path, num_processes: int = 1) -> Run:
     return _start(flags, log, num_processes, {"OMP_NUM_THREADS": "1", DEVICE_VARIABLE: "cpu"})
 
 
-def start_on_gpus(flags: list[str], log: Path, gpus: Sequence[int]) -> Run:
+def start_on_gpus(flags: list[str], log: Path, gpus: Sequence[int]) -> Process:
     """The same on GPUs of this machine, one a process, which no other run sees.
 
     Args:
@@ -109,17 +120,17 @@ def start_on_gpus(flags: list[str], log: Path, gpus: Sequence[int]) -> Run:
     return _start(flags, log, len(gpus), {"CUDA_VISIBLE_DEVICES": ",".join(names)})
 
 
-def _start(flags: list[str], log: Path, num_processes: int, environment: dict[str, str]) -> Run:
-    torchrun = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}")
+def _start(flags: list[str], log: Path, num_processes: int, environment: dict[str, str]) -> Process:
+    launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}")
     command = [
-        *(sys.executable, *torchrun),
+        *(sys.executable, *launcher),
         *("-m", "tst_megatron", "pretrain", "--exit-signal-handler", *flags),
     ]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         _lock(output, log)
         log_start = output.tell()
-        process = subprocess.Popen(
+        torchrun = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -127,7 +138,7 @@ def _start(flags: list[str], log: Path, num_processes: int, environment: dict[st
             env=os.environ | {"PYTHONUNBUFFERED": "1"} | environment,
             start_new_session=True,
         )
-    return Run(process, log, log_start)
+    return Process(torchrun, log, log_start)
 
 
 def _lock(output: BinaryIO, log: Path) -> None:

@@ -15,6 +15,7 @@ from tst_megatron.methods.events import Listener
 from tst_megatron.runs.stages import Fact, Stage, ordinary_stage
 
 if TYPE_CHECKING:
+    from tst_megatron.methods.search import Search
     from tst_megatron.methods.story import Story
     from tst_megatron.methods.terms import Terms
 
@@ -143,7 +144,7 @@ class Run:
         return None
 
     def parents(self) -> Sequence[Any]:
-        """What was spent before step 0: `tst_megatron.runs.parents.Parent`s."""
+        """What was spent before step 0: `tst_megatron.runs.facts.Parent`s."""
         return ()
 
     # In the trainer.
@@ -300,6 +301,10 @@ class Method:
         from tst_megatron.methods.terms import Terms
 
         return Terms()
+
+    def search(self) -> "Search | None":
+        """Which of its settings ``sweep`` can choose; None where there are none."""
+        return None
 
     def story(self) -> "Story":
         """How the method is told in a comparison."""

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from tst_megatron.statistics.interval import Array
+from tst_megatron.statistics.array import Array
 
 INK, SOFT, GRID = "#1f2328", "#59636e", "#e4e7eb"
 """Colours of what is read, what stands back, and the grid."""

@@ -27,7 +27,7 @@ from tst_megatron.report.chart import (
     Line,
     Rule,
 )
-from tst_megatron.statistics.interval import Array
+from tst_megatron.statistics.array import Array
 
 _DIGITS = 7
 _LEGEND_LETTERS = 42

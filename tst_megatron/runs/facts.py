@@ -6,7 +6,7 @@ Megatron's arguments), and readers want it by what it is of. What is not told is
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -45,6 +45,25 @@ class MethodFacts:
 
 
 @dataclass(frozen=True)
+class Parent:
+    """A run that another one started from, as ``parents`` of a header have it (`asdict`).
+
+    Attributes:
+        ledger: its path; None where it has none.
+        step: of its checkpoint that was started from.
+        flops: spent up to there, by its own parents too; None where not known.
+        gpu_hours: likewise.
+        data_tokens: likewise.
+    """
+
+    ledger: str | None
+    step: int
+    flops: float | None = None
+    gpu_hours: float | None = None
+    data_tokens: float | None = None
+
+
+@dataclass(frozen=True)
 class Facts:
     """Of one run.
 
@@ -70,7 +89,7 @@ class Facts:
     seed: Any
     recipe: str | None
     methods: tuple[MethodFacts, ...] | None
-    parents: tuple[Mapping[str, Any], ...]
+    parents: tuple[Parent, ...]
     planned_steps: int | None
     decay_start: int | None
     batch_size: int | None
@@ -98,7 +117,10 @@ def facts_of(header: Mapping[str, Any]) -> Facts:
         seed=flags.get("seed") if seed is None else seed,
         recipe=(header.get("recipe") or {}).get("name"),
         methods=_methods(header),
-        parents=tuple(header.get("parents") or ()),
+        parents=tuple(
+            Parent(**{field.name: told.get(field.name) for field in fields(Parent)})
+            for told in header.get("parents") or ()
+        ),
         planned_steps=_steps(flags, "train_iters", "train_samples"),
         decay_start=_decay_start(flags),
         batch_size=size if isinstance(size, int) and size > 0 else None,

@@ -17,7 +17,7 @@ from tst_megatron.runs.facts import Facts, facts_of
 from tst_megatron.runs.ledger import Ledger
 from tst_megatron.runs.spans import Span, spans_of
 from tst_megatron.runs.stages import Fact, Vocabulary
-from tst_megatron.statistics.interval import Array
+from tst_megatron.statistics.array import Array
 
 # Logged learning rates went through single precision on the way.
 _TOLERANCE = 1e-6
@@ -186,14 +186,14 @@ def _with_parents(run: Run) -> Run:
     No ledger tells how long parents took by the clock.
     """
     parents = run.facts.parents
-    spent = {name: sum(_or_nan(parent.get(name)) for parent in parents) for name in _SPENT}
+    spent = {name: sum(_or_nan(getattr(parent, name)) for parent in parents) for name in _SPENT}
 
     def adding[T: (Curve, StepSeries)](series: T) -> T:
         columns = {name: getattr(series, name) + spent[name] for name in _SPENT}
         return replace(series, **columns, wall_clock_s=np.full_like(series.wall_clock_s, np.nan))
 
     counts = ", ".join(
-        f"step {parent.get('step', 0):,} of {parent.get('ledger') or 'a run without a ledger'}"
+        f"step {parent.step or 0:,} of {parent.ledger or 'a run without a ledger'}"
         for parent in parents
     )
     note = (

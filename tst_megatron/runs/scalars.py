@@ -19,7 +19,7 @@ import numpy as np
 from tst_megatron.runs.facts import batch_size_changes
 from tst_megatron.runs.ledger import Ledger
 from tst_megatron.runs.stages import NEXT_TOKEN_LOSS, Vocabulary
-from tst_megatron.statistics.interval import Array
+from tst_megatron.statistics.array import Array
 
 VALIDATION = "lm loss validation"
 LEARNING_RATE, GRAD_NORM = "learning-rate", "grad-norm"

@@ -6,7 +6,7 @@ dip that does not last does not count.
 
 import numpy as np
 
-from tst_megatron.statistics.interval import Array
+from tst_megatron.statistics.array import Array
 from tst_megatron.statistics.smoothing import log_steps
 
 

@@ -1,12 +1,6 @@
-"""A figure with the interval that holds it, and the arrays that figures are worked out from."""
+"""A figure with the interval that holds it."""
 
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
-
-Array = NDArray[np.float64]
-"""float64 ``[n]``; NaN where the source tells nothing."""
 
 
 @dataclass(frozen=True)

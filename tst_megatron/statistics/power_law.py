@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tst_megatron.statistics.interval import Array
+from tst_megatron.statistics.array import Array
 
 FEWEST = 5
 """Points below which no law is fitted: it has three numbers of its own."""

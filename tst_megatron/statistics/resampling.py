@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tst_megatron.statistics.interval import Array, Interval
+from tst_megatron.statistics.array import Array
+from tst_megatron.statistics.interval import Interval
 from tst_megatron.statistics.smoothing import smoother
 
 # Below this many common names, pairing leaves too few degrees of freedom: with two pairs the

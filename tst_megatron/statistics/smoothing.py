@@ -8,7 +8,7 @@ chosen once; with them the smooth curve is a matrix times the losses, whatever t
 
 import numpy as np
 
-from tst_megatron.statistics.interval import Array
+from tst_megatron.statistics.array import Array
 
 # Fewer points than this make a curve of straight pieces: nothing is left over to tell scatter from
 # shape.

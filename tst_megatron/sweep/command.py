@@ -1,9 +1,9 @@
-"""The subcommand ``sweep``: run a grid of s and r, or a search in it, and say what to take."""
+"""The subcommand ``sweep``: run a grid over a method's axes, or a search in it; say what to take.
+
+The method is the one whose axes are given: they, their words and the fit come from it.
+"""
 
 import argparse
-import dataclasses
-import os
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,33 +11,19 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from tst_megatron.errors import INTERRUPTED_EXIT_CODE, UserError
-from tst_megatron.sweep.grid import (
-    BASELINE,
-    Config,
-    Grid,
-    check_stages,
-    grid_from_words,
-    seeds_from_words,
-)
+from tst_megatron.sweep.grid import Grid, add_axes, given_axes, grid_of, searches
 
 if TYPE_CHECKING:
-    from tst_megatron.sweep.recommendation import Limit
+    from tst_megatron.experiments.search import Trials
+    from tst_megatron.experiments.text import TextRead
+    from tst_megatron.methods.search import Limit
+    from tst_megatron.runs.outcomes import Choice
     from tst_megatron.sweep.report import Found
-    from tst_megatron.sweep.results import Result
-    from tst_megatron.sweep.search import Sweep
     from tst_megatron.sweep.settings import SweepSettings
-    from tst_megatron.sweep.text import Text
-    from tst_megatron.sweep.training import Machine
 
-EXAMPLES = """\
+EXAMPLES = f"""\
 examples:
-  tst-megatron sweep --recipe smollm2-270m-baseline --bag-sizes 4 8 16 --step-ratios 0.2 0.3 0.4 \\
-      --tokenizer-model meta-llama/Meta-Llama-3-8B --data-path data/dclm --out runs/sweep
-  tst-megatron sweep --recipe mine.yaml --bag-sizes 4 8 16 --step-ratios 0.2,0.3,0.4 --seeds 1,2 \\
-      --budget-hours 500 --tokens-available 60e9 --data-path data/dclm
-  tst-megatron sweep ... --halving               a cheaper search, in the same folder or in its own
-  tst-megatron sweep --from-csv examples/sweep/paper-270m.csv --out runs/paper
-
+{"".join(search.words.examples for search in searches())}
 Every other flag is pretrain's, Megatron's or ours, and goes to every run. The same command goes on
 where it was cut off.
 """
@@ -48,13 +34,11 @@ _DEFAULT_OUT = Path("runs/sweep")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``sweep``; Megatron's follow them."""
+    columns = "; or ".join(
+        ", ".join((*(axis.name for axis in search.axes), "loss")) for search in searches()
+    )
     parser.add_argument("--recipe", help="flags from a recipe, or a .yaml file of your own")
-    parser.add_argument(
-        "--bag-sizes", nargs="*", metavar="S", help="to try; the baseline is always run beside them"
-    )
-    parser.add_argument(
-        "--step-ratios", nargs="*", metavar="R", help="shares of the steps in bags, to try"
-    )
+    add_axes(parser)
     parser.add_argument(
         "--seeds", nargs="*", metavar="N", help="run everything once with each (default: one)"
     )
@@ -92,8 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from-csv",
         type=Path,
         metavar="FILE",
-        help="run nothing: report on a table of results (bag_size, step_ratio, loss; perhaps seed "
-        "and data_tokens)",
+        help=f"run nothing: report on a table of results ({columns}; perhaps seed and data_tokens)",
     )
 
 
@@ -114,13 +97,12 @@ def main(args: argparse.Namespace, others: list[str]) -> int:
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_A_LOG, highlight=False)
     if args.from_csv is not None:
         return _report_table(args, others, console)
-    for flag in ("recipe", "bag_sizes", "step_ratios"):
-        if getattr(args, flag) is None:
-            raise UserError(f"a sweep needs --{flag.replace('_', '-')}: see sweep --help")
-    grid = grid_from_words(args.bag_sizes, args.step_ratios)
-    # Ending otherwise than by Ctrl-C must not leave runs behind.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    if args.recipe is None:
+        raise UserError("a sweep needs --recipe: see sweep --help")
+    grid = grid_of(args)
+    from tst_megatron.experiments.launch import end_on_signals
+
+    end_on_signals()
     try:
         return _run(args, others, grid, console)
     except KeyboardInterrupt:
@@ -128,54 +110,57 @@ def main(args: argparse.Namespace, others: list[str]) -> int:
 
 
 def _run(args: argparse.Namespace, others: list[str], grid: Grid, console: Console) -> int:
-    from tst_megatron.sweep.halving import rungs_of
-    from tst_megatron.sweep.recommendation import Limit
+    from tst_megatron.experiments.begin import begin
+    from tst_megatron.experiments.cells import places_here
+    from tst_megatron.experiments.search import Trials, run_grid, run_halving
     from tst_megatron.sweep.report import Found
-    from tst_megatron.sweep.search import Sweep, run_grid, run_halving
-    from tst_megatron.sweep.settings import begin, settings_from_flags
-    from tst_megatron.sweep.text import text_of_grid
+    from tst_megatron.sweep.settings import SETTINGS_FILE, settings_from_flags, text_of_choices
 
-    settings = settings_from_flags(args.recipe, others)
-    grid = dataclasses.replace(grid, seeds=_seeds(args, others, settings.seed))
-    check_stages(grid, settings.num_steps)
-    text = text_of_grid(settings, grid)
+    search = grid.search
+    settings = settings_from_flags(search, args.recipe, others)
+    seeds = _seeds(args, others, settings.seed)
+    search.check(grid.choices, settings.num_steps)
+    text = text_of_choices(settings, grid.choices, seeds[0])
     limit = None
-    configs = grid.configs
     if args.tokens_available is not None:
-        positions = text[BASELINE].data_tokens
-        limit = Limit(int(args.tokens_available), positions, settings.reads_bags)
-        configs = tuple(config for config in configs if limit.holds(config))
+        tokens, of_baseline = int(args.tokens_available), text[search.baseline].data_tokens
+        limit = search.limit(tokens, of_baseline, settings.values)
+    candidates = [choice for choice in grid.choices if limit is None or limit.holds(choice)]
     if args.halving:
-        if not configs:
-            raise UserError(
-                f"--tokens-available {args.tokens_available:g} is too little text for every pair: "
-                "add a smaller bag size or step ratio, or leave --halving out"
-            )
-        check_stages(grid, rungs_of(len(configs), settings.num_steps)[0].steps)
-    machine = _machine(args)
-    _check_flags(args.recipe, others, settings, grid)
+        _check_halving(args, grid, candidates, settings.num_steps)
+    places = places_here(args.jobs, args.nproc_per_node)
+    _check_flags(args.recipe, others, settings, grid, seeds[0])
     out = (args.out or _DEFAULT_OUT).resolve()
-    begin(out, settings)
-    sweep = Sweep(out / "cells", settings, grid, machine, args.budget_hours)
-    _say_what_is_run(sweep, text, args.halving, console)
-    search = None
+    begin(out / SETTINGS_FILE, "sweep", {"recipe": settings.recipe, "flags": settings.values})
+    trials = Trials(
+        out / "cells",
+        grid.ordered(),
+        seeds,
+        settings.num_steps,
+        settings.cell,
+        places,
+        args.budget_hours,
+    )
+    _say_what_is_run(grid, trials, text, args.halving, console)
+    halving = None
     if args.halving:
-        trained, search = run_halving(sweep, configs, console)
+        trained, halving = run_halving(trials, candidates, console)
     else:
-        trained = run_grid(sweep, console)
+        trained = run_grid(trials, console)
     _report(
         out,
         Found(
+            search=search,
             name=args.recipe,
             num_steps=settings.num_steps,
-            results=tuple(sweep.results(trained.failed)),
-            wanted=len(grid.seeds) * (1 + len(grid.configs)),
+            outcomes=tuple(trials.outcomes(trained.failed)),
+            wanted=len(seeds) * len(trials.choices),
             left_out=tuple(cell.name for cell in trained.left_out),
             text=text,
             limit=limit,
             budget_hours=args.budget_hours,
             spent_hours=trained.spent_hours,
-            search=search,
+            halving=halving,
             failed=trained.failed,
         ),
         console,
@@ -188,6 +173,21 @@ def _run(args: argparse.Namespace, others: list[str], grid: Grid, console: Conso
     return 0 if trained.finished else INTERRUPTED_EXIT_CODE
 
 
+def _check_halving(
+    args: argparse.Namespace, grid: Grid, candidates: "list[Choice]", num_steps: int
+) -> None:
+    """Check that there is something to choose from, and that the shortest runs can have it."""
+    from tst_megatron.experiments.search import rungs_of
+
+    words = grid.search.words
+    if not candidates:
+        raise UserError(
+            f"--tokens-available {args.tokens_available:g} is too little text for every "
+            f"{words.noun}: add {words.less_text}, or leave --halving out"
+        )
+    grid.search.check(grid.choices, rungs_of(len(candidates), num_steps)[0].steps)
+
+
 def _report(out: Path, found: "Found", console: Console) -> None:
     from tst_megatron.sweep.report import print_report, write_report
 
@@ -195,54 +195,39 @@ def _report(out: Path, found: "Found", console: Console) -> None:
         report = write_report(out, found)
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
-    print_report(report, console)
+    print_report(found.search, report, console)
     console.print(f"Report: {out / 'report.html'}", soft_wrap=True)
 
 
 def _report_table(args: argparse.Namespace, others: list[str], console: Console) -> int:
+    from tst_megatron.sweep.outcomes_csv import read_csv
     from tst_megatron.sweep.report import Found
-    from tst_megatron.sweep.results import read_csv
     from tst_megatron.sweep.settings import SETTINGS_FILE
 
-    for flag in ("recipe", "bag_sizes", "step_ratios", "seeds", "budget_hours"):
-        if getattr(args, flag) is not None:
-            raise UserError(
-                f"--from-csv runs nothing, so it takes no --{flag.replace('_', '-')}: leave one out"
-            )
-    if args.halving or others:
-        flag = "--halving" if args.halving else others[0]
+    flags = [*_given(args, "recipe"), *(axis.flag for _, axis in given_axes(args))]
+    flags += [*_given(args, "seeds", "budget_hours"), *(["--halving"] if args.halving else [])]
+    for flag in (*flags, *others):
         raise UserError(f"--from-csv runs nothing, so it takes no {flag}: leave one out")
-    results = read_csv(args.from_csv)
+    search, outcomes = read_csv(args.from_csv, searches())
     out = args.out or Path(f"{_DEFAULT_OUT}-{args.from_csv.stem}")
     if (out / SETTINGS_FILE).exists():
         raise UserError(f"{out} holds a sweep with a report of its own: choose another --out")
-    limit = None
+    limit: Limit | None = None
     if args.tokens_available is not None:
-        limit = _limit_of_table(args, results)
-    steps = next((result.steps for result in results if result.steps), None)
-    found = Found(args.from_csv.stem, steps, tuple(results), len(results), limit=limit)
-    _report(out, found, console)
+        limit = search.limit_of_table(int(args.tokens_available), outcomes)
+        if limit is None:
+            raise UserError(
+                f"--tokens-available needs to know what runs read: add a column data_tokens to "
+                f"{args.from_csv}"
+            )
+    steps = next((outcome.steps for outcome in outcomes if outcome.steps), None)
+    name = args.from_csv.stem
+    _report(out, Found(search, name, steps, tuple(outcomes), len(outcomes), limit=limit), console)
     return 0
 
 
-def _limit_of_table(args: argparse.Namespace, results: "list[Result]") -> "Limit":
-    """The text there is, for runs that may have read bags or, with output alone, single tokens."""
-    from tst_megatron.sweep.recommendation import Limit
-
-    baseline, superposed = (
-        [r.data_tokens for r in results if r.data_tokens and r.config.is_baseline == is_baseline]
-        for is_baseline in (True, False)
-    )
-    tokens = int(args.tokens_available)
-    if baseline:
-        return Limit(tokens, baseline[0], not superposed or max(superposed) > baseline[0])
-    positions = next((p for result in results if (p := _positions(result))), None)
-    if positions is None:
-        raise UserError(
-            f"--tokens-available needs to know what runs read: add a column data_tokens to "
-            f"{args.from_csv}"
-        )
-    return Limit(tokens, positions)
+def _given(args: argparse.Namespace, *names: str) -> list[str]:
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) is not None]
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
@@ -263,29 +248,14 @@ def _seeds(args: argparse.Namespace, others: list[str], default: int) -> tuple[i
         return (default,)
     if any(word.partition("=")[0] == "--seed" for word in others):
         raise UserError("--seeds and --seed both set the seeds: use one")
+    from tst_megatron.experiments.words import seeds_from_words
+
     return seeds_from_words(args.seeds)
 
 
-def _machine(args: argparse.Namespace) -> "Machine":
-    """Runs on all GPUs of this machine, or on its CPU where it has none."""
-    import torch
-
-    from tst_megatron.sweep.training import Machine
-    from tst_megatron.trainer.cpu import DEVICE_VARIABLE
-
-    gpus = 0 if os.environ.get(DEVICE_VARIABLE) == "cpu" else torch.cuda.device_count()
-    if not gpus:
-        return Machine(args.jobs, args.nproc_per_node or 1, on_gpus=False)
-    processes = args.nproc_per_node or max(1, gpus // args.jobs)
-    if args.jobs * processes > gpus:
-        raise UserError(
-            f"--jobs {args.jobs} of {processes} processes each need {args.jobs * processes} GPUs, "
-            f"and there are {gpus}: lower --jobs or --nproc-per-node"
-        )
-    return Machine(args.jobs, processes, on_gpus=True)
-
-
-def _check_flags(recipe: str, others: list[str], settings: "SweepSettings", grid: Grid) -> None:
+def _check_flags(
+    recipe: str, others: list[str], settings: "SweepSettings", grid: Grid, seed: int
+) -> None:
     """Megatron would name a wrong flag only in the log of the first run that has it."""
     from tst_megatron.trainer.cpu import prepare_backend
 
@@ -294,28 +264,21 @@ def _check_flags(recipe: str, others: list[str], settings: "SweepSettings", grid
     from tst_megatron.recipes.keys import check_keys, check_together, main_name
 
     check_keys(read(recipe).overridden(others, main_name))
-    for config in (BASELINE, *grid.configs):
-        check_together(settings.flags(config, grid.seeds[0]))
+    for choice in (grid.search.baseline, *grid.choices):
+        check_together(settings.flags(choice, seed))
 
 
 def _say_what_is_run(
-    sweep: "Sweep", text: "dict[Config, Text]", halves: bool, console: Console
+    grid: Grid, trials: "Trials", text: "dict[Choice, TextRead]", halves: bool, console: Console
 ) -> None:
-    grid, settings = sweep.grid, sweep.settings
+    search, seeds = grid.search, trials.seeds
+    symbols = " and ".join(axis.symbol for axis in search.axes)
     tokens = [one.data_tokens for one in text.values()]
     what = "searched by halving" if halves else "each run whole"
     console.print(
-        f"{len(grid.configs)} pairs of s and r and the baseline, {what}, {len(grid.seeds)} "
-        f"seed{'s' if len(grid.seeds) > 1 else ''}: {settings.num_steps:,} steps a run, "
+        f"{len(grid.choices)} {search.words.noun}s of {symbols} and the baseline, {what}, "
+        f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}: {trials.num_steps:,} steps a run, "
         f"which reads {min(tokens):,} to {max(tokens):,} tokens. Ctrl-C leaves a report of "
         "what was done; the same command goes on from there.",
         soft_wrap=True,
     )
-
-
-def _positions(result: "Result") -> int | None:
-    """Positions that a run computed on, from what it read."""
-    if result.data_tokens is None:
-        return None
-    config = result.config
-    return round(result.data_tokens / (1 + config.step_ratio * (config.bag_size - 1)))

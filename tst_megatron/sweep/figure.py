@@ -1,4 +1,4 @@
-"""The paper's Figure 4 of any sweep: final loss over s, over r, and the fitted U beside them.
+"""The figures of a sweep: final loss over every axis, the fitted curve over both, and halving.
 
 The one idea: the bottom is what one looks for, so the axis of losses is cut a little above the
 baseline; what lies higher leaves the panel, and the caption says so.
@@ -15,53 +15,54 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, StrMethodFormatter
 
+from tst_megatron.experiments.search import Halving
+from tst_megatron.methods.search import Axis, Fit, Search
+from tst_megatron.runs.noise import levelled, means_of
+from tst_megatron.runs.outcomes import Choice, Outcome
+from tst_megatron.statistics.array import Array
 from tst_megatron.statistics.interval import Interval
-from tst_megatron.sweep.fit import Fit, Optimum
-from tst_megatron.sweep.grid import BASELINE, Config
-from tst_megatron.sweep.halving import Search
-from tst_megatron.sweep.noise import levelled, means_of
 from tst_megatron.sweep.recommendation import Recommendation
-from tst_megatron.sweep.results import Result
 
-type Means = dict[Config, tuple[float, int]]
+type Means = dict[Choice, tuple[float, int]]
 
 _DPI = 130
 _BASELINE = "#5f6368"
 _OPTIMUM = "#d55e00"
-# Of the depth of the U: how far above the baseline, and below the lowest cell, the axis goes.
+# Of the depth of the bottom: how far above the baseline, and below the lowest cell, the axis goes.
 _ABOVE, _BELOW = 0.25, 0.08
 _MESH = 200
 _MAP = "viridis_r"
 
 
-def draw_sweep(results: Sequence[Result], found: Recommendation) -> bytes:
-    """The three panels, as a PNG; the map is missing where there is no U."""
-    means = means_of(levelled(results))
-    panels = 3 if found.fit is not None else 2
+def draw_sweep(search: Search, outcomes: Sequence[Outcome], found: Recommendation) -> bytes:
+    """A panel an axis, and a map of two where a curve is fitted, as a PNG."""
+    means = means_of(levelled(outcomes))
+    has_map = found.fit is not None and len(search.axes) == 2
+    panels = len(search.axes) + has_map
     figure = Figure(figsize=(5.4 * panels, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, panels, squeeze=False)[0]
-    figure.suptitle("Final held-out loss by bag size s and share r of the steps")
-    _draw_lines(axes[0], means, over_sizes=True)
-    _draw_lines(axes[1], means, over_sizes=False)
-    if found.fit is not None:
-        _draw_map(figure, axes[2], means, found, found.fit)
+    figure.suptitle(search.words.title)
+    for panel, axis in zip(axes, search.axes, strict=False):
+        _draw_lines(panel, search, axis, means)
+    if found.fit is not None and has_map:
+        _draw_map(figure, axes[-1], search, means, found, found.fit)
     return _png(figure)
 
 
-def draw_search(search: Search) -> bytes:
-    """Halving: the loss of every pair in each rung, over the steps of its runs, as a PNG."""
+def draw_halving(halving: Halving) -> bytes:
+    """Halving: the loss of every choice in each rung, over the steps of its runs, as a PNG."""
     figure = Figure(figsize=(7.0, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    configs = list(search.losses[0])
-    for config, colour in zip(sorted(configs), _colours(len(configs)), strict=True):
-        rungs = [i for i, losses in enumerate(search.losses) if config in losses]
-        steps = [search.rungs[i].steps for i in rungs]
-        losses = [search.losses[i][config] for i in rungs]
-        axes.plot(steps, losses, marker="o", color=colour, label=str(config))
+    choices = list(halving.losses[0])
+    for choice, colour in zip(sorted(choices), _colours(len(choices)), strict=True):
+        rungs = [i for i, losses in enumerate(halving.losses) if choice in losses]
+        steps = [halving.rungs[i].steps for i in rungs]
+        losses = [halving.losses[i][choice] for i in rungs]
+        axes.plot(steps, losses, marker="o", color=colour, label=str(choice))
     axes.set_xscale("log", base=2)
-    axes.set_xticks([rung.steps for rung in search.rungs])
+    axes.set_xticks([rung.steps for rung in halving.rungs])
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set_xlabel("steps of a run, each with its own recovery and decay")
     axes.set_title("Successive halving: who goes on")
@@ -70,96 +71,106 @@ def draw_search(search: Search) -> bytes:
     return _png(figure)
 
 
-def _draw_lines(axes: Axes, means: Means, over_sizes: bool) -> None:
-    """A line for each value of the other one."""
-    cells = sorted(config for config in means if not config.is_baseline)
-
-    def this(config: Config) -> float:
-        return config.bag_size if over_sizes else config.step_ratio
-
-    def other(config: Config) -> float:
-        return config.step_ratio if over_sizes else config.bag_size
-
-    others = sorted({other(config) for config in cells})
-    for value, colour in zip(others, _colours(len(others)), strict=True):
-        line = sorted((c for c in cells if other(c) == value), key=this)
-        label = f"r = {value:g}" if over_sizes else f"s = {value:g}"
-        points = [this(c) for c in line], [means[c][0] for c in line]
-        axes.plot(*points, marker="o", markersize=4.5, color=colour, label=label)
-    if over_sizes:
-        _log_sizes(axes.xaxis, axes.set_xscale, sorted({c.bag_size for c in cells}))
-        axes.set_xlabel("bag size s (log)")
-    else:
-        axes.set_xticks(sorted({c.step_ratio for c in cells}))
-        axes.set_xlabel("share r of the steps in bags")
-    if BASELINE in means:
-        baseline = means[BASELINE][0]
-        axes.axhline(
-            baseline, color=_BASELINE, linestyle="--", linewidth=1.4, label="baseline (s = 1)"
+def _draw_lines(panel: Axes, search: Search, axis: Axis, means: Means) -> None:
+    """A line for each value of the other axis."""
+    cells = sorted(choice for choice in means if not choice.is_baseline)
+    others = [other for other in search.axes if other != axis]
+    lines: dict[tuple[float, ...], list[Choice]] = {}
+    for choice in sorted(cells, key=axis.of):
+        lines.setdefault(tuple(other.of(choice) for other in others), []).append(choice)
+    for (values, line), colour in zip(sorted(lines.items()), _colours(len(lines)), strict=True):
+        label = ", ".join(f"{o.symbol} = {v:g}" for o, v in zip(others, values, strict=True))
+        points = [axis.of(c) for c in line], [means[c][0] for c in line]
+        panel.plot(*points, marker="o", markersize=4.5, color=colour, label=label or None)
+    _mark_values(panel.xaxis, panel.set_xscale, axis, cells)
+    panel.set_xlabel(_label(axis))
+    if search.baseline in means:
+        first = search.axes[0]
+        panel.axhline(
+            means[search.baseline][0],
+            color=_BASELINE,
+            linestyle="--",
+            linewidth=1.4,
+            label=f"baseline ({first.symbol} = {first.of(search.baseline):g})",
         )
-    _finish(axes)
-    hidden = _cut(axes, means)
+    _finish(panel)
+    hidden = _cut(panel, means, search.baseline)
     if hidden:
-        axes.set_title(f"{hidden} higher cells lie above the panel", fontsize=9, loc="left")
-    axes.legend(frameon=False, fontsize=8, ncols=2 if len(others) > 4 else 1, loc="best")
+        panel.set_title(f"{hidden} higher cells lie above the panel", fontsize=9, loc="left")
+    panel.legend(frameon=False, fontsize=8, ncols=2 if len(lines) > 4 else 1, loc="best")
 
 
-def _cut(axes: Axes, means: Means) -> int:
+def _cut(axes: Axes, means: Means, baseline: Choice) -> int:
     """Set the axis of losses; how many cells are above it."""
     losses = [loss for loss, _ in means.values()]
     low, high = min(losses), max(losses)
-    if BASELINE in means and means[BASELINE][0] > low:
-        depth = means[BASELINE][0] - low
-        high = min(high, means[BASELINE][0] + _ABOVE * depth)
+    if baseline in means and means[baseline][0] > low:
+        depth = means[baseline][0] - low
+        high = min(high, means[baseline][0] + _ABOVE * depth)
     room = _BELOW * (high - low) or 0.01
     axes.set_ylim(low - room, high + room)
     return sum(loss > high + room for loss in losses)
 
 
-def _draw_map(figure: Figure, axes: Axes, means: Means, found: Recommendation, fit: Fit) -> None:
-    """The U over both, the cells on it with their losses, its bottom with its interval."""
-    cells = [config for config in means if not config.is_baseline]
-    sizes = np.geomspace(*fit.sizes, _MESH)
-    ratios = np.linspace(*fit.ratios, _MESH)
-    axes.set_title("fitted U, measured numbers", fontsize=9, loc="left")
-    _log_sizes(axes.yaxis, axes.set_yscale, sorted({c.bag_size for c in cells}))
-    axes.set_ylabel("bag size s (log)")
-    axes.set_xlabel("share r of the steps in bags")
-    axes.set_xticks(sorted({c.step_ratio for c in cells}))
-    surface = fit.loss(*np.meshgrid(sizes, ratios, indexing="ij"))
-    if fit.sizes[0] < fit.sizes[1] and fit.ratios[0] < fit.ratios[1]:
-        top = _top(means, float(surface.max()))
+def _draw_map(
+    figure: Figure, axes: Axes, search: Search, means: Means, found: Recommendation, fit: Fit
+) -> None:
+    """The curve over both axes, the cells on it with their losses, its bottom with its interval."""
+    upright, across = search.axes
+    cells = [choice for choice in means if not choice.is_baseline]
+    (low, high), (left, right) = fit.ends
+    values = [_mesh(axis, ends) for axis, ends in zip(search.axes, fit.ends, strict=True)]
+    curve = search.words.curve
+    axes.set_title(f"fitted {curve}, measured numbers", fontsize=9, loc="left")
+    _mark_values(axes.yaxis, axes.set_yscale, upright, cells)
+    _mark_values(axes.xaxis, axes.set_xscale, across, cells)
+    axes.set_ylabel(_label(upright))
+    axes.set_xlabel(_label(across))
+    surface = fit.loss(*np.meshgrid(*values, indexing="ij"))
+    if low < high and left < right:
         mesh = axes.pcolormesh(
-            ratios,
-            sizes,
+            values[1],
+            values[0],
             surface,
             cmap=_MAP,
             vmin=float(surface.min()),
-            vmax=top,
+            vmax=_top(means, search.baseline, float(surface.max())),
             shading="gouraud",
         )
         figure.colorbar(mesh, ax=axes, label="nats a token", extend="max")
-    for config in cells:
-        _write_loss(axes, config, means[config][0])
-    low, high = fit.sizes
-    axes.set_ylim(low / 1.15, high * 1.15)
-    span = (fit.ratios[1] - fit.ratios[0]) or 0.1
-    axes.set_xlim(fit.ratios[0] - 0.1 * span, fit.ratios[1] + 0.1 * span)
+    for choice in cells:
+        _write_loss(axes, across.of(choice), upright.of(choice), means[choice][0])
+    axes.set_ylim(_room(upright, low, high))
+    axes.set_xlim(_room(across, left, right))
     if found.optimum is not None:
-        _mark_optimum(axes, found.optimum)
+        places = across.interval(found.optimum), upright.interval(found.optimum)
+        _mark_optimum(axes, *places, f"bottom of the {curve}")
 
 
-def _top(means: Means, highest: float) -> float:
+def _mesh(axis: Axis, ends: tuple[float, float]) -> Array:
+    """Values ``[n]`` from end to end."""
+    return np.geomspace(*ends, _MESH) if axis.is_log else np.linspace(*ends, _MESH)
+
+
+def _room(axis: Axis, low: float, high: float) -> tuple[float, float]:
+    """The ends of an axis with a margin."""
+    if axis.is_log:
+        return low / 1.15, high * 1.15
+    span = (high - low) or 0.1
+    return low - 0.1 * span, high + 0.1 * span
+
+
+def _top(means: Means, baseline: Choice, highest: float) -> float:
     """Where the colours end: at the baseline, so that they are spent on the bottom."""
     lowest = min(loss for loss, _ in means.values())
-    baseline = means[BASELINE][0] if BASELINE in means else highest
-    return min(highest, baseline) if baseline > lowest else highest
+    end = means[baseline][0] if baseline in means else highest
+    return min(highest, end) if end > lowest else highest
 
 
-def _write_loss(axes: Axes, config: Config, loss: float) -> None:
+def _write_loss(axes: Axes, x: float, y: float, loss: float) -> None:
     axes.annotate(
         f"{loss:.3f}",
-        (config.step_ratio, config.bag_size),
+        (x, y),
         ha="center",
         va="center",
         fontsize=7.5,
@@ -168,10 +179,10 @@ def _write_loss(axes: Axes, config: Config, loss: float) -> None:
     )
 
 
-def _mark_optimum(axes: Axes, optimum: Optimum) -> None:
+def _mark_optimum(axes: Axes, across: Interval, upright: Interval, label: str) -> None:
     """A star at the bottom, and its intervals where there are any; an open one leaves the map."""
-    x, left, right = _ends(optimum.step_ratio, axes.get_xlim())
-    y, below, above = _ends(optimum.bag_size, axes.get_ylim())
+    x, left, right = _ends(across, axes.get_xlim())
+    y, below, above = _ends(upright, axes.get_ylim())
     axes.errorbar(
         [x],
         [y],
@@ -184,7 +195,7 @@ def _mark_optimum(axes: Axes, optimum: Optimum) -> None:
         elinewidth=2,
         capsize=4,
         zorder=5,
-        label="bottom of the U" + (", 95 % interval" if left < right or below < above else ""),
+        label=label + (", 95 % interval" if left < right or below < above else ""),
     )
     axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0))
 
@@ -202,12 +213,20 @@ def _ends(interval: Interval, limits: tuple[float, float]) -> tuple[float, float
     )
 
 
-def _log_sizes(axis: Any, set_scale: Any, sizes: Sequence[int]) -> None:
-    set_scale("log")
-    axis.set_major_locator(FixedLocator(sizes))
-    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.set_minor_locator(NullLocator())
-    axis.set_minor_formatter(NullFormatter())
+def _label(axis: Axis) -> str:
+    return f"{axis.label} (log)" if axis.is_log else axis.label
+
+
+def _mark_values(of: Any, set_scale: Any, axis: Axis, cells: Sequence[Choice]) -> None:
+    """Let an axis of a panel have a tick at every value of the cells."""
+    if axis.is_log:
+        set_scale("log")
+    of.set_major_locator(FixedLocator(sorted({axis.of(choice) for choice in cells})))
+    if not axis.is_log:
+        return
+    of.set_major_formatter(StrMethodFormatter("{x:g}"))
+    of.set_minor_locator(NullLocator())
+    of.set_minor_formatter(NullFormatter())
 
 
 def _colours(number: int) -> list[Any]:

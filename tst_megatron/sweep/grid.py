@@ -1,48 +1,20 @@
-"""The runs of a sweep: bag sizes s by shares r of the steps by seeds, and one baseline a seed.
+"""The choices of a sweep: every value of one axis with every one of the other, and the baseline.
 
 The one idea: the order is part of the grid. A sweep may be stopped by its budget, so what tells
 most comes first: the baseline, the middle of where the method is known to work, and then always the
 cell farthest from those before it.
 """
 
+import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from tst_megatron.errors import UserError
-
-
-@dataclass(frozen=True, order=True)
-class Config:
-    """A bag size and the share of the steps in bags; the baseline is 1 and 0.
-
-    Attributes:
-        bag_size: s.
-        step_ratio: r, above 0 and below 1 but for the baseline.
-    """
-
-    bag_size: int
-    step_ratio: float
-
-    @property
-    def is_baseline(self) -> bool:
-        """Whether nothing is superposed."""
-        return self.bag_size == 1
-
-    @property
-    def name(self) -> str:
-        """As in names of folders."""
-        return "baseline" if self.is_baseline else f"s{self.bag_size}-r{self.step_ratio:g}"
-
-    def __str__(self) -> str:
-        if self.is_baseline:
-            return "the baseline"
-        return f"s = {self.bag_size}, r = {self.step_ratio:g}"
-
-
-BASELINE = Config(1, 0.0)
-# The paper's own choice for its dense models (arXiv 2605.06546, Table 1).
-_USUAL = Config(6, 0.3)
+from tst_megatron.methods.registry import methods
+from tst_megatron.methods.search import Axis, Search
+from tst_megatron.runs.outcomes import Choice
 
 
 @dataclass(frozen=True)
@@ -50,25 +22,23 @@ class Grid:
     """What is asked for.
 
     Attributes:
-        bag_sizes: ascending, each above 1.
-        step_ratios: ascending, each between 0 and 1.
-        seeds: in the order in which they are run.
+        search: the method's.
+        values: of each of its axes, ascending.
     """
 
-    bag_sizes: tuple[int, ...]
-    step_ratios: tuple[float, ...]
-    seeds: tuple[int, ...]
+    search: Search
+    values: tuple[tuple[float, ...], ...]
 
     @property
-    def configs(self) -> tuple[Config, ...]:
-        """Every pair, without the baseline."""
-        return tuple(Config(s, r) for s in self.bag_sizes for r in self.step_ratios)
+    def choices(self) -> tuple[Choice, ...]:
+        """All of them, without the baseline."""
+        return tuple(self.search.choice(values) for values in product(*self.values))
 
-    def ordered_configs(self) -> tuple[Config, ...]:
-        """The baseline, then the pairs: what tells most about the whole grid first."""
-        left = list(self.configs)
-        places = _places(left)
-        ordered = [min(left, key=_distance_to_usual)]
+    def ordered(self) -> tuple[Choice, ...]:
+        """The baseline, then the others: what tells most about the whole grid first."""
+        left = list(self.choices)
+        places = dict(zip(left, _places(self.search.axes, left), strict=True))
+        ordered = [min(left, key=self._distance_to_usual)]
         left.remove(ordered[0])
         while left:
             farthest = max(
@@ -76,110 +46,63 @@ class Grid:
             )
             ordered.append(farthest)
             left.remove(farthest)
-        return (BASELINE, *ordered)
+        return (self.search.baseline, *ordered)
+
+    def _distance_to_usual(self, choice: Choice) -> float:
+        usual = self.search.usual
+        return sum(abs(axis.place(choice) - axis.place(usual)) for axis in self.search.axes)
 
 
-def grid_from_words(bag_sizes: Sequence[str], step_ratios: Sequence[str]) -> Grid:
-    """A grid without its seeds, as the flags give it.
-
-    Args:
-        bag_sizes: words of ``--bag-sizes``, each perhaps several with commas between.
-        step_ratios: likewise.
-
-    Raises:
-        UserError: a list is empty, or a value is no number or out of range.
-    """
-    sizes = sorted({_bag_size(word) for word in _split("--bag-sizes", bag_sizes)})
-    ratios = sorted({_step_ratio(word) for word in _split("--step-ratios", step_ratios)})
-    sizes = [size for size in sizes if size > 1]  # A bag of 1 is the baseline, which is there.
-    if not sizes:
-        raise UserError(
-            "--bag-sizes has only 1, which is the baseline: add a size above it, such as 4"
-        )
-    return Grid(tuple(sizes), tuple(ratios), ())
+def searches() -> tuple[Search, ...]:
+    """Of all methods that can be searched."""
+    return tuple(search for method in methods() if (search := method.search()) is not None)
 
 
-def seeds_from_words(words: Sequence[str]) -> tuple[int, ...]:
-    """The seeds of ``--seeds``, in their order.
-
-    Raises:
-        UserError: the list is empty, or a seed is no number or stands twice.
-    """
-    seeds = [_whole("--seeds", word) for word in _split("--seeds", words)]
-    for seed in seeds:
-        if seed < 1:
-            raise UserError(f"--seeds {seed} is below 1: Megatron's seeds are 1 or more")
-        if seeds.count(seed) > 1:
-            raise UserError(f"--seeds names {seed} twice: a run of the same seed says nothing new")
-    return tuple(seeds)
+def add_axes(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that list the values of every method's axes."""
+    for search in searches():
+        for axis in search.axes:
+            parser.add_argument(axis.flag, nargs="*", metavar=axis.metavar, help=axis.help)
 
 
-def check_stages(grid: Grid, num_steps: int) -> None:
-    """Check that both phases of every cell have a step.
+def given_axes(args: argparse.Namespace) -> list[tuple[Search, Axis]]:
+    """The axes that the command line has values of."""
+    return [
+        (search, axis)
+        for search in searches()
+        for axis in search.axes
+        if getattr(args, axis.attribute) is not None
+    ]
+
+
+def grid_of(args: argparse.Namespace) -> Grid:
+    """The grid that the flags ask for.
 
     Raises:
-        UserError: one has none.
+        UserError: they are of no method or of several, an axis is missing, or a value is out of
+            range.
     """
-    for ratio in grid.step_ratios:
-        superposed = round(ratio * num_steps)
-        if not 0 < superposed < num_steps:
-            phase = "superposition" if superposed == 0 else "recovery"
+    given = given_axes(args)
+    search = given[0][0] if given else searches()[0]
+    for _, axis in given:
+        if axis not in search.axes:
             raise UserError(
-                f"--step-ratios {ratio:g} leaves no step of {num_steps:,} to the {phase} phase: "
-                "take more steps or another ratio"
+                f"{given[0][1].flag} and {axis.flag} are of two methods, and a sweep is of one: "
+                "use one"
             )
+    for axis in search.axes:
+        if getattr(args, axis.attribute) is None:
+            raise UserError(f"a sweep needs {axis.flag}: see sweep --help")
+    values = (search.values(axis, getattr(args, axis.attribute)) for axis in search.axes)
+    return Grid(search, tuple(values))
 
 
-def _split(flag: str, words: Sequence[str]) -> list[str]:
-    split = [part for word in words for part in word.replace(",", " ").split()]
-    if not split:
-        raise UserError(f"{flag} is empty: give at least one value")
-    return split
+def _places(axes: Sequence[Axis], choices: Sequence[Choice]) -> list[tuple[float, ...]]:
+    """Where choices lie on every axis, from 0 to 1."""
+    shares = [_shares([axis.place(choice) for choice in choices]) for axis in axes]
+    return list(zip(*shares, strict=True))
 
 
-def _bag_size(word: str) -> int:
-    size = _whole("--bag-sizes", word)
-    if size < 1:
-        raise UserError(f"--bag-sizes {size} is below 1: use whole numbers of 2 or more")
-    return size
-
-
-def _whole(flag: str, word: str) -> int:
-    try:
-        return int(word)
-    except ValueError:
-        raise UserError(f"{flag} {word} is no whole number: write for example 2 4 8") from None
-
-
-def _step_ratio(word: str) -> float:
-    try:
-        ratio = float(word)
-    except ValueError:
-        raise UserError(f"--step-ratios {word} is no number: write for example 0.2 0.4") from None
-    # Written so that NaN fails too.
-    if not 0.0 < ratio < 1.0:
-        raise UserError(
-            f"--step-ratios {word} is not between 0 and 1: it is the share of the steps in bags, "
-            "and the rest are the recovery"
-        )
-    return ratio
-
-
-def _places(configs: Sequence[Config]) -> dict[Config, tuple[float, float]]:
-    """Where pairs lie in a square: log s and r, each from 0 to 1."""
-    logs = [math.log(c.bag_size) for c in configs]
-    ratios = [c.step_ratio for c in configs]
-    return {
-        c: (_share(log, logs), _share(c.step_ratio, ratios))
-        for c, log in zip(configs, logs, strict=True)
-    }
-
-
-def _share(value: float, of: Sequence[float]) -> float:
-    span = max(of) - min(of)
-    return (value - min(of)) / span if span else 0.0
-
-
-def _distance_to_usual(config: Config) -> float:
-    logs = math.log(config.bag_size / _USUAL.bag_size)
-    return abs(logs) + abs(config.step_ratio - _USUAL.step_ratio)
+def _shares(values: Sequence[float]) -> list[float]:
+    low, span = min(values), max(values) - min(values)
+    return [(value - low) / span if span else 0.0 for value in values]

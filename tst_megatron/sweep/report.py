@@ -18,17 +18,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text as Words
 
+from tst_megatron.experiments.search import Halving
+from tst_megatron.experiments.text import TextRead
 from tst_megatron.files import write_whole
+from tst_megatron.methods.search import Limit, Optimum, Search
+from tst_megatron.runs.noise import levelled, means_of, usable
+from tst_megatron.runs.outcomes import Choice, Outcome
 from tst_megatron.statistics.interval import Interval
 from tst_megatron.strict_json import finite
-from tst_megatron.sweep.figure import draw_search, draw_sweep
-from tst_megatron.sweep.fit import Fit, Optimum
-from tst_megatron.sweep.grid import BASELINE, Config
-from tst_megatron.sweep.halving import Search
-from tst_megatron.sweep.noise import levelled, means_of, usable
-from tst_megatron.sweep.recommendation import Limit, Recommendation, recommend
-from tst_megatron.sweep.results import Result, as_csv
-from tst_megatron.sweep.text import Text
+from tst_megatron.sweep.figure import draw_halving, draw_sweep
+from tst_megatron.sweep.outcomes_csv import as_csv
+from tst_megatron.sweep.recommendation import Recommendation, recommend
 
 _PARTIAL = "This report is partial"
 
@@ -38,29 +38,31 @@ class Found:
     """Everything a sweep has found so far.
 
     Attributes:
+        search: of the method's settings.
         name: of the recipe, or of the table of results.
         num_steps: of a whole run; None where a table does not say.
-        results: of whole runs.
+        outcomes: of whole runs.
         wanted: runs of the whole grid, baselines among them.
         left_out: names of cells that the budget did not pay for.
         text: what cells read, where the corpus was looked at.
         limit: the text there is, if the user says so.
         budget_hours: if there is a budget.
         spent_hours: GPU hours of all runs; core hours on a CPU.
-        search: halving, if it was asked for.
+        halving: if it was asked for.
         failed: names of runs that broke off, and why.
     """
 
+    search: Search
     name: str
     num_steps: int | None
-    results: tuple[Result, ...]
+    outcomes: tuple[Outcome, ...]
     wanted: int
     left_out: tuple[str, ...] = ()
-    text: dict[Config, Text] | None = None
+    text: dict[Choice, TextRead] | None = None
     limit: Limit | None = None
     budget_hours: float | None = None
     spent_hours: float | None = None
-    search: Search | None = None
+    halving: Halving | None = None
     failed: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -79,38 +81,40 @@ def write_report(out: Path, found: Found) -> dict[str, Any]:
     """
     out.mkdir(parents=True, exist_ok=True)
     recommendation = None
-    if any(not result.config.is_baseline for result in usable(found.results)):
-        asked = [config for config in found.text or () if not config.is_baseline]
-        recommendation = recommend(found.results, found.limit, asked)
+    if any(not outcome.choice.is_baseline for outcome in usable(found.outcomes)):
+        asked = [choice for choice in found.text or () if not choice.is_baseline]
+        recommendation = recommend(found.search, found.outcomes, found.limit, asked)
     report = build_report(found, recommendation)
     write_whole(out / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
-    write_whole(out / "cells.csv", as_csv(found.results))
+    write_whole(out / "cells.csv", as_csv(found.search, found.outcomes))
     figures = []
     if recommendation is not None:
-        png = draw_sweep(found.results, recommendation)
-        figures.append(("sweep.png", "Final loss over s and r", png))
-    if found.search is not None and found.search.losses:
-        figures.append(("halving.png", "Successive halving", draw_search(found.search)))
+        png = draw_sweep(found.search, found.outcomes, recommendation)
+        figures.append(("sweep.png", f"Final loss over {_symbols(found.search)}", png))
+    if found.halving is not None and found.halving.losses:
+        figures.append(("halving.png", "Successive halving", draw_halving(found.halving)))
     for name, _, png in figures:
         write_whole(out / name, png)
     # Of a report that this one takes the place of.
     for name in {"sweep.png", "halving.png"} - {name for name, _, _ in figures}:
         (out / name).unlink(missing_ok=True)
-    write_whole(out / "report.html", _html(report, figures))
+    write_whole(out / "report.html", _html(found.search, report, figures))
     return report
 
 
 def build_report(found: Found, recommendation: Recommendation | None) -> dict[str, Any]:
     """Every figure of a sweep, ready for strict JSON: what is not a number is None.
 
-    Keys: ``headline``; ``notes``; ``name``; ``steps``; ``cells``, one a pair of s and r, the
+    Keys: ``headline``; ``notes``; ``name``; ``steps``; ``cells``, one a choice, the
     baseline first; ``recommendation``; ``fit``; ``noise``; ``halving``; ``budget``; ``partial``.
     """
-    num_done = sum(isfinite(result.loss) for result in found.results)
-    partial = bool(found.failed) or (num_done < found.wanted and found.search is None)
+    words = found.search.words
+    num_done = sum(isfinite(outcome.loss) for outcome in found.outcomes)
+    partial = bool(found.failed) or (num_done < found.wanted and found.halving is None)
     if recommendation is None:
-        ran = any(not result.config.is_baseline for result in found.results)
-        reason = "every pair has a run that diverged" if ran else "no superposed run is done"
+        ran = any(not outcome.choice.is_baseline for outcome in found.outcomes)
+        diverged = f"every {words.noun} has a run that diverged"
+        reason = diverged if ran else f"no {words.run} run is done"
         headline, notes = f"There is nothing to choose from yet: {reason}.", []
     else:
         headline, *notes = recommendation.sentences
@@ -121,17 +125,19 @@ def build_report(found: Found, recommendation: Recommendation | None) -> dict[st
             *_budget_notes(found),
             *notes,
             *_text_notes(found),
-            *_diverged_notes(found.results),
+            *_diverged_notes(words.noun, found.outcomes),
             *(f"The {name} run failed: {reason}." for name, reason in found.failed.items()),
-            *(_search_notes(found.search) if found.search else ()),
+            *(_halving_notes(found.halving) if found.halving else ()),
         ],
         "name": found.name,
         "steps": found.num_steps,
         "cells": _cells(found, recommendation),
-        "recommendation": None if recommendation is None else _recommended(recommendation),
-        "fit": None if recommendation is None else _fit(recommendation.fit),
+        "recommendation": None
+        if recommendation is None
+        else _recommended(found.search, recommendation),
+        "fit": None if recommendation is None else _fit(recommendation),
         "noise": None if recommendation is None else _noise(recommendation),
-        "halving": None if found.search is None else _search(found.search),
+        "halving": None if found.halving is None else _halving(found.search, found.halving),
         "budget": {
             "hours": found.budget_hours,
             "spent_hours": found.spent_hours,
@@ -144,42 +150,36 @@ def build_report(found: Found, recommendation: Recommendation | None) -> dict[st
     return whole
 
 
-def print_report(report: dict[str, Any], console: Console) -> None:
+def print_report(search: Search, report: dict[str, Any], console: Console) -> None:
     """The result, the grid of losses and what to know of them."""
     console.print(Words(report["headline"], style="bold"))
     if report["cells"]:
-        console.print(_grid_table(report))
+        console.print(_grid_table(search, report))
     for note in report["notes"]:
         console.print(Words(note))
 
 
-def _grid_table(report: dict[str, Any]) -> Table:
-    """Mean losses, a row a share and a column a bag size."""
-    cells = {(cell["bag_size"], cell["step_ratio"]): cell for cell in report["cells"]}
+def _grid_table(search: Search, report: dict[str, Any]) -> Table:
+    """Mean losses, a column a value of the first axis and a row one of the other."""
+    cells = {
+        tuple(cell[axis.name] for axis in search.axes): _cell_words(cell)
+        for cell in report["cells"]
+    }
     table = Table(box=SIMPLE_HEAD, title="final held-out loss, nats a token", title_justify="left")
-    table.add_column("r \\ s", justify="right", no_wrap=True)
-    sizes, ratios = _axes(report)
-    for size in sizes:
-        table.add_column(f"{size}", justify="right", no_wrap=True)
-    for ratio in ratios:
-        row = [_cell_words(cells.get((size, ratio))) for size in sizes]
-        table.add_row(f"{ratio:g}", *row)
+    corner = " \\ ".join(axis.symbol for axis in reversed(search.axes))
+    table.add_column(corner, justify="right", no_wrap=True)
+    values = sorted({place[0] for place in cells})
+    for value in values:
+        table.add_column(f"{value:g}", justify="right", no_wrap=True)
+    for row in sorted({place[1:] for place in cells}):
+        name = ", ".join(f"{value:g}" for value in row)
+        table.add_row(name, *(cells.get((value, *row), Words("")) for value in values))
     table.caption = "* the lowest, ~ not to be told from it"
     table.caption_justify = "left"
     return table
 
 
-def _axes(report: dict[str, Any]) -> tuple[list[int], list[float]]:
-    cells = report["cells"]
-    return (
-        sorted({cell["bag_size"] for cell in cells}),
-        sorted({cell["step_ratio"] for cell in cells}),
-    )
-
-
-def _cell_words(cell: dict[str, Any] | None) -> Words:
-    if cell is None:
-        return Words("")
+def _cell_words(cell: dict[str, Any]) -> Words:
     if cell["loss"] is None:
         return Words("diverged" if cell["num_runs"] else "–")
     mark = "*" if cell["is_best"] else "~" if cell["is_like_best"] else ""
@@ -187,62 +187,66 @@ def _cell_words(cell: dict[str, Any] | None) -> Words:
 
 
 def _cells(found: Found, recommendation: Recommendation | None) -> list[dict[str, Any]]:
-    means = means_of(levelled(found.results))
+    means = means_of(levelled(found.outcomes))
     texts = found.text or {}
     cells = []
-    for config in sorted({*(r.config for r in found.results), *texts}):
-        loss, _ = means.get(config, (None, 0))
-        of_config = [r for r in found.results if r.config == config]
-        tokens = next((r.data_tokens for r in of_config if r.data_tokens), None)
-        hours = [r.gpu_hours for r in of_config if r.gpu_hours]
-        text = texts.get(config)
+    for choice in sorted({*(one.choice for one in found.outcomes), *texts}):
+        loss, _ = means.get(choice, (None, 0))
+        runs = [one for one in found.outcomes if one.choice == choice]
+        tokens = next((run.data_tokens for run in runs if run.data_tokens), None)
+        hours = [run.gpu_hours for run in runs if run.gpu_hours]
+        text = texts.get(choice)
         cells.append(
             {
-                "bag_size": config.bag_size,
-                "step_ratio": config.step_ratio,
+                **_place(found.search, choice),
                 "loss": loss,
-                "num_runs": len(of_config),
-                "seeds": [r.seed for r in of_config],
-                "is_best": bool(recommendation and config == recommendation.best),
-                "is_like_best": bool(recommendation and config in recommendation.alike),
+                "num_runs": len(runs),
+                "seeds": [run.seed for run in runs],
+                "is_best": bool(recommendation and choice == recommendation.best),
+                "is_like_best": bool(recommendation and choice in recommendation.alike),
                 "data_tokens": tokens if text is None else text.data_tokens,
                 "epochs": None if text is None else text.epochs,
                 "repeats_text": None if text is None else text.repeats,
-                "fits_tokens_available": None if found.limit is None else found.limit.holds(config),
+                "fits_tokens_available": None if found.limit is None else found.limit.holds(choice),
                 "gpu_hours": sum(hours) if hours else None,
             }
         )
     return cells
 
 
-def _recommended(found: Recommendation) -> dict[str, Any]:
-    config, optimum = found.config, found.optimum
+def _recommended_and_why(search: Search, found: Recommendation | None) -> dict[str, Any]:
+    if found is None:
+        return {"recommendation": None, "fit": None, "noise": None}
     return {
-        "bag_size": None if config is None else config.bag_size,
-        "step_ratio": None if config is None else config.step_ratio,
-        "optimum": None if optimum is None else _optimum(optimum),
-        "gain": _interval(found.gain),
-        "best_cell": None if found.best is None else _pair(found.best),
-        "not_distinguishable": [_pair(config) for config in found.alike],
-        "flat": found.flat,
-        "too_much_text": [_pair(config) for config in found.too_much_text],
+        "recommendation": _recommended(search, found),
+        "fit": _fit(found),
+        "noise": _noise(found),
     }
 
 
-def _optimum(optimum: Optimum) -> dict[str, Any]:
+def _recommended(search: Search, found: Recommendation) -> dict[str, Any]:
+    nothing = dict.fromkeys(axis.name for axis in search.axes)
     return {
-        "bag_size": _interval(optimum.bag_size),
-        "step_ratio": _interval(optimum.step_ratio),
+        **(nothing if found.choice is None else _place(search, found.choice)),
+        "optimum": None if found.optimum is None else _optimum(search, found.optimum),
+        "gain": _interval(found.gain),
+        "best_cell": None if found.best is None else _place(search, found.best),
+        "not_distinguishable": [_place(search, choice) for choice in found.alike],
+        "flat": found.flat,
+        "too_much_text": [_place(search, choice) for choice in found.too_much_text],
+    }
+
+
+def _optimum(search: Search, optimum: Optimum) -> dict[str, Any]:
+    return {
+        **{axis.name: _interval(axis.interval(optimum)) for axis in search.axes},
         "loss": _interval(optimum.loss),
         "at_edges": list(optimum.edges),
     }
 
 
-def _fit(fit: Fit | None) -> dict[str, Any] | None:
-    if fit is None:
-        return None
-    names = ("1", "log s", "(log s)^2", "r", "r^2", "r log s")
-    return {"coefficients": dict(zip(names, map(float, fit.coefficients), strict=True))}
+def _fit(found: Recommendation) -> dict[str, Any] | None:
+    return None if found.fit is None else {"coefficients": found.fit.named_coefficients()}
 
 
 def _noise(found: Recommendation) -> dict[str, Any] | None:
@@ -250,30 +254,29 @@ def _noise(found: Recommendation) -> dict[str, Any] | None:
     return None if noise is None else {"sd": noise.sd, "dof": noise.dof, "source": noise.source}
 
 
-def _search(search: Search) -> dict[str, Any]:
-    best = search.best_of_grid
+def _halving(search: Search, halving: Halving) -> dict[str, Any]:
+    best, chosen = halving.best_of_grid, halving.chosen
+    not_run = halving.rungs[len(halving.losses) :]
     return {
         "rungs": [
             {
                 "steps": rung.steps,
-                "planned_cells": rung.num_configs,
-                "cells": [{**_pair(c), "loss": loss} for c, loss in losses.items()],
+                "planned_cells": rung.num_choices,
+                "cells": [{**_place(search, c), "loss": loss} for c, loss in losses.items()],
             }
             for rung, losses in zip(
-                search.rungs,
-                (*search.losses, *({} for _ in search.rungs[len(search.losses) :])),
-                strict=True,
+                halving.rungs, (*halving.losses, *({} for _ in not_run)), strict=True
             )
         ],
-        "chosen": None if search.chosen is None else _pair(search.chosen),
-        "cost_share": search.cost_share,
-        "best_of_grid": None if best is None else {**_pair(best[0]), "loss": best[1]},
-        "regret": search.regret,
+        "chosen": None if chosen is None else _place(search, chosen),
+        "cost_share": halving.cost_share,
+        "best_of_grid": None if best is None else {**_place(search, best[0]), "loss": best[1]},
+        "regret": halving.regret,
     }
 
 
-def _pair(config: Config) -> dict[str, Any]:
-    return {"bag_size": config.bag_size, "step_ratio": config.step_ratio}
+def _place(search: Search, choice: Choice) -> dict[str, Any]:
+    return {axis.name: axis.of(choice) for axis in search.axes}
 
 
 def _interval(interval: Interval) -> dict[str, float | None]:
@@ -297,34 +300,38 @@ def _text_notes(found: Found) -> list[str]:
     return [f"These cells read some of their text more often than once: {said}."]
 
 
-def _diverged_notes(results: Sequence[Result]) -> list[str]:
-    diverged = [r for r in results if not isfinite(r.loss)]
+def _diverged_notes(noun: str, outcomes: Sequence[Outcome]) -> list[str]:
+    diverged = [one for one in outcomes if not isfinite(one.loss)]
     if not diverged:
         return []
-    said = "; ".join(f"{r.config} with seed {r.seed}" for r in diverged)
-    cells = any(not r.config.is_baseline for r in diverged)
-    out = " Pairs with such a run are left out of the fit and of the choice." if cells else ""
-    return [f"Without a final loss: {said}.{out}"]
+    said = "; ".join(f"{one.choice} with seed {one.seed}" for one in diverged)
+    out = f" {noun.capitalize()}s with such a run are left out of the fit and of the choice."
+    cells = any(not one.choice.is_baseline for one in diverged)
+    return [f"Without a final loss: {said}.{out if cells else ''}"]
 
 
-def _search_notes(search: Search) -> list[str]:
-    cost = f"{100 * search.cost_share:.0f} % of the whole grid's steps"
-    if search.chosen is None:
-        done = len(search.losses)
-        return [f"Halving has done {done} of {len(search.rungs)} rungs; all of them take {cost}."]
-    said = f"Halving chose {search.chosen} with {cost}."
-    if search.regret is None or search.best_of_grid is None:
+def _halving_notes(halving: Halving) -> list[str]:
+    cost = f"{100 * halving.cost_share:.0f} % of the whole grid's steps"
+    if halving.chosen is None:
+        done = len(halving.losses)
+        return [f"Halving has done {done} of {len(halving.rungs)} rungs; all of them take {cost}."]
+    said = f"Halving chose {halving.chosen} with {cost}."
+    if halving.regret is None or halving.best_of_grid is None:
         return [f"{said} Its regret is not known: the whole grid has not been run."]
-    best, loss = search.best_of_grid
-    if search.chosen == best:
+    best, loss = halving.best_of_grid
+    if halving.chosen == best:
         return [f"{said} That is the whole grid's best, so its regret is 0."]
     return [
-        f"{said} The whole grid's best is {best}, at {loss:.4f}: a regret of {search.regret:.4f} "
+        f"{said} The whole grid's best is {best}, at {loss:.4f}: a regret of {halving.regret:.4f} "
         "nats."
     ]
 
 
-def _html(report: dict[str, Any], figures: Sequence[tuple[str, str, bytes]]) -> str:
+def _symbols(search: Search) -> str:
+    return " and ".join(axis.symbol for axis in search.axes)
+
+
+def _html(search: Search, report: dict[str, Any], figures: Sequence[tuple[str, str, bytes]]) -> str:
     environment = Environment(
         loader=PackageLoader("tst_megatron.sweep", ""),
         autoescape=True,
@@ -335,5 +342,14 @@ def _html(report: dict[str, Any], figures: Sequence[tuple[str, str, bytes]]) -> 
     return environment.get_template("report.html.j2").render(
         report=report,
         figures=[(title, base64.b64encode(png).decode()) for _, title, png in figures],
-        is_baseline=lambda cell: cell["bag_size"] == BASELINE.bag_size,
+        axes=search.axes,
+        place_words=lambda cell: _place_words(search, cell),
     )
+
+
+def _place_words(search: Search, cell: dict[str, Any]) -> list[str]:
+    """A cell's value on every axis; the baseline's is told on the first alone."""
+    first, *others = [f"{cell[axis.name]:g}" for axis in search.axes]
+    if search.choice([cell[axis.name] for axis in search.axes]).is_baseline:
+        others = ["–"] * len(others)
+    return [first, *others]

@@ -90,6 +90,7 @@ def check_validation(args: argparse.Namespace, num_samples: int = 1) -> None:
     """
     if not args.eval_iters:
         return
+    registry.check_own_flags(args)
     part = registry.run_of(args).held_out_text(num_samples, args.seq_length)
     part = part or ordinary_text(num_samples, args.seq_length)
     for source in sources_of_split(args, "valid"):

@@ -10,7 +10,7 @@ from stand_in import stand_in_for_torchrun
 
 from tst_megatron.errors import UserError
 from tst_megatron.experiments import launch
-from tst_megatron.experiments.cells import Cell, _stop, ledger_of, train_cells
+from tst_megatron.experiments.cells import Cell, Places, _stop, ledger_of, train_cells
 
 STEPS = 10
 # Stands in for torchrun: what it does is in its --lr, and it leaves what a run does.
@@ -50,7 +50,7 @@ def train(root: Path, *what: str, goes_on: bool = True) -> tuple[list[str], dict
     assert train_cells(
         root,
         cells_that(*what),
-        1,
+        Places(1),
         Console(quiet=True),
         lambda cell: done.append(cell.name),
         when_failed=note if goes_on else None,
@@ -122,7 +122,7 @@ def test_two_trainers_are_never_in_one_folder(
     assert train(root, "work")[0] == ["0-work"]
 
 
-class StubbornRun:
+class StubbornProcess:
     """It saves for a long time."""
 
     ended_at_once = False
@@ -137,6 +137,6 @@ class StubbornRun:
 
 
 def test_a_second_ctrl_c_leaves_no_run_behind() -> None:
-    runs = [StubbornRun(), StubbornRun()]
-    _stop(runs)  # type: ignore[arg-type]  # Of a Run, all that is called.
+    runs = [StubbornProcess(), StubbornProcess()]
+    _stop(runs)  # type: ignore[arg-type]  # Of a Process, all that is called.
     assert all(run.ended_at_once for run in runs)

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 from stand_in import stand_in_for_torchrun
 
-from tst_megatron.experiments.cells import Cell, train_cells
+from tst_megatron.experiments.cells import Cell, Places, train_cells
 
 # Stands in for torchrun: it says what it was started with, and ends well.
 SAYS = """#!/usr/bin/env bash
@@ -24,10 +24,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def logs(root: Path, jobs: int, nproc: int, on_gpus: bool) -> list[str]:
     cells = [Cell(name, ("--lr=1",), 10) for name in "abcd"]
-    done = train_cells(
-        root, cells, jobs, Console(quiet=True), nproc_per_node=nproc, on_gpus=on_gpus
-    )
-    assert done
+    assert train_cells(root, cells, Places(jobs, nproc, on_gpus), Console(quiet=True))
     return [(root / cell.name / "log.txt").read_text() for cell in cells]
 
 

@@ -1,10 +1,11 @@
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tst_megatron.runs.facts import facts_of
+from tst_megatron.runs.facts import Parent, facts_of
 from tst_megatron.runs.ledger import Ledger
 from tst_megatron.runs.run import Run, run_of_ledger
 
@@ -90,6 +91,7 @@ def test_a_run_tells_of_its_methods_and_parents():
     assert facts.methods is not None
     (told,) = facts.methods
     assert (told.name, told.facts, told.stages[0].tokens_a_position) == ("m", {"size": 2}, 2)
-    assert facts.parents == (parent,)
+    assert facts.parents == (Parent("p", 3, 1.0, None, 9),)
+    assert asdict(facts.parents[0]) == parent
     assert facts_of({}).methods is None
     assert facts_of({"methods": []}).methods == ()

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from surfaces import TABLE
+from surfaces import SEARCH, TABLE, grid
 
 from tst_megatron.errors import UserError
 from tst_megatron.sweep import command
@@ -116,24 +116,23 @@ def test_tokens_available_needs_to_know_what_was_read(tmp_path: Path) -> None:
 
 
 def test_text_that_is_read_twice_is_refused_and_allowed(corpus, tmp_path: Path) -> None:
-    from tst_megatron.sweep.grid import BASELINE, Config, Grid
-    from tst_megatron.sweep.settings import settings_from_flags
-    from tst_megatron.sweep.text import text_of_grid
+    from tst_megatron.methods.superposition.search import BASELINE, Pair
+    from tst_megatron.sweep.settings import settings_from_flags, text_of_choices
 
-    grid = Grid((2, 16), (0.3, 0.5), (1,))
+    choices = grid((2, 16), (0.3, 0.5)).choices
     positions = 4 * 128
     steps = corpus.num_tokens // positions // 2
     data = (*corpus.flags, "--split=900,100,0")
     given = (*data, f"--train-iters={steps}")
-    few = settings_from_flags("tiny-baseline", (*data, "--train-iters=20"))
-    texts = text_of_grid(few, grid)
+    few = settings_from_flags(SEARCH, "tiny-baseline", (*data, "--train-iters=20"))
+    texts = text_of_choices(few, choices, 1)
     assert texts[BASELINE].data_tokens == 20 * positions
-    assert texts[Config(16, 0.5)].data_tokens == 10 * positions * 17
+    assert texts[Pair(16, 0.5)].data_tokens == 10 * positions * 17
     assert not any(text.repeats for text in texts.values())
     with pytest.raises(UserError, match=r"2 of the 4 cells would read .* s = 16"):
-        text_of_grid(settings_from_flags("tiny-baseline", given), grid)
-    allowed = settings_from_flags("tiny-baseline", (*given, "--allow-repeats"))
-    texts = text_of_grid(allowed, grid)
-    assert texts[Config(16, 0.3)].repeats
-    assert texts[Config(16, 0.5)].epochs > 2
-    assert not texts[Config(2, 0.3)].repeats
+        text_of_choices(settings_from_flags(SEARCH, "tiny-baseline", given), choices, 1)
+    allowed = settings_from_flags(SEARCH, "tiny-baseline", (*given, "--allow-repeats"))
+    texts = text_of_choices(allowed, choices, 1)
+    assert texts[Pair(16, 0.3)].repeats
+    assert texts[Pair(16, 0.5)].epochs > 2
+    assert not texts[Pair(2, 0.3)].repeats

@@ -4,11 +4,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from surfaces import above, lowest, made
+from surfaces import SEARCH, above, lowest, made
 
+from tst_megatron.methods.search import has_ends
+from tst_megatron.runs.outcomes import Outcome
 from tst_megatron.sweep.recommendation import Recommendation, recommend
-from tst_megatron.sweep.results import Result
-from tst_megatron.sweep.sentences import has_ends
 
 DRAWS = 200
 # Of 95 % in 200 draws, 3 standard deviations below.
@@ -21,7 +21,7 @@ THREE, TWO = {"sizes": (2, 4, 8)}, {"sizes": (4, 8), "ratios": (0.2, 0.4)}
 
 def sweeps(keep=lambda result: True, **grid) -> list[Recommendation]:
     rng = np.random.default_rng(7)
-    return [recommend([r for r in made(rng=rng, **grid) if keep(r)]) for _ in range(DRAWS)]
+    return [recommend(SEARCH, [r for r in made(rng=rng, **grid) if keep(r)]) for _ in range(DRAWS)]
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def sweeps(keep=lambda result: True, **grid) -> list[Recommendation]:
     [
         ({"noise": 0.003}, None),
         ({"noise": 0.005, "seeds": 3}, None),
-        ({"noise": 0.005, "seeds": 3}, lambda r: r.seed < 3 or r.config.bag_size <= 4),
+        ({"noise": 0.005, "seeds": 3}, lambda r: r.seed < 3 or r.choice.bag_size <= 4),
         ({"noise": 0.003, **THREE}, None),
         ({"noise": 0.02, "seeds": 3, **THREE}, None),
         ({"noise": 0.005, "seeds": 3, "best": (20.0, 0.27), **THREE}, None),
@@ -66,13 +66,13 @@ def test_two_values_of_one_are_no_u_and_the_gain_of_the_best_cell_is_held(grid) 
     assert held >= FEWEST
 
 
-def no_baseline(result: Result) -> bool:
-    return not result.config.is_baseline
+def no_baseline(result: Outcome) -> bool:
+    return not result.choice.is_baseline
 
 
-def a_row_a_seed(result: Result) -> bool:
+def a_row_a_seed(result: Outcome) -> bool:
     """The baseline and each share with a seed of their own."""
-    return result.seed == 1 + (0.0, *RATIOS).index(result.config.step_ratio)
+    return result.seed == 1 + (0.0, *RATIOS).index(result.choice.step_ratio)
 
 
 @pytest.mark.parametrize(

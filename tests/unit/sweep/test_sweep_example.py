@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from surfaces import SEARCH
+
 from tst_megatron.sweep.settings import settings_from_flags
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "sweep"
@@ -13,4 +15,4 @@ def test_its_recipe_is_one() -> None:
 
     recipe = str(EXAMPLE / "small.yaml")
     check_keys(read(recipe))
-    assert settings_from_flags(recipe, ()).num_steps == 2000
+    assert settings_from_flags(SEARCH, recipe, ()).num_steps == 2000

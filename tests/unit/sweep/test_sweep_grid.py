@@ -1,20 +1,17 @@
 """The cells of a sweep: which there are, in which order, and which lists are refused."""
 
+import argparse
 import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from surfaces import SEARCH, grid
 
 from tst_megatron.errors import UserError
-from tst_megatron.sweep.grid import (
-    BASELINE,
-    Config,
-    Grid,
-    check_stages,
-    grid_from_words,
-    seeds_from_words,
-)
+from tst_megatron.experiments.words import seeds_from_words
+from tst_megatron.methods.superposition.search import BASELINE, Pair
+from tst_megatron.sweep.grid import Grid, grid_of
 
 SIZES = st.lists(st.integers(2, 64), min_size=1, max_size=6, unique=True)
 RATIOS = st.lists(st.sampled_from([0.05, 0.1, 0.25, 0.3, 0.5, 0.9]), min_size=1, unique=True)
@@ -23,24 +20,28 @@ RATIOS = st.lists(st.sampled_from([0.05, 0.1, 0.25, 0.3, 0.5, 0.9]), min_size=1,
 @given(sizes=SIZES, ratios=RATIOS)
 @settings(deadline=None)
 def test_every_pair_once_and_the_baseline_first(sizes, ratios) -> None:
-    grid = Grid(tuple(sorted(sizes)), tuple(sorted(ratios)), (1,))
-    ordered = grid.ordered_configs()
+    asked = grid(tuple(sorted(sizes)), tuple(sorted(ratios)))
+    ordered = asked.ordered()
     assert ordered[0] == BASELINE
-    assert sorted(ordered[1:]) == sorted(grid.configs)
+    assert sorted(ordered[1:]) == sorted(asked.choices)
     assert len(set(ordered)) == 1 + len(sizes) * len(ratios)
 
 
 def test_the_order_begins_in_the_middle_and_then_goes_where_nothing_is_known() -> None:
-    grid = Grid((2, 4, 6, 16), (0.1, 0.3, 0.5), (1,))
-    _, first, *others = grid.ordered_configs()
-    assert first == Config(6, 0.3)
-    corners = {Config(s, r) for s in (2, 16) for r in (0.1, 0.5)}
+    asked = grid((2, 4, 6, 16), (0.1, 0.3, 0.5))
+    _, first, *others = asked.ordered()
+    assert first == Pair(6, 0.3)
+    corners = {Pair(s, r) for s in (2, 16) for r in (0.1, 0.5)}
     assert set(others[:4]) == corners
 
 
+def of_words(sizes: list[str], ratios: list[str]) -> Grid:
+    return grid_of(argparse.Namespace(bag_sizes=sizes, step_ratios=ratios))
+
+
 def test_words_with_spaces_and_commas_are_one_grid() -> None:
-    grid = grid_from_words(["8,2", "4", "1", "4"], ["0.4", "0.2,0.4"])
-    assert (grid.bag_sizes, grid.step_ratios) == ((2, 4, 8), (0.2, 0.4))
+    asked = of_words(["8,2", "4", "1", "4"], ["0.4", "0.2,0.4"])
+    assert asked.values == ((2, 4, 8), (0.2, 0.4))
     assert seeds_from_words(["3", "1,2"]) == (3, 1, 2)
 
 
@@ -62,7 +63,7 @@ def test_words_with_spaces_and_commas_are_one_grid() -> None:
 )
 def test_a_bad_list_is_one_sentence(sizes, ratios, says: str) -> None:
     with pytest.raises(UserError, match=re.escape(says)):
-        grid_from_words(sizes, ratios)
+        of_words(sizes, ratios)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_bad_seeds_are_one_sentence(words, says: str) -> None:
 
 @pytest.mark.parametrize(("ratio", "phase"), [(0.04, "superposition"), (0.96, "recovery")])
 def test_a_phase_without_a_step_is_refused(ratio: float, phase: str) -> None:
-    grid = Grid((4,), (ratio,), (1,))
-    check_stages(grid, 100)
+    choices = grid((4,), (ratio,)).choices
+    SEARCH.check(choices, 100)
     with pytest.raises(UserError, match=f"no step of 10 to the {phase} phase"):
-        check_stages(grid, 10)
+        SEARCH.check(choices, 10)

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from surfaces import made, paper
+from surfaces import SEARCH, made, paper
 
-from tst_megatron.sweep.grid import BASELINE, Config
-from tst_megatron.sweep.halving import Search, rungs_of
+from tst_megatron.experiments.search import Halving, rungs_of
+from tst_megatron.experiments.text import TextRead
+from tst_megatron.methods.superposition.search import BASELINE, Pair
+from tst_megatron.runs.outcomes import Outcome
+from tst_megatron.sweep.outcomes_csv import read_csv
 from tst_megatron.sweep.report import Found, print_report, write_report
-from tst_megatron.sweep.results import Result, read_csv
-from tst_megatron.sweep.text import Text
 
 
 def report_of(out: Path, found: Found) -> dict:
@@ -29,12 +30,12 @@ def report_of(out: Path, found: Found) -> dict:
 
 def test_the_papers_table(tmp_path: Path) -> None:
     results = tuple(paper())
-    report = report_of(tmp_path, Found("paper", 20_000, results, len(results)))
+    report = report_of(tmp_path, Found(SEARCH, "paper", 20_000, results, len(results)))
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "report.html").read_text()
     (png,) = re.findall(r"data:image/png;base64,([^\"]+)", page)
     assert base64.b64decode(png) == (tmp_path / "sweep.png").read_bytes()
-    assert read_csv(tmp_path / "cells.csv") == list(results)
+    assert read_csv(tmp_path / "cells.csv", [SEARCH])[1] == list(results)
     optimum = report["recommendation"]["optimum"]
     assert optimum["bag_size"]["low"] <= 7 <= optimum["bag_size"]["high"]
     assert 0.2 <= optimum["step_ratio"]["value"] <= 0.3
@@ -44,7 +45,7 @@ def test_the_papers_table(tmp_path: Path) -> None:
 
     console = Console(width=120)
     with console.capture() as captured:
-        print_report(report, console)
+        print_report(SEARCH, report, console)
     said = captured.get()
     assert "*3.1392" in said
     assert "~3.1423" in said
@@ -52,9 +53,9 @@ def test_the_papers_table(tmp_path: Path) -> None:
 
 
 def test_a_grid_that_is_not_finished(tmp_path: Path) -> None:
-    results = (Result(BASELINE, 1, 3.2), Result(Config(4, 0.3), 1, 3.1))
-    text = {c: Text(1000, 1.5, True) for c in (BASELINE, Config(4, 0.3), Config(8, 0.3))}
-    found = Found("r", 100, results, 3, ("s8-r0.3-seed1",), text, None, 10.0, 9.5)
+    results = (Outcome(BASELINE, 1, 3.2), Outcome(Pair(4, 0.3), 1, 3.1))
+    text = {c: TextRead(1000, 1.5, True) for c in (BASELINE, Pair(4, 0.3), Pair(8, 0.3))}
+    found = Found(SEARCH, "r", 100, results, 3, ("s8-r0.3-seed1",), text, None, 10.0, 9.5)
     report = report_of(tmp_path, found)
     assert report["partial"]
     notes = " ".join(report["notes"])
@@ -65,27 +66,27 @@ def test_a_grid_that_is_not_finished(tmp_path: Path) -> None:
     assert [cell["loss"] for cell in report["cells"]] == [3.2, 3.1, None]
 
 
-@pytest.mark.parametrize("results", [(), (Result(BASELINE, 1, 3.2),)])
-def test_nothing_superposed_yet(tmp_path: Path, results: tuple[Result, ...]) -> None:
-    report = report_of(tmp_path, Found("r", 100, results, 5))
+@pytest.mark.parametrize("results", [(), (Outcome(BASELINE, 1, 3.2),)])
+def test_nothing_superposed_yet(tmp_path: Path, results: tuple[Outcome, ...]) -> None:
+    report = report_of(tmp_path, Found(SEARCH, "r", 100, results, 5))
     assert "nothing to choose from yet" in report["headline"]
     assert not (tmp_path / "sweep.png").exists()
 
 
 def test_a_run_that_diverged_is_named(tmp_path: Path) -> None:
-    results = (*made(), Result(Config(32, 0.5), 1, float("nan")))
-    report = report_of(tmp_path, Found("r", 100, results, len(results)))
+    results = (*made(), Outcome(Pair(32, 0.5), 1, float("nan")))
+    report = report_of(tmp_path, Found(SEARCH, "r", 100, results, len(results)))
     assert any("s = 32, r = 0.5 with seed 1" in note for note in report["notes"])
     assert report["cells"][-1]["loss"] is None
 
 
 def test_a_cell_with_one_seed_that_diverged_is_named_and_not_chosen(tmp_path: Path) -> None:
-    luck, bad = Config(8, 0.3), float("nan")
+    luck, bad = Pair(8, 0.3), float("nan")
     results = tuple(
-        replace(r, loss=bad if r.seed == 2 else 2.0) if r.config == luck else r
+        replace(r, loss=bad if r.seed == 2 else 2.0) if r.choice == luck else r
         for r in made(seeds=3, noise=0.003)
     )
-    report = report_of(tmp_path, Found("r", 100, results, len(results)))
+    report = report_of(tmp_path, Found(SEARCH, "r", 100, results, len(results)))
     (cell,) = (c for c in report["cells"] if (c["bag_size"], c["step_ratio"]) == (8, 0.3))
     assert cell["loss"] is None
     assert not cell["is_best"]
@@ -93,33 +94,35 @@ def test_a_cell_with_one_seed_that_diverged_is_named_and_not_chosen(tmp_path: Pa
 
 
 def test_all_pairs_diverged(tmp_path: Path) -> None:
-    results = (Result(BASELINE, 1, 3.2), Result(Config(4, 0.3), 1, float("nan")))
-    report = report_of(tmp_path, Found("r", 100, results, 2))
+    results = (Outcome(BASELINE, 1, 3.2), Outcome(Pair(4, 0.3), 1, float("nan")))
+    report = report_of(tmp_path, Found(SEARCH, "r", 100, results, 2))
     assert "every pair has a run that diverged" in report["headline"]
 
 
 def test_an_open_interval_is_drawn_and_said(tmp_path: Path) -> None:
     results = tuple(made(best=(20.0, 0.27), sizes=(2, 4, 8), seeds=3, noise=0.002))
-    report = report_of(tmp_path, Found("r", 100, results, len(results)))
+    report = report_of(tmp_path, Found(SEARCH, "r", 100, results, len(results)))
     interval = report["recommendation"]["optimum"]["bag_size"]
     assert interval["low"] == pytest.approx(8.0)
     assert interval["high"] is None
     assert "s = 8 (8 or more)" in report["headline"]
     # Of a larger grid, the rest of which was not run whole.
-    text = {Config(s, r): Text(1000, 1.0, False) for s in (1, 2, 4, 8, 16) for r in (0.1, 0.3, 0.5)}
-    report = report_of(tmp_path, Found("r", 100, results, len(results), text=text))
+    text = {
+        Pair(s, r): TextRead(1000, 1.0, False) for s in (1, 2, 4, 8, 16) for r in (0.1, 0.3, 0.5)
+    }
+    report = report_of(tmp_path, Found(SEARCH, "r", 100, results, len(results), text=text))
     assert any("so run more of the grid whole" in note for note in report["notes"])
 
 
 def test_halving_has_its_regret_and_its_figure(tmp_path: Path) -> None:
-    losses = {r.config: r.loss for r in paper() if r.config.step_ratio == 0.3}
+    losses = {r.choice: r.loss for r in paper() if r.choice.step_ratio == 0.3}
     rungs = rungs_of(len(losses), 20_000)
     ranked = sorted(losses, key=lambda config: losses[config])
     kept = [losses, *({c: losses[c] for c in ranked[1 : 1 + n]} for n in (4, 2, 1))]
     best = (ranked[0], losses[ranked[0]])
-    search = Search(rungs, tuple(kept), 1, 7 * 20_000, best)
+    halving = Halving(rungs, tuple(kept), 1, 7 * 20_000, best)
     results = tuple(paper())
-    found = Found("r", 20_000, results, 29, search=search)
+    found = Found(SEARCH, "r", 20_000, results, 29, halving=halving)
     report = report_of(tmp_path, found)
     assert report["halving"]["chosen"] == {"bag_size": 6, "step_ratio": 0.3}
     assert report["halving"]["regret"] == pytest.approx(0.0031)

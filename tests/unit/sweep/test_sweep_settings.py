@@ -1,15 +1,20 @@
 """What every cell is run with, what is refused before, and a folder that belongs to one sweep."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
+from surfaces import SEARCH
 
 from tst_megatron.errors import UserError
+from tst_megatron.experiments.begin import begin
+from tst_megatron.methods.superposition.search import BASELINE, Pair
 from tst_megatron.recipes import expand_recipe
-from tst_megatron.sweep.grid import BASELINE, Config
-from tst_megatron.sweep.settings import SweepSettings, begin, settings_from_flags
+from tst_megatron.sweep.settings import SETTINGS_FILE, SweepSettings
+from tst_megatron.sweep.settings import settings_from_flags as settings_of
 
+settings_from_flags = partial(settings_of, SEARCH)
 DATA = ("--data-path", "corpus", "--tokenizer-model=tokenizer.model")
 
 
@@ -30,7 +35,7 @@ def value(words: tuple[str, ...], flag: str) -> str | None:
 
 def test_a_cell_has_its_bags_and_its_seed_and_everything_else_is_shared() -> None:
     settings = of_tiny("--lr", "1e-3")
-    cell = settings.cell(Config(4, 0.25), 7)
+    cell = settings.cell(Pair(4, 0.25), 7)
     assert (cell.name, cell.num_steps) == ("s4-r0.25-seed7", 14_000)
     assert value(cell.flags, "tst-bag-size") == "4"
     assert value(cell.flags, "tst-step-ratio") == "0.25"
@@ -44,17 +49,17 @@ def test_a_cell_has_its_bags_and_its_seed_and_everything_else_is_shared() -> Non
 
 def test_flags_of_bags_go_to_superposed_cells_alone() -> None:
     settings = of_tiny("--tst-bag-weights", "power", "--fixed-validation")
-    superposed = settings.flags(Config(4, 0.25), 1)
+    superposed = settings.flags(Pair(4, 0.25), 1)
     baseline = settings.flags(BASELINE, 1)
     assert value(superposed, "tst-bag-weights") == "power"
     assert not any("bag-weights" in word or word == "power" for word in baseline)
     assert "--fixed-validation" in baseline
-    assert settings.reads_bags
-    assert not of_tiny("--tst-superpose=output").reads_bags
+    assert SEARCH.limit(1, 1, settings.values).reads_bags
+    assert not SEARCH.limit(1, 1, of_tiny("--tst-superpose=output").values).reads_bags
 
 
 def test_a_shorter_run_is_shorter_in_all_its_parts() -> None:
-    cell = of_tiny("--lr-warmup-iters=100").cell(Config(4, 0.25), 1, 1750)
+    cell = of_tiny("--lr-warmup-iters=100").cell(Pair(4, 0.25), 1, 1750)
     assert cell.name == "s4-r0.25-seed1-steps1750"
     assert cell.num_steps == 1750
     expected = {"train-iters": 1750, "lr-warmup-iters": 12, "lr-wsd-decay-iters": 175}
@@ -85,23 +90,28 @@ def test_bad_settings_are_one_sentence(recipe: str, others, says: str) -> None:
         settings_from_flags(recipe, others)
 
 
+def begin_sweep(folder: Path, settings: SweepSettings) -> None:
+    kept = {"recipe": settings.recipe, "flags": settings.values}
+    begin(folder / SETTINGS_FILE, "sweep", kept)
+
+
 def test_a_folder_is_gone_on_in_with_the_same_settings_alone(tmp_path: Path) -> None:
-    begin(tmp_path / "out", of_tiny())
-    begin(tmp_path / "out", of_tiny())
+    begin_sweep(tmp_path / "out", of_tiny())
+    begin_sweep(tmp_path / "out", of_tiny())
     with pytest.raises(UserError, match=r"lr 0.002, and this one has 1e-3: choose another --out"):
-        begin(tmp_path / "out", of_tiny("--lr=1e-3"))
+        begin_sweep(tmp_path / "out", of_tiny("--lr=1e-3"))
     for content in ("{", "[]"):
         (tmp_path / "out" / "sweep.json").write_text(content)
         with pytest.raises(UserError, match=r"sweep\.json is not a sweep's"):
-            begin(tmp_path / "out", of_tiny())
+            begin_sweep(tmp_path / "out", of_tiny())
     with pytest.raises(UserError, match="cannot be written"):
-        begin(Path("/dev/null/out"), of_tiny())
+        begin_sweep(Path("/dev/null/out"), of_tiny())
 
 
 def test_an_edited_recipe_is_another_sweep(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("extends: tiny-baseline\nlr: 1.0e-3\n")
-    begin(tmp_path / "out", settings_from_flags(str(recipe), DATA))
+    begin_sweep(tmp_path / "out", settings_from_flags(str(recipe), DATA))
     recipe.write_text("extends: tiny-baseline\nlr: 4.0e-3\n")
     with pytest.raises(UserError, match=r"holds a sweep with lr 0\.001"):
-        begin(tmp_path / "out", settings_from_flags(str(recipe), DATA))
+        begin_sweep(tmp_path / "out", settings_from_flags(str(recipe), DATA))

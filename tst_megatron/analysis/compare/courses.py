@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tst_megatron.analysis.compare.rows import Rows
+from tst_megatron.statistics.array import Array
 from tst_megatron.statistics.crossing import crossing_steps
-from tst_megatron.statistics.interval import Array
 from tst_megatron.statistics.power_law import FEWEST, Laws, fit_laws
 
 FURTHEST = 10.0

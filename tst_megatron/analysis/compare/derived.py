@@ -15,7 +15,7 @@ from tst_megatron.analysis.compare.stories import vocabulary
 from tst_megatron.runs.facts import differences
 from tst_megatron.runs.inputs import read_runs
 from tst_megatron.runs.run import Curve, Run, StepSeries
-from tst_megatron.statistics.interval import Array
+from tst_megatron.statistics.array import Array
 
 # Of one model all runs have it to the digits that a sum in floating point keeps.
 _TOLERANCE = 1e-3

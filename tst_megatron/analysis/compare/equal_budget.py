@@ -10,8 +10,9 @@ import numpy as np
 from tst_megatron.analysis.compare.group_curve import decay_share, why_unlike
 from tst_megatron.analysis.compare.result import EqualData, EqualFlops
 from tst_megatron.analysis.compare.rows import Rows
+from tst_megatron.statistics.array import Array
 from tst_megatron.statistics.crossing import values_at
-from tst_megatron.statistics.interval import Array, Interval
+from tst_megatron.statistics.interval import Interval
 from tst_megatron.statistics.resampling import interval
 
 # Megatron sums FLOPs in floating point, so equal counts may differ in their last digits.

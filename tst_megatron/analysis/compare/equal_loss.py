@@ -15,7 +15,8 @@ from tst_megatron.analysis.compare.courses import Course, Fit, along, extended, 
 from tst_megatron.analysis.compare.group_curve import decay_share, why_unlike
 from tst_megatron.analysis.compare.result import BASELINE_FINAL, EqualLoss, Needed, SavingByLoss
 from tst_megatron.analysis.compare.rows import Rows
-from tst_megatron.statistics.interval import Array, Interval
+from tst_megatron.statistics.array import Array
+from tst_megatron.statistics.interval import Interval
 from tst_megatron.statistics.resampling import interval
 
 WHOLE_RUNS = "whole runs"

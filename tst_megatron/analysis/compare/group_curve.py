@@ -13,7 +13,7 @@ import numpy as np
 
 from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.runs.run import Run
-from tst_megatron.statistics.interval import Array
+from tst_megatron.statistics.array import Array
 from tst_megatron.statistics.resampling import Sample
 from tst_megatron.statistics.smoothing import scatter
 

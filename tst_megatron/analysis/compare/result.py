@@ -11,7 +11,8 @@ import numpy as np
 
 from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.runs.run import Run
-from tst_megatron.statistics.interval import Array, Interval
+from tst_megatron.statistics.array import Array
+from tst_megatron.statistics.interval import Interval
 
 _WATTS_A_KILOWATT = 1000.0
 

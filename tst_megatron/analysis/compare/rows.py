@@ -10,7 +10,7 @@ import numpy as np
 
 from tst_megatron.analysis.compare.group_curve import GroupCurve
 from tst_megatron.statistics import resampling
-from tst_megatron.statistics.interval import Array
+from tst_megatron.statistics.array import Array
 
 
 @dataclass(frozen=True)

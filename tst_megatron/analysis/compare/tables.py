@@ -37,7 +37,8 @@ from tst_megatron.analysis.compare.settings import compare_settings
 from tst_megatron.report import formats
 from tst_megatron.report.table import Table
 from tst_megatron.runs.run import Run
-from tst_megatron.statistics.interval import Array, Interval
+from tst_megatron.statistics.array import Array
+from tst_megatron.statistics.interval import Interval
 
 _FOLDERS_ABOVE = re.compile(r"(?<!\S)/(?:[^\s/,]+/)+(?=[^\s/,]+/[^\s/,]+)")
 _SHOWN = (STEPS, FLOPS, WALL_CLOCK, GPU_HOURS, DATA_TOKENS)

@@ -7,6 +7,7 @@ from tst_megatron.methods.method import Method, Run
 from tst_megatron.methods.superposition import flags
 from tst_megatron.methods.superposition.combinations import check_combinations
 from tst_megatron.methods.superposition.run import SuperposedRun
+from tst_megatron.methods.superposition.search import BagSearch
 from tst_megatron.methods.superposition.story import SuperpositionStory
 from tst_megatron.methods.superposition.terms import SuperpositionTerms
 from tst_megatron.methods.terms import Terms
@@ -49,6 +50,10 @@ class SuperpositionMethod(Method):
         if before is None:
             return None
         return before | {"bag_boundary": before.get("bag_boundary", "any")}
+
+    def search(self) -> BagSearch:
+        """Bag sizes and shares of the steps."""
+        return BagSearch()
 
     def story(self) -> SuperpositionStory:
         """In bags."""

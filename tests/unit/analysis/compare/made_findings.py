@@ -20,7 +20,8 @@ from tst_megatron.analysis.compare.result import (
 from tst_megatron.runs.run import Curve, Run, StepSeries
 from tst_megatron.runs.spans import Span
 from tst_megatron.runs.stages import ORDINARY, Stage
-from tst_megatron.statistics.interval import Array, Interval
+from tst_megatron.statistics.array import Array
+from tst_megatron.statistics.interval import Interval
 
 STEPS, SWITCH = 1000, 250
 TOKENS_A_STEP, FLOPS_A_STEP, SECONDS_A_STEP = 2048.0, 1e12, 3.6

@@ -14,7 +14,8 @@ from made_curves import DECAY_SHARE, evaluated_at, law, made_group, made_run, tr
 from tst_megatron.analysis.compare.compare import compare_group
 from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.analysis.compare.result import Comparison
-from tst_megatron.statistics.interval import Array, Interval
+from tst_megatron.statistics.array import Array
+from tst_megatron.statistics.interval import Interval
 
 DRAWN = 200
 LEAST, MOST = 180, 199

@@ -6,7 +6,7 @@ from tst_megatron.analysis.compare.charts.palette import Shown, shown
 from tst_megatron.analysis.compare.result import Findings
 from tst_megatron.report.chart import Beyond, Chart, Line, Rule, thin
 from tst_megatron.runs.run import Run
-from tst_megatron.statistics.interval import Array
+from tst_megatron.statistics.array import Array
 
 _MOST_EXTRAS = 6
 # A norm of the first steps is many times the rest: the axis holds all but this share of the points.

@@ -22,7 +22,7 @@ from tst_megatron.analysis.compare.sentences import UNLIKE, arrow_text
 from tst_megatron.report import formats
 from tst_megatron.report.chart import Arrow, Band, Chart, Line, Rule, thin
 from tst_megatron.runs.run import Curve, Run
-from tst_megatron.statistics.interval import Array
+from tst_megatron.statistics.array import Array
 
 _EARLY_SHARE = 0.15
 _RECOVERY_SHARE = 0.05

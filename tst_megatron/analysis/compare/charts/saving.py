@@ -18,7 +18,7 @@ from tst_megatron.report.chart import (
     on_open_ends,
     thin,
 )
-from tst_megatron.statistics.interval import Array
+from tst_megatron.statistics.array import Array
 
 _NO_SAVING = 1.0
 # Of `Saving`: the ratios and the ends of their intervals.

@@ -10,7 +10,7 @@ from tst_megatron.analysis.compare.charts.palette import shown
 from tst_megatron.analysis.compare.result import Findings
 from tst_megatron.report.chart import Chart, Line, Rule, thin
 from tst_megatron.runs.run import Run
-from tst_megatron.statistics.interval import Array
+from tst_megatron.statistics.array import Array
 
 # Of the steps of the whole run, before the first switch and after the last.
 _BEFORE, _AFTER = 0.05, 0.15

@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from surfaces import made, paper
 
+from tst_megatron.methods.superposition.fitted_u import fit_u
+from tst_megatron.methods.superposition.search import BASELINE, Pair
+from tst_megatron.runs.noise import Noise
+from tst_megatron.runs.outcomes import Outcome
 from tst_megatron.statistics.interval import Interval
-from tst_megatron.sweep.fit import fit_u
-from tst_megatron.sweep.grid import BASELINE, Config
-from tst_megatron.sweep.noise import Noise
-from tst_megatron.sweep.results import Result
 
 
 def test_the_papers_optimum_is_found() -> None:
@@ -31,7 +31,7 @@ def test_the_papers_optimum_is_found() -> None:
 @given(size=st.floats(3.0, 12.0), ratio=st.floats(0.15, 0.45))
 @settings(max_examples=40, deadline=None)
 def test_a_bottom_without_noise_is_found(size: float, ratio: float) -> None:
-    results = [r for r in made(best=(size, ratio)) if not r.config.is_baseline]
+    results = [r for r in made(best=(size, ratio)) if not r.choice.is_baseline]
     fit = fit_u(results, None)
     assert fit is not None
     optimum = fit.optimum()
@@ -45,10 +45,10 @@ def test_a_bottom_without_noise_is_found(size: float, ratio: float) -> None:
 def test_a_seeds_own_level_moves_nothing() -> None:
     results = made(seeds=3)
     raised = [
-        Result(r.config, r.seed, r.loss + 0.1 * r.seed)
+        Outcome(r.choice, r.seed, r.loss + 0.1 * r.seed)
         for r in results
         # The last seed was stopped early.
-        if r.seed < 3 or r.config.bag_size <= 4
+        if r.seed < 3 or r.choice.bag_size <= 4
     ]
     plain, shifted = (fit_u(rows, None).optimum() for rows in (results, raised))
     assert shifted.bag_size.value == pytest.approx(plain.bag_size.value, rel=0.03)
@@ -108,7 +108,7 @@ def test_a_share_that_does_not_vary_has_no_interval() -> None:
 
 def test_runs_that_diverged_are_left_out() -> None:
     results = paper()
-    diverged = [*results, Result(Config(16, 0.7), 1, float("nan")), Result(BASELINE, 3, np.inf)]
+    diverged = [*results, Outcome(Pair(16, 0.7), 1, float("nan")), Outcome(BASELINE, 3, np.inf)]
     fit = fit_u(diverged, None)
     assert np.allclose(fit.coefficients, fit_u(results, None).coefficients)
     assert fit.baseline == pytest.approx(3.2124)
@@ -116,11 +116,11 @@ def test_runs_that_diverged_are_left_out() -> None:
 
 def test_a_cell_with_one_run_that_diverged_is_left_out() -> None:
     results = made(seeds=3)
-    others = [r for r in results if r.config != Config(8, 0.3)]
+    others = [r for r in results if r.choice != Pair(8, 0.3)]
     diverged = [
-        Result(r.config, r.seed, float("nan"))
-        if (r.config, r.seed) == (Config(8, 0.3), 2)
-        else Result(r.config, r.seed, r.loss - (0.1 if r.config == Config(8, 0.3) else 0))
+        Outcome(r.choice, r.seed, float("nan"))
+        if (r.choice, r.seed) == (Pair(8, 0.3), 2)
+        else Outcome(r.choice, r.seed, r.loss - (0.1 if r.choice == Pair(8, 0.3) else 0))
         for r in results
     ]
     assert np.allclose(fit_u(diverged, None).coefficients, fit_u(others, None).coefficients)

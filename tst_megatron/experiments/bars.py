@@ -50,7 +50,7 @@ class Status:
 
 def status_of(ledger_file: Path, num_steps: int) -> Status:
     """Read a run's status; of a run that has logged nothing yet, that it starts."""
-    steps = _latest_steps(ledger_file)
+    header, steps = _latest_lines(ledger_file)
     if not steps:
         return Status()
     first, last = steps[0], steps[-1]
@@ -62,7 +62,7 @@ def status_of(ledger_file: Path, num_steps: int) -> Status:
         left_s = (num_steps - last["step"]) * seconds / (last["step"] - first["step"])
     return Status(
         step=last["step"],
-        phase=stage_name(_header(ledger_file), last),
+        phase=stage_name(header or _first_header(ledger_file), last),
         loss=last["loss"],
         loss_name=last["loss_name"],
         positions_per_s=positions_per_s,
@@ -71,8 +71,8 @@ def status_of(ledger_file: Path, num_steps: int) -> Status:
     )
 
 
-def _header(ledger_file: Path) -> dict[str, Any]:
-    """The first line: a ledger's end alone does not name its stages. Empty if it cannot be read."""
+def _first_header(ledger_file: Path) -> dict[str, Any]:
+    """The first line, which names the stages; empty if it cannot be read."""
     try:
         with ledger_file.open("rb") as file:
             header: dict[str, Any] = orjson.loads(file.readline())
@@ -81,14 +81,19 @@ def _header(ledger_file: Path) -> dict[str, Any]:
     return header
 
 
-def _latest_steps(ledger_file: Path) -> list[dict[str, Any]]:
-    """The last logged steps, from the file's end alone: it is asked for every second."""
+def _latest_lines(ledger_file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The last logged steps, from the file's end alone: it is asked for every second.
+
+    Returns:
+        The header of the last start, empty where that is not in the end; and the steps.
+    """
     try:
         with ledger_file.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
             texts = file.read().split(b"\n")
     except OSError:
-        return []
+        return {}, []
+    header: dict[str, Any] = {}
     steps: list[dict[str, Any]] = []
     for text in texts:
         try:
@@ -97,14 +102,15 @@ def _latest_steps(ledger_file: Path) -> list[dict[str, Any]]:
             # Its beginning is before the tail, or it is still being written.
             continue
         if line["kind"] == "header":
+            header = line
             # The run starts again, and goes back to this step.
             steps = [before for before in steps if before["step"] <= line["step"]]
         elif line["kind"] == "step":
             steps.append(line)
-    return steps[-_WINDOW:]
+    return header, steps[-_WINDOW:]
 
 
-class ProgressDisplay:
+class Bars:
     """Keeps the status of the runs that are under way before the user's eyes.
 
     Args:
@@ -123,7 +129,7 @@ class ProgressDisplay:
             disable=not console.is_terminal,
         )
 
-    def __enter__(self) -> "ProgressDisplay":
+    def __enter__(self) -> "Bars":
         self._bars.start()
         return self
 

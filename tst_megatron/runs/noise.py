@@ -9,8 +9,7 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from tst_megatron.sweep.grid import Config
-from tst_megatron.sweep.results import Result
+from tst_megatron.runs.outcomes import Choice, Outcome
 
 CONFIDENCE = 0.95
 # Of the drawn quantiles: their own error is below 1 % of them.
@@ -57,25 +56,25 @@ class Parted:
         is_joined: whether any two cells can be compared; see `parted`.
     """
 
-    runs: tuple[Result, ...]
+    runs: tuple[Outcome, ...]
     rest: NDArray[np.float64]
     num_levels: int
     num_numbers: int
     is_joined: bool
 
 
-def usable(results: Iterable[Result]) -> list[Result]:
+def usable(outcomes: Iterable[Outcome]) -> list[Outcome]:
     """The runs of cells that all ended with a loss.
 
-    A pair with a seed that diverged is no choice, whatever its other seeds came to. The baseline is
+    A choice with a seed that diverged is none, whatever its other seeds came to. The baseline is
     not chosen but compared with: its other runs stay.
     """
-    results = list(results)
-    out = {r.config for r in results if not isfinite(r.loss) and not r.config.is_baseline}
-    return [r for r in results if isfinite(r.loss) and r.config not in out]
+    outcomes = list(outcomes)
+    out = {r.choice for r in outcomes if not isfinite(r.loss) and not r.choice.is_baseline}
+    return [r for r in outcomes if isfinite(r.loss) and r.choice not in out]
 
 
-def parted(results: Iterable[Result]) -> Parted:
+def parted(outcomes: Iterable[Outcome]) -> Parted:
     """The usable runs, every seed's own level taken out of them.
 
     A seed is higher or lower in all its cells, by how it draws weights and text; that moves no
@@ -84,11 +83,11 @@ def parted(results: Iterable[Result]) -> Parted:
     is between them stays in the cells' losses. That is noise like any other where each cell has
     seeds of its own; else the cells cannot be compared, as some differ by it and some do not.
     """
-    runs = usable(results)
-    configs = sorted({run.config for run in runs})
+    runs = usable(outcomes)
+    choices = sorted({run.choice for run in runs})
     seeds = sorted({run.seed for run in runs})
     losses = np.array([run.loss for run in runs])
-    of_cell = np.array([[run.config == config for config in configs] for run in runs], float)
+    of_cell = np.array([[run.choice == choice for choice in choices] for run in runs], float)
     of_seed = np.array([[run.seed == seed for seed in seeds] for run in runs], float)
     if not runs:
         return Parted((), losses, 0, 0, is_joined=True)
@@ -97,31 +96,31 @@ def parted(results: Iterable[Result]) -> Parted:
     # The solution of least norm: the levels of seeds that are joined sum to 0.
     levels, _, rank, _ = np.linalg.lstsq(within_seeds, within, rcond=None)
     groups = len(seeds) - int(rank)
-    if groups == len(configs) > 1:
+    if groups == len(choices) > 1:
         levels, rank = np.zeros(len(seeds)), 0
     level = of_seed @ levels
     return Parted(
         tuple(replace(run, loss=run.loss - float(x)) for run, x in zip(runs, level, strict=True)),
         within - within_seeds @ levels,
         int(rank),
-        len(configs) + int(rank),
-        is_joined=groups in (1, len(configs)),
+        len(choices) + int(rank),
+        is_joined=groups in (1, len(choices)),
     )
 
 
-def levelled(results: Iterable[Result]) -> tuple[Result, ...]:
+def levelled(outcomes: Iterable[Outcome]) -> tuple[Outcome, ...]:
     """The usable runs, every seed's own level taken out of them."""
-    return parted(results).runs
+    return parted(outcomes).runs
 
 
-def noise_between_seeds(results: Sequence[Result]) -> Noise | None:
+def noise_between_seeds(outcomes: Sequence[Outcome]) -> Noise | None:
     """What is left of losses when the cell's mean and the seed's level are taken out of them.
 
     Returns:
         None where no cell has several seeds, all that differs is the seed, or cells cannot be
         compared.
     """
-    parts = parted(results)
+    parts = parted(outcomes)
     dof = len(parts.runs) - parts.num_numbers
     if dof < 1 or not parts.is_joined:
         return None
@@ -129,12 +128,12 @@ def noise_between_seeds(results: Sequence[Result]) -> Noise | None:
     return Noise(float(sqrt(parts.rest @ parts.rest / dof)), dof, source)
 
 
-def means_of(results: Iterable[Result]) -> dict[Config, tuple[float, int]]:
+def means_of(outcomes: Iterable[Outcome]) -> dict[Choice, tuple[float, int]]:
     """Mean loss and number of runs of every cell."""
-    losses: dict[Config, list[float]] = {}
-    for result in results:
-        losses.setdefault(result.config, []).append(result.loss)
-    return {config: (fmean(values), len(values)) for config, values in losses.items()}
+    losses: dict[Choice, list[float]] = {}
+    for outcome in outcomes:
+        losses.setdefault(outcome.choice, []).append(outcome.loss)
+    return {choice: (fmean(values), len(values)) for choice, values in losses.items()}
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Train the cells of a sweep in their order, as far as the budget of hours goes.
+"""Train cells in their order, as far as a budget of hours goes.
 
 The one idea: what a run costs is measured on those that have run, and looked at again before every
 start.
@@ -7,28 +7,13 @@ start.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from tst_megatron.errors import UserError
-from tst_megatron.experiments.cells import Cell, is_done, ledger_of, train_cells
+from tst_megatron.experiments.cells import Cell, Places, is_done, ledger_of, train_cells
 from tst_megatron.runs.ledger import Ledger, LedgerError, read_ledger
-from tst_megatron.sweep.results import hours_spent
-
-
-@dataclass(frozen=True)
-class Machine:
-    """How runs are started.
-
-    Attributes:
-        jobs: at once.
-        nproc_per_node: processes of a run.
-        on_gpus: on this machine's GPUs, not on its CPU.
-    """
-
-    jobs: int
-    nproc_per_node: int
-    on_gpus: bool
 
 
 @dataclass(frozen=True)
@@ -63,7 +48,7 @@ class Trained:
 def train_within(
     root: Path,
     cells: Sequence[Cell],
-    machine: Machine,
+    places: Places,
     console: Console,
     budget_hours: float | None = None,
     earlier: Sequence[Cell] = (),
@@ -73,7 +58,7 @@ def train_within(
     Args:
         root: of their folders.
         cells: to train.
-        machine: how.
+        places: where they are put.
         console: where progress goes.
         budget_hours: GPU hours of the whole folder, core hours on a CPU; None for no end.
         earlier: cells that tell what a run costs as well.
@@ -99,10 +84,8 @@ def train_within(
     finished = train_cells(
         root,
         cells,
-        machine.jobs,
+        places,
         console,
-        nproc_per_node=machine.nproc_per_node,
-        on_gpus=machine.on_gpus,
         may_start=may_start,
         when_failed=note_failure,
     )
@@ -129,7 +112,7 @@ def _pays_for(
         return not running
     planned = sum(_spent_in(root))
     for one in (*running, cell):
-        # The dearest of those measured: bags cost the loader more than single tokens.
+        # The dearest of those measured: some read more text than others.
         whole = max(cost.hours(one.num_steps) for cost in costs)
         planned += max(0.0, whole - _hours_of(ledger_of(root, one)))
     return planned <= budget_hours
@@ -147,6 +130,20 @@ def _hours_of(ledger: Path) -> float:
         if ledger.exists() and ledger.stat().st_size:
             raise
         return 0.0  # It has not come so far as to write one.
+
+
+def hours_spent(ledger: Ledger) -> float:
+    """GPU hours that a run has taken so far: core hours on a CPU, what was lost counted."""
+    lines = [*ledger.steps, *ledger.validations]
+    return max((_hours(line, ledger.header) for line in lines), default=0.0)
+
+
+def _hours(line: dict[str, Any], header: dict[str, Any]) -> float:
+    """Of a ledger without them, from its clock."""
+    hours = line.get("gpu_hours")
+    if hours is None:
+        hours = (line["wall_clock_s"] or 0.0) / 3600 * (header.get("world_size") or 1)
+    return float(hours)
 
 
 def cost_of(ledger: Ledger) -> Cost:

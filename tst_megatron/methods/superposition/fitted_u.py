@@ -7,21 +7,20 @@ lies: one as far above the best as the median cell counts half. The baseline, s 
 from the bottom and no part of the U; what the cells themselves do not say, the fit does not.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isclose, log
+from math import ceil, floor, isclose, log
 from statistics import fmean
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tst_megatron.methods import search
+from tst_megatron.methods.search import Allowed, Limit, has_ends
+from tst_megatron.methods.superposition.search import SHARE, SIZE, Pair
+from tst_megatron.runs.noise import CONFIDENCE, Noise, means_of, parted
+from tst_megatron.runs.outcomes import Outcome
+from tst_megatron.statistics.array import Array
 from tst_megatron.statistics.interval import Interval
-from tst_megatron.sweep.noise import CONFIDENCE, Noise, means_of, parted
-from tst_megatron.sweep.results import Result
-
-Array = NDArray[np.float64]
-Allowed = Callable[[Array, Array], NDArray[np.bool_]]
-"""Of bag sizes ``[n]`` and shares ``[n]``, which pairs may be chosen."""
 
 NUM_TERMS = 6
 _FEWEST_CELLS = 3
@@ -33,7 +32,7 @@ _CLOSE = 1e-6
 
 
 @dataclass(frozen=True)
-class Optimum:
+class Optimum(search.Optimum):
     """The bottom of the U inside the rectangle of the cells.
 
     Where an interval comes to an edge of it, nothing was run beyond to end it: that end is None.
@@ -41,20 +40,14 @@ class Optimum:
     Attributes:
         bag_size: s, between whole numbers as the U has it.
         step_ratio: r.
-        loss: there.
-        gain: the baseline's loss less that.
-        edges: at which edges it lies, in words.
     """
 
     bag_size: Interval
     step_ratio: Interval
-    loss: Interval
-    gain: Interval
-    edges: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Fit:
+class FittedU(search.Fit):
     """A fitted U.
 
     Attributes:
@@ -75,8 +68,19 @@ class Fit:
     ratios: tuple[float, float]
     scatter: Noise | None
 
-    def loss(self, bag_sizes: Array, step_ratios: Array) -> Array:
+    @property
+    def ends(self) -> tuple[tuple[float, float], ...]:
+        """Of s and of r."""
+        return self.sizes, self.ratios
+
+    def named_coefficients(self) -> dict[str, float]:
+        """As in ``report.json``."""
+        names = ("1", "log s", "(log s)^2", "r", "r^2", "r log s")
+        return dict(zip(names, map(float, self.coefficients), strict=True))
+
+    def loss(self, *places: Array) -> Array:
         """The U at bag sizes and shares, of any one shape."""
+        bag_sizes, step_ratios = places
         return _terms(bag_sizes, step_ratios) @ self.coefficients
 
     def optimum(self, allowed: Allowed | None = None) -> Optimum | None:
@@ -90,18 +94,46 @@ class Fit:
         edges = self._edges(size, ratio)
         gain = None if self.baseline is None else self.baseline - loss
         if not len(self.draws):
-            return Optimum(Interval(size), Interval(ratio), Interval(loss), Interval(gain), edges)
+            return Optimum(
+                loss=Interval(loss),
+                gain=Interval(gain),
+                edges=edges,
+                bag_size=Interval(size),
+                step_ratio=Interval(ratio),
+            )
         sizes, ratios = self._mesh(_COARSE, allowed)
         surfaces = self.draws @ _terms(sizes, ratios).T
         chosen = surfaces.argmin(axis=1)
         losses = surfaces[np.arange(len(chosen)), chosen]
         return Optimum(
-            _of_place(size, sizes[chosen], self.sizes),
-            _of_place(ratio, ratios[chosen], self.ratios),
-            _of_lowest(loss, losses),
-            Interval() if gain is None else _of_lowest(gain, self.baseline_draws - losses),
-            edges,
+            loss=_of_lowest(loss, losses),
+            gain=Interval() if gain is None else _of_lowest(gain, self.baseline_draws - losses),
+            edges=edges,
+            bag_size=_of_place(size, sizes[chosen], self.sizes),
+            step_ratio=_of_place(ratio, ratios[chosen], self.ratios),
         )
+
+    def recommended(self, optimum: Optimum, limit: Limit | None) -> Pair:
+        """A whole bag size and a share of whole percents beside the optimum, within the text."""
+        size, ratio = optimum.bag_size.value or 0.0, optimum.step_ratio.value or 0.0
+        # To the tolerance of logarithms and of shares: 4 must not become 3 or 5.
+        sizes = {floor(size + 1e-9), ceil(size - 1e-9)}
+        if has_ends(optimum.bag_size) and all(map(optimum.bag_size.holds, sizes)):
+            # The two cannot be told apart, and the smaller reads less text.
+            sizes = {min(sizes)}
+        percents = {floor(100 * ratio + 1e-9), ceil(100 * ratio - 1e-9)}
+        low, high = self.ratios
+        # A share of the grid may be no whole percent, and beyond the grid nothing was run.
+        shares = {min(max(p / 100, low), high) for p in percents}
+        near = [Pair(size, share) for size in sizes for share in shares]
+        # Rounded down, both need no more text than the optimum.
+        within = [pair for pair in near if limit is None or limit.holds(pair)] or [min(near)]
+
+        def predicted(pair: Pair) -> tuple[float, float]:
+            loss = self.loss(np.array([float(pair.bag_size)]), np.array([pair.step_ratio]))
+            return float(loss[0]), abs(log(pair.bag_size / size))
+
+        return min(within, key=predicted)
 
     def _mesh(self, points: int, allowed: Allowed | None) -> tuple[Array, Array]:
         """Bag sizes and shares ``[n]`` all over the rectangle."""
@@ -130,11 +162,11 @@ _SIZE_EDGES = ("the smallest bag size", "the largest bag size")
 _RATIO_EDGES = ("the smallest share", "the largest share")
 
 
-def fit_u(results: Sequence[Result], noise: Noise | None) -> Fit | None:
+def fit_u(outcomes: Sequence[Outcome], noise: Noise | None) -> FittedU | None:
     """Fit the U.
 
     Args:
-        results: of all runs, baselines among them; a cell with a run that diverged is left out.
+        outcomes: of all runs, baselines among them; a cell with a run that diverged is left out.
         noise: what is known of a run's scatter from elsewhere: the intervals are of this or of the
             scatter around the U, whichever is wider.
 
@@ -142,13 +174,13 @@ def fit_u(results: Sequence[Result], noise: Noise | None) -> Fit | None:
         None where the cells leave the U open somewhere between them, as with fewer than three
         values of what has several.
     """
-    parts = parted(results)
-    cells = [run for run in parts.runs if not run.config.is_baseline]
-    baselines = [run for run in parts.runs if run.config.is_baseline]
-    if len({run.config for run in cells}) < _FEWEST_CELLS:
+    parts = parted(outcomes)
+    cells = [run for run in parts.runs if not run.choice.is_baseline]
+    baselines = [run for run in parts.runs if run.choice.is_baseline]
+    if len({run.choice for run in cells}) < _FEWEST_CELLS:
         return None
-    bag_sizes = np.array([run.config.bag_size for run in cells], float)
-    step_ratios = np.array([run.config.step_ratio for run in cells])
+    bag_sizes = np.array([SIZE.of(run.choice) for run in cells])
+    step_ratios = np.array([SHARE.of(run.choice) for run in cells])
     sizes = int(bag_sizes.min()), int(bag_sizes.max())
     ratios = float(step_ratios.min()), float(step_ratios.max())
     terms, weights = _terms(bag_sizes, step_ratios), _weights(cells)
@@ -170,16 +202,16 @@ def fit_u(results: Sequence[Result], noise: Noise | None) -> Fit | None:
         if baseline is not None:
             of_mean = rng.standard_normal(_DRAWS) / np.sqrt(len(baselines))
             baseline_draws = baseline + spread * of_mean
-    return Fit(coefficients, draws, baseline, baseline_draws, sizes, ratios, scatter)
+    return FittedU(coefficients, draws, baseline, baseline_draws, sizes, ratios, scatter)
 
 
-def _weights(cells: Sequence[Result]) -> Array:
+def _weights(cells: Sequence[Outcome]) -> Array:
     """How much each run counts ``[n]``, above 0 and at most 1."""
     # A run counts by its cell's mean: by its own loss, lucky runs would count more than others.
-    means = {config: mean for config, (mean, _) in means_of(cells).items()}
+    means = {choice: mean for choice, (mean, _) in means_of(cells).items()}
     best = min(means.values())
     half = float(np.median(list(means.values()))) - best
-    above = np.array([means[run.config] - best for run in cells])
+    above = np.array([means[run.choice] - best for run in cells])
     return 1.0 / (1.0 + (above / half) ** 2) if half > 0 else np.ones(len(cells))
 
 

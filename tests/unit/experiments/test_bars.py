@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tst_megatron.experiments import progress
-from tst_megatron.experiments.progress import Status, status_of
+from tst_megatron.experiments import bars
+from tst_megatron.experiments.bars import Status, status_of
 from tst_megatron.runs.stages import ORDINARY, Stage
 
 
@@ -74,7 +74,7 @@ def test_only_the_end_of_a_long_ledger_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is before the tail is not looked at: here it is no ledger at all."""
-    monkeypatch.setattr(progress, "_TAIL_BYTES", 1000)
+    monkeypatch.setattr(bars, "_TAIL_BYTES", 1000)
     path = tmp_path / "ledger.jsonl"
     written(path, [step(10), step(20)])
     path.write_text("no line of a ledger\n" * 1000 + path.read_text())

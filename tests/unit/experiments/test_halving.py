@@ -10,27 +10,36 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from surfaces import paper
+from surfaces import SEARCH, grid, paper
 
-from tst_megatron.experiments.cells import is_done
-from tst_megatron.sweep import training
-from tst_megatron.sweep.grid import BASELINE, Config, Grid
-from tst_megatron.sweep.halving import Rung, Search, better, rungs_of, steps_of
-from tst_megatron.sweep.search import Sweep, run_grid, run_halving
+from tst_megatron.experiments import budget
+from tst_megatron.experiments.budget import Trained
+from tst_megatron.experiments.cells import Places, is_done
+from tst_megatron.experiments.search import (
+    Halving,
+    Rung,
+    Trials,
+    better,
+    run_grid,
+    run_halving,
+    rungs_of,
+    steps_of,
+)
+from tst_megatron.methods.superposition.search import BASELINE, Pair
 from tst_megatron.sweep.settings import settings_from_flags
 
 
-@given(configs=st.integers(1, 100), steps=st.integers(8, 10**6))
+@given(choices=st.integers(1, 100), steps=st.integers(8, 10**6))
 @settings(deadline=None)
-def test_rungs_end_in_whole_runs_and_always_lose_half(configs: int, steps: int) -> None:
-    rungs = rungs_of(configs, steps)
-    assert rungs[0].num_configs == configs
+def test_rungs_end_in_whole_runs_and_always_lose_half(choices: int, steps: int) -> None:
+    rungs = rungs_of(choices, steps)
+    assert rungs[0].num_choices == choices
     assert rungs[-1].steps == steps
     for before, after in pairwise(rungs):
-        assert after.num_configs == -(-before.num_configs // 2)
+        assert after.num_choices == -(-before.num_choices // 2)
         assert abs(after.steps - 2 * before.steps) <= 1
     assert len(rungs) <= 4
-    assert steps_of(rungs, 1) <= configs * steps
+    assert steps_of(rungs, 1) <= choices * steps
 
 
 def test_an_eighth_of_all_down_to_whole_runs_of_an_eighth() -> None:
@@ -42,27 +51,27 @@ def test_an_eighth_of_all_down_to_whole_runs_of_an_eighth() -> None:
 
 
 def test_the_lowest_go_on_and_what_diverged_does_not() -> None:
-    a, b, c = (Config(s, 0.3) for s in (2, 4, 8))
+    a, b, c = (Pair(s, 0.3) for s in (2, 4, 8))
     assert better({a: float("nan"), b: 3.0, c: 2.9}, 2) == (c, b)
 
 
 def test_regret_is_what_was_chosen_over_the_best() -> None:
-    losses = {r.config: r.loss for r in paper() if not r.config.is_baseline}
+    losses = {r.choice: r.loss for r in paper() if not r.choice.is_baseline}
     rungs = rungs_of(4, 20_000)
-    four = [Config(7, 0.3), Config(6, 0.3), Config(4, 0.5), Config(2, 0.1)]
+    four = [Pair(7, 0.3), Pair(6, 0.3), Pair(4, 0.5), Pair(2, 0.1)]
     # A first rung in whose short runs the best is among the worst.
     first = dict(zip(four, (9.0, 5.0, 6.0, 8.0), strict=True))
-    second = {config: losses[config] for config in better(first, 2)}
-    search = Search(rungs, (first, second, {Config(6, 0.3): 3.1423}), 1, 80_000, (four[0], 3.1392))
-    assert search.chosen == Config(6, 0.3)
-    assert search.regret == pytest.approx(0.0031)
+    second = {choice: losses[choice] for choice in better(first, 2)}
+    halving = Halving(rungs, (first, second, {Pair(6, 0.3): 3.1423}), 1, 80_000, (four[0], 3.1392))
+    assert halving.chosen == Pair(6, 0.3)
+    assert halving.regret == pytest.approx(0.0031)
     # 4 of a quarter, 2 of a half, 1 whole, of 4 whole ones.
-    assert search.cost_share == pytest.approx(3 / 4)
+    assert halving.cost_share == pytest.approx(3 / 4)
 
 
-def test_a_search_cut_short_has_chosen_nothing() -> None:
-    search = Search(rungs_of(4, 1000), ({Config(2, 0.3): 3.0},), 1, 4000, None)
-    assert (search.chosen, search.regret, search.is_done) == (None, None, False)
+def test_a_halving_cut_short_has_chosen_nothing() -> None:
+    halving = Halving(rungs_of(4, 1000), ({Pair(2, 0.3): 3.0},), 1, 4000, None)
+    assert (halving.chosen, halving.regret, halving.is_done) == (None, None, False)
 
 
 class Trainer:
@@ -71,8 +80,8 @@ class Trainer:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, fails: Sequence[str] = ()) -> None:
         self.names: list[str] = []
         self._fails = fails
-        self._losses = {r.config.name: r.loss for r in paper()}
-        monkeypatch.setattr(training, "train_cells", self)
+        self._losses = {r.choice.name: r.loss for r in paper()}
+        monkeypatch.setattr(budget, "train_cells", self)
 
     def __call__(self, root, cells, *others, may_start, when_failed, **named) -> bool:
         for cell in [cell for cell in cells if not is_done(root, cell)]:
@@ -95,59 +104,62 @@ class Trainer:
         (folder / "ledger.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def four(tmp_path: Path) -> Sweep:
-    settings_of_runs = settings_from_flags("tiny-baseline", ("--train-iters", "1000"))
-    grid = Grid((4, 8), (0.1, 0.3), (1,))
-    return Sweep(tmp_path, settings_of_runs, grid, training.Machine(1, 1, False), None)
+CHOICES = grid((4, 8), (0.1, 0.3)).choices
+
+
+def four(tmp_path: Path) -> Trials:
+    runs = settings_from_flags(SEARCH, "tiny-baseline", ("--train-iters", "1000"))
+    ordered = grid((4, 8), (0.1, 0.3)).ordered()
+    return Trials(tmp_path, ordered, (1,), 1000, runs.cell, Places(1))
 
 
 def halved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
-) -> tuple[Sweep, training.Trained, Search]:
+) -> tuple[Trials, Trained, Halving]:
     Trainer(monkeypatch, fails=[fails])
-    sweep = four(tmp_path)
-    return sweep, *run_halving(sweep, sweep.grid.configs, Console(quiet=True))
+    trials = four(tmp_path)
+    return trials, *run_halving(trials, CHOICES, Console(quiet=True))
 
 
 def test_the_better_half_goes_on_and_is_compared_with_the_whole_grid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = Trainer(monkeypatch)
-    sweep = four(tmp_path)
-    _, search = run_halving(sweep, sweep.grid.configs, Console(quiet=True))
-    assert [len(losses) for losses in search.losses] == [4, 2, 1]
-    assert (search.chosen, search.regret) == (Config(8, 0.3), None)
+    trials = four(tmp_path)
+    _, halving = run_halving(trials, CHOICES, Console(quiet=True))
+    assert [len(losses) for losses in halving.losses] == [4, 2, 1]
+    assert (halving.chosen, halving.regret) == (Pair(8, 0.3), None)
     assert trainer.names[-2:] == ["s8-r0.3-seed1", "baseline-seed1"]
-    run_grid(sweep, Console(quiet=True))
-    _, search = run_halving(sweep, sweep.grid.configs, Console(quiet=True))
-    assert search.regret == 0.0
+    run_grid(trials, Console(quiet=True))
+    _, halving = run_halving(trials, CHOICES, Console(quiet=True))
+    assert halving.regret == 0.0
 
 
 def test_a_run_that_fails_is_last_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, trained, search = halved(tmp_path, monkeypatch, fails="s8-r0.3-seed1-steps250")
+    _, trained, halving = halved(tmp_path, monkeypatch, fails="s8-r0.3-seed1-steps250")
     assert trained.failed == {"s8-r0.3-seed1-steps250": "it diverged"}
-    assert search.is_done
-    assert search.chosen == Config(4, 0.3)
+    assert halving.is_done
+    assert halving.chosen == Pair(4, 0.3)
 
 
 def test_nothing_is_chosen_where_the_last_run_has_no_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep, trained, search = halved(tmp_path, monkeypatch, fails="s8-r0.3-seed1")
-    assert (search.is_done, search.chosen, search.regret) == (True, None, None)
-    (baseline, failed) = sweep.results(trained.failed)
-    assert (baseline.config, failed.config) == (BASELINE, Config(8, 0.3))
+    trials, trained, halving = halved(tmp_path, monkeypatch, fails="s8-r0.3-seed1")
+    assert (halving.is_done, halving.chosen, halving.regret) == (True, None, None)
+    (baseline, failed) = trials.outcomes(trained.failed)
+    assert (baseline.choice, failed.choice) == (BASELINE, Pair(8, 0.3))
     assert math.isnan(failed.loss)
 
 
-def test_only_pairs_that_fit_the_text_are_searched(
+def test_only_pairs_that_fit_the_text_are_halvinged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = Trainer(monkeypatch)
-    fitting = [Config(4, 0.1), Config(4, 0.3)]
-    _, search = run_halving(four(tmp_path), fitting, Console(quiet=True))
-    assert search.chosen == Config(4, 0.3)
+    fitting = [Pair(4, 0.1), Pair(4, 0.3)]
+    _, halving = run_halving(four(tmp_path), fitting, Console(quiet=True))
+    assert halving.chosen == Pair(4, 0.3)
     assert not any(name.startswith("s8") for name in trainer.names)
-    assert search.cost_share == pytest.approx(1.0)
+    assert halving.cost_share == pytest.approx(1.0)

@@ -5,31 +5,36 @@ import re
 from pathlib import Path
 
 import pytest
-from surfaces import paper
+from surfaces import SEARCH, paper
 
 from tst_megatron.errors import UserError
-from tst_megatron.sweep.grid import BASELINE, Config
-from tst_megatron.sweep.results import Result, as_csv, read_csv
+from tst_megatron.methods.superposition.search import BASELINE, Pair
+from tst_megatron.runs.outcomes import Outcome
+from tst_megatron.sweep.outcomes_csv import as_csv, read_csv
+
+
+def read(file: Path) -> list[Outcome]:
+    return read_csv(file, [SEARCH])[1]
 
 
 def test_a_table_comes_back_as_it_was(tmp_path: Path) -> None:
     results = [
-        Result(BASELINE, 1, 3.25, 0.01, 100, 2**40, 1.5),
-        Result(Config(4, 0.25), 2, 3.125),
+        Outcome(BASELINE, 1, 3.25, 0.01, 100, 2**40, 1.5),
+        Outcome(Pair(4, 0.25), 2, 3.125),
     ]
     file = tmp_path / "cells.csv"
-    file.write_text(as_csv(results))
-    assert read_csv(file) == results
-    file.write_text(as_csv(paper()))
-    assert read_csv(file) == paper()
-    file.write_text(as_csv([Result(Config(4, 0.25), 1, math.nan)]))
-    assert math.isnan(read_csv(file)[0].loss)
+    file.write_text(as_csv(SEARCH, results))
+    assert read(file) == results
+    file.write_text(as_csv(SEARCH, paper()))
+    assert read(file) == paper()
+    file.write_text(as_csv(SEARCH, [Outcome(Pair(4, 0.25), 1, math.nan)]))
+    assert math.isnan(read(file)[0].loss)
 
 
 def test_the_papers_table_is_whole() -> None:
     results = paper()
     assert len(results) == 29
-    assert {r.config.step_ratio for r in results} == {0.0, 0.1, 0.3, 0.5, 0.9}
+    assert {r.choice.step_ratio for r in results} == {0.0, 0.1, 0.3, 0.5, 0.9}
     # Table 1: 42B tokens of text for the baseline.
     assert results[0].data_tokens == 20_000 * 1024 * 2048
 
@@ -37,7 +42,7 @@ def test_the_papers_table_is_whole() -> None:
 def test_three_columns_are_enough(tmp_path: Path) -> None:
     file = tmp_path / "table.csv"
     file.write_text("loss,step_ratio,bag_size\n3.2,,1\n3.1,0.3,4\n")
-    assert read_csv(file) == [Result(BASELINE, 1, 3.2), Result(Config(4, 0.3), 1, 3.1)]
+    assert read(file) == [Outcome(BASELINE, 1, 3.2), Outcome(Pair(4, 0.3), 1, 3.1)]
 
 
 @pytest.mark.parametrize(
@@ -59,12 +64,12 @@ def test_a_bad_table_is_one_sentence(tmp_path: Path, text: str, says: str) -> No
     file = tmp_path / "table.csv"
     file.write_text(text)
     with pytest.raises(UserError, match=re.escape(says)):
-        read_csv(file)
+        read(file)
 
 
 def test_a_missing_table_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read: No such file"):
-        read_csv(tmp_path / "nowhere.csv")
+        read(tmp_path / "nowhere.csv")
     (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="it is not text"):
-        read_csv(tmp_path / "bytes.csv")
+        read(tmp_path / "bytes.csv")

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from surfaces import made, paper
 
-from tst_megatron.sweep.grid import BASELINE, Config
-from tst_megatron.sweep.noise import Noise, noise_between_seeds, parted, t_quantile, usable
-from tst_megatron.sweep.results import Result
+from tst_megatron.methods.superposition.search import BASELINE, Pair
+from tst_megatron.runs.noise import Noise, noise_between_seeds, parted, t_quantile, usable
+from tst_megatron.runs.outcomes import Outcome
 
 
 def test_the_spread_between_seeds_is_found_apart_from_their_shifts() -> None:
@@ -19,7 +19,7 @@ def test_the_spread_between_seeds_is_found_apart_from_their_shifts() -> None:
 
 def test_one_seed_or_one_cell_says_nothing() -> None:
     assert noise_between_seeds(made(seeds=1)) is None
-    assert noise_between_seeds([Result(BASELINE, seed, 3.0 + seed) for seed in (1, 2, 3)]) is None
+    assert noise_between_seeds([Outcome(BASELINE, seed, 3.0 + seed) for seed in (1, 2, 3)]) is None
     assert noise_between_seeds([]) is None
 
 
@@ -31,8 +31,8 @@ def test_a_seed_of_its_own_takes_nothing_out_of_a_cell() -> None:
 
 def test_several_runs_of_seeds_of_their_own_are_a_cells_spread() -> None:
     results = [
-        Result(config, 10 * i + j, 3.0 + loss)
-        for i, config in enumerate((BASELINE, Config(4, 0.2)))
+        Outcome(config, 10 * i + j, 3.0 + loss)
+        for i, config in enumerate((BASELINE, Pair(4, 0.2)))
         for j, loss in enumerate((0.0, 0.01, 0.02))
     ]
     found = noise_between_seeds(results)
@@ -43,13 +43,13 @@ def test_several_runs_of_seeds_of_their_own_are_a_cells_spread() -> None:
 def test_seeds_that_no_cell_joins_leave_the_cells_apart() -> None:
     # The first seed ran one row, the second seed the other one.
     results = [
-        r for r in made(ratios=(0.1, 0.3), seeds=2) if (r.config.step_ratio < 0.2) + r.seed == 2
+        r for r in made(ratios=(0.1, 0.3), seeds=2) if (r.choice.step_ratio < 0.2) + r.seed == 2
     ]
     apart = parted(results)
     assert not apart.is_joined
     assert [run.loss for run in apart.runs] == pytest.approx([r.loss for r in results])
     # One cell of both seeds joins them.
-    joined = parted([*results, Result(BASELINE, 2, 3.25)])
+    joined = parted([*results, Outcome(BASELINE, 2, 3.25)])
     assert joined.is_joined
     assert joined.num_levels == 1
     levels = {r.seed: r.loss - run.loss for r, run in zip(results, joined.runs, strict=False)}
@@ -58,11 +58,11 @@ def test_seeds_that_no_cell_joins_leave_the_cells_apart() -> None:
 
 def test_a_cell_with_a_run_that_diverged_is_no_cell_and_the_baseline_stays() -> None:
     results = [
-        Result(BASELINE, 1, 3.2),
-        Result(BASELINE, 2, float("nan")),
-        Result(Config(4, 0.2), 1, 3.1),
-        Result(Config(4, 0.2), 2, float("inf")),
-        Result(Config(8, 0.2), 1, 3.15),
+        Outcome(BASELINE, 1, 3.2),
+        Outcome(BASELINE, 2, float("nan")),
+        Outcome(Pair(4, 0.2), 1, 3.1),
+        Outcome(Pair(4, 0.2), 2, float("inf")),
+        Outcome(Pair(8, 0.2), 1, 3.15),
     ]
     assert usable(results) == [results[0], results[4]]
 

@@ -6,15 +6,23 @@ from pathlib import Path
 
 import numpy as np
 
-from tst_megatron.sweep.grid import BASELINE, Config
-from tst_megatron.sweep.results import Result, read_csv
+from tst_megatron.methods.superposition.search import BASELINE, BagSearch, Pair
+from tst_megatron.runs.outcomes import Outcome
+from tst_megatron.sweep.grid import Grid
+from tst_megatron.sweep.outcomes_csv import read_csv
 
-TABLE = Path(__file__).parents[3] / "examples" / "sweep" / "paper-270m.csv"
+TABLE = Path(__file__).parents[1] / "examples" / "sweep" / "paper-270m.csv"
+SEARCH = BagSearch()
 
 
-def paper() -> list[Result]:
+def paper() -> list[Outcome]:
     """The 270M model at 20,000 steps."""
-    return read_csv(TABLE)
+    return read_csv(TABLE, [SEARCH])[1]
+
+
+def grid(sizes: tuple[int, ...], ratios: tuple[float, ...]) -> Grid:
+    """Every bag size with every share."""
+    return Grid(SEARCH, (sizes, ratios))
 
 
 def made(
@@ -25,15 +33,15 @@ def made(
     noise: float = 0.0,
     depth: float = 0.06,
     rng: np.random.Generator | None = None,
-) -> list[Result]:
+) -> list[Outcome]:
     """Runs of a U with its bottom at ``best``, ``depth`` below the baseline; seeds have shifts."""
     rng = rng or np.random.default_rng(0)
     results = []
     for seed in range(1, seeds + 1):
         shift = rng.normal(0, 4 * noise)
-        for config in (BASELINE, *(Config(s, r) for s in sizes for r in ratios)):
-            loss = 3.2 if config == BASELINE else 3.2 - depth + above(astuple(config), best)
-            results.append(Result(config, seed, float(loss + shift + rng.normal(0, noise))))
+        for pair in (BASELINE, *(Pair(s, r) for s in sizes for r in ratios)):
+            loss = 3.2 if pair == BASELINE else 3.2 - depth + above(astuple(pair), best)
+            results.append(Outcome(pair, seed, float(loss + shift + rng.normal(0, noise))))
     return results
 
 

@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from tst_megatron.errors import UserError
-from tst_megatron.experiments.cells import Cell, is_done, ledger_of
+from tst_megatron.experiments import budget
+from tst_megatron.experiments.budget import Trained, cost_of, train_within
+from tst_megatron.experiments.cells import Cell, Places, is_done, ledger_of
 from tst_megatron.runs.ledger import read_ledger
-from tst_megatron.sweep import training
-from tst_megatron.sweep.training import Machine, cost_of, train_within
 
 CELLS = [Cell(name, (), 100) for name in "abcdefgh"]
 START_HOURS, HOURS = 0.1, 1.0
@@ -41,12 +41,17 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
 
     def train(
-        root: Path, cells: Sequence[Cell], jobs: int, *others: object, may_start, **named: object
+        root: Path,
+        cells: Sequence[Cell],
+        places: Places,
+        *others: object,
+        may_start,
+        **named: object,
     ) -> bool:
         waiting = [cell for cell in cells if not is_done(root, cell)]
         while waiting:
             running: list[Cell] = []
-            while waiting and len(running) < jobs and may_start(waiting[0], running):
+            while waiting and len(running) < places.jobs and may_start(waiting[0], running):
                 running.append(waiting.pop(0))
             if not running:
                 break
@@ -56,12 +61,12 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
                 write_run(root, cell)
         return True
 
-    monkeypatch.setattr(training, "train_cells", train)
+    monkeypatch.setattr(budget, "train_cells", train)
     return names
 
 
-def within(root: Path, hours: float | None, jobs: int = 1) -> training.Trained:
-    return train_within(root, CELLS, Machine(jobs, 1, False), Console(quiet=True), hours)
+def within(root: Path, hours: float | None, jobs: int = 1) -> Trained:
+    return train_within(root, CELLS, Places(jobs), Console(quiet=True), hours)
 
 
 def test_a_run_costs_its_start_and_its_steps(tmp_path: Path) -> None:
@@ -130,8 +135,8 @@ def test_a_run_that_is_half_done_costs_its_other_half(tmp_path: Path, started) -
 
 
 def test_what_was_cut_off_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "train_cells", lambda *others, **named: False)
-    assert within(tmp_path, None) == training.Trained(False, 0.0)
+    monkeypatch.setattr(budget, "train_cells", lambda *others, **named: False)
+    assert within(tmp_path, None) == Trained(False, 0.0)
 
 
 def test_runs_that_end_early_are_not_started_for_ever(
@@ -145,6 +150,6 @@ def test_runs_that_end_early_are_not_started_for_ever(
             write_run(root, cell, steps=cell.num_steps // 2)
         return True
 
-    monkeypatch.setattr(training, "train_cells", train)
+    monkeypatch.setattr(budget, "train_cells", train)
     with pytest.raises(UserError, match="the run a ended before its last step"):
         within(tmp_path, None)

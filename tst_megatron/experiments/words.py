@@ -1,0 +1,68 @@
+"""Flags of runs as words: seeds, the flags that some runs have alone, and those of shorter runs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tst_megatron.errors import UserError
+from tst_megatron.methods.search import split_values, whole_number
+
+STEPS_OF_A_PART = (
+    "lr-warmup-iters",
+    "lr-wsd-decay-iters",
+    "lr-decay-iters",
+    "eval-interval",
+    "save-interval",
+)
+"""Flags in steps, of which a shorter run has its share."""
+
+
+def seeds_from_words(words: Sequence[str]) -> tuple[int, ...]:
+    """The seeds of ``--seeds``, in their order.
+
+    Raises:
+        UserError: the list is empty, or a seed is no number or stands twice.
+    """
+    seeds = [whole_number("--seeds", word) for word in split_values("--seeds", words)]
+    for seed in seeds:
+        if seed < 1:
+            raise UserError(f"--seeds {seed} is below 1: Megatron's seeds are 1 or more")
+        if seeds.count(seed) > 1:
+            raise UserError(f"--seeds names {seed} twice: a run of the same seed says nothing new")
+    return tuple(seeds)
+
+
+def parted(
+    words: Sequence[str], is_own: Callable[[str], bool]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Flags with their values for all runs, and those for some alone.
+
+    Args:
+        words: of a command line.
+        is_own: whether a flag, without its dashes, is for some alone.
+    """
+    shared: list[str] = []
+    own: list[str] = []
+    current = shared
+    for word in words:
+        if word.startswith("--"):
+            current = own if is_own(word.partition("=")[0].removeprefix("--")) else shared
+        current.append(word)
+    return tuple(shared), tuple(own)
+
+
+def shortened(values: Mapping[str, Any], num_steps: int, of_steps: int) -> tuple[str, ...]:
+    """Flags that make a run shorter in all its parts.
+
+    Args:
+        values: of the whole run's flags.
+        num_steps: of the shorter run.
+        of_steps: of the whole one.
+    """
+    if num_steps == of_steps:
+        return ()
+    parts = (
+        f"--{name}={max(1, round(int(values[name]) * num_steps / of_steps))}"
+        for name in STEPS_OF_A_PART
+        if values.get(name)
+    )
+    return (f"--train-iters={num_steps}", *parts)

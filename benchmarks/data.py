@@ -14,12 +14,10 @@ from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 from megatron.core.datasets.utils import Split
 
 from benchmarks.measure import Prepare, Report, Row, Work, throughput_row
-from tst_megatron.corpora.parts import DocumentPart, sample_tokens
-from tst_megatron.methods.superposition.phased_dataset import (
-    StageDataset,
-    stage_config,
-    without_split,
-)
+from tst_megatron.corpora.parts import DocumentPart
+from tst_megatron.methods.superposition.phased_dataset import StageDataset, stage_config
+from tst_megatron.methods.superposition.text import text_of_bags
+from tst_megatron.stock.datasets import without_split
 
 L, BAG_SIZE = 1024, 16
 NUM_DOCUMENTS, MEAN_DOCUMENT = 20_000, 1000
@@ -75,7 +73,7 @@ def config_of(kind: Any, prefix: str, cache: Path) -> GPTDatasetConfig:
     """The same text for either; ours is one phase of two, with its part of the documents."""
     config = GPTDatasetConfig(
         random_seed=1234,
-        sequence_length=L if kind is StageDataset else sample_tokens(L, BAG_SIZE),
+        sequence_length=L if kind is StageDataset else text_of_bags(BAG_SIZE, 1, L).step,
         blend=([prefix], None),
         split="100,0,0",
         path_to_cache=str(cache),

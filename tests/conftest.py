@@ -38,12 +38,11 @@ class Corpus:
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    from tst_megatron.corpora import corpus as source
-    from tst_megatron.corpora.indexing.documents import index_documents
+    from tst_megatron.corpora.small_corpora import bundled_files, documents_of, index_documents
     from tst_megatron.corpora.tokenizers.training import train_tokenizer
 
     folder = tmp_path_factory.mktemp("corpus")
-    documents = tuple(source.documents_of(source.bundled_files()[:60]))
+    documents = tuple(documents_of(bundled_files()[:60]))
     model, prefix = folder / "tokenizer.model", folder / "corpus"
     train_tokenizer(documents, model, 384)
     indexed = index_documents(documents, model, prefix, Console(quiet=True))

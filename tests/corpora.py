@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
-from tst_megatron.corpora.checksum import Checksum
+from tst_megatron.corpora.blocks import Checksum
 from tst_megatron.corpora.index_file import bin_path, index_path, read_index
 from tst_megatron.corpora.manifest import (
     FileRecord,

@@ -12,11 +12,7 @@ from megatron.training.arguments import add_megatron_arguments
 from tst_megatron.corpora.blend import expand_blend
 from tst_megatron.corpora.budget import Budget
 from tst_megatron.methods.registry import add_arguments, run_of
-from tst_megatron.methods.superposition.phased_dataset import (
-    BAGS,
-    PhasedDataset,
-    build_phased_dataset,
-)
+from tst_megatron.methods.superposition.phased_dataset import BAGS, PhasedDataset
 from tst_megatron.stock.datasets import dataset_config
 from tst_megatron.trainer.reading import reading_from_args
 
@@ -53,9 +49,7 @@ def parse(*flags: str) -> argparse.Namespace:
 
 def build(args: argparse.Namespace) -> PhasedDataset:
     """The run's training data."""
-    (run,) = run_of(args).parts
-    schedule = run.superposition.data_schedule
-    return build_phased_dataset(schedule, dataset_config(args), lambda: True)
+    return run_of(args).training_data(dataset_config(args), lambda: True)
 
 
 def budget_of(args: argparse.Namespace) -> Budget:

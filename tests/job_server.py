@@ -60,6 +60,9 @@ def _serve_one(connection: Connection) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.environ.update(job["environment"])
+    # A new interpreter would have read it.
+    added = job["environment"].get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:0] = [folder for folder in added if folder and folder not in sys.path]
     os.chdir(job["folder"])
     code = 1
     try:

@@ -65,3 +65,20 @@ def _stage(stages: Sequence[tuple[int, int]], step: int) -> tuple[int, int]:
         if (step - 1) * BATCH_SIZE < end:
             return index, bag_size
     return len(stages), 1
+
+
+def bag_size(line: dict[str, Any]) -> int:
+    """Of a step line; an ordinary step has none, which is a bag of one."""
+    return int(line["facts"].get("bag_size", 1))
+
+
+def bag_loss(line: dict[str, Any]) -> float | None:
+    """Of a validation line; None where it was not measured."""
+    loss: float | None = line.get("losses", {}).get("bag loss")
+    return loss
+
+
+def held_out(line: dict[str, Any], table: str = "losses") -> dict[str, float]:
+    """All losses of a validation line by name, or their ``stderrs``."""
+    own = "next_token_loss" if table == "losses" else "next_token_loss_stderr"
+    return {"lm loss": line[own], **line.get(table, {})}

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tst_megatron.runs.phases import Phase
-from tst_megatron.runs.run import Curve, Group, Run, StepSeries
+from tst_megatron.analysis.compare.groups import Group
+from tst_megatron.runs.run import Curve, Run, StepSeries
+from tst_megatron.runs.spans import Span
+from tst_megatron.runs.stages import ORDINARY, Stage
 from tst_megatron.statistics.interval import Array
 
 FLOPS_A_STEP, TOKENS_A_STEP = 1e9, 512
@@ -67,16 +69,18 @@ def made_run(
         gpu_hours=steps * seconds_a_step * 8 / 3600,
         losses=losses,
         stderrs=np.full(len(steps), stderr),
+        bytes_a_token=np.full(len(steps), np.nan),
     )
-    phases = (Phase(0, BAG_SIZE, 1, switch), Phase(1, 1, switch + 1, end)) if switch else ()
+    bags = Stage("bags", 0, BAG_SIZE, "bag loss", "superposition", {"bag_size": BAG_SIZE})
+    stages = (Span(0, bags, 1, switch), Span(1, Stage(ORDINARY, 0), switch + 1, end))
     return Run(
         name=name,
         path=Path(name),
         source="ledger",
         header={} if seed is None else {"seed": seed},
         curve=curve,
-        steps=StepSeries(*[_NONE] * 7, (), *[_NONE] * 5),
-        phases=phases,
+        steps=StepSeries(*[_NONE] * 7, (), (), *[_NONE] * 4),
+        stages=stages if switch else (),
         num_steps=end if num_steps is None else num_steps,
         decay_start=decay_start,
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from ledgers import write_ledger
 
+from tst_megatron.analysis.compare.stories import vocabulary
 from tst_megatron.runs.inputs import read_runs
 from tst_megatron.runs.run import Run
 
@@ -25,4 +26,4 @@ def made_ledger(folder: Path, name: str, header: dict[str, Any] | None = None, *
 
 def made_run(folder: Path, name: str, header: dict[str, Any] | None = None, **kw: Any) -> Run:
     """The run of such a ledger."""
-    return read_runs([made_ledger(folder, name, header, **kw)])[0]
+    return read_runs([made_ledger(folder, name, header, **kw)], vocabulary())[0]

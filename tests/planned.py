@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from tst_megatron import recipes
 from tst_megatron.methods.superposition.terms import SuperpositionTerms
 from tst_megatron.planner.counts import PipelineStage, count_stages
 from tst_megatron.planner.course import Course
 from tst_megatron.planner.flags import planned_args
 from tst_megatron.planner.hardware import GPUS
-from tst_megatron.recipes import recipe as recipes
 from tst_megatron.runs.stages import Stage, ordinary_stage
 
 # With everything that the recipes have, and no two sizes alike.

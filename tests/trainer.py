@@ -129,12 +129,3 @@ def _job_server() -> tuple[Path, "subprocess.Popen[bytes]"]:
     atexit.register(folder.cleanup)
     atexit.register(server.kill)
     return socket, server
-
-
-def held_out(validation: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
-    """The held-out losses of a validation line, and their standard errors, by name."""
-    losses, stderrs = validation.get("losses") or {}, validation.get("stderrs") or {}
-    return (
-        {"lm loss": validation["next_token_loss"], **losses},
-        {"lm loss": validation["next_token_loss_stderr"], **stderrs},
-    )

@@ -16,20 +16,28 @@ from typing import Any
 
 from rich.console import Console
 
+from tst_megatron import recipes
 from tst_megatron.analysis.compare.finding import find_so_far
 from tst_megatron.analysis.compare.findings import Findings
 from tst_megatron.analysis.compare.output.as_text import print_findings
 from tst_megatron.analysis.compare.output.folder import write_page
 from tst_megatron.analysis.compare.sentences import first_sentences, notes
 from tst_megatron.analysis.compare.two_runs import figures
-from tst_megatron.corpora import corpus
+from tst_megatron.corpora import small_corpora
 from tst_megatron.errors import INTERRUPTED_EXIT_CODE, UserError
 from tst_megatron.experiments.cells import Cell, train_cells
 from tst_megatron.experiments.text import PreparedText
 from tst_megatron.files import write_whole
-from tst_megatron.recipes import recipe as recipes
 from tst_megatron.runs.ledger import Ledger, LedgerError, read_ledger
-from tst_megatron.runs.ledger_runs import run_of_ledger
+from tst_megatron.runs.run import run_of_ledger
+
+EXAMPLES = """\
+examples:
+  tst-megatron demo                              both runs and the report, in runs/demo
+  tst-megatron demo --quick --out runs/quick     a first look
+  tst-megatron demo --corpus notes/ --steps 4000 --tst-bag-size 4 --tst-step-ratio 0.25
+  tst-megatron demo --out runs/seed-2 --seed 2   any flag of Megatron's goes to both runs
+"""
 
 RECIPE = "tiny"
 # The setting that gained most in the study (docs/studies/equal-loss), where no text is read twice.
@@ -156,9 +164,9 @@ def _in_words(value: Any) -> str:
 
 def _prepare_data(folder: Folder, settings: Settings, console: Console) -> None:
     if settings.corpus is None:
-        files = corpus.bundled_files()
+        files = small_corpora.bundled_files()
     else:
-        files = corpus.corpus_files(settings.corpus)
+        files = small_corpora.corpus_files(settings.corpus)
     folder.text.make(files, settings.vocab_size, console)
 
 

@@ -18,15 +18,15 @@ from pathlib import Path
 from rich.console import Console
 
 import tst_megatron
+from tst_megatron import recipes
 from tst_megatron.analysis.compare.finding import find
 from tst_megatron.analysis.compare.findings import Prices
 from tst_megatron.analysis.compare.output.folder import write_folder
-from tst_megatron.corpora import corpus
+from tst_megatron.corpora import small_corpora
 from tst_megatron.errors import INTERRUPTED_EXIT_CODE, UserError, user_errors_exit
 from tst_megatron.experiments.cells import Cell, is_done, ledger_of, train_cells
 from tst_megatron.experiments.text import PreparedText
 from tst_megatron.files import write_whole
-from tst_megatron.recipes import recipe as recipes
 
 # The text of the standard library is 21.5 M tokens at this vocabulary, so that bags of 8 for a
 # quarter of these steps (19.7 M) read nothing twice; at 512, the demo's, they would.
@@ -184,7 +184,7 @@ def main() -> int:
     if ledgers.exists() and not ledgers.is_dir():
         raise UserError(f"--ledgers {ledgers} is a file: give a folder")
     ledgers.mkdir(parents=True, exist_ok=True)
-    PreparedText(root / "data").make(corpus.bundled_files(), VOCAB_SIZE, console)
+    PreparedText(root / "data").make(small_corpora.bundled_files(), VOCAB_SIZE, console)
     cells = [cell_of(root, setting, seed) for setting, seed in cells_in_order()]
     waiting = [cell for cell in cells if not (ledgers / f"{cell.name}.jsonl.gz").exists()]
 

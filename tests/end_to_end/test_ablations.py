@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from ledgers import bag_loss
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trainer import TINY, Job, Result, run_all
 
@@ -64,8 +65,8 @@ def test_flops_are_the_baselines(runs) -> None:
 def test_validation_has_both_losses_in_the_superposition_phase_alone(runs) -> None:
     validations = runs["both"][1].ledger.validations
     assert [line["step"] for line in validations] == [2, 4, 6, 8, 10]
-    assert "bag loss" in validations[0].get("losses", {})
-    assert all("bag loss" not in line.get("losses", {}) for line in validations[1:])
+    assert bag_loss(validations[0]) is not None
+    assert all(bag_loss(line) is None for line in validations[1:])
     assert all(line["next_token_loss"] > 0 for line in validations)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ledgers import bag_size
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 from trainer import TINY, Job, run, run_all
 
@@ -51,7 +52,7 @@ def test_a_blend_file_trains_as_megatrons_flags(corpus, parts: Path, tmp_path: P
             ),
         ]
     )
-    assert [line["facts"]["bag_size"] for line in ours.ledger.steps] == [4] * 3 + [2] * 2 + [1] * 5
+    assert [bag_size(line) for line in ours.ledger.steps] == [4] * 3 + [2] * 2 + [1] * 5
     assert ours.losses == megatrons.losses
     losses = [run.ledger.validations[-1]["next_token_loss"] for run in (ours, megatrons)]
     assert losses[0] == losses[1]

@@ -9,7 +9,7 @@ from trainer import TINY, Job, Result, run_all
 from tst_megatron.corpora.index_file import bin_path, index_path
 from tst_megatron.corpora.manifest import FileRecord, Manifest, TokenizerRecord, write_manifest
 from tst_megatron.corpora.tokenizers.description import TokenizerDescription, describe
-from tst_megatron.corpora.tokenizers.reference import reference_encoder
+from tst_megatron.corpora.tokenizers.encoders import reference_encoder
 
 
 def write_corpus(prefix: Path, description: TokenizerDescription, documents: tuple[str, ...]):

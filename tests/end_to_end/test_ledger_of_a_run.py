@@ -7,7 +7,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trainer import TINY, Job, Result, run
 
-from tst_megatron.corpora.manifest import manifest_path
+from tst_megatron.corpora.manifest import manifest_path, read_manifest
 
 MOE = ("--num-experts=4", "--moe-router-topk=2", "--moe-router-load-balancing-type=aux_loss")
 MORE = (*MOE, "--moe-aux-loss-coeff=1e-2", "--moe-ffn-hidden-size=64", "--num-layers=2")
@@ -38,6 +38,14 @@ def test_the_header_says_what_ran(ran: tuple[Result, Path], corpus) -> None:
     manifest = manifest_path(corpus.prefix)
     sha256 = hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.exists() else None
     assert header["data"] == [{"path": str(corpus.prefix), "manifest_sha256": sha256}]
+    (method,) = header["methods"]
+    assert method["name"] == "superposition"
+    assert [(stage["name"], stage["samples"]) for stage in method["stages"]] == [
+        ("bags of 4", 20),
+        ("single tokens", 20),
+    ]
+    assert method["facts"]["superpose"] == "both"
+    assert header["parents"] == []
     model = hashlib.sha256(corpus.tokenizer.read_bytes()).hexdigest()
     assert header["tokenizer"]["sha256"] == model
     # By hand: h = 32, V from the tokenizer, 2 layers, 4 experts of 64, gated.
@@ -51,7 +59,7 @@ def test_the_header_says_what_ran(ran: tuple[Result, Path], corpus) -> None:
     }
 
 
-def test_the_lines_have_what_the_last_stage_knows(ran: tuple[Result, Path]) -> None:
+def test_the_lines_have_what_the_last_stage_knows(ran: tuple[Result, Path], corpus) -> None:
     ledger = ran[0].ledger
     assert [line["step"] for line in ledger.steps] == list(range(1, 11))
     assert [line["loss_name"] for line in ledger.steps] == ["bag loss"] * 5 + ["lm loss"] * 5
@@ -72,7 +80,13 @@ def test_the_lines_have_what_the_last_stage_knows(ran: tuple[Result, Path]) -> N
     superposed, ordinary = ledger.validations[0], ledger.validations[-1]
     assert superposed["stderrs"]["bag loss"] > 0
     assert ordinary["next_token_loss_stderr"] > 0
-    assert "bag loss" not in ordinary.get("losses", {})
+    manifest = read_manifest(corpus.prefix)
+    mean = None if manifest is None else manifest.bytes_per_token
+    for line in ledger.validations:
+        # Two batches of four sequences.
+        assert line["tokens"] == 2 * 4 * 16
+        assert line["bytes"] == (None if mean is None else round(line["tokens"] * mean))
+    assert "losses" not in ordinary
 
 
 def test_tensorboard_has_the_same(ran: tuple[Result, Path]) -> None:

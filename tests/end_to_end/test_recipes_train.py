@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
+from ledgers import bag_size
 from trainer import Job, Result, run, run_all
 
 # A whole run of ten steps, instead of the recipe's 14,000, on less text.
@@ -32,7 +33,7 @@ def results(corpus, tmp_path_factory) -> dict[str, Result]:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_it_trains(results, recipe: str) -> None:
     result = results[recipe]
-    bag_sizes = [line["facts"]["bag_size"] for line in result.ledger.steps]
+    bag_sizes = [bag_size(line) for line in result.ledger.steps]
     assert bag_sizes == ([4] * 4 + [1] * 6 if "tst" in recipe else [1] * 10)
     assert len(result.losses) == 10
     assert all(math.isfinite(loss) for loss in (*result.losses, *result.grad_norms))

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ledgers import bag_size
 from trainer import TINY, Job, Result, run
 
 from tst_megatron.corpora.manifest import FileRecord, Manifest, TokenizerRecord, write_manifest
@@ -162,7 +163,7 @@ def test_a_run_without_torchrun_is_one_process(corpus, tmp_path: Path) -> None:
         check=True,
         capture_output=True,
     )
-    assert [line["facts"]["bag_size"] for line in read_ledger(ledger).steps] == [2, 2, 1, 1]
+    assert [bag_size(line) for line in read_ledger(ledger).steps] == [2, 2, 1, 1]
 
 
 def test_an_unknown_flag_gets_megatrons_answer(corpus, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ledgers import bag_size
 from saved import tensors
 from trainer import TINY, Job, run, run_all
 
@@ -102,7 +103,7 @@ def test_another_schedule_is_run_when_allowed(corpus, unbroken: Job, tmp_path: P
     flags = (*TINY, *corpus.flags, f"--load={unbroken.out / 'checkpoints'}", "--ckpt-step=8")
     own = ("--tst-schedule=4:0.9", "--allow-schedule-change")
     changed = run(Job(tmp_path, (*flags, *own)))
-    assert [line["facts"]["bag_size"] for line in changed.ledger.steps] == [4, 1]
+    assert [bag_size(line) for line in changed.ledger.steps] == [4, 1]
 
 
 def test_stock_megatron_goes_on_from_a_superposed_checkpoint(

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from ledgers import bag_loss, bag_size
 from saved import tensors
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trainer import TINY, Job, Result, run, run_all
 
 from tst_megatron.methods.superposition.switch_rule import Decision, Point, Rule, decide
 from tst_megatron.runs.ledger import Ledger
-from tst_megatron.runs.phases import phases_of
+from tst_megatron.runs.run import run_of_ledger
 
 # Sixty steps with a validation every third: between 18 and 48 of them may be superposed.
 AUTO = (
@@ -58,14 +59,13 @@ def others(corpus, unbroken: tuple[Job, Result], tmp_path_factory) -> dict[str, 
 
 def decision_of(ledger: Ledger) -> Decision:
     """From the ledger alone, as anyone may replay it."""
-    (method,) = ledger.header["methods"]
-    auto = method["facts"]["auto"]
+    auto = ledger.header["methods"][0]["facts"]["auto"]
     rule = Rule(**{field.name: auto[field.name] for field in fields(Rule)})
     points = [Point(*point) for point in auto["points"]]
     points += [
-        Point(line["step"], line["losses"]["bag loss"])
+        Point(line["step"], loss)
         for line in ledger.validations
-        if "bag loss" in line.get("losses", {})
+        if (loss := bag_loss(line)) is not None
     ]
     decision = decide(sorted(set(points), key=lambda point: point.step), rule)
     assert decision is not None
@@ -79,12 +79,15 @@ def test_the_ledger_replays_the_decision(unbroken: tuple[Job, Result]) -> None:
     assert [
         (line["step"], line["facts"]["switch_step"])
         for line in ledger.validations
-        if "switch_step" in line.get("facts", {})
+        if "switch_step" in line["facts"]
     ] == [(decision.measured_at, decision.switch_step)]
-    bag_sizes = [line["facts"]["bag_size"] for line in ledger.steps]
+    bag_sizes = [bag_size(line) for line in ledger.steps]
     ordinary = 60 - decision.switch_step
     assert bag_sizes == [4] * decision.switch_step + [1] * ordinary
-    assert [phase.last_step for phase in phases_of(ledger)] == [decision.switch_step, 60]
+    assert [span.last_step for span in run_of_ledger(ledger, "").stages] == [
+        decision.switch_step,
+        60,
+    ]
     assert ledger.steps[-1]["data_tokens"] == (4 * decision.switch_step + ordinary) * 4 * 16
 
 
@@ -128,7 +131,7 @@ def test_all_ranks_switch_as_one(
     switch = decision_of(ledger).switch_step
     assert switch == decision_of(unbroken[1].ledger).switch_step
     for line in ledger.steps:
-        assert line["facts"]["bag_size"] == (4 if line["step"] <= switch else 1)
+        assert bag_size(line) == (4 if line["step"] <= switch else 1)
     losses = {line["step"]: line["loss"] for line in unbroken[1].ledger.steps}
     for line in ledger.steps:
         assert line["loss"] == pytest.approx(losses[line["step"]], rel=1e-3)

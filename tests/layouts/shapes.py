@@ -7,7 +7,7 @@ parameters, is computed from those flags by hand and not by Megatron.
 
 from dataclasses import dataclass, replace
 
-from tst_megatron.recipes import recipe as recipes
+from tst_megatron import recipes
 
 _MODEL = (
     *("num-layers", "hidden-size", "ffn-hidden-size", "num-attention-heads", "kv-channels"),

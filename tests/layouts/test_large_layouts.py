@@ -229,7 +229,9 @@ def _is_stock_but_for_bags(mine: Any, theirs: Any, held: dict[str, list]) -> Non
     assert modules.keys() == stock_modules.keys()
     changed = {path for path in modules if type(modules[path]) is not type(stock_modules[path])}
     superposed = {
-        path for path in changed if type(modules[path]).__module__.startswith("tst_megatron.super")
+        path
+        for path in changed
+        if type(modules[path]).__module__.startswith("tst_megatron.methods.superposition.")
     }
     assert changed == superposed
     assert all(isinstance(modules[path], type(stock_modules[path])) for path in changed)

@@ -15,10 +15,10 @@ from layouts import Rank
 from megatron.training.argument_utils import core_transformer_config_from_args
 from shapes import of_recipe
 
+from tst_megatron import recipes
 from tst_megatron.errors import UserError
 from tst_megatron.methods.registry import check_flags, run_of
 from tst_megatron.methods.superposition.model import SuperpositionMixin
-from tst_megatron.recipes import recipe as recipes
 from tst_megatron.runs.stages import data_tokens
 from tst_megatron.trainer import checks
 from tst_megatron.trainer.fp8_support import check_fp8

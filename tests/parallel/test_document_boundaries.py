@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from ledgers import bag_loss, bag_size, held_out
 from matrix import DEPTH, SCHEDULE, _tiny
 from rich.console import Console
 from saved import parameters, tensors
-from trainer import Job, Result, held_out, run, run_all
+from trainer import Job, Result, run, run_all
 
 from tst_megatron.runs.ledger import read_ledger
 
@@ -46,7 +47,7 @@ RUNS: dict[str, tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]] = {
 @pytest.fixture(scope="module")
 def lines(corpus, tmp_path_factory) -> tuple[str, ...]:
     """The corpus indexed in short documents, as data flags: many bags end with one."""
-    from tst_megatron.corpora.indexing.documents import index_documents
+    from tst_megatron.corpora.small_corpora import index_documents
 
     folder = tmp_path_factory.mktemp("lines")
     documents = [line for text in corpus.documents for line in text.splitlines() if line.strip()]
@@ -92,22 +93,11 @@ LAYOUTS = [(name, layout) for name, (_, layouts) in RUNS.items() for layout in l
 @pytest.mark.parametrize(("name", "layout"), LAYOUTS, ids=str)
 def test_a_layout_trains_as_one_rank_does(results, name: str, layout: tuple[str, ...]) -> None:
     (one_job, one), (job, several) = results[name, ()], results[name, layout]
-    assert [line["facts"]["bag_size"] for line in one.ledger.steps] == [
-        4,
-        4,
-        4,
-        2,
-        2,
-        1,
-        1,
-        1,
-        1,
-        1,
-    ]
+    assert [bag_size(line) for line in one.ledger.steps] == [4, 4, 4, 2, 2, 1, 1, 1, 1, 1]
     assert several.losses == pytest.approx(one.losses, rel=1e-5)
     assert several.grad_norms == pytest.approx(one.grad_norms, rel=1e-5)
     for mine, theirs in zip(several.ledger.validations, one.ledger.validations, strict=True):
-        assert held_out(mine)[0] == pytest.approx(held_out(theirs)[0], rel=1e-5)
+        assert held_out(mine) == pytest.approx(held_out(theirs), rel=1e-5)
     theirs = parameters(one_job.out / "checkpoints", STEPS)
     for key, mine in parameters(job.out / "checkpoints", STEPS).items():
         assert (mine - theirs[key]).norm() <= 1e-5 * theirs[key].norm(), key
@@ -116,9 +106,9 @@ def test_a_layout_trains_as_one_rank_does(results, name: str, layout: tuple[str,
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_validates_in_bags_of_documents(results, name: str) -> None:
     validations = results[name, ()][1].ledger.validations
-    with_bags = [line["step"] for line in validations if "bag loss" in held_out(line)[0]]
+    with_bags = [line["step"] for line in validations if bag_loss(line) is not None]
     assert with_bags == [2, 4]
-    assert all(line["losses"]["bag loss"] > 0 for line in validations[:2])
+    assert all((bag_loss(line) or 0) > 0 for line in validations[:2])
 
 
 def test_ways_to_keep_documents_apart_are_several(results) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from ledgers import bag_size, held_out
 from matrix import EXACT, LARGE, LAYOUTS, MODELS, SCHEDULE
 from saved import parameters
-from trainer import Job, Result, held_out, run_all
+from trainer import Job, Result, run_all
 
 ONE_RANK = "one rank of "
 STEPS = 10
@@ -98,7 +99,7 @@ def _parameters_of(names) -> list:
 def test_a_layout_trains_as_one_rank_does(runs: Runs, layout: str) -> None:
     reference = ONE_RANK + LAYOUTS[layout].model
     one, several = runs.results[reference, True].ledger, runs.results[layout, True].ledger
-    assert [line["facts"]["bag_size"] for line in several.steps] == [4, 4, 4, 2, 2, 1, 1, 1, 1, 1]
+    assert [bag_size(line) for line in several.steps] == [4, 4, 4, 2, 2, 1, 1, 1, 1, 1]
     close = _equal if layout in EXACT else _within_1e5
     for mine, theirs in zip(several.steps, one.steps, strict=True):
         assert mine["loss_name"] == theirs["loss_name"]
@@ -106,13 +107,13 @@ def test_a_layout_trains_as_one_rank_does(runs: Runs, layout: str) -> None:
         close([mine["loss"], mine["grad_norm"]], [theirs["loss"], theirs["grad_norm"]])
     assert one.validations
     for mine, theirs in zip(several.validations, one.validations, strict=True):
-        (my_losses, my_errors), (their_losses, their_errors) = map(held_out, (mine, theirs))
-        assert my_losses.keys() == their_losses.keys()
-        close(list(my_losses.values()), list(their_losses.values()))
-        for name, error in their_errors.items():
-            # A small difference of large squares, in float32.
-            assert my_errors[name] == pytest.approx(error, rel=2e-2)
-            assert 0 < error < their_losses[name]
+        losses = held_out(theirs)
+        assert held_out(mine).keys() == losses.keys()
+        close(list(held_out(mine).values()), list(losses.values()))
+        errors = held_out(theirs, "stderrs")
+        # A small difference of large squares, in float32.
+        assert held_out(mine, "stderrs") == pytest.approx(errors, rel=2e-2)
+        assert all(0 < errors[name] < losses[name] for name in losses)
     assert several.header["parameters"] == one.header["parameters"]
     for mine, theirs in zip(several.steps, one.steps, strict=True):
         assert mine.get("extras", {}) == pytest.approx(theirs.get("extras", {}), rel=1e-4)

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from tst_megatron.errors import UserError
+from tst_megatron.old_flags import OLD_NAMES
 
 SPLITS = ("train", "valid", "test")
 """Megatron's ``Split``, in its order."""
@@ -121,8 +122,10 @@ def load_blend(file: str) -> BlendFile:
         raise UserError(f"{where} cannot be read: {reason}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
-    if isinstance(content, dict) and isinstance(content.get("blend"), dict):
-        content = content["blend"]
+    if isinstance(content, dict):
+        # A recipe, perhaps in its old spelling.
+        carried = (content.get(key) for key in ("blend", OLD_NAMES["blend"]))
+        content = next((blend for blend in carried if isinstance(blend, dict)), content)
     names = set(content) if isinstance(content, dict) else set()
     if names != {"sources"} and not {"train"} <= names <= set(SPLITS):
         raise UserError(

@@ -1,4 +1,4 @@
-"""Whether a corpus has the text that a schedule reads, from the index alone.
+"""Whether a corpus has the text that a run reads, from the index alone.
 
 The one idea: count with the same functions that build the data sets, so that what is promised here
 is what is read there.
@@ -18,15 +18,13 @@ from tst_megatron.corpora.index_file import bin_path, index_path, read_index
 from tst_megatron.corpora.parts import (
     DocumentPart,
     DrawnDocuments,
+    TextPart,
     cuts_of_parts,
     document_parts,
     places_of_documents,
-    sample_tokens,
-    shared_tokens,
 )
 from tst_megatron.corpora.sources import Source, normalized
 from tst_megatron.errors import UserError
-from tst_megatron.methods.superposition.schedule import BagSchedule
 
 
 @dataclass(frozen=True)
@@ -36,40 +34,37 @@ class Reading:
     Attributes:
         seq_length: L.
         train_iters: steps of the run.
-        schedule: bag size of every sample, as the data see it, as a function of the steps; raises
-            UserError where a stage rounds to 0 steps.
+        parts: of its text, in the order of training, as a function of the steps; raises UserError
+            where the run cannot have so many.
         sources: the blend.
         seed: Megatron's data seed.
         surplus: Megatron's ``--mid-level-dataset-surplus``.
-        bag_boundary: whether a bag ends with its document.
     """
 
     seq_length: int
     train_iters: int
-    schedule: Callable[[int], BagSchedule]
+    parts: Callable[[int], Sequence[TextPart]]
     sources: tuple[Source, ...]
     seed: int
     surplus: float
-    bag_boundary: str = "any"
 
 
 @dataclass(frozen=True)
 class StageBudget:
-    """What one bag size reads from one source.
+    """What one part of a run's text takes from one source.
 
     Attributes:
         source: the corpus.
-        bag_size: s.
+        part: of the text.
         samples: that are drawn from it, at most.
-        needed: places that Megatron lays out for them (tokens, and the empty places of bags); for a
-            blend with weights, with its surplus.
+        needed: places that Megatron lays out for them; for a blend with weights, with its surplus.
         available: places that the documents which are its own take up.
         documents: how many these are.
         least: places without which it cannot be built at all.
     """
 
     source: Source
-    bag_size: int
+    part: TextPart
     samples: int
     needed: int
     available: int
@@ -101,7 +96,7 @@ class Budget:
         reading: what decides it.
 
     Raises:
-        UserError: an index is missing or broken, or the run's schedule has a stage of 0 steps.
+        UserError: an index is missing or broken, or the run cannot have so many steps.
     """
 
     def __init__(self, reading: Reading) -> None:
@@ -117,26 +112,22 @@ class Budget:
     def stages_of(
         self, train_iters: int, sources: tuple[Source, ...] | None = None
     ) -> list[StageBudget]:
-        """What a run of some length reads, by bag size in the order of training, then by source.
+        """What a run of some length reads, by part in the order of training, then by source.
 
         Args:
             train_iters: steps.
             sources: the blend's, perhaps with other weights.
 
         Raises:
-            UserError: a stage rounds to 0 steps.
+            UserError: the run cannot have so many steps.
         """
         sources = sources or self.reading.sources
-        schedule = self.reading.schedule(train_iters)
-        seq_length, boundary = self.reading.seq_length, self.reading.bag_boundary
+        parts = self.reading.parts(train_iters)
         found = []
-        for bag_size, part in document_parts(schedule, seq_length, boundary).items():
-            owned = [text.part(part, bag_size, boundary) for text in self._texts]
-            step = sample_tokens(seq_length, bag_size, boundary)
-            shared = shared_tokens(bag_size, boundary)
-            samples = schedule.samples_of_bag_size(bag_size)
-            there = [(places - shared) // step for _, places in owned]
-            drawn = self._drawn(samples, sources, there)
+        for part, of_documents in zip(parts, document_parts(parts), strict=True):
+            owned = [text.part(of_documents, part.unit) for text in self._texts]
+            there = [(places - part.shared) // part.step for _, places in owned]
+            drawn = self._drawn(part.samples, sources, there)
             for source, (documents, available), (draws, laid_out) in zip(
                 sources, owned, drawn, strict=True
             ):
@@ -144,13 +135,13 @@ class Budget:
                 found.append(
                     StageBudget(
                         source,
-                        bag_size,
+                        part,
                         draws,
-                        laid_out * step + shared,
+                        laid_out * part.step + part.shared,
                         available,
                         documents,
                         # Megatron's blend takes no weight of 0, which is the samples there by size.
-                        least=step + shared if by_size else 1,
+                        least=part.step + part.shared if by_size else 1,
                     )
                 )
         return found
@@ -164,7 +155,7 @@ class Budget:
         the samples that one epoch of each has.
 
         Args:
-            samples: of the bag size.
+            samples: of the part.
             sources: the blend.
             there: samples that one epoch of each source has.
         """
@@ -205,7 +196,7 @@ class Budget:
 
     def _has_every_stage(self, train_iters: int) -> bool:
         try:
-            return self.reading.schedule(train_iters).num_samples > 0
+            return any(part.samples for part in self.reading.parts(train_iters))
         except UserError:
             return False
 
@@ -219,16 +210,13 @@ class Budget:
         others = sum(s.weight or 0.0 for s in reading.sources if s != source)
         if source.weight is None or not others:
             return None
-        schedule = reading.schedule(reading.train_iters)
-        boundary = reading.bag_boundary
         share = 1.0
         for stage in self.stages:
             if stage.source == source:
-                step = sample_tokens(reading.seq_length, stage.bag_size, boundary)
-                shared = shared_tokens(stage.bag_size, boundary)
-                room = floor(source.max_epochs * stage.available - shared) // step
+                part = stage.part
+                room = floor(source.max_epochs * stage.available - part.shared) // part.step
                 fitting = floor(room / (1 + reading.surplus))
-                share = min(share, fitting / schedule.samples_of_bag_size(stage.bag_size))
+                share = min(share, fitting / part.samples)
         if not 0.0 < share < 1.0:
             return None
         weight = share / (1.0 - share) * others
@@ -241,7 +229,7 @@ class Budget:
 
 
 class _Text:
-    """The documents of a source's split, in the order in which stages are cut from them."""
+    """The documents of a source's split, in the order in which parts are cut from them."""
 
     def __init__(self, source: Source, seed: int) -> None:
         self._lengths, self._documents = split_documents(source)
@@ -251,14 +239,13 @@ class _Text:
     def _drawn(self) -> DrawnDocuments:
         return DrawnDocuments(self._lengths, self._documents, self._seed)
 
-    def part(self, part: DocumentPart, bag_size: int, boundary: str) -> tuple[int, int]:
-        """Documents of a part, and the places that they take up in bags of its size."""
+    def part(self, part: DocumentPart, unit: int) -> tuple[int, int]:
+        """Documents of a part, and the places that they take up in its units."""
         if len(part.bounds) == 2:
-            lengths = self._lengths[self._documents]
-            places = places_of_documents(lengths, bag_size, boundary)
-            return len(lengths), int(places.sum(dtype=np.int64))
+            places = places_of_documents(self._lengths[self._documents], unit)
+            return len(places), int(places.sum(dtype=np.int64))
         begin, end = list(pairwise(cuts_of_parts(self._drawn, part)))[part.index]
-        before = self._drawn.places_before(bag_size, boundary)
+        before = self._drawn.places_before(unit)
         return end - begin, int(before[end] - before[begin])
 
 
@@ -313,9 +300,9 @@ def check_budget(budget: Budget) -> None:
     steps = budget.reading.train_iters
     weight = budget.weight_that_fits(worst.source)
     raise UserError(
-        f"the corpus {worst.source.prefix} is too small for the schedule: the stage with bag size "
-        f"{worst.bag_size} needs {worst.needed:,} tokens and has {worst.available:,} of its own, "
-        f"so it would read them {times(worst.epochs)} times of {allowed:g} allowed"
+        f"the corpus {worst.source.prefix} is too small for the schedule: {worst.part.in_words} "
+        f"needs {worst.needed:,} tokens and has {worst.available:,} of its own, so it would read "
+        f"them {times(worst.epochs)} times of {allowed:g} allowed"
         + f"; {budget.steps_that_fit(steps):,} of {steps:,} steps fit, "
         + (f"or a weight of {weight:g} for it, " if weight else "")
         + "or add --allow-repeats"
@@ -328,7 +315,7 @@ def times(epochs: float) -> str:
 
 
 def check_no_empty_stage(stages: Sequence[StageBudget]) -> None:
-    """Check that every stage has a document at all: phases are cut at whole documents.
+    """Check that every stage has a document at all: parts are cut at whole documents.
 
     Raises:
         UserError: one has none.
@@ -337,9 +324,8 @@ def check_no_empty_stage(stages: Sequence[StageBudget]) -> None:
         if stage.is_empty:
             raise UserError(
                 f"the corpus {stage.source.prefix} has too few documents: {stage.available:,} "
-                f"tokens are left for the stage with bag size {stage.bag_size}, which needs "
-                f"{stage.least:,} or more, so index it in shorter documents or merge it with "
-                "another"
+                f"tokens are left for {stage.part.in_words}, which needs {stage.least:,} or more, "
+                "so index it in shorter documents or merge it with another"
             )
 
 
@@ -349,25 +335,21 @@ def tokens_of(source: Source) -> int:
     return int(lengths[documents].sum(dtype=np.int64))
 
 
-def check_validation(
-    source: Source, needed: int, bag_size: int = 1, bag_boundary: str = "any"
-) -> None:
+def check_validation(source: Source, part: TextPart) -> None:
     """Check that a validation split has tokens for its smallest use.
 
     Args:
         source: with the split's part of the documents.
-        needed: places of one sample of the largest bag.
-        bag_size: s of that bag.
-        bag_boundary: whether it ends with its document.
+        part: the least that is read of it.
 
     Raises:
         UserError: it has not.
     """
     lengths, documents = split_documents(source)
-    places = places_of_documents(lengths[documents], bag_size, bag_boundary)
+    places = places_of_documents(lengths[documents], part.unit)
     available = int(places.sum(dtype=np.int64))
-    if available < needed:
+    if available < part.needed:
         raise UserError(
             f"the validation split of {source.prefix} has {available:,} tokens and one sample "
-            f"needs {needed:,}: give --split more of it, or --eval-iters 0"
+            f"needs {part.needed:,}: give --split more of it, or --eval-iters 0"
         )

@@ -1,29 +1,73 @@
-"""Which documents, and how many tokens, each stage of a schedule reads: arithmetic alone.
+"""Which documents, and how much of them, each part of a run reads: arithmetic alone.
 
 The one idea: the data sets that are read and the budget that promises them call these same
 functions, so that neither can say anything else than the other.
 
-Text is counted in places. Where bags are cut from the running text (boundary ``any``) a place is a
-token. Where a bag ends with its document (boundary ``document``) a document takes up whole bags,
+Text is counted in places. Where a part reads the running text a place is a token, and its unit is
+1. Where it reads units of so many places, each of one document, a document takes up whole units,
 and the places of its last one that hold no token are counted like the others.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import accumulate, pairwise
 from math import ceil
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tst_megatron.methods.superposition.schedule import BagSchedule
-
-BagBoundary = Literal["any", "document"]
-BAG_BOUNDARIES: tuple[str, ...] = ("any", "document")
-
 # Halvings that find a float64 between two others.
 _HALVINGS = 64
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """What a part of a run reads: samples of one kind, which have documents of their own.
+
+    Attributes:
+        name: in a table, such as ``ordinary``.
+        in_words: in the midst of a sentence, such as ``the ordinary run``.
+        samples: of the part.
+        seq_length: L, positions a sample.
+        tokens_a_position: places of text that a position reads.
+        unit: places that a document takes up whole multiples of; 1 where places are tokens.
+        facts: what sets the part apart, by name, for programs.
+    """
+
+    name: str
+    in_words: str
+    samples: int
+    seq_length: int
+    tokens_a_position: int = 1
+    unit: int = 1
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def shared(self) -> int:
+        """Places that a sample shares with its neighbour: a unit, as a token in ``GPTDataset``."""
+        return self.unit
+
+    @property
+    def step(self) -> int:
+        """Places that a sample moves on by: those of its L + 1 positions but what is shared."""
+        return (self.seq_length + 1) * self.tokens_a_position - self.shared
+
+    @property
+    def needed(self) -> int:
+        """Places that the samples read."""
+        return self.samples * self.step + self.shared
+
+    @property
+    def data_tokens(self) -> int:
+        """Places that the samples' inputs are made of."""
+        return self.samples * self.seq_length * self.tokens_a_position
+
+
+def ordinary_text(samples: int, seq_length: int) -> TextPart:
+    """What so many samples of an ordinary run read."""
+    return TextPart("ordinary", "the ordinary run", samples, seq_length)
 
 
 @dataclass(frozen=True)
@@ -33,18 +77,32 @@ class DocumentPart:
     Attributes:
         bounds: where the parts begin and the last one ends, as shares of the split's places.
         index: which part.
-        bag_sizes: s of every part where bags end with their document, so that a document takes up
-            more places in one part than in another; empty where places are tokens.
+        units: of every part, where a document takes up more places in one part than in another;
+            empty where all places are tokens.
     """
 
     bounds: tuple[float, ...] = (0.0, 1.0)
     index: int = 0
-    bag_sizes: tuple[int, ...] = ()
+    units: tuple[int, ...] = ()
 
     @property
     def unique_identifiers(self) -> list[Any]:
         """What Megatron names its cache files by."""
-        return [self.bounds, self.index, self.bag_sizes]
+        return [self.bounds, self.index, self.units]
+
+
+def document_parts(parts: Sequence[TextPart]) -> list[DocumentPart]:
+    """The documents of every part, in proportion to the places it reads.
+
+    A part that is the only one has them all, so that an ordinary run's data are Megatron's own.
+    """
+    needed = [part.needed for part in parts]
+    total = sum(needed)
+    bounds = tuple(float(Fraction(n, total)) for n in accumulate(needed, initial=0))
+    units = tuple(part.unit for part in parts)
+    if max(units, default=1) == 1:
+        units = ()
+    return [DocumentPart(bounds, index, units) for index in range(len(parts))]
 
 
 def documents_of_part(
@@ -53,9 +111,9 @@ def documents_of_part(
     part: DocumentPart,
     seed: int,
 ) -> npt.NDArray[np.int32]:
-    """Documents of a stage: those whose first place lies in its part, and one at least.
+    """Documents of a part: those whose first place lies in it, and one at least.
 
-    Their order is drawn by the seed, because corpora are often sorted by source and a stage should
+    Their order is drawn by the seed, because corpora are often sorted by source and a part should
     see all of them.
 
     Args:
@@ -97,16 +155,13 @@ class DrawnDocuments:
         self._lengths = sequence_lengths[documents[self.order]]
         self._before: dict[int, npt.NDArray[np.int64]] = {}
 
-    def places_before(self, bag_size: int, boundary: BagBoundary | str) -> npt.NDArray[np.int64]:
+    def places_before(self, unit: int) -> npt.NDArray[np.int64]:
         """``[documents + 1]``, places before each document in the order, and of all."""
-        if boundary == "any":
-            bag_size = 1  # Places are tokens.
-        if bag_size not in self._before:
+        if unit not in self._before:
             before = np.zeros(len(self._lengths) + 1, dtype=np.int64)
-            places = places_of_documents(self._lengths, bag_size, boundary)
-            np.cumsum(places, dtype=np.int64, out=before[1:])
-            self._before[bag_size] = before
-        return self._before[bag_size]
+            np.cumsum(places_of_documents(self._lengths, unit), dtype=np.int64, out=before[1:])
+            self._before[unit] = before
+        return self._before[unit]
 
 
 def cuts_of_parts(drawn: DrawnDocuments, part: DocumentPart) -> list[int]:
@@ -117,10 +172,10 @@ def cuts_of_parts(drawn: DrawnDocuments, part: DocumentPart) -> list[int]:
         part: any of the parts.
     """
     num_documents, num_parts = len(drawn.order), len(part.bounds) - 1
-    if part.bag_sizes:
-        inner = _cuts_of_bags(drawn, part)
+    if part.units:
+        inner = _cuts_of_units(drawn, part)
     else:
-        before = drawn.places_before(1, "any")
+        before = drawn.places_before(1)
         # Whole tokens, or numpy would copy the array as floats to look for one.
         tokens = [ceil(bound * float(before[-1])) for bound in part.bounds[1:-1]]
         inner = [int(np.searchsorted(before[:-1], token)) for token in tokens]
@@ -132,11 +187,11 @@ def cuts_of_parts(drawn: DrawnDocuments, part: DocumentPart) -> list[int]:
     return cuts
 
 
-def _cuts_of_bags(drawn: DrawnDocuments, part: DocumentPart) -> list[int]:
+def _cuts_of_units(drawn: DrawnDocuments, part: DocumentPart) -> list[int]:
     """Where each part but the first begins, so that all have what they need as many times over."""
     num_documents = len(drawn.order)
     shares = [high - low for low, high in pairwise(part.bounds)]
-    places = [drawn.places_before(bag_size, "document") for bag_size in part.bag_sizes]
+    places = [drawn.places_before(unit) for unit in part.units]
 
     def cuts_at(total: float) -> list[int]:
         """Each part takes documents until it has its share; an end past the last: too few."""
@@ -157,65 +212,11 @@ def _cuts_of_bags(drawn: DrawnDocuments, part: DocumentPart) -> list[int]:
     return cuts_at(fits)[:-1]
 
 
-def places_of_documents(
-    lengths: npt.NDArray[Any], bag_size: int, boundary: BagBoundary | str = "any"
-) -> npt.NDArray[Any]:
-    """Places that documents take up, from their tokens: whole bags with ``document``."""
-    if boundary == "any":
-        return lengths
-    return bags_of_documents(lengths, bag_size) * bag_size
+def places_of_documents(lengths: npt.NDArray[Any], unit: int = 1) -> npt.NDArray[Any]:
+    """Places that documents take up, from their tokens: whole units."""
+    return lengths if unit == 1 else units_of_documents(lengths, unit) * unit
 
 
-def bags_of_documents(lengths: npt.NDArray[Any], bag_size: int) -> npt.NDArray[Any]:
-    """Bags that hold a document's tokens and no other's, from their number: ⌈n / s⌉."""
-    return (lengths + (bag_size - 1)) // bag_size
-
-
-def sample_tokens(seq_length: int, bag_size: int, boundary: BagBoundary | str = "any") -> int:
-    """Places a sample moves on by: (L + 1)·s less what neighbours share (`shared_tokens`)."""
-    return (seq_length + 1) * bag_size - shared_tokens(bag_size, boundary)
-
-
-def shared_tokens(bag_size: int, boundary: BagBoundary | str = "any") -> int:
-    """Places that a sample shares with its neighbour: a token (``GPTDataset``), or a bag of them.
-
-    Bags that end with their documents are to Megatron what its tokens are.
-    """
-    return 1 if boundary == "any" else bag_size
-
-
-def places_needed(
-    num_samples: int, seq_length: int, bag_size: int, boundary: BagBoundary | str = "any"
-) -> int:
-    """Places that so many samples read."""
-    shared = shared_tokens(bag_size, boundary)
-    return num_samples * sample_tokens(seq_length, bag_size, boundary) + shared
-
-
-def document_parts(
-    schedule: BagSchedule, seq_length: int, boundary: BagBoundary | str = "any"
-) -> dict[int, DocumentPart]:
-    """The documents of every bag size, in proportion to the places it reads.
-
-    A bag size that is the only one has them all, so that an ordinary run's data are Megatron's own.
-    """
-    needed = tokens_needed(schedule, seq_length, boundary)
-    total = sum(needed.values())
-    bounds = tuple(float(Fraction(n, total)) for n in accumulate(needed.values(), initial=0))
-    bag_sizes = tuple(needed) if boundary == "document" else ()
-    return {
-        bag_size: DocumentPart(bounds, index, bag_sizes) for index, bag_size in enumerate(needed)
-    }
-
-
-def tokens_needed(
-    schedule: BagSchedule, seq_length: int, boundary: BagBoundary | str = "any"
-) -> dict[int, int]:
-    """Places that the samples of every bag size read, in the order of training."""
-    sizes = dict.fromkeys(stage.bag_size for stage in schedule.stages if stage.num_samples)
-    return {
-        bag_size: places_needed(
-            schedule.samples_of_bag_size(bag_size), seq_length, bag_size, boundary
-        )
-        for bag_size in sizes
-    }
+def units_of_documents(lengths: npt.NDArray[Any], unit: int) -> npt.NDArray[Any]:
+    """Units that hold a document's tokens and no other's, from their number: ⌈n / unit⌉."""
+    return (lengths + (unit - 1)) // unit

@@ -4,20 +4,19 @@ The steps a check takes:
 
 1. sizes and the index's header, against the manifest and against each other;
 2. pointers and document boundaries, entry by entry (``index_checks.py``);
-3. both files block by block: checksums, ids, ends of documents (``block_checks.py``).
+3. both files block by block: checksums, ids, ends of documents (``blocks.py``).
 
 The one idea: without a manifest, as Megatron's own tools leave a corpus, everything that needs none
 is checked, and what could not be is said.
 """
 
-import fcntl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from tst_megatron.corpora.block_checks import IdCheck, check_blocks
+from tst_megatron.corpora.blocks import IdCheck, check_blocks
 from tst_megatron.corpora.index_checks import (
     Finding,
     check_boundaries,
@@ -31,7 +30,7 @@ from tst_megatron.corpora.index_file import (
     index_path,
     read_index,
 )
-from tst_megatron.corpora.indexing.output import partial_folder
+from tst_megatron.corpora.indexing.partial import leftovers
 from tst_megatron.corpora.manifest import CHECKSUM_BLOCK, Manifest, manifest_path, read_manifest
 from tst_megatron.errors import UserError
 
@@ -105,22 +104,6 @@ def check_there(prefix: Path) -> None:
         if not path.is_file():
             unfinished = "".join(f"; {sentence}" for sentence in leftovers(prefix))
             raise UserError(f"the corpus {prefix} is missing: there is no file {path}{unfinished}")
-
-
-def leftovers(prefix: Path) -> list[str]:
-    """What a builder has left beside a corpus, or is writing there now, in a sentence each."""
-    folder = partial_folder(prefix)
-    if not folder.is_dir():
-        return []
-    try:
-        with (folder / "lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return [f"another process is writing it now, in {folder}"]
-    except OSError:
-        # No lock yet, or a file system without locks.
-        pass
-    return [f"{folder} is what a builder left unfinished: run it again, or remove the folder"]
 
 
 def open_corpus(prefix: Path) -> tuple[IndexFile, Manifest | None]:

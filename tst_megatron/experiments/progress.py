@@ -12,6 +12,8 @@ import orjson
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from tst_megatron.runs.spans import stage_name
+
 _LINE_INTERVAL_S = 15.0
 _WINDOW = 20  # Logged steps that a rate is taken over.
 _TAIL_BYTES = 1 << 18  # Holds the window many times over, and a header.
@@ -58,16 +60,25 @@ def status_of(ledger_file: Path, num_steps: int) -> Status:
         positions_per_s = (last["positions"] - first["positions"]) / seconds
         data_tokens_per_s = (last["data_tokens"] - first["data_tokens"]) / seconds
         left_s = (num_steps - last["step"]) * seconds / (last["step"] - first["step"])
-    bag_size = last["bag_size"]
     return Status(
         step=last["step"],
-        phase="single tokens" if bag_size == 1 else f"bags of {bag_size}",
+        phase=stage_name(_header(ledger_file), last),
         loss=last["loss"],
         loss_name=last["loss_name"],
         positions_per_s=positions_per_s,
         data_tokens_per_s=data_tokens_per_s,
         left_s=left_s,
     )
+
+
+def _header(ledger_file: Path) -> dict[str, Any]:
+    """The first line: a ledger's end alone does not name its stages. Empty if it cannot be read."""
+    try:
+        with ledger_file.open("rb") as file:
+            header: dict[str, Any] = orjson.loads(file.readline())
+    except (OSError, ValueError):
+        return {}
+    return header
 
 
 def _latest_steps(ledger_file: Path) -> list[dict[str, Any]]:

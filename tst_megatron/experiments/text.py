@@ -5,10 +5,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tst_megatron.corpora import corpus
-from tst_megatron.corpora.indexing.documents import index_documents
 from tst_megatron.corpora.manifest import manifest_path
 from tst_megatron.corpora.reading.inputs import InputFile
+from tst_megatron.corpora.small_corpora import at_least, documents_of, index_documents
 from tst_megatron.corpora.tokenizers.training import train_tokenizer
 
 # Enough for phases and held-out text of the right sizes, as these are cut at whole documents.
@@ -58,7 +57,7 @@ class PreparedText:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.tokenizer.exists() and manifest_path(self.corpus).exists():
             return
-        documents = corpus.at_least(_FEWEST_DOCUMENTS, list(corpus.documents_of(files)))
+        documents = at_least(_FEWEST_DOCUMENTS, list(documents_of(files)))
         if not self.tokenizer.exists():
             with console.status("Training the tokenizer"):
                 train_tokenizer(documents, self.tokenizer, vocab_size)

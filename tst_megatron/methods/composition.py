@@ -5,12 +5,12 @@ what can be made by one alone, such as the training data, is made by one or refu
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from tst_megatron.methods.events import Listener
-from tst_megatron.methods.method import Evaluation, Run
+from tst_megatron.methods.method import Evaluation, MicroBatch, Positions, Run
 from tst_megatron.runs.stages import Stage, merged
 
 
@@ -96,19 +96,16 @@ class Composed(Run):
         maker = next(run for run in self._runs if run.makes_training_data)
         return maker.training_data(config, is_built_on_rank)
 
-    def batch(
-        self,
-        stage: Stage,
-        args: argparse.Namespace,
-        data_iterator: Iterator[Any] | None,
-        vp_stage: int | None,
-        micro_batch_size: int,
-        ordinary: Callable[[], Any],
-    ) -> Any:
+    def in_positions(self, sample: Mapping[str, Any]) -> tuple[Positions, Positions] | None:
+        """Likewise."""
+        found = (run.in_positions(sample) for run in self._runs)
+        return next((positions for positions in found if positions is not None), None)
+
+    def batch(self, wanted: MicroBatch, ordinary: Callable[[], Any]) -> Any:
         """One around the other."""
         make = ordinary
         for run in self._runs:
-            make = partial(run.batch, stage, args, data_iterator, vp_stage, micro_batch_size, make)
+            make = partial(run.batch, wanted, make)
         return make()
 
     def flops(self, args: argparse.Namespace, samples: int, ordinary: float) -> float:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from tst_megatron.methods.story import Story
     from tst_megatron.methods.terms import Terms
 
+type Positions = list[list[int | None]]
+"""``[L][tokens a position]``, ids; None in a place that holds no token."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -35,6 +38,25 @@ class Evaluation:
     stage: Stage
     tokens_a_position: int
     dataset: Callable[[Any, int | None, Callable[[], bool]], Any]
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """A micro-batch that is asked for.
+
+    Attributes:
+        stage: of its samples.
+        args: Megatron's validated arguments.
+        data_iterator: yields the data set's dictionaries; used on tensor-parallel rank 0 only.
+        vp_stage: virtual pipeline stage, if the schedule is interleaved.
+        micro_batch_size: b, of training or of evaluation.
+    """
+
+    stage: Stage
+    args: argparse.Namespace
+    data_iterator: Iterator[Any] | None
+    vp_stage: int | None
+    micro_batch_size: int
 
 
 class Run:
@@ -159,23 +181,19 @@ class Run:
         """
         raise NotImplementedError
 
-    def batch(
-        self,
-        stage: Stage,
-        args: argparse.Namespace,
-        data_iterator: Iterator[Any] | None,
-        vp_stage: int | None,
-        micro_batch_size: int,
-        ordinary: Callable[[], Any],
-    ) -> Any:
-        """One micro-batch for this rank.
+    def in_positions(self, sample: Mapping[str, Any]) -> tuple[Positions, Positions] | None:
+        """A sample of `training_data` for the eye: its inputs and its targets.
+
+        Returns:
+            None for a sample that is as Megatron's own are.
+        """
+        return None
+
+    def batch(self, wanted: MicroBatch, ordinary: Callable[[], Any]) -> Any:
+        """The tensors of one micro-batch for this rank.
 
         Args:
-            stage: of its samples.
-            args: Megatron's validated arguments.
-            data_iterator: yields the data set's dictionaries; used on tensor-parallel rank 0 only.
-            vp_stage: virtual pipeline stage, if the schedule is interleaved.
-            micro_batch_size: b, of training or of evaluation.
+            wanted: which.
             ordinary: makes the `tst_megatron.stock.batch.Batch` of a run without the method.
         """
         return ordinary()
@@ -232,10 +250,13 @@ class Method:
     Attributes:
         name: as folder, ledger and messages have it.
         flag_prefix: of its flags, such as ``tst``.
+        forms: sets of flags, without dashes in front, that say the same thing in other words; one
+            that is given takes the place of the others. None where it has but one form.
     """
 
     name: ClassVar[str]
     flag_prefix: ClassVar[str]
+    forms: ClassVar[tuple[frozenset[str], ...]] = ()
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the method's flags to a parser, Megatron's or a smaller one."""
@@ -284,7 +305,7 @@ class Method:
         """How the method is told in a comparison."""
         from tst_megatron.methods.story import Story
 
-        return Story()
+        return Story(self.name)
 
 
-__all__ = ["Evaluation", "Fact", "Method", "Ordinary", "Run", "Stage"]
+__all__ = ["Evaluation", "Fact", "Method", "Ordinary", "Positions", "Run", "Stage"]

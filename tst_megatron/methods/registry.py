@@ -1,12 +1,14 @@
 """The methods that there are, in the order in which they are applied; nobody else names one.
 
-Adding a method is a folder of ``methods/`` and a line here (docs/architecture.md).
+Adding a method is a folder of ``methods/`` and a line here, or a package of one's own with an entry
+point (docs/architecture.md).
 """
 
 import argparse
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 
 from tst_megatron.errors import UserError
 from tst_megatron.methods.composition import Composed
@@ -18,15 +20,51 @@ _MODULES = ["tst_megatron.methods.superposition.method"]
 """Each has a ``METHOD``. What a method needs of Megatron it imports when it is asked for it."""
 
 
+_GROUP = "tst_megatron.methods"
+"""Of entry points; what each names is a `Method`, such as ``my_package.method:METHOD``."""
+
+
 @cache
-def _method(module: str) -> Method:
-    method: Method = import_module(module).METHOD
+def methods() -> tuple[Method, ...]:
+    """All methods: ours, then those of installed packages in the order of their names.
+
+    Raises:
+        UserError: a package's cannot be loaded, or has a name or a prefix that another has.
+    """
+    found: list[Method] = [import_module(module).METHOD for module in _MODULES]
+    for point in sorted(entry_points(group=_GROUP), key=lambda point: point.name):
+        method = _of_package(point)
+        for other in found:
+            if method.name == other.name or method.flag_prefix == other.flag_prefix:
+                raise UserError(
+                    f"{_in_words(point)} is named {method.name}, with flags that begin with "
+                    f"--{method.flag_prefix}-, and another method has one of them too: uninstall "
+                    "either"
+                )
+        found.append(method)
+    return tuple(found)
+
+
+def _of_package(point: EntryPoint) -> Method:
+    try:
+        method = point.load()
+    # It is anyone's code, and so fails in any way.
+    except Exception as error:
+        raise UserError(
+            f"{_in_words(point)} cannot be loaded: {type(error).__name__}: {error}; mend the "
+            "package, or uninstall it"
+        ) from None
+    if not isinstance(method, Method):
+        raise UserError(
+            f"{_in_words(point)} is no method: let its entry point name an instance of a subclass "
+            "of tst_megatron.methods.method.Method"
+        )
     return method
 
 
-def methods() -> tuple[Method, ...]:
-    """All methods."""
-    return tuple(_method(module) for module in _MODULES)
+def _in_words(point: EntryPoint) -> str:
+    package = "" if point.dist is None else f" of the package {point.dist.name}"
+    return f"the method {point.name}{package} ({point.value})"
 
 
 def method_named(name: str) -> Method | None:

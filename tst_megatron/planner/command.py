@@ -21,7 +21,7 @@ examples:
   tst-megatron plan --recipe smollm3-3b-tst --gpus 8 --sweep
   tst-megatron plan --gpus 16 --json $YOUR_MEGATRON_FLAGS
 
-Every other flag is Megatron's or a --tst- flag, and wins over the recipe's.
+Every other flag is pretrain's, Megatron's or ours, and wins over the recipe's.
 """
 
 _WIDTH_OF_A_LOG = 120
@@ -85,7 +85,7 @@ def main(args: argparse.Namespace, others: list[str]) -> None:
     from tst_megatron.planner import as_text
     from tst_megatron.planner.plan import make_plan
     from tst_megatron.planner.sweep import sweep
-    from tst_megatron.recipes.recipe import expand_recipe
+    from tst_megatron.recipes import expand_recipe
 
     machine = recipe = None
     if args.recipe is not None:
@@ -125,8 +125,8 @@ def main(args: argparse.Namespace, others: list[str]) -> None:
 
 def _recipe_for(args: argparse.Namespace) -> tuple[str, tuple[int, str] | None]:
     """The recipe in its layout for the GPUs that were asked for, and the GPUs of its layout."""
-    from tst_megatron.recipes import recipe as recipes
-    from tst_megatron.recipes.files import is_path
+    from tst_megatron import recipes
+    from tst_megatron.recipes import is_path
 
     name: str = args.recipe
     # A file's own name may hold a plus.

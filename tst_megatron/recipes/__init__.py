@@ -1,1 +1,27 @@
-"""Whole training recipes, their reader and their commands."""
+"""Whole training recipes, their reader and their commands: ``recipes.read("tiny-tst")``."""
+
+from tst_megatron.recipes.files import Part, is_path, names
+from tst_megatron.recipes.recipe import (
+    COMMAND_LINE,
+    Recipe,
+    Setting,
+    expand_recipe,
+    flags,
+    load,
+    named_recipe,
+    read,
+)
+
+__all__ = [
+    "COMMAND_LINE",
+    "Part",
+    "Recipe",
+    "Setting",
+    "expand_recipe",
+    "flags",
+    "is_path",
+    "load",
+    "named_recipe",
+    "names",
+    "read",
+]

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from tst_megatron.errors import UserError
+from tst_megatron.old_flags import BOTH_SPELLINGS, NEW_NAMES, warn_of_old_names
 
 FOLDER = Path(str(files("tst_megatron") / "recipes"))
 _SUFFIXES = (".yaml", ".yml")
@@ -147,7 +148,8 @@ def _read(path: Path) -> RecipeFile:
 
 def _mapping(name: str, path: Path) -> dict[str, Any]:
     try:
-        values = yaml.load(path.read_text(), Loader=_Loader)  # A SafeLoader.
+        loader = _Loader(path.read_text())
+        values = loader.get_single_data()
     except OSError as error:
         raise UserError(f"the recipe {name} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -158,6 +160,7 @@ def _mapping(name: str, path: Path) -> dict[str, Any]:
         raise UserError(f"the recipe {name} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"the recipe {name} is not a mapping of flags to values")
+    warn_of_old_names(f"the recipe {name}", loader.old_names)
     return values
 
 
@@ -196,15 +199,30 @@ class _KeyError(Exception):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose keys are names of flags, each once, spelled with dashes."""
+    """YAML whose keys are names of flags, each once, spelled with dashes and as they are now.
+
+    Attributes:
+        old_names: keys that were spelled as they were once.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.old_names: list[str] = []
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         values: dict[Any, Any] = {}
+        spelled: dict[str, str] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise _KeyError("a key that is no name of a flag")
-            key = key_node.value.replace("_", "-")
+            given = key_node.value.replace("_", "-")
+            key = NEW_NAMES.get(given, given)
+            if key in values and spelled[key] != given:
+                raise _KeyError(f"{BOTH_SPELLINGS.format(spelled[key], given)}: leave one out")
             if key in values:
                 raise _KeyError(f"the key {key} twice: leave one of them out")
+            if key != given:
+                self.old_names.append(given)
             values[key] = self.construct_object(value_node, deep=True)
+            spelled[key] = given
         return values

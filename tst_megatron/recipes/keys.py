@@ -13,8 +13,8 @@ from megatron.training.arguments import add_megatron_arguments
 from tst_megatron.corpora.blend import expand_blend
 from tst_megatron.errors import UserError
 from tst_megatron.methods.registry import add_arguments, check_flags
+from tst_megatron.recipes import COMMAND_LINE, Recipe, expand_recipe, flags
 from tst_megatron.recipes.files import nearest
-from tst_megatron.recipes.recipe import COMMAND_LINE, Recipe, expand_recipe, flags
 
 
 def check_keys(recipe: Recipe) -> None:

@@ -11,20 +11,15 @@ layout, its precision, the command line. ``NAME+LAYOUT+PRECISION``, as in
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from tst_megatron.corpora.blend import DATA_FORMS
 from tst_megatron.errors import UserError
+from tst_megatron.methods.registry import methods
 from tst_megatron.recipes.files import Part, RecipeFile, names, nearest, read_chain
 
-__all__ = ["Part", "Recipe", "Setting", "expand_recipe", "flags", "load", "names", "read"]
-
 COMMAND_LINE = "command line"
-# Things that have several forms, each of one flag or more: one takes the place of the others.
-_FORMS: tuple[tuple[frozenset[str], ...], ...] = (
-    (frozenset({"tst-bag-size", "tst-step-ratio"}), frozenset({"tst-schedule"})),
-    tuple(frozenset(flag.removeprefix("--") for flag in form) for form in DATA_FORMS),
-)
 
 
 @dataclass(frozen=True)
@@ -258,8 +253,15 @@ def _displaced(given: dict[str, Any]) -> set[str]:
     """Flags that stand for the same things as the given ones do, in other forms."""
     is_given = {key for key, value in given.items() if Setting(value, "").is_given}
     displaced: set[str] = set()
-    for forms in _FORMS:
+    for forms in _forms():
         named = [form for form in forms if form & is_given]
         if named:
             displaced.update(*(form for form in forms if form not in named))
     return displaced
+
+
+@cache
+def _forms() -> tuple[tuple[frozenset[str], ...], ...]:
+    """Things that have several forms, each of one flag or more: one takes the others' place."""
+    data = tuple(frozenset(flag.removeprefix("--") for flag in form) for form in DATA_FORMS)
+    return (data, *(method.forms for method in methods() if method.forms))

@@ -1,7 +1,8 @@
 """Paths on a command line to runs: ledgers, folders of them, TensorBoard folders, W&B exports.
 
-The one idea: a path is looked at once to tell what it is, the module of that source reads it, and
-what every run needs (a name, its phases, where its decay starts) is added here, the same for all.
+The one idea: a path is looked at once to tell what it is, the module of that source makes a ledger
+of it, and from there on all are read the same. A run is called by its folder, and where two folders
+are called alike by as many of the folders above as tell them apart.
 """
 
 from collections import Counter
@@ -9,26 +10,29 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tst_megatron.analysis.compare.derived import complete
-from tst_megatron.runs.ledger_runs import run_of_ledger
-from tst_megatron.runs.run import Run, is_same_run
-from tst_megatron.runs.run_names import OF_ANY_RUN, names_of
-from tst_megatron.runs.tensorboard import event_files, is_event_file, run_of_events
-from tst_megatron.runs.wandb_csv import runs_of_csv
 from tst_megatron.errors import UserError
-from tst_megatron.runs.ledger import read_ledger
+from tst_megatron.runs.ledger import Ledger, read_ledger
+from tst_megatron.runs.run import Run, is_same_run, run_of_ledger
+from tst_megatron.runs.stages import Vocabulary
+from tst_megatron.runs.tensorboard import event_files, is_event_file, ledger_of_events
+from tst_megatron.runs.wandb_csv import ledgers_of_csv
 
 _LEDGERS = ("ledger.jsonl", "ledger.jsonl.gz")
 _LEDGERS_BY_NAME = (".jsonl", ".jsonl.gz")
+_SUFFIXES = (".gz", ".jsonl", ".csv")
+# What folders and files are called in every run.
+_OF_ANY_RUN = ("ledger", "checkpoints", "tensorboard", "wandb")
+_PLAIN = Vocabulary()
 
 
-def read_runs(paths: Sequence[Path]) -> list[Run]:
+def read_runs(paths: Sequence[Path], vocabulary: Vocabulary = _PLAIN) -> list[Run]:
     """Read the runs that paths name.
 
     Args:
         paths: each a ledger, an event file of TensorBoard or a CSV export of W&B; a run's folder
             with its ledger or its event files; or a folder of ledgers or of runs' folders, such as
             a demo's, a sweep's or a study's.
+        vocabulary: of methods that the runs may have had, for sources that do not tell of them.
 
     Returns:
         The runs in the paths' order, those of one folder by name; each once, with a note where it
@@ -41,34 +45,28 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     times = Counter(place.resolve() for place in named)
     places = list({place.resolve(): place for place in named}.values())
     runs: list[Run] = []
-    for place, name in zip(places, names_of(places), strict=True):
-        found = _unique(_read(place, name), name, {run.name for run in runs})
+    for place, name in zip(places, _names_of(places), strict=True):
+        found = _unique(_read(place, name, vocabulary), name, {run.name for run in runs})
         if times[place.resolve()] > 1:
             found = [_noted(run, "It is named more than once and counts once.") for run in found]
         runs += found
     return _once(runs)
 
 
-def read_sides(baseline: Sequence[Path], tst: Sequence[Path]) -> tuple[list[Run], list[Run]]:
-    """Read both sides, each completed with what only the other tells.
-
-    Args:
-        baseline: as of `read_runs`.
-        tst: likewise.
-
-    Raises:
-        UserError: as `read_runs`.
-    """
-    theirs, ours = read_runs(baseline), read_runs(tst)
-    return complete(theirs, ours), complete(ours, theirs)
+def _read(place: Path, name: str, vocabulary: Vocabulary) -> list[Run]:
+    return [
+        run_of_ledger(ledger, own or name, vocabulary)
+        for own, ledger in _ledgers(place, vocabulary).items()
+    ]
 
 
-def _read(place: Path, name: str) -> list[Run]:
+def _ledgers(place: Path, vocabulary: Vocabulary) -> dict[str, Ledger]:
+    """By the names that their source has for them; empty where it has none."""
     if place.is_dir() or is_event_file(place):
-        return [run_of_events(place, name)]
+        return {"": ledger_of_events(place, vocabulary)}
     if place.suffix == ".csv":
-        return runs_of_csv(place, name)
-    return [run_of_ledger(read_ledger(place), name)]
+        return ledgers_of_csv(place, vocabulary)
+    return {"": read_ledger(place)}
 
 
 def _unique(runs: list[Run], name: str, taken: set[str]) -> list[Run]:
@@ -113,7 +111,7 @@ def _below(folder: Path) -> list[Path]:
     found += [place for below in _folders(folder) if (place := _in_folder(below)) is not None]
     if any(place.is_file() for place in found):
         # Beside a run's ledger, its TensorBoard folder tells of the same run.
-        return [place for place in found if place.is_file() or place.name not in OF_ANY_RUN]
+        return [place for place in found if place.is_file() or place.name not in _OF_ANY_RUN]
     return found
 
 
@@ -142,3 +140,29 @@ def _of_copies(copies: Sequence[Run]) -> Run:
 
 def _noted(run: Run, note: str) -> Run:
     return replace(run, notes=(*run.notes, note))
+
+
+def _names_of(paths: Sequence[Path]) -> list[str]:
+    """A name each, all different.
+
+    Args:
+        paths: of files or folders, all different.
+    """
+    parts = [_parts(path) for path in paths]
+    depth = 1
+    while True:
+        names = ["/".join(of_path[-depth:]) for of_path in parts]
+        if len(set(names)) == len(names):
+            return names
+        if depth > max(map(len, parts)):
+            # Only what is called so in every run tells them apart.
+            return [str(path) for path in paths]
+        depth += 1
+
+
+def _parts(path: Path) -> list[str]:
+    *folders, name = path.absolute().parts[1:]
+    for suffix in _SUFFIXES:
+        name = name.removesuffix(suffix)
+    parts = [part for part in (*folders, name) if part not in _OF_ANY_RUN]
+    return parts or [name]

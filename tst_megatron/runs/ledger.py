@@ -8,7 +8,9 @@ Line kinds:
 
 - ``header``: ``step`` it starts from, versions, flags, layout;
 - ``step``: progress at a logged step, with the training loss under its own name;
-- ``validation``: the held-out next-token loss and, in a superposed stage, the loss on bags.
+- ``validation``: the held-out next-token loss, and further losses that a method measures.
+
+Whatever schema a file is of, what is read is of schema 3 (docs/ledger.md).
 """
 
 from collections.abc import Iterable
@@ -16,13 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tst_megatron.runs.flag_roles import Role, begun_otherwise
 from tst_megatron.runs.ledger_lines import PROGRESS, SCHEMA_VERSION, LedgerError, Line, read_lines
+from tst_megatron.runs.old_schemas import header_of_old, line_of_old
 
 __all__ = ["SCHEMA_VERSION", "Ledger", "LedgerError", "read_ledger"]
 
 _CLOCKS = ("wall_clock_s", "gpu_hours")
-# What tells one run from another where no header has a run id.
-_OF_A_RUN = ("seed", "num_layers", "hidden_size", "seq_length", "global_batch_size")
 
 
 @dataclass
@@ -30,13 +32,14 @@ class Ledger:
     """A run as its ledger tells it, replayed steps in place of those they replay.
 
     Attributes:
-        header: of the last start.
+        header: of the last start, in schema 3; without ``methods`` where it does not tell of them.
         steps: ``step`` lines, ascending, one a step; what a line does not tell of `PROGRESS` is
-            None, and so is a number that was not finite.
+            None, and so is a number that was not finite; ``facts`` is None where they are not told.
         validations: ``validation`` lines, likewise.
         headers: of every start.
         path: what it was read from.
         notes: what was mended while reading, a sentence each.
+        source: ``ledger``; of other logs that are brought in as one, ``tensorboard`` or ``wandb``.
     """
 
     header: dict[str, Any]
@@ -45,6 +48,7 @@ class Ledger:
     headers: list[dict[str, Any]] = field(default_factory=list)
     path: Path | None = None
     notes: list[str] = field(default_factory=list)
+    source: str = "ledger"
 
     @property
     def last(self) -> dict[str, Any] | None:
@@ -92,6 +96,7 @@ class _Reading:
         self._latest = dict.fromkeys(_CLOCKS, 0.0)
         self._lost = dict.fromkeys(_CLOCKS, 0.0)  # Added to clocks that jumped back.
         self._is_first_of_start = False
+        self._is_old = False  # Lines are of the schema of the header before them.
         # The step that a start goes on from, until it has made one: what lies beyond it stays if
         # the start came to nothing, or was an evaluation of an older checkpoint.
         self._goes_on_from: int | None = None
@@ -103,9 +108,11 @@ class _Reading:
 
     def start(self, line: Line) -> None:
         """The run starts, or starts again from a step."""
+        self._is_old = line.fields.get("schema_version", 1) < SCHEMA_VERSION
+        header = header_of_old(line.fields) if self._is_old else line.fields
         if self._headers:
-            self._check_same_run(line)
-        self._headers.append(line.fields)
+            self._check_same_run(line.number, header)
+        self._headers.append(header)
         self._goes_on_from = line.step
         self._is_first_of_start = True
 
@@ -113,8 +120,7 @@ class _Reading:
         """A step or a validation."""
         if not self._headers:
             raise LedgerError(f"{self._path}, line {line.number}: no header comes before it")
-        for name in PROGRESS:
-            line.fields.setdefault(name, None)
+        line = line._replace(fields=self._completed(line.fields))
         if self._goes_on_from is not None:
             if line.step <= self._goes_on_from < self._top:
                 return  # Of a checkpoint that the run has been beyond.
@@ -136,6 +142,13 @@ class _Reading:
         lines[line.step] = line.fields
         self._top = max(self._top, line.step)
         self._is_first_of_start = False
+
+    def _completed(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """A line of schema 3, with all that every line has."""
+        if self._is_old:
+            fields = line_of_old(fields, self._headers[-1])
+        untold = dict.fromkeys(PROGRESS)
+        return {**untold, "facts": {}, **fields}
 
     def ledger(self) -> Ledger:
         """The run.
@@ -171,21 +184,18 @@ class _Reading:
             [1],
         )
 
-    def _check_same_run(self, line: Line) -> None:
-        first, again = self._headers[0], line.fields
+    def _check_same_run(self, number: int, again: dict[str, Any]) -> None:
+        first = self._headers[0]
         ids = [header.get("run_id") for header in (first, again)]
         same = ids[0] == ids[1]
         if None in ids:
-            same = all(
-                known[0] == known[1] or None in known
-                for known in ((_fact(first, name), _fact(again, name)) for name in _OF_A_RUN)
-            )
+            same = begun_otherwise(first, again, Role.EVERY_START) is None
         if not same:
-            self._refuse_another_run(line)
+            self._refuse_another_run(number)
 
-    def _refuse_another_run(self, line: Line) -> None:
+    def _refuse_another_run(self, number: int) -> None:
         raise LedgerError(
-            f"{self._path}, line {line.number}: another run starts here, so split the file: a "
+            f"{self._path}, line {number}: another run starts here, so split the file: a "
             "ledger is of one run"
         )
 
@@ -211,7 +221,7 @@ class _Reading:
             header = self._headers[-1]
             if self._is_first_of_start and header["step"] == 0 and "run_id" not in header:
                 # A run that starts again goes on with its clock: nothing says that this one does.
-                self._refuse_another_run(line)
+                self._refuse_another_run(line.number)
             self.note(line.number, f"has a {name} that jumps back: it is carried on from there")
             # A clock that starts anew counts from that start, another from its jump.
             since = clock if self._is_first_of_start else 0.0
@@ -231,10 +241,6 @@ def _let_clocks_go_on(lines: list[dict[str, Any]]) -> None:
         for name in _CLOCKS:
             if line[name] is not None:
                 line[name] = latest[name] = max(latest[name], line[name])
-
-
-def _fact(header: dict[str, Any], name: str) -> Any:
-    return header.get(name, (header.get("flags") or {}).get(name))
 
 
 def _numbers(numbers: Iterable[int]) -> str:

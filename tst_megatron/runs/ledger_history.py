@@ -6,51 +6,33 @@ run that goes on from another folder's checkpoint brings along what led there.
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from tst_megatron.files import write_whole
+from tst_megatron.runs.clock import clock_file
+from tst_megatron.runs.flag_roles import Role, begun_otherwise
 from tst_megatron.runs.ledger import LedgerError, read_ledger
 from tst_megatron.runs.ledger_lines import read_lines
-from tst_megatron.runs.clock import clock_file
 
 logger = logging.getLogger(__name__)
 
-# Of flags: what a run that starts over after a slip or a kill has still in common with itself.
-_OF_A_RUN = (
-    "seed",
-    "num_layers",
-    "hidden_size",
-    "num_experts",
-    "seq_length",
-    "global_batch_size",
-    "train_iters",
-    "train_samples",
-    "lr",
-    "lr_decay_style",
-    "data_path",
-    "tokenizer_model",
-    "tst_bag_size",
-    "tst_step_ratio",
-    "tst_schedule",
-    "tst_superpose",
-)
 
-
-def put_aside_anothers(path: Path, flags: dict[str, Any]) -> None:
+def put_aside_anothers(path: Path, flags: Mapping[str, Any], prefixes: Sequence[str] = ()) -> None:
     """Where a run begins from its first step, rename the ledger of another run that lies there.
 
     Args:
         path: the ledger.
         flags: of the run that begins.
+        prefixes: of flags that are a method's, which tell runs apart too.
     """
     theirs = _flags_in(path)
     if theirs is None:
         return
-    ours = json.loads(json.dumps({name: flags.get(name) for name in _OF_A_RUN}, default=str))
-    differing = [name for name in _OF_A_RUN if name in theirs and theirs[name] != ours[name]]
-    if not differing:
+    differing = begun_otherwise({"flags": theirs}, {"flags": flags}, Role.BEGINNING, prefixes)
+    if differing is None:
         return
     number = 1
     while (aside := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
@@ -58,8 +40,8 @@ def put_aside_anothers(path: Path, flags: dict[str, Any]) -> None:
     logger.warning(
         "%s is of another run (its %s was %s): it is kept as %s",
         path,
-        differing[0],
-        theirs[differing[0]],
+        differing,
+        theirs[differing],
         aside.name,
     )
     path.rename(aside)

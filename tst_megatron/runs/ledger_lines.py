@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 import orjson
 
 from tst_megatron.errors import UserError
+from tst_megatron.runs import old_schemas
+from tst_megatron.runs.stages import Stage
 
-SCHEMA_VERSION = 2
-"""Of the ledgers that are written; 1 had no standard errors and fewer facts in its header."""
+SCHEMA_VERSION = 3
+"""Of the ledgers that are written."""
 
-_SCHEMAS = (1, SCHEMA_VERSION)
+_SCHEMAS = (1, 2, SCHEMA_VERSION)
 _LOST = b"\0 \t\r"
 _GZIP = b"\x1f\x8b"
 _GZIP_WINDOW = 31  # As zlib has it: 15 bits, with gzip's own header and trailer.
@@ -31,7 +33,6 @@ _NUMBERS = {
         *PROGRESS,
         "samples",
         "stage",
-        "bag_size",
         "loss",
         "learning_rate",
         "grad_norm",
@@ -46,9 +47,8 @@ _NUMBERS = {
         *PROGRESS,
         "next_token_loss",
         "next_token_loss_stderr",
-        "bag_loss",
-        "bag_loss_stderr",
-        "switch_step",
+        "tokens",
+        "bytes",
     ),
 }
 _MAPPINGS = {
@@ -58,14 +58,15 @@ _MAPPINGS = {
         "layout",
         "parameters",
         "recipe",
-        "superposition",
         "tokenizer",
         "versions",
     ),
-    "step": ("extras",),
-    "validation": (),
+    "step": ("extras", "facts"),
+    "validation": ("losses", "stderrs", "facts"),
 }
-
+# Tables that hold nothing but numbers.
+_TABLES_OF_NUMBERS = ("extras", "losses", "stderrs")
+_PARENT = ("step", "flops", "gpu_hours", "data_tokens")
 
 # (table, name) of what runs are told apart and called by; without a table in the header itself.
 _NAMES = (
@@ -73,9 +74,6 @@ _NAMES = (
     ("", "seed"),
     ("flags", "seed"),
     ("recipe", "name"),
-    ("superposition", "superpose"),
-    ("superposition", "objective"),
-    ("superposition", "bag_boundary"),
 )
 
 
@@ -184,15 +182,19 @@ def _checked(path: Path, number: int, value: Any) -> dict[str, Any]:
     if isinstance(step, float) and step.is_integer():
         step = value["step"] = int(step)
     if not isinstance(step, int) or isinstance(step, bool) or step < 0:
-        raise LedgerError(f'{where}: its "step" is {_shown(step)} and must be a count of steps')
-    _check_numbers(where, value, _NUMBERS[value["kind"]])
-    for name in _MAPPINGS[value["kind"]]:
+        raise _fault(where, "step", step, "a count of steps")
+    kind = value["kind"]
+    _check_numbers(where, value, (*_NUMBERS[kind], *old_schemas.NUMBERS[kind]))
+    for name in _MAPPINGS[kind]:
         if not isinstance(value.get(name), dict | None):
-            raise LedgerError(f'{where}: its "{name}" is {_shown(value[name])} and must be a table')
-    if value["kind"] == "header":
+            raise _fault(where, name, value[name], "a table")
+    if kind == "header":
         _check_header(where, value)
-    elif value.get("extras"):
-        _check_numbers(where, value["extras"], value["extras"])
+        return value
+    for table in _TABLES_OF_NUMBERS:
+        if table in _MAPPINGS[kind] and value.get(table):
+            _check_numbers(where, value[table], value[table])
+    _check_facts(where, value.get("facts") or {})
     return value
 
 
@@ -203,7 +205,7 @@ def _check_numbers(where: str, fields: dict[str, Any], names: Iterable[str]) -> 
             if not math.isfinite(number):
                 fields[name] = None
         elif type(number) is not int and number is not None:
-            raise LedgerError(f'{where}: its "{name}" is {_shown(number)} and must be a number')
+            raise _fault(where, name, number, "a number")
 
 
 def _check_header(where: str, header: Mapping[str, Any]) -> None:
@@ -216,25 +218,49 @@ def _check_header(where: str, header: Mapping[str, Any]) -> None:
     for table, name in _NAMES:
         named = (header.get(table) or {}).get(name) if table else header.get(name)
         if isinstance(named, list | dict):
-            raise LedgerError(
-                f'{where}: its "{name}" is {_shown(named)} and must be a number or text'
-            )
-    data = header.get("data") or []
-    if not isinstance(data, list) or not all(isinstance(place, dict) for place in data):
-        raise LedgerError(f'{where}: its "data" is {_shown(data)} and must be a list of tables')
-    stages = (header.get("superposition") or {}).get("stages", [])
+            raise _fault(where, name, named, "a number or text")
+    if (fault := old_schemas.header_fault(header)) is not None:
+        raise _fault(where, *fault)
+    for name in ("data", "methods", "parents"):
+        tables = header.get(name) or []
+        if not isinstance(tables, list) or not all(isinstance(one, dict) for one in tables):
+            raise _fault(where, name, tables, "a list of tables")
+    for method in header.get("methods") or []:
+        _check_method(where, method)
+    for parent in header.get("parents") or []:
+        _check_numbers(where, parent, _PARENT)
+
+
+def _check_method(where: str, method: Mapping[str, Any]) -> None:
+    if not isinstance(method.get("name"), str):
+        raise _fault(where, "name", method.get("name"), "the name of a method")
+    if not isinstance(method.get("facts"), dict | None):
+        raise _fault(where, "facts", method["facts"], "a table")
+    stages = method.get("stages") or []
     if not isinstance(stages, list) or not all(map(_is_stage, stages)):
-        raise LedgerError(
-            f'{where}: its "stages" are {_shown(stages)} and must be a list of [bag size, samples]'
-        )
+        raise _fault(where, "stages", stages, "a list of stages")
 
 
-def _is_stage(stage: Any) -> bool:
-    return (
-        isinstance(stage, list)
-        and len(stage) == 2
-        and all(type(number) is int and number > 0 for number in stage)
+def _is_stage(value: Any) -> bool:
+    try:
+        stage = Stage.from_json(value)
+    except (TypeError, ValueError, AttributeError):
+        return False
+    counts = stage.samples, stage.tokens_a_position
+    texts = stage.name, stage.loss, stage.method
+    return all(type(count) is int and count >= 0 for count in counts) and all(
+        isinstance(text, str) for text in texts
     )
+
+
+def _check_facts(where: str, facts: Mapping[str, Any]) -> None:
+    for name, value in facts.items():
+        if isinstance(value, list | dict):
+            raise _fault(where, name, value, "a number or text")
+
+
+def _fault(where: str, name: str, value: Any, must_be: str) -> LedgerError:
+    return LedgerError(f'{where}: its "{name}" is {_shown(value)} and must be {must_be}')
 
 
 def _shown(value: Any) -> str:

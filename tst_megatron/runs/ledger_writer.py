@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tst_megatron.files import sync_folder
-from tst_megatron.strict_json import finite
-from tst_megatron.runs.ledger import SCHEMA_VERSION
 from tst_megatron.runs.clock import HEARTBEAT_S, Heartbeat, RunClock, write_clock
+from tst_megatron.runs.ledger import SCHEMA_VERSION
+from tst_megatron.strict_json import finite
 
 logger = logging.getLogger(__name__)
 

@@ -1,18 +1,31 @@
-"""A run as it is compared: its held-out losses, its logged steps and its settings, as arrays.
+"""A run as it is compared: its held-out losses, its logged steps, its stages and facts.
 
-The one idea: whatever a run was read from (our ledger, TensorBoard, a W&B export), it is this from
-here on, and what the source did not tell is NaN.
+The one idea: whatever a run was read from (our ledger, TensorBoard, a W&B export), it comes as a
+`Ledger` and is made into this, lines into arrays; what the source did not tell is NaN.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tst_megatron.runs.phases import Phase
+from tst_megatron.runs.facts import Facts, facts_of
+from tst_megatron.runs.ledger import Ledger
+from tst_megatron.runs.spans import Span, spans_of
+from tst_megatron.runs.stages import Fact, Vocabulary
 from tst_megatron.statistics.interval import Array
+
+# Logged learning rates went through single precision on the way.
+_TOLERANCE = 1e-6
+_SPENT = ("flops", "gpu_hours", "data_tokens")
+_PLAIN = Vocabulary()
+
+Lines = Sequence[Mapping[str, Any]]
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -27,6 +40,7 @@ class Curve:
         gpu_hours: of all ranks.
         losses: next-token loss, nats a token; NaN where it was not a number.
         stderrs: standard error of each loss, from the spread over held-out sequences.
+        bytes_a_token: of the text that each loss was measured on.
     """
 
     steps: Array
@@ -37,6 +51,12 @@ class Curve:
     gpu_hours: Array
     losses: Array
     stderrs: Array
+    bytes_a_token: Array
+
+    @property
+    def bits_a_byte(self) -> Array:
+        """The losses ``[n]`` in bits a byte of text, which tokenizers do not change."""
+        return self.losses / self.bytes_a_token / math.log(2)
 
 
 @dataclass(frozen=True)
@@ -52,7 +72,7 @@ class StepSeries:
         gpu_hours: of all ranks.
         losses: training loss, of the objective of that step.
         loss_names: the objective of each step: losses of two names are not comparable.
-        bag_sizes: s of each step; 1 is ordinary training.
+        facts: what sets the stage of each step apart, by name; empty where nothing is told.
         learning_rates: of each step.
         grad_norms: before clipping.
         compute_s: seconds of computation since the line before.
@@ -68,7 +88,7 @@ class StepSeries:
     gpu_hours: Array
     losses: Array
     loss_names: tuple[str | None, ...]
-    bag_sizes: Array
+    facts: tuple[Mapping[str, Fact], ...]
     learning_rates: Array
     grad_norms: Array
     compute_s: Array
@@ -87,7 +107,7 @@ class Run:
         header: of the ledger's last start; of other sources what is known of its flags.
         curve: held-out evaluations.
         steps: logged steps.
-        phases: which steps saw bags of which size.
+        stages: which steps were of which stage, as far as it got.
         num_steps: steps it was planned for, or the last it got to where that is not known.
         decay_start: the step after which the learning rate decays at the end; None if unknown.
         notes: what a reader should know of how it was read, a sentence each.
@@ -99,10 +119,43 @@ class Run:
     header: Mapping[str, Any]
     curve: Curve
     steps: StepSeries
-    phases: tuple[Phase, ...]
+    stages: tuple[Span, ...]
     num_steps: int
     decay_start: int | None = None
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def facts(self) -> Facts:
+        """What its header tells of it, read once."""
+        return facts_of(self.header)
+
+
+def run_of_ledger(ledger: Ledger, name: str, vocabulary: Vocabulary = _PLAIN) -> Run:
+    """A run as its ledger tells it; what its parents spent is in what it spent.
+
+    Args:
+        ledger: as read from a file.
+        name: of the run.
+        vocabulary: of methods that the run may have had, where its header does not tell of them.
+    """
+    assert ledger.path is not None
+    facts = facts_of(ledger.header)
+    steps = _steps(ledger.steps)
+    last_step = 0 if ledger.last is None else ledger.last["step"]
+    start = facts.decay_start
+    run = Run(
+        name=name,
+        path=ledger.path,
+        source=ledger.source,
+        header=ledger.header,
+        curve=_curve(ledger.validations),
+        steps=steps,
+        stages=spans_of(ledger, facts, vocabulary),
+        num_steps=facts.planned_steps or last_step,
+        decay_start=logged_decay_start(steps) if start is None else start,
+        notes=tuple(ledger.notes),
+    )
+    return _with_parents(run) if facts.parents else run
 
 
 def is_same_run(one: Run, other: Run) -> bool:
@@ -117,16 +170,78 @@ def is_same_run(one: Run, other: Run) -> bool:
     )
 
 
-@dataclass(frozen=True)
-class Group:
-    """Runs of equal settings but for the seed.
+def logged_decay_start(steps: StepSeries) -> int | None:
+    """The last logged step at the highest learning rate; None where too few are known."""
+    known = np.isfinite(steps.learning_rates)
+    rates = steps.learning_rates[known]
+    if rates.size < 2:
+        return None
+    at_top = np.flatnonzero(rates >= rates.max() * (1 - _TOLERANCE))
+    return int(steps.steps[known][at_top[-1]])
 
-    Attributes:
-        name: what sets it apart, such as ``baseline`` or ``bags of 4 for 25 % of 20,000 steps``.
-        runs: one a seed.
-        num_steps: of a whole run.
+
+def _with_parents(run: Run) -> Run:
+    """With what was spent before its step 0; what a parent does not tell is not known of it either.
+
+    No ledger tells how long parents took by the clock.
     """
+    parents = run.facts.parents
+    spent = {name: sum(_or_nan(parent.get(name)) for parent in parents) for name in _SPENT}
 
-    name: str
-    runs: tuple[Run, ...]
-    num_steps: int
+    def adding[T: (Curve, StepSeries)](series: T) -> T:
+        columns = {name: getattr(series, name) + spent[name] for name in _SPENT}
+        return replace(series, **columns, wall_clock_s=np.full_like(series.wall_clock_s, np.nan))
+
+    counts = ", ".join(
+        f"step {parent.get('step', 0):,} of {parent.get('ledger') or 'a run without a ledger'}"
+        for parent in parents
+    )
+    note = (
+        f"It started from {counts}: what was spent there counts, and its wall-clock is not known."
+    )
+    return replace(run, curve=adding(run.curve), steps=adding(run.steps), notes=(*run.notes, note))
+
+
+def _curve(validations: Lines) -> Curve:
+    return Curve(
+        **_progress(validations),
+        losses=_column(validations, "next_token_loss"),
+        stderrs=_column(validations, "next_token_loss_stderr"),
+        bytes_a_token=_ratio(_column(validations, "bytes"), _column(validations, "tokens")),
+    )
+
+
+def _steps(lines: Lines) -> StepSeries:
+    names = dict.fromkeys(name for line in lines for name in line.get("extras") or {})
+    return StepSeries(
+        **_progress(lines),
+        losses=_column(lines, "loss"),
+        loss_names=tuple(line.get("loss_name") for line in lines),
+        facts=tuple(line.get("facts") or {} for line in lines),
+        learning_rates=_column(lines, "learning_rate"),
+        grad_norms=_column(lines, "grad_norm"),
+        compute_s=_column(lines, "compute_s"),
+        other_s=_column(lines, "other_s"),
+        extras={
+            name: _column([line.get("extras") or {} for line in lines], name) for name in names
+        },
+    )
+
+
+def _progress(lines: Lines) -> dict[str, Array]:
+    columns = ("positions", "data_tokens", "flops", "wall_clock_s", "gpu_hours")
+    return {"steps": _column(lines, "step"), **{name: _column(lines, name) for name in columns}}
+
+
+def _column(lines: Lines, name: str) -> Array:
+    return np.array([_or_nan(line.get(name)) for line in lines], dtype=np.float64)
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _ratio(above: Array, below: Array) -> Array:
+    """NaN where there is nothing above or below."""
+    known = (above > 0) & (below > 0)
+    return np.where(known, above, np.nan) / np.where(known, below, 1.0)

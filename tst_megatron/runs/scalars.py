@@ -1,8 +1,9 @@
-"""Scalars by Megatron's tags as a run: what TensorBoard and W&B have in common.
+"""Scalars by Megatron's tags as a ledger: what TensorBoard and W&B have in common.
 
 The one idea: both log Megatron's numbers under Megatron's names at Megatron's iterations, so only
-the reading differs. What they leave out follows from the flags where these are known: positions are
-samples times the sequence length, GPU hours are wall-clock times the world size.
+the reading differs, and what comes of it has the lines that a ledger of ours has. What they leave
+out follows from the flags where these are known: positions are samples times the sequence length,
+GPU hours are wall-clock times the world size.
 """
 
 import math
@@ -15,28 +16,35 @@ from typing import Any
 
 import numpy as np
 
-from tst_megatron.runs.phases import Logged, phases_from
-from tst_megatron.runs.planned import batch_size_changes, decay_start, planned_steps
+from tst_megatron.runs.facts import batch_size_changes
+from tst_megatron.runs.ledger import Ledger
+from tst_megatron.runs.stages import NEXT_TOKEN_LOSS, Vocabulary
 from tst_megatron.statistics.interval import Array
-from tst_megatron.runs.run import Curve, Run, StepSeries
 
 VALIDATION = "lm loss validation"
-LOSSES = ("lm loss", "bag loss")
 LEARNING_RATE, GRAD_NORM = "learning-rate", "grad-norm"
-BAG_SIZE, STAGE = "bag-size", "stage"
+STAGE = "stage"
 POSITIONS, DATA_TOKENS, FLOPS, GPU_HOURS = "positions", "data-tokens", "flops", "gpu-hours"
 COMPUTE_S, OTHER_S = "compute-seconds", "other-seconds"
-OWN = (BAG_SIZE, STAGE, POSITIONS, DATA_TOKENS, FLOPS, GPU_HOURS, COMPUTE_S, OTHER_S)
-"""What tst-megatron logs beside Megatron's own."""
+OWN = (STAGE, POSITIONS, DATA_TOKENS, FLOPS, GPU_HOURS, COMPUTE_S, OTHER_S)
+"""What tst-megatron logs beside Megatron's own, and beside the facts of stages."""
 _STDERR = " stderr"
 _JUMPS = (
     "Its clock jumps back, first at step {}: it is carried on from there, so what passed between "
     "is not counted."
 )
-# Tags that name a logged step; others may come at evaluations.
-_OF_STEPS = (*LOSSES, LEARNING_RATE, GRAD_NORM, BAG_SIZE)
 # Of several validation sets, Megatron names the loss on each.
 _VALIDATION_OF_A_SET = re.compile(rf"{VALIDATION}-.+(?<! ppl)(?<! stderr)")
+
+
+def objectives(vocabulary: Vocabulary) -> tuple[str, ...]:
+    """Tags of the training losses, the next-token loss first."""
+    return (NEXT_TOKEN_LOSS, *vocabulary.losses)
+
+
+def fact_tags(vocabulary: Vocabulary) -> dict[str, str]:
+    """Tags of stages' facts, by their names."""
+    return {name: name.replace("_", "-") for name in vocabulary.facts}
 
 
 @dataclass
@@ -89,22 +97,22 @@ class Scalars:
                 del by_step[later]
 
 
-def run_of_scalars(
-    name: str,
+def ledger_of_scalars(
     path: Path,
     source: str,
     header: Mapping[str, Any],
     scalars: Scalars,
+    vocabulary: Vocabulary,
     notes: Sequence[str] = (),
-) -> Run:
-    """A run from what it logged.
+) -> Ledger:
+    """What a run logged as the lines of a ledger.
 
     Args:
-        name: of the run.
         path: what it was read from.
         source: ``tensorboard`` or ``wandb``.
-        header: what is known of its flags.
+        header: what is known of its flags and methods.
         scalars: its logged values.
+        vocabulary: losses and facts of stages that may be among them.
         notes: of how they were read.
     """
     jumps = scalars.let_clocks_go_on()
@@ -112,39 +120,20 @@ def run_of_scalars(
     tag, note_on_tag = _validation_tag(scalars)
     losses = scalars.values.get(tag, {})
     validated = sorted(losses)
-    curve = Curve(
-        **_progress(validated, header, scalars, (tag,)),
-        losses=_at(losses, validated),
-        stderrs=_at(scalars.values.get(tag + _STDERR, {}), validated),
-    )
-    logged = sorted({step for of_step in _OF_STEPS for step in scalars.values.get(of_step, {})})
-    steps = _steps(logged, header, scalars)
-    last_step = max([*logged, *losses], default=0)
-    sizes = _at(scalars.values.get(BAG_SIZE, {}), logged)
-    stages = _at(scalars.values.get(STAGE, {}), logged)
-    phases = phases_from(
-        header,
-        [
-            Logged(
-                step,
-                int(stage) if np.isfinite(stage) else 0,
-                int(size) if np.isfinite(size) else None,
-            )
-            for step, stage, size in zip(logged, stages, sizes, strict=True)
-        ],
-        last_step,
-    )
-    return Run(
-        name=name,
+    validations = {
+        **_progress(validated, header, scalars, (tag,), vocabulary),
+        "next_token_loss": _at(losses, validated),
+        "next_token_loss_stderr": _at(scalars.values.get(tag + _STDERR, {}), validated),
+    }
+    lines = _lines("validation", validated, validations)
+    return Ledger(
+        header=dict(header),
+        steps=_steps(header, scalars, vocabulary),
+        validations=[line | {"facts": {}} for line in lines],
+        headers=[dict(header)],
         path=path,
+        notes=[*notes, *note_on_clock, *note_on_tag],
         source=source,
-        header=header,
-        curve=curve,
-        steps=steps,
-        phases=phases,
-        num_steps=planned_steps(header) or last_step,
-        decay_start=decay_start(header, steps),
-        notes=(*notes, *note_on_clock, *note_on_tag),
     )
 
 
@@ -161,30 +150,79 @@ def _validation_tag(scalars: Scalars) -> tuple[str, list[str]]:
     return of_sets[0], [f"Of several validation sets {of_sets[0]} is used, not {others}."]
 
 
-def _steps(logged: Sequence[int], header: Mapping[str, Any], scalars: Scalars) -> StepSeries:
-    by_name = {name: _at(scalars.values.get(name, {}), logged) for name in LOSSES}
-    objective, bags = (by_name[name] for name in LOSSES)
-    is_next_token = np.isfinite(objective) | ~np.isfinite(bags)
+def _steps(
+    header: Mapping[str, Any], scalars: Scalars, vocabulary: Vocabulary
+) -> list[dict[str, Any]]:
+    names, facts = objectives(vocabulary), fact_tags(vocabulary)
+    # Tags that name a logged step; others may come at evaluations.
+    of_steps = (*names, LEARNING_RATE, GRAD_NORM, *facts.values())
+    logged = sorted({step for tag in of_steps for step in scalars.values.get(tag, {})})
+    columns = {
+        **_progress(logged, header, scalars, of_steps, vocabulary),
+        "learning_rate": _at(scalars.values.get(LEARNING_RATE, {}), logged),
+        "grad_norm": _at(scalars.values.get(GRAD_NORM, {}), logged),
+        "compute_s": _at(scalars.values.get(COMPUTE_S, {}), logged),
+        "other_s": _at(scalars.values.get(OTHER_S, {}), logged),
+    }
     extras = sorted(
         tag
         for tag in scalars.values
-        if "loss" in tag and tag not in (*LOSSES, "loss-scale") and "validation" not in tag
+        if "loss" in tag and tag not in (*names, "loss-scale") and "validation" not in tag
     )
-    return StepSeries(
-        **_progress(logged, header, scalars, _OF_STEPS),
-        losses=np.where(is_next_token, objective, bags),
-        loss_names=tuple(LOSSES[0] if first else LOSSES[1] for first in is_next_token),
-        bag_sizes=_at(scalars.values.get(BAG_SIZE, {}), logged),
-        learning_rates=_at(scalars.values.get(LEARNING_RATE, {}), logged),
-        grad_norms=_at(scalars.values.get(GRAD_NORM, {}), logged),
-        compute_s=_at(scalars.values.get(COMPUTE_S, {}), logged),
-        other_s=_at(scalars.values.get(OTHER_S, {}), logged),
-        extras={tag: _at(scalars.values[tag], logged) for tag in extras},
-    )
+    return [
+        line
+        | _loss(line["step"], scalars, names)
+        | {
+            "stage": _whole(scalars, STAGE, line["step"]) or 0,
+            "facts": _facts(line["step"], scalars, facts),
+            "extras": {tag: _known(scalars.values[tag].get(line["step"])) for tag in extras},
+        }
+        for line in _lines("step", logged, columns)
+    ]
+
+
+def _lines(kind: str, steps: Sequence[int], columns: Mapping[str, Array]) -> list[dict[str, Any]]:
+    """A line a step; what a column does not know there is None."""
+    return [
+        {
+            "kind": kind,
+            "step": step,
+            **{name: _known(float(column[at])) for name, column in columns.items()},
+        }
+        for at, step in enumerate(steps)
+    ]
+
+
+def _loss(step: int, scalars: Scalars, names: Sequence[str]) -> dict[str, Any]:
+    """The objective of a step: the first that has a number there."""
+    found = {name: _known(scalars.values.get(name, {}).get(step)) for name in names}
+    name = next((name for name, loss in found.items() if loss is not None), NEXT_TOKEN_LOSS)
+    return {"loss_name": name, "loss": found[name]}
+
+
+def _facts(step: int, scalars: Scalars, tags: Mapping[str, str]) -> dict[str, Any] | None:
+    """Of the step's stage; None where none is logged."""
+    found = {name: _whole(scalars, tag, step) for name, tag in tags.items()}
+    return {name: value for name, value in found.items() if value is not None} or None
+
+
+def _whole(scalars: Scalars, tag: str, step: int) -> int | float | None:
+    """A logged value, as a whole number if it is one."""
+    value = _known(scalars.values.get(tag, {}).get(step))
+    return int(value) if value is not None and value.is_integer() else value
+
+
+def _known(value: float | None) -> float | None:
+    """None of what is not a finite number, as a ledger's reader has it."""
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def _progress(
-    steps: Sequence[int], header: Mapping[str, Any], scalars: Scalars, tags: Sequence[str]
+    steps: Sequence[int],
+    header: Mapping[str, Any],
+    scalars: Scalars,
+    tags: Sequence[str],
+    vocabulary: Vocabulary,
 ) -> dict[str, Array]:
     clock = {step: seconds for tag in tags for step, seconds in scalars.clocks.get(tag, {}).items()}
     seconds = _at(clock, steps)
@@ -196,9 +234,8 @@ def _progress(
     if isinstance(ranks, int):
         gpu_hours = np.where(np.isfinite(gpu_hours), gpu_hours, seconds * ranks / 3600)
     return {
-        "steps": np.array(steps, dtype=np.float64),
         "positions": positions,
-        "data_tokens": _data_tokens(steps, positions, scalars),
+        "data_tokens": _data_tokens(steps, positions, scalars, vocabulary),
         "flops": _between(scalars.values.get(FLOPS, {}), steps),
         "wall_clock_s": seconds,
         "gpu_hours": gpu_hours,
@@ -218,12 +255,19 @@ def _positions(steps: Sequence[int], header: Mapping[str, Any], scalars: Scalars
     return np.where(np.isfinite(logged), logged, samples * length)
 
 
-def _data_tokens(steps: Sequence[int], positions: Array, scalars: Scalars) -> Array:
-    """As logged; of a run without bags, its positions."""
+def _data_tokens(
+    steps: Sequence[int], positions: Array, scalars: Scalars, vocabulary: Vocabulary
+) -> Array:
+    """As logged; of a run that is ordinary all along, its positions."""
     if DATA_TOKENS in scalars.values:
         return _between(scalars.values[DATA_TOKENS], steps)
-    has_bags = any(size > 1 for size in scalars.values.get(BAG_SIZE, {}).values())
-    return np.full(len(steps), np.nan) if has_bags or LOSSES[1] in scalars.values else positions
+    is_ordinary = not any(name in scalars.values for name in vocabulary.losses) and all(
+        value == vocabulary.facts[name]
+        for name, tag in fact_tags(vocabulary).items()
+        for value in scalars.values.get(tag, {}).values()
+        if math.isfinite(value)
+    )
+    return positions if is_ordinary else np.full(len(steps), np.nan)
 
 
 def _at(values: Mapping[int, float], steps: Sequence[int]) -> Array:

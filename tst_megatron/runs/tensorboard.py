@@ -1,4 +1,4 @@
-"""Megatron's TensorBoard folder as a run.
+"""Megatron's TensorBoard folder as a ledger.
 
 The one idea: every start of the run leaves an event file, which opens with all of Megatron's
 arguments as text. Its wall-clock is that of its events since the file was opened; the time between
@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tst_megatron.runs.run import Run
-from tst_megatron.runs.scalars import VALIDATION, Scalars, run_of_scalars
 from tst_megatron.errors import UserError
+from tst_megatron.runs.flag_roles import Role, begun_otherwise
+from tst_megatron.runs.ledger import Ledger
+from tst_megatron.runs.old_schemas import flags_of_old, methods_in_old_flags
+from tst_megatron.runs.scalars import VALIDATION, Scalars, ledger_of_scalars
+from tst_megatron.runs.stages import Vocabulary
 
 _TEXT = "/text_summary"
 _BY_SAMPLES = " vs samples"
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
-_OF_A_RUN = ("seed", "num_layers", "hidden_size", "seq_length", "train_iters", "tokenizer_model")
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,12 @@ def event_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_file() and is_event_file(path))
 
 
-def run_of_events(path: Path, name: str) -> Run:
+def ledger_of_events(path: Path, vocabulary: Vocabulary) -> Ledger:
     """A run from an event file, or from a folder with those of all its starts.
 
     Args:
         path: of the file or folder.
-        name: of the run.
+        vocabulary: of methods that it may have had.
 
     Raises:
         UserError: it has no scalars, or the files are of two runs.
@@ -62,12 +64,12 @@ def run_of_events(path: Path, name: str) -> Run:
         passed += start.closed - start.opened
     if not scalars.values:
         raise UserError(f"{path} has no scalars in its event files: give another folder")
-    return run_of_scalars(
-        name,
+    return ledger_of_scalars(
         path,
         "tensorboard",
         _header(starts[-1].flags),
         scalars,
+        vocabulary,
         ["Read from TensorBoard: its clock starts when its event file was opened."],
     )
 
@@ -108,14 +110,14 @@ def _value(texts: Any) -> Any:
 
 
 def _check_one_run(path: Path, starts: list[_Start]) -> None:
+    first = starts[0]
     for start in starts[1:]:
-        for name in _OF_A_RUN:
-            ours, theirs = start.flags.get(name), starts[0].flags.get(name)
-            if None not in (ours, theirs) and ours != theirs:
-                raise UserError(
-                    f"{path} holds two runs: {name} is {theirs} in {starts[0].file.name} and "
-                    f"{ours} in {start.file.name}, so put each into a folder of its own"
-                )
+        name = begun_otherwise({"flags": first.flags}, {"flags": start.flags}, Role.EVENT_FILES)
+        if name is not None:
+            raise UserError(
+                f"{path} holds two runs: {name} is {first.flags[name]} in {first.file.name} and "
+                f"{start.flags[name]} in {start.file.name}, so put each into a folder of its own"
+            )
 
 
 def _take_over(scalars: Scalars, start: _Start, passed: float) -> None:
@@ -154,11 +156,18 @@ def _samples(
 
 def _header(flags: Mapping[str, Any]) -> dict[str, Any]:
     """What there is of a ledger's header in the arguments."""
-    header: dict[str, Any] = {"flags": dict(flags)}
+    header: dict[str, Any] = {"flags": flags_of_old(flags)}
     for name in ("seed", "world_size"):
         if flags.get(name) is not None:
             header[name] = flags[name]
     if flags:
-        # Without it, the run is plain Megatron's.
-        header["superposition"] = flags.get("tst_superposition")
+        # Without either of both, the run is plain Megatron's.
+        header["methods"] = _methods(flags.get("methods")) or methods_in_old_flags(flags)
     return header
+
+
+def _methods(saved: Any) -> list[dict[str, Any]]:
+    """What a run's methods save with its checkpoints, without the stages: the steps tell those."""
+    if not isinstance(saved, dict):
+        return []
+    return [{"name": name, "stages": [], "facts": facts} for name, facts in saved.items()]

@@ -1,4 +1,4 @@
-"""A CSV export of Weights & Biases as runs.
+"""A CSV export of Weights & Biases as ledgers.
 
 The one idea: a column is told by the end of its name. A chart's export has a column a run,
 ``RUN - lm loss validation``, beside its smallest and largest value, which are left out; a history's
@@ -12,17 +12,19 @@ from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
 
-from tst_megatron.runs.run import Run
+from tst_megatron.errors import UserError
+from tst_megatron.runs.ledger import Ledger
 from tst_megatron.runs.scalars import (
     GRAD_NORM,
     LEARNING_RATE,
-    LOSSES,
     OWN,
     VALIDATION,
     Scalars,
-    run_of_scalars,
+    fact_tags,
+    ledger_of_scalars,
+    objectives,
 )
-from tst_megatron.errors import UserError
+from tst_megatron.runs.stages import Vocabulary
 
 _STEPS = ("iteration", "_step", "Step", "global_step", "trainer/global_step")
 _SECONDS = (
@@ -33,29 +35,30 @@ _SECONDS = (
 )
 _EPOCHS = ("_timestamp", "Wall Time")
 _SAMPLES = "samples vs steps"
-_METRICS = (*LOSSES, LEARNING_RATE, GRAD_NORM, *OWN, _SAMPLES)
+_METRICS = (LEARNING_RATE, GRAD_NORM, *OWN, _SAMPLES)
 _OF_A_RUN = " - "
 _IGNORED = ("__MIN", "__MAX")
 
 
-def runs_of_csv(path: Path, name: str) -> list[Run]:
-    """The runs of an export, each by its name there.
+def ledgers_of_csv(path: Path, vocabulary: Vocabulary) -> dict[str, Ledger]:
+    """The runs of an export by their names there; empty for one that has none.
 
     Args:
         path: of the file.
-        name: of a run that has none there.
+        vocabulary: of methods that they may have had.
 
     Raises:
         UserError: it cannot be read, has no column of steps or none of a held-out loss, has a
             column twice, or a cell is not a number or a step not a whole one.
     """
-    columns, rows = _read(path)
+    metrics = (*objectives(vocabulary), *fact_tags(vocabulary).values(), *_METRICS)
+    columns, rows = _read(path, metrics)
     runs = sorted({run for run, metric in columns if metric.startswith(VALIDATION)})
     if not runs:
         raise UserError(
             f'{path} has no column "{VALIDATION}": export a chart of it, with Step on its x-axis'
         )
-    return [_run(path, columns, rows, run, name) for run in runs]
+    return {run: _ledger(path, columns, rows, run, metrics, vocabulary) for run in runs}
 
 
 _Column = tuple[str, str]
@@ -75,13 +78,13 @@ class _Row:
     cells: list[float | None]
 
 
-def _read(path: Path) -> tuple[list[_Column], list[_Row]]:
+def _read(path: Path, metrics: Sequence[str]) -> tuple[list[_Column], list[_Row]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             heads = next(reader, [])
-            columns = [_column(head) for head in heads]
-            wanted = [_is_wanted(metric) for _, metric in columns]
+            columns = [_column(head, metrics) for head in heads]
+            wanted = [_is_wanted(metric, metrics) for _, metric in columns]
             _check_once(path, [head.strip() for head in compress(heads, wanted)])
             rows = [_row(path, reader.line_num, heads, row, wanted) for row in reader if any(row)]
     except OSError as error:
@@ -110,14 +113,14 @@ def _check_once(path: Path, heads: Sequence[str]) -> None:
         )
 
 
-def _column(head: str) -> _Column:
+def _column(head: str, metrics: Sequence[str]) -> _Column:
     run, separator, metric = head.strip().rpartition(_OF_A_RUN)
     # The names of runs and metrics may have dashes of their own.
-    return (run, metric) if separator and _is_wanted(metric) else ("", head.strip())
+    return (run, metric) if separator and _is_wanted(metric, metrics) else ("", head.strip())
 
 
-def _is_wanted(metric: str) -> bool:
-    known = (*_METRICS, *_STEPS, *_SECONDS, *_EPOCHS)
+def _is_wanted(metric: str, metrics: Sequence[str]) -> bool:
+    known = (*metrics, *_STEPS, *_SECONDS, *_EPOCHS)
     return not metric.endswith(_IGNORED) and (metric in known or metric.startswith(VALIDATION))
 
 
@@ -131,7 +134,14 @@ def _number(path: Path, line: int, head: str, cell: str) -> float | None:
         raise UserError(f'{path}, line {line}: "{head}" is {cell!r} and not a number') from None
 
 
-def _run(path: Path, columns: Sequence[_Column], rows: Sequence[_Row], run: str, name: str) -> Run:
+def _ledger(
+    path: Path,
+    columns: Sequence[_Column],
+    rows: Sequence[_Row],
+    run: str,
+    metrics: Sequence[str],
+    vocabulary: Vocabulary,
+) -> Ledger:
     own = {metric: at for at, (of, metric) in enumerate(columns) if of in ("", run)}
     own |= {metric: at for at, (of, metric) in enumerate(columns) if of == run}
     step_at = _first(own, _STEPS)
@@ -142,10 +152,10 @@ def _run(path: Path, columns: Sequence[_Column], rows: Sequence[_Row], run: str,
     began = 0.0
     if seconds_at is None and epoch_at is not None:
         began = min(filter(math.isfinite, (_at(row, epoch_at) for row in rows)), default=0.0)
-    metrics = {
+    logged = {
         metric: at
         for metric, at in own.items()
-        if metric in _METRICS or (metric.startswith(VALIDATION) and _is_wanted(metric))
+        if metric in metrics or (metric.startswith(VALIDATION) and _is_wanted(metric, metrics))
     }
     scalars = Scalars()
     for row in rows:
@@ -153,18 +163,17 @@ def _run(path: Path, columns: Sequence[_Column], rows: Sequence[_Row], run: str,
         if step is None:
             continue
         clock = math.nan if clock_at is None else _at(row, clock_at) - began
-        for metric, at in metrics.items():
+        for metric, at in logged.items():
             value = row.cells[at]
             if value is not None:
                 scalars.add(metric, step, value, clock)
     scalars.samples.update(scalars.values.pop(_SAMPLES, {}))
-    called = run or name
-    return run_of_scalars(
-        called,
+    return ledger_of_scalars(
         path,
         "wandb",
         {"flags": _flags(scalars.samples)},
         scalars,
+        vocabulary,
         _notes(has_clock=clock_at is not None, from_epoch=seconds_at is None),
     )
 

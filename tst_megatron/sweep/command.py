@@ -38,7 +38,7 @@ examples:
   tst-megatron sweep ... --halving               a cheaper search, in the same folder or in its own
   tst-megatron sweep --from-csv examples/sweep/paper-270m.csv --out runs/paper
 
-Every other flag is Megatron's or a --tst- flag, and goes to every run. The same command goes on
+Every other flag is pretrain's, Megatron's or ours, and goes to every run. The same command goes on
 where it was cut off.
 """
 
@@ -290,8 +290,8 @@ def _check_flags(recipe: str, others: list[str], settings: "SweepSettings", grid
     from tst_megatron.trainer.cpu import prepare_backend
 
     prepare_backend()
+    from tst_megatron.recipes import read
     from tst_megatron.recipes.keys import check_keys, check_together, main_name
-    from tst_megatron.recipes.recipe import read
 
     check_keys(read(recipe).overridden(others, main_name))
     for config in (BASELINE, *grid.configs):

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tst_megatron import recipes
 from tst_megatron.errors import UserError
 from tst_megatron.experiments.cells import Cell
 from tst_megatron.files import write_whole
-from tst_megatron.recipes import recipe as recipes
 from tst_megatron.sweep.grid import Config
 
 SETTINGS_FILE = "sweep.json"

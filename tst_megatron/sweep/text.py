@@ -8,7 +8,7 @@ from tst_megatron.corpora.blend import expand_blend, is_remote
 from tst_megatron.corpora.budget import Budget, check_files, check_no_empty_stage
 from tst_megatron.corpora.sources import all_prefixes
 from tst_megatron.errors import UserError
-from tst_megatron.recipes.recipe import expand_recipe
+from tst_megatron.recipes import expand_recipe
 from tst_megatron.sweep.grid import BASELINE, Config, Grid
 from tst_megatron.sweep.settings import SweepSettings
 from tst_megatron.trainer.commands import index_budget
@@ -62,8 +62,7 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
 
 def _text(args: argparse.Namespace) -> Text:
     reading = reading_from_args(args)
-    schedule = reading.schedule(reading.train_iters)
-    data_tokens = schedule.data_tokens(schedule.num_samples, reading.seq_length)
+    data_tokens = sum(part.data_tokens for part in reading.parts(reading.train_iters))
     if any(source.is_remote for source in reading.sources):
         return Text(data_tokens, None, False)
     budget = Budget(reading)

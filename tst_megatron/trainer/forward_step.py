@@ -11,8 +11,8 @@ from megatron.core.utils import StragglerDetector, get_attr_wrapped_model
 from megatron.training import get_args, get_timers
 from torch import Tensor
 
-from tst_megatron.methods.method import Run
-from tst_megatron.runs.stages import Stage, ordinary_stage, stage_index
+from tst_megatron.methods.method import MicroBatch, Run
+from tst_megatron.runs.stages import Stage, ordinary_stage, stage_at
 from tst_megatron.stock.batch import Batch, ordinary_batch
 from tst_megatron.trainer.sample_spread import spread_of
 from tst_megatron.trainer.step_clock import DATA_WAIT, StepClock
@@ -105,15 +105,14 @@ class ForwardStep:
             return data_iterator.stage
         if not model.training:
             return _ORDINARY
-        stages = self.run.stages
-        return stages[stage_index(stages, get_args().consumed_train_samples)]
+        return stage_at(self.run.stages, get_args().consumed_train_samples)
 
     def get_batch(self, stage: Stage, args: Any, data_iterator: Any, model: Any) -> Batch:
         """A micro-batch of a stage for this rank: Megatron's, or what the methods make of it."""
         vp_stage = get_attr_wrapped_model(model, "vp_stage")
         micro_batch_size = args.micro_batch_size if model.training else args.eval_micro_batch_size
         given = (args, data_iterator, vp_stage, micro_batch_size)
-        batch: Batch = self.run.batch(stage, *given, partial(ordinary_batch, *given))
+        batch: Batch = self.run.batch(MicroBatch(stage, *given), partial(ordinary_batch, *given))
         return batch
 
 

@@ -29,7 +29,7 @@ from megatron.training import training as trainer
 
 from tst_megatron.methods.events import Evaluated, Listener, LoggedStep, Progress, Scalar
 from tst_megatron.methods.method import Evaluation, Run
-from tst_megatron.runs.stages import NEXT_TOKEN_LOSS, stage_index
+from tst_megatron.runs.stages import NEXT_TOKEN_LOSS, stage_at
 from tst_megatron.trainer.datasets import DatasetsProvider
 from tst_megatron.trainer.live_comparison import LiveComparison
 from tst_megatron.trainer.memory import remember
@@ -132,8 +132,7 @@ class _Hooks:
         """Megatron's, timed."""
         bound = signature(_ORIGINALS["train_step"]).bind(*args, **kwargs).arguments
         self._start(bound["model"])
-        stages = self.run.stages
-        stage = stages[stage_index(stages, self.args.consumed_train_samples)]
+        stage = stage_at(self.run.stages, self.args.consumed_train_samples)
         for listener in self.listeners:
             listener.stepping(stage, bound["optimizer"])
         with self.clock.measure(COMPUTE):

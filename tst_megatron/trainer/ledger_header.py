@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import operator
 import platform
 import subprocess
 import sys
@@ -15,23 +16,16 @@ from typing import Any
 import torch
 
 import tst_megatron
-from tst_megatron.corpora.manifest import manifest_path
-from tst_megatron.corpora.sources import all_prefixes
+from tst_megatron.corpora.manifest import manifest_path, read_manifest
+from tst_megatron.corpora.sources import all_prefixes, sources_of_split
+from tst_megatron.errors import UserError
 from tst_megatron.methods.method import Run
+from tst_megatron.runs.flag_roles import Role
 
 _PLAIN = (str, int, float, bool, type(None), list, tuple, dict)
 # Arguments that are no plain values and still read the same in every run.
 _WITH_A_NAME = (Enum, torch.dtype, Path)
 _GIT_TIMEOUT_S = 10.0
-_LAYOUT = (
-    "tensor_model_parallel_size",
-    "pipeline_model_parallel_size",
-    "virtual_pipeline_model_parallel_size",
-    "context_parallel_size",
-    "expert_model_parallel_size",
-    "expert_tensor_parallel_size",
-    "data_parallel_size",
-)
 
 
 def header_of(
@@ -58,7 +52,7 @@ def header_of(
         "host": platform.platform(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "world_size": args.world_size,
-        "layout": {name: getattr(args, name) for name in _LAYOUT},
+        "layout": {name: getattr(args, name) for name in Role.LAYOUT.value},
         "seed": args.seed,
         "data": _data(args),
         "tokenizer": {
@@ -83,6 +77,44 @@ def header_of(
             if isinstance(value, (*_PLAIN, *_WITH_A_NAME))
         },
     }
+
+
+def held_out_text(args: argparse.Namespace) -> dict[str, int | None]:
+    """How much text a validation's next-token loss is measured on: its ``tokens`` and ``bytes``.
+
+    Tokens are those of the sequences, masked ones among them. Which bytes the sequences are of is
+    not known, so these are the tokens times the mean bytes a token of the corpora, as their
+    manifests have it, in the shares of the blend. None where it is not known.
+
+    Args:
+        args: Megatron's arguments when it evaluates.
+    """
+    iters, size = args.eval_iters, args.eval_global_batch_size
+    if not isinstance(iters, int) or not isinstance(size, int):
+        return {"tokens": None, "bytes": None}
+    tokens = iters * size * args.seq_length
+    mean = _bytes_a_token(args)
+    return {"tokens": tokens, "bytes": None if mean is None else round(tokens * mean)}
+
+
+def _bytes_a_token(args: argparse.Namespace) -> float | None:
+    """Of the validation split's corpora; None without manifests that count bytes of text."""
+    if args.sft or args.mock_data:
+        return None
+    sources = sources_of_split(args, "valid")
+    try:
+        found = [None if source.is_remote else read_manifest(source.prefix) for source in sources]
+    except UserError:
+        return None
+    manifests = [manifest for manifest in found if manifest is not None and manifest.text_bytes]
+    if not manifests or len(manifests) < len(sources):
+        return None
+    weights = [
+        manifest.tokens if source.weight is None else source.weight
+        for source, manifest in zip(sources, manifests, strict=True)
+    ]
+    means = [manifest.bytes_per_token for manifest in manifests]
+    return sum(map(operator.mul, weights, means)) / sum(weights)
 
 
 def _versions() -> dict[str, str | None]:

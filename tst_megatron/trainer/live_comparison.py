@@ -11,12 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from tst_megatron.analysis.compare.comparable import TOPICS, differences
 from tst_megatron.errors import UserError
 from tst_megatron.methods.events import Evaluated, Listener
+from tst_megatron.runs.facts import TOPICS, differences, facts_of
 from tst_megatron.runs.inputs import read_runs
-from tst_megatron.runs.ledger import Ledger
-from tst_megatron.runs.ledger_runs import run_of_ledger
 from tst_megatron.runs.run import Curve
 from tst_megatron.runs.stages import NEXT_TOKEN_LOSS
 from tst_megatron.statistics.crossing import crossing_steps, values_at
@@ -70,9 +68,9 @@ class OtherRun:
         Raises:
             UserError: model, tokenizer, held-out text or batch are known to differ.
         """
-        run = run_of_ledger(Ledger(header, headers=[header], path=Path("this run")), "this run")
+        facts = facts_of(header)
         for topic in TOPICS:
-            for name, ours, theirs in differences(topic, run, self._run):
+            for name, ours, theirs in differences(topic, facts, self._run.facts):
                 raise UserError(
                     f"--compare-with {self._run.path}: its {topic} is another, with {name} "
                     f"{theirs} where this run has {ours}: name a run that can be compared, or "

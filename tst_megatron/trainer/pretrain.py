@@ -16,6 +16,24 @@ from typing import Any
 from tst_megatron.errors import UserError, user_errors_exit
 from tst_megatron.trainer.cpu import prepare_backend
 
+EXAMPLES = """\
+examples:
+  torchrun --nproc-per-node 8 -m tst_megatron pretrain $YOUR_MEGATRON_FLAGS \\
+      --tst-bag-size 6 --tst-step-ratio 0.3
+  torchrun --nproc-per-node 1 -m tst_megatron pretrain --recipe tiny-tst \\
+      --tokenizer-model tokenizer.model --data-path corpus --tst-schedule 4:0.2,2:0.1
+
+Every other flag is Megatron's, and keeps its meaning.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add all flags that are not Megatron's own; its own parser is given the same."""
+    from tst_megatron.methods import registry
+
+    parser.add_argument("--recipe", help="flags from a recipe, or a .yaml file of your own")
+    registry.add_arguments(parser)
+
 
 def main(argv: list[str]) -> None:
     """Train; ``argv`` are Megatron's flags, ours, and a ``--recipe``.
@@ -26,7 +44,7 @@ def main(argv: list[str]) -> None:
     _be_the_only_rank()
     machine_flags = prepare_backend()
     from tst_megatron.corpora.blend import expand_blend
-    from tst_megatron.recipes.recipe import expand_recipe, named_recipe
+    from tst_megatron.recipes import expand_recipe, named_recipe
 
     with user_errors_exit():
         _check_recipe(argv)
@@ -53,8 +71,8 @@ def _be_the_only_rank() -> None:
 
 def _check_recipe(argv: list[str]) -> None:
     """Megatron would name a flag that it does not know, and not the file that has it."""
+    from tst_megatron.recipes import named_recipe, read
     from tst_megatron.recipes.keys import check_keys
-    from tst_megatron.recipes.recipe import named_recipe, read
 
     name, _ = named_recipe(argv)
     if name is not None:

@@ -1,35 +1,16 @@
 """From flags to what decides which text a run reads; without Megatron, as the budget needs it."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Sequence
 
 from tst_megatron.corpora import budget
 from tst_megatron.corpora.budget import Reading
-from tst_megatron.corpora.parts import places_needed
-from tst_megatron.corpora.sources import check_sources, sources_of_split
+from tst_megatron.corpora.parts import TextPart, ordinary_text
+from tst_megatron.corpora.sources import Source, check_sources, sources_of_split
 from tst_megatron.errors import UserError
-from tst_megatron.methods.superposition.flags import schedule_of_steps, superposes
-from tst_megatron.methods.superposition.schedule import BagSchedule, Stage
-from tst_megatron.stock.batch_sizes import BatchSizes, train_steps
-
-
-def _schedules(args: argparse.Namespace) -> Callable[[int], BagSchedule]:
-    if superposes(args):
-        return schedule_of_steps(args)
-    samples_of_steps = BatchSizes.from_args(args).samples_of_steps
-    return lambda steps: BagSchedule((Stage(1, samples_of_steps(steps)),))
-
-
-def data_schedule(schedule: BagSchedule, superpose: str) -> BagSchedule:
-    """As the data see it."""
-    if superpose != "output":
-        return schedule
-    return BagSchedule(tuple(Stage(1, stage.num_samples) for stage in schedule.stages))
-
-
-def text_schedule(schedule: BagSchedule, superpose: str) -> BagSchedule:
-    """As text is laid out."""
-    return data_schedule(schedule, superpose) if superpose == "output" else schedule.text
+from tst_megatron.methods import registry
+from tst_megatron.methods.method import Run
+from tst_megatron.stock.batch_sizes import train_steps
 
 
 def reading_from_args(args: argparse.Namespace) -> Reading:
@@ -38,22 +19,49 @@ def reading_from_args(args: argparse.Namespace) -> Reading:
     Raises:
         UserError: there are no training data, or flags do not say how much is read of them.
     """
+    registry.check_own_flags(args)
     if not args.seq_length or args.seq_length < 1:
         raise UserError("a sample is as long as its sequence: add --seq-length")
     sources = tuple(sources_of_split(args, "train"))
     if not sources:
         raise UserError("there is no training data: add --data-path, --train-data-path or --blend")
     check_sources(sources)
-    schedule = _schedules(args)
+    return reading_of_run(args, registry.run_of(args), sources, args.mid_level_dataset_surplus)
+
+
+def reading_of_run(
+    args: argparse.Namespace, run: Run, sources: tuple[Source, ...], surplus: float
+) -> Reading:
+    """What a run reads of given sources.
+
+    Args:
+        args: Megatron's flags.
+        run: what the run's methods make of it.
+        sources: the blend.
+        surplus: Megatron's ``--mid-level-dataset-surplus``.
+    """
     return Reading(
         seq_length=args.seq_length,
         train_iters=train_steps(args),
-        schedule=lambda steps: text_schedule(schedule(steps), args.tst_superpose),
+        parts=lambda steps: text_of_run(run, steps, args.seq_length),
         sources=sources,
         seed=args.seed,
-        surplus=args.mid_level_dataset_surplus,
-        bag_boundary=args.tst_bag_boundary,
+        surplus=surplus,
     )
+
+
+def text_of_run(run: Run, train_iters: int, seq_length: int) -> Sequence[TextPart]:
+    """The parts of a run's text, in the order of training; of an ordinary one, or one that reads
+    its text as any run does, a single part.
+
+    Raises:
+        UserError: the run cannot have so many steps.
+    """
+    parts = run.text(train_iters, seq_length)
+    if parts is not None:
+        return parts
+    samples = sum(stage.samples for stage in run.stages_of(train_iters))
+    return [ordinary_text(samples, seq_length)] if samples else []
 
 
 def validation_tokens(args: argparse.Namespace) -> int | None:
@@ -75,19 +83,15 @@ def check_validation(args: argparse.Namespace, num_samples: int = 1) -> None:
 
     Args:
         args: Megatron's flags and ours.
-        num_samples: that it must have, of the largest bags.
+        num_samples: that it must have, of those that read most.
 
     Raises:
         UserError: it has less.
     """
     if not args.eval_iters:
         return
-    bag_size = 1
-    if superposes(args):
-        schedule = data_schedule(schedule_of_steps(args)(train_steps(args)), args.tst_superpose)
-        bag_size = max(stage.bag_size for stage in schedule.stages)
-    boundary = args.tst_bag_boundary
-    needed = places_needed(num_samples, args.seq_length, bag_size, boundary)
+    part = registry.run_of(args).held_out_text(num_samples, args.seq_length)
+    part = part or ordinary_text(num_samples, args.seq_length)
     for source in sources_of_split(args, "valid"):
         if not source.is_remote:
-            budget.check_validation(source, needed, bag_size, boundary)
+            budget.check_validation(source, part)

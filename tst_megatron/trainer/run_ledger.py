@@ -8,6 +8,7 @@ waits; what a line needs of all ranks (the parameter count) is asked of all befo
 import argparse
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from tst_megatron.runs.clock import RunClock
 from tst_megatron.runs.ledger_history import bring_along, put_aside_anothers
 from tst_megatron.runs.ledger_writer import LedgerWriter
 from tst_megatron.runs.stages import NEXT_TOKEN_LOSS
-from tst_megatron.trainer.ledger_header import header_of
+from tst_megatron.trainer.ledger_header import header_of, held_out_text
 from tst_megatron.trainer.parameter_count import count_parameters
 from tst_megatron.trainer.progress import ProgressCounter
 
@@ -80,7 +81,7 @@ class RunLedger(Listener):
         """See to it that what lies at the ledger's place is this run's past."""
         step = self.progress.started_at
         if step == 0:
-            put_aside_anothers(path, vars(self.args))
+            put_aside_anothers(path, vars(self.args), ("tst_",))
         elif not path.exists() and self.args.load and not is_object_storage_path(self.args.load):
             bring_along(path, Path(self.args.load) / "ledger.jsonl", step)
 
@@ -141,8 +142,14 @@ class RunLedger(Listener):
             "losses": {name: known[name] for name in others},
             "stderrs": {name: known.get(name + _STDERR) for name in others},
             "facts": evaluated.facts,
+            **self._held_out_text,
         }
         self._writer.write("validation", _without_empty(line))
+
+    @cached_property
+    def _held_out_text(self) -> dict[str, int | None]:
+        """Tokens and bytes of it that the next-token loss is measured on."""
+        return held_out_text(self.args)
 
 
 def _losses(losses: Mapping[str, Any]) -> dict[str, float]:

@@ -1,15 +1,15 @@
 """Samples of a run as the model will see them, as text.
 
 The one idea: nothing is imitated. The data set is the one that training builds, of Megatron's
-tokenizer and with its seed; only its cache lies elsewhere. So this imports Megatron, which takes
-seconds.
+tokenizer and with its seed; only its cache lies elsewhere. So Megatron is imported to draw samples,
+which takes seconds.
 """
 
 import argparse
 import logging
 import random
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ from rich.text import Text
 from tst_megatron.corpora.budget import Reading
 from tst_megatron.corpora.token_text import TokenText
 from tst_megatron.corpora.tokenizers.description import TokenizerDescription
+from tst_megatron.methods.method import Positions, Run
+from tst_megatron.runs.stages import starts_of
 
 NO_TOKEN = "·"
 """Stands in a place that holds no token, or whose target has no weight."""
@@ -35,32 +37,48 @@ class Sample:
 
     Attributes:
         index: of it in the run, from 0.
-        bag_size: s of its stage.
-        is_superposed: whether it is of bags.
-        inputs: ``[L][s]`` ids; None where a place holds none.
-        targets: ``[L][s]``, likewise.
+        stage: that it is of, in words.
+        inputs: of a position one id or several.
+        targets: likewise.
+        is_grouped: whether a method made it, so that several ids belong to a position.
     """
 
     index: int
-    bag_size: int
-    is_superposed: bool
-    inputs: list[list[int | None]]
-    targets: list[list[int | None]]
+    stage: str
+    inputs: Positions
+    targets: Positions
+    is_grouped: bool
 
 
 def draw_samples(
-    reading: Reading, split: str, description: TokenizerDescription | None, number: int
+    run: Run,
+    reading: Reading,
+    split: str,
+    description: TokenizerDescription | None,
+    number: int,
 ) -> list[Sample]:
     """Random samples of every stage of a run.
 
     Args:
-        reading: what the run reads, of one corpus.
+        run: what the run's methods make of it.
+        reading: what it reads, of one corpus.
         split: Megatron's ``--split``.
         description: the tokenizer; None where it is not known.
         number: of samples of each stage.
     """
-    with _quiet():
-        return _draw_samples(reading, split, description, number)
+    from tst_megatron.trainer.cpu import prepare_backend
+
+    with _quiet(), TemporaryDirectory(prefix="tst-megatron-") as folder:
+        prepare_backend()
+        dataset = _training_data(run, _dataset_config(reading, split, description, Path(folder)))
+        starts = starts_of([stage.samples for stage in run.stages])
+        return [
+            _sample(run, dataset[index], index, stage.name)
+            for start, stage in zip(starts, run.stages, strict=True)
+            for index in sorted(
+                random.sample(range(start, start + stage.samples), min(number, stage.samples))
+            )
+        ]
 
 
 @contextmanager
@@ -76,39 +94,43 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _draw_samples(
-    reading: Reading, split: str, description: TokenizerDescription | None, number: int
-) -> list[Sample]:
-    from tst_megatron.trainer.cpu import prepare_backend
-
-    prepare_backend()
+def _dataset_config(
+    reading: Reading, split: str, description: TokenizerDescription | None, folder: Path
+) -> Any:
+    """Megatron's ``GPTDatasetConfig``."""
     from megatron.core.datasets.gpt_dataset import GPTDatasetConfig
 
-    from tst_megatron.methods.superposition.phased_dataset import build_phased_dataset
+    return GPTDatasetConfig(
+        random_seed=reading.seed,
+        sequence_length=reading.seq_length,
+        blend=([source.prefix for source in reading.sources], None),
+        split=split,
+        path_to_cache=str(folder / "cache"),
+        tokenizer=_megatrons_tokenizer(description, folder / "tokenizer"),
+        reset_position_ids=False,
+        reset_attention_mask=False,
+        eod_mask_loss=False,
+        create_attention_mask=False,
+    )
 
-    schedule = reading.schedule(reading.train_iters)
-    with TemporaryDirectory(prefix="tst-megatron-") as folder:
-        config = GPTDatasetConfig(
-            random_seed=reading.seed,
-            sequence_length=reading.seq_length,
-            blend=([source.prefix for source in reading.sources], None),
-            split=split,
-            path_to_cache=str(Path(folder) / "cache"),
-            tokenizer=_megatrons_tokenizer(description, Path(folder) / "tokenizer"),
-            reset_position_ids=False,
-            reset_attention_mask=False,
-            eod_mask_loss=False,
-            create_attention_mask=False,
-        )
-        dataset = build_phased_dataset(schedule, config, lambda: True, reading.bag_boundary)
-        assert dataset is not None
-        return [
-            _sample(dataset[index], index, schedule.locate(index).bag_size)
-            for stage, (start, one) in enumerate(zip(schedule.starts, schedule.stages, strict=True))
-            for index in sorted(
-                random.sample(range(start, start + one.num_samples), min(number, one.num_samples))
-            )
-        ]
+
+def _training_data(run: Run, config: Any) -> Any:
+    """The run's, or Megatron's own where no method makes them."""
+    if run.makes_training_data:
+        return run.training_data(config, lambda: True)
+    from megatron.core.datasets.blended_megatron_dataset_builder import (
+        BlendedMegatronDatasetBuilder,
+    )
+    from megatron.core.datasets.gpt_dataset import GPTDataset
+    from megatron.core.datasets.utils import Split
+
+    from tst_megatron.stock.datasets import without_split
+
+    for other in (Split.valid, Split.test):
+        config = without_split(config, other)
+    samples = sum(stage.samples for stage in run.stages)
+    sizes = [samples, 0, 0]
+    return BlendedMegatronDatasetBuilder(GPTDataset, sizes, lambda: True, config).build()[0]
 
 
 def _megatrons_tokenizer(description: TokenizerDescription | None, folder: Path) -> Any:
@@ -133,28 +155,24 @@ class _Flags(argparse.Namespace):
         return None
 
 
-def _sample(sample: dict[str, Any], index: int, bag_size: int) -> Sample:
-    from tst_megatron.methods.superposition.bags import EMPTY
-    from tst_megatron.methods.superposition.phased_dataset import BAGS
-
-    def known(places: list[int]) -> list[int | None]:
-        return [None if place == EMPTY else place for place in places]
-
-    if BAGS in sample:
-        bags = [known(bag) for bag in sample[BAGS].tolist()]
-        return Sample(index, bag_size, True, bags[:-1], bags[1:])
-    labels = sample["labels"].masked_fill(sample["loss_mask"] == 0, EMPTY).tolist()
+def _sample(run: Run, sample: Mapping[str, Any], index: int, stage: str) -> Sample:
+    positions = run.in_positions(sample)
+    if positions is not None:
+        return Sample(index, stage, *positions, is_grouped=True)
+    labels = sample["labels"].tolist()
+    is_target = sample["loss_mask"].tolist()
     return Sample(
         index,
-        bag_size,
-        False,
+        stage,
         [[one] for one in sample["tokens"].tolist()],
-        [known([one]) for one in labels],
+        [[one if weight else None] for one, weight in zip(labels, is_target, strict=True)],
+        is_grouped=False,
     )
 
 
 def as_text(sample: Sample, text: TokenText, positions: int | None = None) -> list[Text]:
-    """A sample in lines: which it is, its inputs and its targets; bags as ``[the| cat| sat]``.
+    """A sample in lines: which it is, its inputs and its targets; a position of several ids as
+    ``[the| cat| sat]``.
 
     Args:
         sample: of any stage.
@@ -162,27 +180,28 @@ def as_text(sample: Sample, text: TokenText, positions: int | None = None) -> li
         positions: how many are shown; None for all.
     """
     num_positions = len(sample.inputs)
-    kind = f"bags of {sample.bag_size}" if sample.is_superposed else "single tokens"
     shown = num_positions if positions is None else min(positions, num_positions)
     rest = "" if shown == num_positions else f", the first {shown:,} of them"
-    head = Text(f"sample {sample.index:,}: {kind}, {num_positions:,} positions{rest}", "bold")
+    head = Text(
+        f"sample {sample.index:,}: {sample.stage}, {num_positions:,} positions{rest}", "bold"
+    )
     lines = [head]
     for name, places in (("inputs ", sample.inputs), ("targets", sample.targets)):
         line = Text(f"  {name}  ")
-        for number, bag in enumerate(places[:shown]):
-            if sample.is_superposed:
+        for number, position in enumerate(places[:shown]):
+            if sample.is_grouped:
                 line.append("[", _SEPARATOR)
             elif number:
                 line.append("|", _SEPARATOR)
-            _append(line, bag, text)
-            if sample.is_superposed:
+            _append(line, position, text)
+            if sample.is_grouped:
                 line.append("]", _SEPARATOR)
         lines.append(line)
     return lines
 
 
-def _append(line: Text, bag: Sequence[int | None], text: TokenText) -> None:
-    for number, one in enumerate(bag):
+def _append(line: Text, position: Sequence[int | None], text: TokenText) -> None:
+    for number, one in enumerate(position):
         if number:
             line.append("|", _SEPARATOR)
         if one is None:

@@ -9,7 +9,7 @@ from megatron.training.utils import get_blend_and_blend_per_split
 from tst_megatron.corpora.blend import expand_blend, load_blend
 from tst_megatron.corpora.sources import Source, sources_of_split
 from tst_megatron.errors import UserError
-from tst_megatron.recipes.recipe import expand_recipe
+from tst_megatron.recipes import expand_recipe
 
 
 def write(folder: Path, content: str, name: str = "blend.yaml") -> str:
@@ -64,7 +64,7 @@ def test_the_last_blend_wins_and_stands_alone(tmp_path: Path) -> None:
 def test_a_recipe_carries_a_blend(tmp_path: Path) -> None:
     recipe = write(
         tmp_path,
-        "lr: 1\ntst-blend:\n  sources:\n  - {path: web, weight: 3, epochs: 2}\n"
+        "lr: 1\nblend:\n  sources:\n  - {path: web, weight: 3, epochs: 2}\n"
         "  - {path: code, weight: 1}\n",
         "recipe.yaml",
     )

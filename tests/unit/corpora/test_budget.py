@@ -66,7 +66,7 @@ def test_the_refusal_names_stage_source_and_tokens(folder: Path) -> None:
     says = refusal(*flags)
     for words in (
         f"the corpus {folder}/a is too small for the schedule",
-        f"the stage with bag size {worst.bag_size} needs {worst.needed:,} tokens",
+        f"the stage with bag size {worst.part.tokens_a_position} needs {worst.needed:,} tokens",
         f"has {worst.available:,} of its own",
         f"read them {times(worst.epochs)} times of 1 allowed",
         f"; {budget.steps_that_fit(600):,} of 600 steps fit, or add --allow-repeats",
@@ -123,7 +123,7 @@ def test_output_superposition_needs_no_more_than_an_ordinary_run(folder: Path) -
     ordinary = budget_of(parse(*blend(folder, "a")))
     output = budget_of(parse(SCHEDULE, "--tst-superpose=output", *blend(folder, "a")))
     assert output.stages == ordinary.stages
-    assert [stage.bag_size for stage in output.stages] == [1]
+    assert [stage.part.tokens_a_position for stage in output.stages] == [1]
 
 
 def test_repeat_free_steps_are_of_the_command_line(folder: Path) -> None:

@@ -12,13 +12,14 @@ from corpora import EOD, random_documents, write_corpus, write_its_manifest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tst_megatron.corpora import block_checks, verification
-from tst_megatron.corpora.block_checks import IdCheck, check_blocks
+from tst_megatron.corpora import blocks, verification
+from tst_megatron.corpora.blocks import IdCheck, check_blocks
 from tst_megatron.corpora.commands import index_verify
 from tst_megatron.corpora.index_checks import Finding
 from tst_megatron.corpora.index_file import FIXED_PART, bin_path, index_path, read_index
+from tst_megatron.corpora.indexing.partial import leftovers
 from tst_megatron.corpora.manifest import write_manifest
-from tst_megatron.corpora.verification import leftovers, verify
+from tst_megatron.corpora.verification import verify
 from tst_megatron.errors import UserError
 
 VOCAB_SIZE = 500
@@ -234,8 +235,7 @@ def test_the_block_with_a_changed_byte_is_named(
 ) -> None:
     """Blocks of 64 MiB as they are, of a few bytes here: everything else is the same."""
     block = 1 << 10
-    monkeypatch.setattr("tst_megatron.corpora.checksum.CHECKSUM_BLOCK", block)
-    monkeypatch.setattr(block_checks, "CHECKSUM_BLOCK", block)
+    monkeypatch.setattr(blocks, "CHECKSUM_BLOCK", block)
     monkeypatch.setattr(verification, "CHECKSUM_BLOCK", block)
     prefix = write_corpus(tmp_path / "corpus", random_documents(300))
     write_its_manifest(prefix)
@@ -260,7 +260,7 @@ def test_the_block_with_a_changed_byte_is_named(
 
 
 def test_ends_at_the_edges_of_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(block_checks, "CHECKSUM_BLOCK", 16)
+    monkeypatch.setattr(blocks, "CHECKSUM_BLOCK", 16)
     documents = [[9, 9, 9, 9, 9, 9, 9, EOD], [9, EOD], [9] * 20 + [EOD], [EOD]]
     prefix = write_corpus(tmp_path / "corpus", documents)
     index = read_index(prefix)

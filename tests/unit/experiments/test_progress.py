@@ -8,6 +8,7 @@ import pytest
 
 from tst_megatron.experiments import progress
 from tst_megatron.experiments.progress import Status, status_of
+from tst_megatron.runs.stages import ORDINARY, Stage
 
 
 def step(number: int, bag_size: int = 1) -> dict[str, Any]:
@@ -17,14 +18,20 @@ def step(number: int, bag_size: int = 1) -> dict[str, Any]:
         "wall_clock_s": 2.0 * number,
         "positions": 1000 * number,
         "data_tokens": 1000 * number * bag_size,
-        "bag_size": bag_size,
+        "stage": int(bag_size == 1),
+        "facts": {"bag_size": bag_size},
         "loss": 5.0 - number / 1000,
         "loss_name": "lm loss",
     }
 
 
 def header(number: int) -> dict[str, Any]:
-    return {"kind": "header", "step": number, "schema_version": 2}
+    stages = [
+        Stage("bags of 4", 8, facts={"bag_size": 4}),
+        Stage(ORDINARY, 8, facts={"bag_size": 1}),
+    ]
+    method = {"name": "some", "stages": [stage.as_json() for stage in stages], "facts": {}}
+    return {"kind": "header", "step": number, "schema_version": 3, "methods": [method]}
 
 
 def written(path: Path, lines: list[dict[str, Any]], rest: str = "") -> Path:

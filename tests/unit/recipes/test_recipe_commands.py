@@ -2,19 +2,18 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from megatron.training.arguments import add_megatron_arguments
 
+from tst_megatron import recipes
 from tst_megatron.errors import UserError
-from tst_megatron.recipes import recipe as recipes
-from tst_megatron.recipes.commands import recipe_diff, recipe_flags, recipe_list, recipe_show
+from tst_megatron.recipes import command
 
 REPOSITORY = __file__.rpartition("/tests/")[0]
 
 
-def run(command: ModuleType, *words: str) -> None:
+def run(*words: str) -> None:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     command.add_arguments(parser)
     command.main(parser.parse_args(words))
@@ -26,7 +25,7 @@ def rows(output: str) -> dict[str, list[str]]:
 
 
 def test_list_names_every_recipe_layout_and_precision(capsys) -> None:
-    run(recipe_list)
+    run("list")
     listed = rows(capsys.readouterr().out)
     for name in recipes.names():
         recipe = recipes.read(name)
@@ -38,12 +37,12 @@ def test_list_names_every_recipe_layout_and_precision(capsys) -> None:
 
 def test_quick_commands_do_without_megatron() -> None:
     code = (
-        "import sys\n"
-        "from argparse import Namespace as Of\n"
-        "from tst_megatron.trainer.commands import recipe_diff, recipe_flags, recipe_list\n"
-        "recipe_list.main(Of())\n"
-        "recipe_diff.main(Of(first='tiny', second='tiny-tst'))\n"
-        "recipe_flags.main(Of(recipe='tiny'))\n"
+        "import argparse, sys\n"
+        "from tst_megatron.recipes import command\n"
+        "parser = argparse.ArgumentParser()\n"
+        "command.add_arguments(parser)\n"
+        "for words in ('list', 'diff tiny tiny-tst', 'flags tiny', 'flags tiny-tst'):\n"
+        "    command.main(parser.parse_args(words.split()))\n"
         "assert not {'torch', 'megatron'} & sys.modules.keys()\n"
     )
     done = subprocess.run(
@@ -53,7 +52,7 @@ def test_quick_commands_do_without_megatron() -> None:
 
 
 def test_diff_shows_what_differs_and_nothing_else(capsys) -> None:
-    run(recipe_diff, "moe-10b-a1b-baseline", "moe-10b-a1b-tst+8xb200")
+    run("diff", "moe-10b-a1b-baseline", "moe-10b-a1b-tst+8xb200")
     found = rows(capsys.readouterr().out)
     assert {key: values[1:] for key, values in found.items() if key.startswith("--")} == {
         "--train-iters": ["125000", "49983"],
@@ -61,12 +60,12 @@ def test_diff_shows_what_differs_and_nothing_else(capsys) -> None:
         "--tst-bag-size": ["–", "16"],
         "--tst-step-ratio": ["–", "0.24975"],
     }
-    run(recipe_diff, "tiny", "tiny")
+    run("diff", "tiny", "tiny")
     assert "the same flags" in capsys.readouterr().out
 
 
 def test_flags_of_a_baseline_are_megatrons_alone(capsys) -> None:
-    run(recipe_flags, "smollm3-3b-baseline+8xh100+fp8-tensorwise")
+    run("flags", "smollm3-3b-baseline+8xh100+fp8-tensorwise")
     printed = capsys.readouterr()
     parser = add_megatron_arguments(argparse.ArgumentParser(allow_abbrev=False))
     args = parser.parse_args(printed.out.split())
@@ -76,13 +75,13 @@ def test_flags_of_a_baseline_are_megatrons_alone(capsys) -> None:
 
 def test_flags_of_a_baselines_blend_are_megatrons(capsys, tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
-    recipe.write_text("extends: tiny\ntst-blend: {sources: [{path: /web, weight: 2}]}\n")
-    run(recipe_flags, str(recipe))
+    recipe.write_text("extends: tiny\nblend: {sources: [{path: /web, weight: 2}]}\n")
+    run("flags", str(recipe))
     assert capsys.readouterr().out.split()[-3:] == ["--data-path", "2.0", "/web"]
 
 
 def test_flags_of_a_superposed_run_are_those_of_pretrain(capsys) -> None:
-    run(recipe_flags, "smollm3-3b-tst")
+    run("flags", "smollm3-3b-tst")
     printed = capsys.readouterr()
     assert printed.out.split() == recipes.expand_recipe(["--recipe", "smollm3-3b-tst"])
     assert not printed.err
@@ -90,7 +89,7 @@ def test_flags_of_a_superposed_run_are_those_of_pretrain(capsys) -> None:
 
 def test_show_says_where_every_value_comes_from(capsys) -> None:
     overrides = ("--lr", "1e-3", "--tst-schedule=8:0.1", "--seed", "7")
-    run(recipe_show, "moe-10b-a1b-tst+64xh100+fp8-blockwise", *overrides)
+    run("show", "moe-10b-a1b-tst+64xh100+fp8-blockwise", *overrides)
     output = capsys.readouterr().out
     shown = rows(output)
     assert shown["--clip-grad"] == ["--clip-grad", "1.0", "_cluster.yaml"]
@@ -117,4 +116,4 @@ def test_show_says_where_every_value_comes_from(capsys) -> None:
 )
 def test_show_refuses_overrides_that_pretrain_would(words: tuple[str, ...], says: str) -> None:
     with pytest.raises(UserError, match=says):
-        run(recipe_show, "smollm3-3b-tst", *words)
+        run("show", "smollm3-3b-tst", *words)

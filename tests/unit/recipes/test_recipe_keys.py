@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from tst_megatron import recipes
 from tst_megatron.errors import UserError
-from tst_megatron.recipes import recipe as recipes
 from tst_megatron.recipes.keys import check_keys, main_name
 
 _OF_RECIPES = ("extends", "about", "layout", "layouts", "precision", "precisions", "only-on")

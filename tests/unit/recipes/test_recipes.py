@@ -2,9 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from tst_megatron import demo
+from tst_megatron import demo, recipes
 from tst_megatron.errors import UserError
-from tst_megatron.recipes import recipe as recipes
 
 MODELS = ("tiny", "tiny-moe", "smollm2-270m", "smollm2-600m", "smollm3-3b", "moe-10b-a1b")
 _STEPS = {"train-iters", "lr-wsd-decay-iters"}

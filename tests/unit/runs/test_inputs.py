@@ -7,9 +7,15 @@ import numpy as np
 import pytest
 from made_runs import made_ledger, made_run
 
-from tst_megatron.runs.inputs import read_runs, read_sides
-from tst_megatron.runs.phases import Phase
+from tst_megatron.analysis.compare.derived import read_sides
+from tst_megatron.analysis.compare.stories import vocabulary
 from tst_megatron.errors import UserError
+from tst_megatron.runs.inputs import read_runs
+from tst_megatron.runs.run import Run
+
+
+def stages(run: Run) -> list[tuple[int, str, int, int]]:
+    return [(s.index, s.stage.name, s.first_step, s.last_step) for s in run.stages]
 
 
 def names(*paths: Path) -> list[str]:
@@ -21,13 +27,13 @@ def test_a_ledger_as_a_run(tmp_path: Path):
     path = made_ledger(tmp_path, "tst", losses={30: 5.0, 60: 4.0}, stages=[(4, 120)], flags=flags)
     (run,) = read_runs([path])
     assert (run.name, run.path, run.source) == ("tst", path, "ledger")
-    assert run.phases == (Phase(0, 4, 1, 30), Phase(1, 1, 31, 60))
+    assert stages(run) == [(0, "bags of 4", 1, 30), (1, "single tokens", 31, 60)]
     assert (run.num_steps, run.decay_start, run.notes) == (100, 90, ())
     np.testing.assert_array_equal(run.curve.steps, [30, 60])
     np.testing.assert_array_equal(run.curve.losses, [5.0, 4.0])
     np.testing.assert_array_equal(run.curve.data_tokens, [61440, 30720])
     assert np.isnan(run.curve.stderrs).all()
-    np.testing.assert_array_equal(run.steps.bag_sizes, [4, 4, 4, 1, 1, 1])
+    assert [of["bag_size"] for of in run.steps.facts] == [4, 4, 4, 1, 1, 1]
     assert run.steps.loss_names == (None,) * 6
 
 
@@ -130,8 +136,8 @@ def test_a_ledger_made_by_hand(tmp_path: Path):
         {"kind": "validation", "step": 20, "next_token_loss": 4.0},
     ]
     path.write_text("\n".join(map(json.dumps, lines)))
-    (run,) = read_runs([path])
-    assert run.phases == (Phase(0, 2, 1, 10), Phase(1, 1, 11, 20))
+    (run,) = read_runs([path], vocabulary())
+    assert stages(run) == [(0, "bags of 2", 1, 10), (1, "single tokens", 11, 20)]
     assert (run.num_steps, run.decay_start) == (20, None)
     assert np.isnan(run.curve.flops).all()
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tst_megatron.runs import ledger as ledgers
 from tst_megatron.runs import clock as run_clock
+from tst_megatron.runs import ledger as ledgers
+from tst_megatron.runs.clock import RunClock, clock_file
 from tst_megatron.runs.ledger import LedgerError, read_ledger
 from tst_megatron.runs.ledger_writer import LedgerWriter
-from tst_megatron.runs.clock import RunClock, clock_file
 
 
 @pytest.fixture(autouse=True)

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from tst_megatron.runs.clock import RunClock, clock_file
 from tst_megatron.runs.ledger import read_ledger
 from tst_megatron.runs.ledger_history import bring_along, put_aside_anothers
 from tst_megatron.runs.ledger_lines import read_lines
-from tst_megatron.runs.clock import RunClock, clock_file
 
 FLAGS = {"seed": 1, "lr": 1e-3, "data_path": ["corpus"], "tst_bag_size": 4, "log_interval": 10}
 
@@ -44,7 +44,7 @@ def test_another_runs_ledger_is_kept_under_another_name(
     for number in (1, 2):
         content = write(ledger, header(0), line(10, 60.0)).read_text()
         clock_file(ledger).write_text("{}")
-        put_aside_anothers(ledger, FLAGS | change)
+        put_aside_anothers(ledger, FLAGS | change, ("tst_",))
         assert not ledger.exists()
         assert not clock_file(ledger).exists()
         assert (tmp_path / f"ledger.{number}.jsonl").read_text() == content

@@ -294,7 +294,7 @@ def test_a_run_without_run_ids_may_start_again(tmp_path: Path):
             ),
             "line 5: another run starts",
         ),
-        ((HEADER | {"schema_version": 3},), "line 1: a ledger of schema 3"),
+        ((HEADER | {"schema_version": 4},), "line 1: a ledger of schema 4"),
         ((HEADER | {"schema_version": "x"},), 'line 1: a ledger of schema "x"'),
         ((HEADER, step(1, loss="high")), 'line 2: its "loss" is "high"'),
         ((HEADER, step(1, loss=True)), 'line 2: its "loss" is true'),

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from tst_megatron.runs.inputs import read_runs
-from tst_megatron.runs.phases import Phase
-from tst_megatron.runs.run import Run
+from tst_megatron.analysis.compare.stories import vocabulary, words_of
 from tst_megatron.errors import UserError
+from tst_megatron.runs.inputs import read_runs
+from tst_megatron.runs.run import Run
+from tst_megatron.runs.spans import Span
 
 BATCH_SIZE, SEQ_LENGTH, RANKS = 4, 128, 8
 FLAGS = {
@@ -62,7 +63,14 @@ class Written:
 
 
 def read(folder: Path) -> Run:
-    return read_runs([folder])[0]
+    return read_runs([folder], vocabulary())[0]
+
+
+def stages(run: Run) -> list[tuple[int, str, int, int]]:
+    def short(span: Span) -> tuple[int, str, int, int]:
+        return (span.index, span.stage.name, span.first_step, span.last_step)
+
+    return [short(span) for span in run.stages]
 
 
 def test_megatrons_own_folder(tmp_path: Path):
@@ -75,7 +83,7 @@ def test_megatrons_own_folder(tmp_path: Path):
     run = read(folder)
     assert (run.name, run.path, run.source) == ("base", folder, "tensorboard")
     assert (run.num_steps, run.decay_start) == (100, 90)
-    assert run.phases == (Phase(0, 1, 1, 100),)
+    assert stages(run) == [(0, "single tokens", 1, 100)]
     assert run.header["flags"] == FLAGS
     assert run.header["seed"] == 5
     np.testing.assert_array_equal(run.curve.steps, [20, 40, 60, 80, 100])
@@ -92,8 +100,14 @@ def test_megatrons_own_folder(tmp_path: Path):
     np.testing.assert_array_equal(run.steps.grad_norms, 0.25)
 
 
-def test_our_own_scalars(tmp_path: Path):
-    start = Written(tmp_path / "tst", FLAGS | {"tst_superposition": {"stages": [(4, 120)]}})
+SAVED = {"stages": [(4, 120)], "superpose": "both"}
+
+
+@pytest.mark.parametrize(
+    "told", [{"tst_superposition": SAVED}, {"methods": {"superposition": SAVED}}, {}]
+)
+def test_our_own_scalars(tmp_path: Path, told: dict[str, Any]):
+    start = Written(tmp_path / "tst", FLAGS | told)
     start.steps(1, 30, loss="bag loss")
     start.steps(31, 100, clock=60.0)
     tokens = 0
@@ -112,11 +126,12 @@ def test_our_own_scalars(tmp_path: Path):
     start.scalar("lm loss validation stderr", 40, 0.01, 200.0, samples=False)
     start.writer.close()
     run = read(tmp_path / "tst")
+    assert words_of(run) == ("bags of 4 for 30 %" if told else "")
     np.testing.assert_allclose(run.curve.flops, run.curve.steps * 1e9, rtol=1e-6)
     np.testing.assert_allclose(run.curve.gpu_hours, run.curve.steps / 10, rtol=1e-6)
     np.testing.assert_allclose(run.curve.stderrs, [np.nan, 0.01, np.nan, np.nan, np.nan], 1e-6)
     np.testing.assert_array_equal(run.steps.compute_s, 0.5)
-    assert run.phases == (Phase(0, 4, 1, 30), Phase(1, 1, 31, 100))
+    assert stages(run) == [(0, "bags of 4", 1, 30), (1, "single tokens", 31, 100)]
     assert run.steps.loss_names[29:31] == ("bag loss", "lm loss")
     assert run.curve.data_tokens[-1] == tokens
     np.testing.assert_array_equal(run.curve.data_tokens[:1], [20 * 4 * 512])

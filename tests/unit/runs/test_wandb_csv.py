@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from tst_megatron.analysis.compare.group_curve import group_curve
-from tst_megatron.runs.inputs import read_runs
-from tst_megatron.runs.run import Group, Run
+from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.errors import UserError
+from tst_megatron.runs.inputs import read_runs
+from tst_megatron.runs.run import Run
 
 
 def read(folder: Path, text: str) -> list[Run]:

@@ -8,8 +8,8 @@ EXAMPLE = Path(__file__).parents[3] / "examples" / "sweep"
 
 
 def test_its_recipe_is_one() -> None:
+    from tst_megatron.recipes import read
     from tst_megatron.recipes.keys import check_keys
-    from tst_megatron.recipes.recipe import read
 
     recipe = str(EXAMPLE / "small.yaml")
     check_keys(read(recipe))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tst_megatron.errors import UserError
-from tst_megatron.recipes.recipe import expand_recipe
+from tst_megatron.recipes import expand_recipe
 from tst_megatron.sweep.grid import BASELINE, Config
 from tst_megatron.sweep.settings import SweepSettings, begin, settings_from_flags
 

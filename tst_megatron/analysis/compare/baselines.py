@@ -1,7 +1,7 @@
-"""Which of several baselines TST is held against: one setting, the strongest.
+"""Which of several baselines a candidate is held against: one setting, the strongest.
 
 The one idea: a saving over a poor baseline persuades nobody, so of several settings the one counts
-that ends lowest at the length nearest TST's, whatever order they were given in.
+that ends lowest at the length nearest the candidate's, whatever order they were given in.
 """
 
 import math
@@ -10,13 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from tst_megatron.analysis.compare.group_curve import GroupCurve, group_curve
-from tst_megatron.analysis.compare.groups import settings_apart
-from tst_megatron.runs.run import Group
+from tst_megatron.analysis.compare.groups import Group, settings_apart
 
 _SHOWN = 4
 
 
-def strongest(groups: Sequence[Group], tst: Group) -> tuple[tuple[Group, ...], list[str]]:
+def strongest(groups: Sequence[Group], candidate: Group) -> tuple[tuple[Group, ...], list[str]]:
     """The baseline's groups of one setting, and what is said of the others.
 
     Settings that both tell and that do not follow from the length part two groups; what one does
@@ -24,11 +23,11 @@ def strongest(groups: Sequence[Group], tst: Group) -> tuple[tuple[Group, ...], l
 
     Args:
         groups: of the baseline, of any settings and lengths.
-        tst: the group that they are held against.
+        candidate: the group that they are held against.
 
     Returns:
-        One group a length, the one of TST's own length, or nearest to it, first; the others
-        ascending in length, and last those without a held-out loss at their end.
+        One group a length, the one of the candidate's own length, or nearest to it, first; the
+        others ascending in length, and last those without a held-out loss at their end.
     """
     if not groups:
         return (), []
@@ -36,7 +35,7 @@ def strongest(groups: Sequence[Group], tst: Group) -> tuple[tuple[Group, ...], l
 
     def rank(group: Group) -> tuple[float, bool, float, str]:
         curve = curves[id(group)]
-        apart = abs(math.log(max(group.num_steps, 1) / max(tst.num_steps, 1)))
+        apart = abs(math.log(max(group.num_steps, 1) / max(candidate.num_steps, 1)))
         return apart, curve is None or not curve.is_whole, _final(curve), group.name
 
     known = sorted((group for group in groups if curves[id(group)] is not None), key=rank)

@@ -21,6 +21,7 @@ from tst_megatron.analysis.compare.compare_notes import (
 from tst_megatron.analysis.compare.equal_budget import equal_data, equal_flops
 from tst_megatron.analysis.compare.equal_loss import along_baseline, at_baseline_final, at_tst_final
 from tst_megatron.analysis.compare.group_curve import group_curve
+from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.analysis.compare.paths import Fit, fit_baseline
 from tst_megatron.analysis.compare.resampling import Resampled, Rows, resample, until
 from tst_megatron.analysis.compare.result import (
@@ -33,7 +34,6 @@ from tst_megatron.analysis.compare.result import (
     Saving,
 )
 from tst_megatron.analysis.compare.saving import saving
-from tst_megatron.runs.run import Group
 from tst_megatron.statistics.interval import Interval
 
 DRAWS = 2000

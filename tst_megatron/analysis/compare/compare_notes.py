@@ -10,10 +10,10 @@ import numpy as np
 from tst_megatron.analysis.compare.equal_budget import step_of
 from tst_megatron.analysis.compare.equal_loss import BY_LAW
 from tst_megatron.analysis.compare.group_curve import GroupCurve, is_untrained
+from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.analysis.compare.paths import Fit
 from tst_megatron.analysis.compare.resampling import Resampled, Rows
 from tst_megatron.analysis.compare.result import EqualLoss
-from tst_megatron.runs.run import Group
 
 
 def reading_notes(groups: Sequence[Group], curves: Sequence[GroupCurve | None]) -> list[str]:
@@ -59,8 +59,8 @@ def equal_loss_notes(headline: EqualLoss, fit: Fit | None) -> list[str]:
     if headline.extrapolated and fit is not None:
         steps = headline.baseline.steps.value or 0.0
         notes.append(
-            f"The baseline did not get to TST's final loss: the {steps:,.0f} steps that it would "
-            f"need are extrapolated, by a power law fitted on {fit.fitted_on}."
+            f"The baseline did not get to the candidate's final loss: the {steps:,.0f} steps that "
+            f"it would need are extrapolated, by a power law fitted on {fit.fitted_on}."
         )
     if headline.extrapolated and headline.where == BY_LAW:
         notes.append(
@@ -80,8 +80,9 @@ def equal_loss_notes(headline: EqualLoss, fit: Fit | None) -> list[str]:
         )
     if headline.at_least:
         notes.append(
-            "The baseline's longest run did not get to TST's final loss, and no power law says "
-            "when a longer one would: the ratios and the baseline's figures are lower bounds."
+            "The baseline's longest run did not get to the candidate's final loss, and no power "
+            "law says when a longer one would: the ratios and the baseline's figures are lower "
+            "bounds."
         )
     if headline.rough:
         notes.append(
@@ -108,21 +109,21 @@ def no_lower_notes(groups: Sequence[Rows], used: Sequence[Rows]) -> list[str]:
     ]
 
 
-def met_unseen_notes(baseline: Rows, tst: Rows) -> list[str]:
+def met_unseen_notes(baseline: Rows, candidate: Rows) -> list[str]:
     """Which side had the other's final loss before it was first evaluated."""
     return [
         f"{one} had {other}'s final loss at its first evaluation: when it got there is not known, "
         "so no equal-loss figure can be told. Evaluate more often."
         for one, rows, other, others in (
-            ("The baseline", baseline, "TST", tst),
-            ("TST", tst, "the baseline", baseline),
+            ("The baseline", baseline, "the candidate", candidate),
+            ("The candidate", candidate, "the baseline", baseline),
         )
         if max(rows.losses[0, 0], rows.finals[0]) <= others.finals[0]
     ]
 
 
 def equal_budget_notes(
-    name: str, at: float | None, baseline: Rows | None, tst: Rows, unlike: str
+    name: str, at: float | None, baseline: Rows | None, candidate: Rows, unlike: str
 ) -> list[str]:
     """Where in their runs the sides are when they have spent as much.
 
@@ -130,18 +131,18 @@ def equal_budget_notes(
         name: of what is spent, a column of a curve.
         at: how much of it; None where the sides share no amount.
         baseline: the group that the figure is of.
-        tst: the TST group.
+        candidate: the group that is compared with it.
         unlike: why the losses are not alike.
     """
     if baseline is None or at is None:
         return []
     words = f"At equal {'FLOPs' if name == 'flops' else 'data tokens'}"
     notes = []
-    for side, rows in (("the baseline", baseline), ("TST", tst)):
+    for side, rows in (("the baseline", baseline), ("the candidate", candidate)):
         step, last = step_of(rows, name, at), float(rows.steps[-1])
         if step < (1 - _AT_END) * last:
             notes.append(
-                f"{words} {side} is at step {step:,.0f} of {last:,.0f}{_phase(rows, step)}, not at "
+                f"{words} {side} is at step {step:,.0f} of {last:,.0f}{_stage(rows, step)}, not at "
                 "the end of a run of its own."
             )
     if unlike:
@@ -212,9 +213,9 @@ def _length_notes(group: Group, curve: GroupCurve) -> list[str]:
     return notes
 
 
-def _phase(rows: Rows, step: float) -> str:
-    """The superposed stage that a step lies in, in words; nothing for ordinary training."""
-    for phase in rows.curve.runs[0].phases:
-        if phase.first_step <= step <= phase.last_step and phase.bag_size > 1:
-            return f", in its stage of bags of {phase.bag_size}"
+def _stage(rows: Rows, step: float) -> str:
+    """The stage that a step lies in, in words; nothing for ordinary training."""
+    for span in rows.curve.runs[0].stages:
+        if span.first_step <= step <= span.last_step and not span.stage.is_ordinary:
+            return f", in its stage of {span.stage.name}"
     return ""

@@ -1,4 +1,4 @@
-"""What a source does not tell of a run and the other side's ledger does: positions and FLOPs.
+"""Both sides read, each completed with what only the other tells: positions and FLOPs.
 
 The one idea: at one model, batch and sequence length a step is a step. So a run from TensorBoard or
 W&B has the positions a step and the FLOPs a position of a run beside it; nothing that is known to
@@ -7,15 +7,32 @@ differ is taken over, and every run that was completed so says it.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from tst_megatron.analysis.compare.comparable import differences
+from tst_megatron.analysis.compare.stories import vocabulary
+from tst_megatron.runs.facts import differences
+from tst_megatron.runs.inputs import read_runs
 from tst_megatron.runs.run import Curve, Run, StepSeries
 from tst_megatron.statistics.interval import Array
 
 # Of one model all runs have it to the digits that a sum in floating point keeps.
 _TOLERANCE = 1e-3
+
+
+def read_sides(baseline: Sequence[Path], candidate: Sequence[Path]) -> tuple[list[Run], list[Run]]:
+    """Read both sides, each completed with what only the other tells.
+
+    Args:
+        baseline: as of `read_runs`.
+        candidate: likewise.
+
+    Raises:
+        UserError: as `read_runs`.
+    """
+    theirs, ours = (read_runs(side, vocabulary()) for side in (baseline, candidate))
+    return complete(theirs, ours), complete(ours, theirs)
 
 
 def complete(runs: Sequence[Run], others: Sequence[Run]) -> list[Run]:
@@ -34,13 +51,15 @@ def complete(runs: Sequence[Run], others: Sequence[Run]) -> list[Run]:
 def _complete(run: Run, others: Sequence[Run]) -> Run:
     if _is_unknown(run, lambda curve: curve.positions):
         run = _with_positions(
-            run, [other for other in others if not differences("batch", run, other)]
+            run, [other for other in others if not differences("batch", run.facts, other.facts)]
         )
     if _is_unknown(run, lambda curve: curve.flops):
         alike = [
             other
             for other in others
-            if not differences("batch", run, other) and not differences("model", run, other)
+            if not any(differences(topic, run.facts, other.facts) for topic in ("batch", "model"))
+            # What its parents spent is in its FLOPs and not in its positions.
+            and not other.facts.parents
         ]
         run = _with_flops(run, alike)
     return run
@@ -52,16 +71,16 @@ def _with_positions(run: Run, others: Sequence[Run]) -> Run:
         return run
     return _noted(
         run,
-        _at_rate(run.curve, rate, _has_bags(run)),
-        _at_rate(run.steps, rate, _has_bags(run)),
+        _at_rate(run.curve, rate, _reads_more(run)),
+        _at_rate(run.steps, rate, _reads_more(run)),
         f"{rate:,.0f} positions a step",
     )
 
 
-def _at_rate[T: (Curve, StepSeries)](series: T, rate: float, has_bags: bool) -> T:
+def _at_rate[T: (Curve, StepSeries)](series: T, rate: float, reads_more: bool) -> T:
     positions = series.steps * rate
     tokens = series.data_tokens
-    if not has_bags:
+    if not reads_more:
         tokens = np.where(np.isnan(tokens), positions, tokens)
     return replace(series, positions=positions, data_tokens=tokens)
 
@@ -83,8 +102,9 @@ def _noted(run: Run, curve: Curve, steps: StepSeries, what: str) -> Run:
     return replace(run, curve=curve, steps=steps, notes=(*run.notes, note))
 
 
-def _has_bags(run: Run) -> bool:
-    return any(phase.bag_size > 1 for phase in run.phases)
+def _reads_more(run: Run) -> bool:
+    """Whether a position of some stage is not one token."""
+    return any(span.stage.tokens_a_position != 1 for span in run.stages)
 
 
 def _is_unknown(run: Run, column: Callable[[Curve], Array]) -> bool:

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from tst_megatron.analysis.compare.comparable import clocks_compare, notes_on, reasons_against
 from tst_megatron.analysis.compare.compare import DRAWS, compare
+from tst_megatron.analysis.compare.derived import read_sides
 from tst_megatron.analysis.compare.findings import Findings, Prices
-from tst_megatron.analysis.compare.groups import group, settings_notes
+from tst_megatron.analysis.compare.groups import Group, group, settings_notes
 from tst_megatron.analysis.compare.result import Comparison
 from tst_megatron.analysis.compare.tables import final_loss
 from tst_megatron.errors import UserError
-from tst_megatron.runs.inputs import read_sides
-from tst_megatron.runs.run import Group, Run
+from tst_megatron.runs.run import Run
 
 _NOT_ASKED = Prices()
 # Copies beyond each end of an interval, below which their luck is what one sees.
@@ -51,7 +51,7 @@ def find(
             f"{most:g}"
         )
     of_baseline, of_tst = read_sides(baseline, tst)
-    ours, theirs = group(of_tst, "TST"), group(of_baseline, "baseline")
+    ours, theirs = group(of_tst, "candidate"), group(of_baseline, "baseline")
     reasons = reasons_against(theirs, ours)
     if reasons and not force:
         found = "; ".join(reason.removesuffix(".") for reason in reasons)
@@ -67,7 +67,7 @@ def find_so_far(baseline: Sequence[Run], tst: Sequence[Run], confidence: float) 
         tst: superposed runs; likewise.
         confidence: of the intervals.
     """
-    ours, theirs = group(tst, "TST"), group(baseline, "baseline")
+    ours, theirs = group(tst, "candidate"), group(baseline, "baseline")
     if ours and theirs:
         return _findings(theirs, ours, confidence)
     return Findings(tuple(theirs), tuple(ours), (), notes=tuple(notes_on(theirs, ours)))

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.analysis.compare.result import Comparison
-from tst_megatron.runs.run import Group
 from tst_megatron.statistics.interval import Interval
 
 _WATTS_A_KILOWATT = 1000.0

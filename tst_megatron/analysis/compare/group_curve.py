@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tst_megatron.runs.run import Group, Run
+from tst_megatron.analysis.compare.groups import Group
+from tst_megatron.runs.run import Run
 from tst_megatron.statistics.interval import Array
 from tst_megatron.statistics.smoothing import scatter
 
@@ -180,7 +181,7 @@ _LEAST_ERROR = 1e-7
 
 def _segments(run: Run, grid: Array) -> Array:
     """The number of phase ends and decay starts that lie before each step."""
-    ends = [phase.last_step for phase in run.phases[:-1]]
+    ends = [span.last_step for span in run.stages[:-1]]
     if run.decay_start is not None:
         ends.append(run.decay_start)
     return np.searchsorted(np.unique(ends), grid, side="left").astype(np.float64)

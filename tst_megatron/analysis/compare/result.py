@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tst_megatron.runs.run import Group
+from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.statistics.interval import Array, Interval
 
 

@@ -20,6 +20,7 @@ from tst_megatron.analysis.compare.charts.amounts import (
 )
 from tst_megatron.analysis.compare.findings import Findings
 from tst_megatron.analysis.compare.group_curve import runs_used
+from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.analysis.compare.result import (
     BASELINE_FINAL,
     BEFORE_DECAY,
@@ -36,7 +37,7 @@ from tst_megatron.analysis.compare.sentences import (
 )
 from tst_megatron.analysis.compare.settings import compare_settings
 from tst_megatron.report import formats
-from tst_megatron.runs.run import Group, Run
+from tst_megatron.runs.run import Run
 from tst_megatron.statistics.interval import Array, Interval
 
 _FOLDERS_ABOVE = re.compile(r"(?<!\S)/(?:[^\s/,]+/)+(?=[^\s/,]+/[^\s/,]+)")

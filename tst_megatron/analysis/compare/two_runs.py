@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+from tst_megatron.analysis.compare.stories import facts_in_full, vocabulary
+from tst_megatron.runs.facts import facts_of
 from tst_megatron.runs.ledger import Ledger
-from tst_megatron.runs.phases import Phase, phases_of
+from tst_megatron.runs.spans import spans_of
 from tst_megatron.strict_json import finite
 
 # Megatron sums FLOPs in floating point, so equal counts may differ in their last digits.
@@ -71,7 +73,7 @@ class RunSummary:
         flops: floating-point operations.
         wall_clock_s: seconds since the start of the process.
         final_validation_loss: held-out next-token loss of the last validation, nats a token.
-        phases: which steps saw bags of which size.
+        phases: which steps were of which stage.
     """
 
     steps: int
@@ -80,7 +82,7 @@ class RunSummary:
     flops: float
     wall_clock_s: float
     final_validation_loss: float | None
-    phases: tuple[Phase, ...]
+    phases: tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,15 @@ def summarise(ledger: Ledger) -> RunSummary:
         flops=last.get("flops", 0.0),
         wall_clock_s=last.get("wall_clock_s", 0.0),
         final_validation_loss=Curve.of(ledger).final_loss,
-        phases=phases_of(ledger),
+        phases=tuple(
+            {
+                "stage": span.index,
+                **facts_in_full(span),
+                "first_step": span.first_step,
+                "last_step": span.last_step,
+            }
+            for span in spans_of(ledger, facts_of(ledger.header), vocabulary())
+        ),
     )
 
 

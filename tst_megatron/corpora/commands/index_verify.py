@@ -8,7 +8,8 @@ from rich.console import Console
 
 from tst_megatron.corpora.byte_progress import ByteProgress
 from tst_megatron.corpora.index_file import bin_path, index_path
-from tst_megatron.corpora.verification import Verdict, check_there, leftovers, verify
+from tst_megatron.corpora.indexing.partial import leftovers
+from tst_megatron.corpora.verification import Verdict, check_there, verify
 from tst_megatron.errors import UserError
 
 BAD_EXIT_CODE = 1

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from tst_megatron.errors import UserError
 
 if TYPE_CHECKING:
-    from tst_megatron.corpora.reading.options import ReadOptions
+    from tst_megatron.corpora.reading.documents import ReadOptions
 
 
 def add_input_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,8 +56,8 @@ def read_options(args: argparse.Namespace, reads: Literal["text", "ids"]) -> "Re
     Raises:
         UserError: a flag is wrong.
     """
-    from tst_megatron.corpora.reading.options import ReadOptions
-    from tst_megatron.corpora.reading.where import parse_where
+    from tst_megatron.corpora.reading.documents import ReadOptions
+    from tst_megatron.corpora.reading.fields import parse_where
 
     if args.max_document_bytes < 1:
         raise UserError(f"--max-document-bytes {args.max_document_bytes} is below 1")

@@ -10,9 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from tst_megatron.corpora.encoding import Encoder
 from tst_megatron.corpora.token_text import TokenText
 from tst_megatron.corpora.tokenizers.description import TokenizerDescription, describe
+from tst_megatron.corpora.tokenizers.encoders import Encoder
 from tst_megatron.corpora.tokenizers.proof import Chosen, choose_encoder
 from tst_megatron.errors import UserError
 

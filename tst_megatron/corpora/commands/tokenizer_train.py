@@ -110,8 +110,8 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _documents(args: argparse.Namespace) -> Iterator[str]:
+    from tst_megatron.corpora.reading.chunks import read_documents
     from tst_megatron.corpora.reading.inputs import find_inputs
-    from tst_megatron.corpora.reading.records import read_documents
 
     files = find_inputs(args.inputs, args.format)
     return read_documents(files, read_options(args, "text"), skips=args.on_error == "skip")

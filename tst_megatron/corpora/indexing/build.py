@@ -4,7 +4,7 @@ The steps the text takes:
 
 1. the inputs are found and cut into chunks, which depend on the files alone;
 2. an encoder is chosen: the fastest one, if it gives the reference's ids for a sample of this text;
-3. forked workers turn a chunk each into a shard of ids (`worker`, `pool`);
+3. forked workers turn a chunk each into a shard of ids (`workers`);
 4. the shards are joined in the order of the inputs, as they come (`output`).
 
 The one idea: a chunk's shard is a function of the chunk and of the settings, so the number of
@@ -28,9 +28,8 @@ from tst_megatron.corpora.indexing.output import (
     CorpusOutput,
     check_free,
     corpus_output,
-    partial_folder,
-    remove_leftovers,
 )
+from tst_megatron.corpora.indexing.partial import partial_folder, remove_leftovers
 from tst_megatron.corpora.indexing.plan import (
     BuildSettings,
     check_same,
@@ -39,9 +38,8 @@ from tst_megatron.corpora.indexing.plan import (
     read_plan,
     write_plan,
 )
-from tst_megatron.corpora.indexing.pool import finished_in_order
 from tst_megatron.corpora.indexing.shards import ShardSummary, read_shard
-from tst_megatron.corpora.indexing.worker import EncodersDifferError, Job
+from tst_megatron.corpora.indexing.workers import EncodersDifferError, Job, finished_in_order
 from tst_megatron.corpora.manifest import (
     FileRecord,
     InputRecord,
@@ -53,10 +51,9 @@ from tst_megatron.corpora.manifest import (
     tokenizer_folder,
 )
 from tst_megatron.corpora.reading.batches import BrokenFile
-from tst_megatron.corpora.reading.chunks import Chunk, cut
+from tst_megatron.corpora.reading.chunks import Chunk, cut, read_span
+from tst_megatron.corpora.reading.documents import ReadOptions
 from tst_megatron.corpora.reading.inputs import InputFile, find_inputs
-from tst_megatron.corpora.reading.options import ReadOptions
-from tst_megatron.corpora.reading.records import read_part
 from tst_megatron.corpora.tokenizers.proof import Chosen, choose_encoder
 from tst_megatron.errors import UserError
 
@@ -68,7 +65,7 @@ _LARGEST_CHUNK = 64 << 20
 _SYNC_BYTES = 256 << 20
 # An encoder is proven on documents from places all over the corpus.
 _SAMPLED_CHUNKS = 8
-_SAMPLED_PARTS = 100
+_SAMPLED_SPANS = 100
 _SAMPLED_CHARACTERS = 32_768
 
 _PACKAGES = ("tst-megatron", "numpy", "pyarrow", "orjson", "zstandard")
@@ -123,10 +120,10 @@ def _sample(
     sampled: list[Any] = []
     for chunk in chunks[:: max(1, len(chunks) // _SAMPLED_CHUNKS)]:
         room = _SAMPLED_CHARACTERS
-        # Small files are a part each.
-        for part in chunk.parts[:_SAMPLED_PARTS]:
+        # Small files are a span each.
+        for span in chunk.spans[:_SAMPLED_SPANS]:
             try:
-                batch = next(read_part(files, part, options, scratch), None)
+                batch = next(read_span(files, span, options, scratch), None)
             except BrokenFile:
                 continue
             for document in batch.documents if batch else []:

@@ -2,7 +2,8 @@
 
 The steps a corpus takes, each of which can be the last of a process and is gone on from:
 
-1. everything unfinished lies in ``PREFIX.partial/``, whose lock says who writes there;
+1. everything unfinished lies in ``PREFIX.partial/``, whose lock says who writes there
+   (``partial.py``);
 2. tokens and lengths are appended, in order; now and then they are synced, and a journal says up
    to where;
 3. the index is written from the lengths, and the manifest from both files' checksums;
@@ -24,9 +25,15 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from tst_megatron.corpora.checksum import Checksum
+from tst_megatron.corpora.blocks import Checksum
 from tst_megatron.corpora.index_file import bin_path, index_path, write_index
-from tst_megatron.corpora.indexing.lock import locked
+from tst_megatron.corpora.indexing.partial import (
+    LOCK,
+    done_folder,
+    in_words,
+    locked,
+    partial_folder,
+)
 from tst_megatron.corpora.manifest import (
     FileRecord,
     Manifest,
@@ -37,21 +44,10 @@ from tst_megatron.corpora.manifest import (
 from tst_megatron.errors import UserError
 from tst_megatron.files import sync_folder, write_whole
 
-LOCK = "lock"
 # Of file systems, or pairs of them, whose files the kernel does not copy (copy_file_range(2)).
 _NO_KERNEL_COPY = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM)
 SHARD_SUFFIX = ".shard"
 _READ_BYTES = 8 << 20
-
-
-def partial_folder(prefix: Path) -> Path:
-    """Where the unfinished files of a corpus lie."""
-    return prefix.with_name(f"{prefix.name}.partial")
-
-
-def _done_folder(prefix: Path) -> Path:
-    """The same when it has nothing more to say; its lock with it."""
-    return prefix.with_name(f"{prefix.name}.done.partial")
 
 
 @contextmanager
@@ -64,7 +60,7 @@ def corpus_output(prefix: Path) -> Iterator["CorpusOutput"]:
     folder = partial_folder(prefix)
     try:
         # Of a process that was killed when all was done but this.
-        shutil.rmtree(_done_folder(prefix), ignore_errors=True)
+        shutil.rmtree(done_folder(prefix), ignore_errors=True)
         if not folder.exists():
             check_free(prefix)
         with locked(folder / LOCK, f"the corpus {prefix}"):
@@ -76,26 +72,7 @@ def corpus_output(prefix: Path) -> Iterator["CorpusOutput"]:
             finally:
                 _remove_if_empty(folder)
     except OSError as error:
-        raise UserError(_in_words(error, prefix)) from None
-
-
-def remove_leftovers(prefix: Path) -> None:
-    """Remove the folder of a process that was killed when all names were given but this was left.
-
-    Call for a corpus that is whole: whoever finds the folder later takes its names back.
-
-    Raises:
-        UserError: another process is in there, or it cannot be removed.
-    """
-    folder = partial_folder(prefix)
-    shutil.rmtree(_done_folder(prefix), ignore_errors=True)
-    if not folder.exists():
-        return
-    try:
-        with locked(folder / LOCK, f"the corpus {prefix}"):
-            shutil.rmtree(folder.rename(_done_folder(prefix)))
-    except OSError as error:
-        raise UserError(_in_words(error, prefix)) from None
+        raise UserError(in_words(error, prefix)) from None
 
 
 def named_prefix(output: str) -> Path:
@@ -115,15 +92,6 @@ def named_prefix(output: str) -> Path:
 def _remove_if_empty(folder: Path) -> None:
     if folder.exists() and [path.name for path in folder.iterdir()] == [LOCK]:
         shutil.rmtree(folder)
-
-
-def _in_words(error: OSError, prefix: Path) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return (
-            f"the disk of {prefix} is full: free some space and run the same command again, "
-            "which goes on from what is done"
-        )
-    return f"{error.filename or prefix} cannot be written or read: {error.strerror or error}"
 
 
 def _names(prefix: Path) -> tuple[Path, ...]:
@@ -282,7 +250,7 @@ class CorpusOutput:
             manifest_path(staged).rename(manifest_path(self.prefix))
         sync_folder(self.prefix.parent)
         # In one step, so that names are never taken back from here on.
-        done = self.folder.rename(_done_folder(self.prefix))
+        done = self.folder.rename(done_folder(self.prefix))
         # The next builder may be removing it as well.
         shutil.rmtree(done, ignore_errors=True)
         return made

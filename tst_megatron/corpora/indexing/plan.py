@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tst_megatron.corpora.encoding import Encoder
+from tst_megatron.corpora.reading.documents import ReadOptions
 from tst_megatron.corpora.reading.inputs import InputFile
-from tst_megatron.corpora.reading.options import ReadOptions
 from tst_megatron.corpora.tokenizers.description import TokenizerDescription
+from tst_megatron.corpora.tokenizers.encoders import Encoder
 from tst_megatron.corpora.tokenizers.proof import Chosen
 from tst_megatron.errors import UserError
 from tst_megatron.files import write_whole

@@ -26,7 +26,7 @@ class BrokenFile(Exception):  # noqa: N818 — the name that stands in messages
     """A file that cannot be read any further; what came before has been yielded.
 
     Attributes:
-        record: the first that could not be read, from 1 within the part; 0 for a file of which
+        record: the first that could not be read, from 1 within the span; 0 for a file of which
             nothing can be read.
         reason: one of a few, so that they can be counted.
         detail: what is particular to this file; may be empty.
@@ -44,7 +44,7 @@ class Bad:
     """A record that gives no document.
 
     Attributes:
-        record: its number, from 1 within the part: of its line (JSON lines; the line that a
+        record: its number, from 1 within the span: of its line (JSON lines; the line that a
             document of a text file begins in), row, or element.
         reason: one of a few, so that they can be counted.
         detail: what is particular to this record; may be empty.
@@ -67,8 +67,8 @@ class Batch:
             or elements.
         filtered: records that ``where`` does not want.
         text_bytes: UTF-8 bytes of the documents; 0 where ids are read.
-        bytes_read: of the file as it lies on the disk. Those of all batches of a part that was read
-            to its end make up the part, those of all parts the file.
+        bytes_read: of the file as it lies on the disk. Those of all batches of a span that was read
+            to its end make up the span, those of all spans the file.
     """
 
     documents: list[Any] = field(default_factory=list)

@@ -11,9 +11,8 @@ from itertools import accumulate, chain
 from pathlib import Path
 
 from tst_megatron.corpora.reading.batches import Bad, Batch, BrokenFile, DamagedError, UnusableError
-from tst_megatron.corpora.reading.documents import decoded, document_checker, too_long
+from tst_megatron.corpora.reading.documents import ReadOptions, decoded, document_checker, too_long
 from tst_megatron.corpora.reading.inputs import InputFile
-from tst_megatron.corpora.reading.options import ReadOptions
 from tst_megatron.corpora.reading.streams import BYTE_ORDER_MARK, block_size, open_stream
 
 BLOCK_BYTES = 1 << 20

@@ -20,11 +20,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tst_megatron.corpora.reading.batches import Bad, Batch, BrokenFile, DamagedError, UnusableError
-from tst_megatron.corpora.reading.documents import BYTES_OF_ID, decoded, document_checker
+from tst_megatron.corpora.reading.documents import (
+    BYTES_OF_ID,
+    ReadOptions,
+    decoded,
+    document_checker,
+)
+from tst_megatron.corpora.reading.fields import Missing, Where
 from tst_megatron.corpora.reading.inputs import InputFile
-from tst_megatron.corpora.reading.options import ReadOptions
 from tst_megatron.corpora.reading.streams import Stream, open_stream
-from tst_megatron.corpora.reading.where import Missing, Where
 from tst_megatron.errors import UserError
 
 BATCH_BYTES = 8 << 20

@@ -19,9 +19,14 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from tst_megatron.corpora.encoding import Encoded, Encoder
 from tst_megatron.corpora.tokenizers.description import TokenizerDescription
-from tst_megatron.corpora.tokenizers.reference import check_text, explained, reference_encoder
+from tst_megatron.corpora.tokenizers.encoders import (
+    Encoded,
+    Encoder,
+    check_text,
+    explained,
+    reference_encoder,
+)
 
 # gigatoken remembers every word it has seen, without end (its issue 36).
 _CACHE_BYTES = 256 << 20
@@ -87,7 +92,7 @@ class GigatokenEncoder:
         self._least_memory: int | None = None
 
     def encode(self, documents: Sequence[Any]) -> Encoded:
-        """See `tst_megatron.corpora.encoding.Encoder`."""
+        """See `tst_megatron.corpora.tokenizers.encoders.Encoder`."""
         if not documents:
             return Encoded(np.empty(0, np.uint32), np.empty(0, np.int64))
         with explained(documents):
@@ -225,7 +230,7 @@ class _SomeByReference:
         self._prepare = prepare
 
     def encode(self, documents: Sequence[Any]) -> Encoded:
-        """See `tst_megatron.corpora.encoding.Encoder`."""
+        """See `tst_megatron.corpora.tokenizers.encoders.Encoder`."""
         is_other = holding_new_characters(documents)
         texts = documents
         if self._prepare is not None:

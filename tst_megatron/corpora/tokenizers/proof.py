@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from tst_megatron.corpora.encoding import Encoder
 from tst_megatron.corpora.tokenizers.awkward_text import awkward_strings
 from tst_megatron.corpora.tokenizers.description import TokenizerDescription
+from tst_megatron.corpora.tokenizers.encoders import Encoder, reference_encoder
 from tst_megatron.corpora.tokenizers.fast import UnsuitedError, fast_encoder
-from tst_megatron.corpora.tokenizers.reference import reference_encoder
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from megatron.core import mpu
 from megatron.training import get_tokenizer
 from torch import Tensor
 
+from tst_megatron.methods.method import MicroBatch
 from tst_megatron.methods.superposition.bags import (
     EMPTY,
     end_with_document,
@@ -35,30 +36,21 @@ from tst_megatron.stock.batch import (
 )
 
 
-def get_bags(
-    args: argparse.Namespace,
-    data_iterator: Iterator[dict[str, Tensor]] | None,
-    vp_stage: int | None,
-    micro_batch_size: int,
-    superposition: Superposition,
-    bag_size: int,
-) -> Batch:
+def get_bags(wanted: MicroBatch, superposition: Superposition, bag_size: int) -> Batch:
     """One micro-batch of a superposed stage for this rank.
 
     Args:
-        args: Megatron's validated arguments.
-        data_iterator: yields the data set's dictionaries; used on tensor-parallel rank 0 only.
-        vp_stage: virtual pipeline stage, if the schedule is interleaved.
-        micro_batch_size: b, of training or of evaluation.
+        wanted: which.
         superposition: how the run superposes.
         bag_size: s of this micro-batch. Every rank knows it from the count of consumed samples.
     """
+    args, data_iterator, vp_stage = wanted.args, wanted.data_iterator, wanted.vp_stage
     if not superposition.reads_bags:
         predict = partial(predict_bags, bag_size=bag_size, bag_boundary=superposition.bag_boundary)
-        return ordinary_batch(args, data_iterator, vp_stage, micro_batch_size, predict)
+        return ordinary_batch(args, data_iterator, vp_stage, wanted.micro_batch_size, predict)
     if not reads_data(args, vp_stage):
         return Batch()
-    shape = (micro_batch_size, args.seq_length + 1, bag_size)
+    shape = (wanted.micro_batch_size, args.seq_length + 1, bag_size)
     bags, boundaries = _broadcast_sample(data_iterator, shape, has_packed_documents(args))
     documents = None
     if superposition.bag_boundary == "document":

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
-from tst_megatron.corpora.parts import bags_of_documents
+from tst_megatron.corpora.parts import units_of_documents
 from tst_megatron.methods.superposition.bags import EMPTY
 
 
@@ -31,7 +31,7 @@ class DocumentBags:
     @property
     def sequence_lengths(self) -> npt.NDArray[np.int32]:
         """Bags of every document, int32; made anew, since only the making of an index asks."""
-        return bags_of_documents(self.tokens.sequence_lengths, self.bag_size)
+        return units_of_documents(self.tokens.sequence_lengths, self.bag_size)
 
     def get(self, idx: int, offset: int = 0, length: int | None = None) -> npt.NDArray[np.int64]:
         """Bags of one document: ``[n, s]``, int64, `EMPTY` after its last token.

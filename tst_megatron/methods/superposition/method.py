@@ -7,6 +7,7 @@ from tst_megatron.methods.method import Method, Run
 from tst_megatron.methods.superposition import flags
 from tst_megatron.methods.superposition.combinations import check_combinations
 from tst_megatron.methods.superposition.run import SuperposedRun
+from tst_megatron.methods.superposition.story import SuperpositionStory
 from tst_megatron.methods.superposition.terms import SuperpositionTerms
 from tst_megatron.methods.terms import Terms
 
@@ -16,6 +17,7 @@ class SuperpositionMethod(Method):
 
     name = "superposition"
     flag_prefix = "tst"
+    forms = (frozenset({"tst-bag-size", "tst-step-ratio"}), frozenset({"tst-schedule"}))
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """The ``--tst-*`` group."""
@@ -47,6 +49,10 @@ class SuperpositionMethod(Method):
         if before is None:
             return None
         return before | {"bag_boundary": before.get("bag_boundary", "any")}
+
+    def story(self) -> SuperpositionStory:
+        """In bags."""
+        return SuperpositionStory(self.name)
 
     def terms(self) -> Terms:
         """As `SuperpositionTerms`."""

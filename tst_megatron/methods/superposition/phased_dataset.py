@@ -13,8 +13,7 @@ Megatron's index makes samples of L + 1 of them.
 The one idea: a sample is a function of its index, so there is no state to save or restore.
 """
 
-from collections.abc import Callable
-from copy import copy
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,16 +26,13 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 from megatron.core.datasets.utils import Split
 from torch import Tensor
 
-from tst_megatron.corpora.parts import (
-    BagBoundary,
-    DocumentPart,
-    document_parts,
-    documents_of_part,
-    sample_tokens,
-)
+from tst_megatron.corpora.parts import DocumentPart, document_parts, documents_of_part
+from tst_megatron.methods.method import Positions
 from tst_megatron.methods.superposition.bags import EMPTY, fold
 from tst_megatron.methods.superposition.document_bags import DocumentBags
 from tst_megatron.methods.superposition.schedule import BagSchedule
+from tst_megatron.methods.superposition.text import text_of_bags, text_of_stages
+from tst_megatron.stock.datasets import without_split
 
 BAGS = "bags"
 """Key of a superposed sample: ``[L + 1, s]``, int64."""
@@ -199,7 +195,7 @@ def stage_config(
     split: Split,
     bag_size: int,
     document_part: DocumentPart | None = None,
-    bag_boundary: BagBoundary | str = "any",
+    bag_boundary: str = "any",
 ) -> StageDatasetConfig:
     """The run's data configuration for one split and one bag size.
 
@@ -213,7 +209,7 @@ def stage_config(
         if declared.init
     }
     if bag_boundary == "any":
-        values["sequence_length"] = sample_tokens(config.sequence_length, bag_size)
+        values["sequence_length"] = text_of_bags(bag_size, 1, config.sequence_length).step
     made = StageDatasetConfig(
         **values,
         bag_size=bag_size,
@@ -226,25 +222,11 @@ def stage_config(
     return made
 
 
-def without_split[Config: GPTDatasetConfig](config: Config, split: Split) -> Config:
-    """A copy of a data configuration that builds nothing for one split."""
-    config = copy(config)
-    if config.blend_per_split is not None:
-        config.blend_per_split = [
-            None if i == split.value else blend for i, blend in enumerate(config.blend_per_split)
-        ]
-    if config.split_matrix is not None:
-        config.split_matrix = [
-            None if i == split.value else bounds for i, bounds in enumerate(config.split_matrix)
-        ]
-    return config
-
-
 def build_phased_dataset(
     schedule: BagSchedule,
     config: GPTDatasetConfig,
     is_built_on_rank: Callable[[], bool],
-    bag_boundary: BagBoundary | str = "any",
+    bag_boundary: str = "any",
 ) -> PhasedDataset | None:
     """The training data of a run; must be called on all ranks, as Megatron's builder must.
 
@@ -258,18 +240,29 @@ def build_phased_dataset(
         None on ranks that read no data.
     """
     built: dict[int, Any] = {}
-    text = schedule.text
-    parts = document_parts(text, config.sequence_length, bag_boundary)
-    for bag_size, part in parts.items():
+    parts = text_of_stages(schedule, config.sequence_length, bag_boundary)
+    for part, documents in zip(parts, document_parts(parts), strict=True):
+        bag_size = part.tokens_a_position
         built[bag_size] = BlendedMegatronDatasetBuilder(
             StageDataset,
-            [text.samples_of_bag_size(bag_size), 0, 0],
+            [part.samples, 0, 0],
             is_built_on_rank,
-            stage_config(config, Split.train, bag_size, part, bag_boundary),
+            stage_config(config, Split.train, bag_size, documents, bag_boundary),
         ).build()[Split.train.value]
     if any(dataset is None for dataset in built.values()):
         return None
     return PhasedDataset(schedule, built, config.tokenizer.eod if config.eod_mask_loss else None)
+
+
+def in_positions(sample: Mapping[str, Tensor]) -> tuple[Positions, Positions] | None:
+    """Inputs and targets of a sample of bags, for the eye: ``[L][s]``, None where no token is.
+
+    None for a sample of single tokens, which is Megatron's own.
+    """
+    if BAGS not in sample:
+        return None
+    bags = [[None if one == EMPTY else one for one in bag] for bag in sample[BAGS].tolist()]
+    return bags[:-1], bags[1:]
 
 
 def build_validation_dataset(
@@ -277,7 +270,7 @@ def build_validation_dataset(
     config: GPTDatasetConfig,
     num_samples: int | None,
     is_built_on_rank: Callable[[], bool],
-    bag_boundary: BagBoundary | str = "any",
+    bag_boundary: str = "any",
 ) -> Any:
     """The validation split in bags, or with bag size 1 as Megatron has it.
 

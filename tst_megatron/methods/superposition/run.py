@@ -2,17 +2,19 @@
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from tst_megatron.corpora.parts import TextPart
 from tst_megatron.errors import UserError
 from tst_megatron.methods.events import Listener
-from tst_megatron.methods.method import Evaluation, Run
+from tst_megatron.methods.method import Evaluation, MicroBatch, Positions, Run
 from tst_megatron.methods.superposition.flags import schedule_of_steps
 from tst_megatron.methods.superposition.open_schedule import OpenSchedule
 from tst_megatron.methods.superposition.schedule import BagSchedule
 from tst_megatron.methods.superposition.settings import BAG_LOSS, BagObjective, Superposition
+from tst_megatron.methods.superposition.text import held_out_text, text_of_stages
 from tst_megatron.runs.stages import ORDINARY, Stage
 from tst_megatron.stock.batch_sizes import train_steps
 
@@ -125,6 +127,19 @@ class SuperposedRun(Run):
         if before is not None and self.switch is not None and "auto" in before:
             take_over(self.switch, before["auto"], step)
 
+    def text(self, train_iters: int, seq_length: int) -> Sequence[TextPart] | None:
+        """A part for every bag size, where bags are read."""
+        if not self.superposition.reads_bags:
+            return None
+        schedule = self._schedules(train_iters)
+        return text_of_stages(schedule, seq_length, self.superposition.bag_boundary)
+
+    def held_out_text(self, num_samples: int, seq_length: int) -> TextPart | None:
+        """Samples of the largest bags, where bags are read."""
+        if not self.superposition.reads_bags:
+            return None
+        return held_out_text(self.superposition, num_samples, seq_length)
+
     def configure_model(self, config: Any) -> Any:
         """Every model chunk that Megatron builds is let read bags, before it is wrapped."""
         config.pre_wrap_hooks.append(
@@ -155,28 +170,19 @@ class SuperposedRun(Run):
             superposition.schedule, config, is_built_on_rank, superposition.bag_boundary
         )
 
-    def batch(
-        self,
-        stage: Stage,
-        args: argparse.Namespace,
-        data_iterator: Iterator[Any] | None,
-        vp_stage: int | None,
-        micro_batch_size: int,
-        ordinary: Callable[[], Any],
-    ) -> Any:
+    def in_positions(self, sample: Mapping[str, Any]) -> tuple[Positions, Positions] | None:
+        """A bag a position."""
+        from tst_megatron.methods.superposition.phased_dataset import in_positions
+
+        return in_positions(sample)
+
+    def batch(self, wanted: MicroBatch, ordinary: Callable[[], Any]) -> Any:
         """Bags in a superposed stage."""
-        if stage.loss != BAG_LOSS:
+        if wanted.stage.loss != BAG_LOSS:
             return ordinary()
         from tst_megatron.methods.superposition.batch import get_bags
 
-        return get_bags(
-            args,
-            data_iterator,
-            vp_stage,
-            micro_batch_size,
-            self.superposition,
-            bag_size_of(stage),
-        )
+        return get_bags(wanted, self.superposition, bag_size_of(wanted.stage))
 
     def evaluations(self, stage: Stage) -> Sequence[Evaluation]:
         """The loss on bags, in a stage of bags of more than one token.

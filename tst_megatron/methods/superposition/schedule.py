@@ -4,11 +4,12 @@ The one idea: Megatron already counts consumed samples, so a stage that is a ran
 needs no state of its own. Resuming, another data-parallel size or a batch-size ramp change nothing.
 """
 
-import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+
+from tst_megatron.runs.stages import index_at, starts_of
 
 # Shares typed as decimals add up to 1 only within rounding.
 _SHARE_TOLERANCE = 1e-9
@@ -89,7 +90,7 @@ class BagSchedule:
     @cached_property
     def starts(self) -> tuple[int, ...]:
         """Global index of every stage's first sample."""
-        return (0, *accumulate(stage.num_samples for stage in self.stages[:-1]))
+        return starts_of([stage.num_samples for stage in self.stages])
 
     @property
     def num_samples(self) -> int:
@@ -112,14 +113,8 @@ class BagSchedule:
         Raises:
             IndexError: the index is negative.
         """
-        if sample_index < 0:
-            raise IndexError(f"sample index {sample_index} is negative")
-        stage = bisect.bisect_right(self.starts, sample_index) - 1
+        stage = index_at(self.starts, sample_index)
         return Location(stage, self.stages[stage].bag_size, sample_index - self.starts[stage])
-
-    def sample_index(self, stage: int, index: int) -> int:
-        """Global sample index of a stage's sample; the inverse of `locate`."""
-        return self.starts[stage] + index
 
     def samples_of_bag_size(self, bag_size: int) -> int:
         """Samples of all stages of one bag size: they are drawn from one data set, in turn."""
@@ -133,23 +128,6 @@ class BagSchedule:
             if stage.bag_size == location.bag_size
         )
         return before + location.index
-
-    def data_tokens(self, num_samples: int, seq_length: int) -> int:
-        """Tokens read by the first samples: L · s a sample (arXiv 2605.06546, Table 1).
-
-        Places, to be exact: where bags end with their documents, empty ones are counted, since how
-        many there are is not known from the number of samples.
-
-        Args:
-            num_samples: samples consumed so far.
-            seq_length: L, positions a sample.
-        """
-        total, left = 0, num_samples
-        for stage in self.stages[:-1]:
-            taken = min(left, stage.num_samples)
-            total += taken * stage.bag_size
-            left -= taken
-        return (total + left * self.stages[-1].bag_size) * seq_length
 
 
 def parse_shares(text: str) -> tuple[tuple[int, float], ...]:

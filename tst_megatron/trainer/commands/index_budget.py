@@ -1,7 +1,7 @@
 """``tst-megatron index budget``: what a run would read, and whether it is there, without a GPU.
 
 It takes the command line of ``pretrain`` as it is. Flags of Megatron's that say nothing about the
-text are passed over unread; a ``--tst-`` flag that does not exist is refused.
+text are passed over unread; a flag with the prefix of a method that has none such is refused.
 """
 
 import argparse
@@ -18,12 +18,11 @@ from rich.text import Text
 from tst_megatron.corpora import budget
 from tst_megatron.corpora.blend import expand_blend
 from tst_megatron.corpora.budget import Budget, StageBudget
+from tst_megatron.corpora.parts import TextPart
 from tst_megatron.corpora.sources import all_prefixes
 from tst_megatron.errors import UserError
-from tst_megatron.methods.registry import add_arguments as add_own_arguments
-from tst_megatron.methods.superposition.open_schedule import is_auto
-from tst_megatron.methods.superposition.schedule import BagSchedule
-from tst_megatron.recipes.recipe import expand_recipe
+from tst_megatron.methods import registry
+from tst_megatron.recipes import expand_recipe
 from tst_megatron.trainer.reading import check_validation, reading_from_args
 
 NOT_ENOUGH_EXIT_CODE = 1
@@ -37,26 +36,16 @@ examples:
 It takes the whole command line of pretrain. The exit code is 0 if the text is there, 1 if not.
 """
 
-# Flags of ours that change nothing about what is read.
-_SAYS_NOTHING = (
-    "--tst-bag-weights",
-    "--tst-objective",
-    "--allow-schedule-change",
-    "--fixed-validation",
-    "--ledger",
-    "--ledger-fsync-interval",
-    "--compare-with",
-)
 _LOG_WIDTH = 160  # Of a file or a pipe, which have none of their own.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that decide what is read: ours, and Megatron's with its defaults."""
+    """Add our flags and the methods', and of Megatron's those that decide what is read."""
     parser.add_argument(
         "--recipe", metavar="NAME", help="flags from a recipe, or a .yaml file of your own"
     )
     parser.add_argument("--json", action="store_true", help="print it as JSON")
-    add_own_arguments(parser)
+    registry.add_arguments(parser)
     megatron = parser.add_argument_group(
         "Megatron's", "All its other flags may stand beside these, and are not read."
     )
@@ -93,17 +82,16 @@ def main(argv: Sequence[str]) -> int:
     args = _parse(argv)
     budget.check_files(all_prefixes(args))
     found = Budget(reading_from_args(args))
-    schedule = found.reading.schedule(found.reading.train_iters)
     problems = _problems(args, found)
     fitting = found.steps_that_fit()
     if args.json:
-        print(json.dumps(_as_json(found, schedule, fitting, problems), indent=1))
+        print(json.dumps(_as_json(found, fitting, problems), indent=1))
     else:
-        _show(found, schedule, fitting, problems)
-        if is_auto(args.tst_schedule):
+        _show(found, fitting, problems)
+        if sum(part.samples for part in _parts(found)) > _samples_of_run(args):
             print(
-                "The switch is decided by measurement: there is a stage of the most bags there may "
-                "be, and one of the most single tokens."
+                "Where a stage ends is decided as the run goes: there is text for the most samples "
+                "that each may have."
             )
     return NOT_ENOUGH_EXIT_CODE if problems else 0
 
@@ -112,9 +100,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tst-megatron index budget", allow_abbrev=False)
     add_arguments(parser)
     args, others = parser.parse_known_args(expand_blend(expand_recipe(list(argv))))
+    prefixes = tuple(f"--{method.flag_prefix}-" for method in registry.methods())
     for word in others:
         name = word.partition("=")[0]
-        if name.startswith("--tst-") and name not in _SAYS_NOTHING:
+        if name.startswith(prefixes):
             raise UserError(f"there is no flag {name}: see tst-megatron index budget --help")
     if args.step_batch_size_schedule is not None and args.global_batch_size is not None:
         raise UserError(
@@ -141,9 +130,11 @@ def _problems(args: argparse.Namespace, found: Budget) -> list[str]:
     return problems
 
 
-def _as_json(
-    found: Budget, schedule: BagSchedule, fitting: int, problems: list[str]
-) -> dict[str, Any]:
+def _samples_of_run(args: argparse.Namespace) -> int:
+    return sum(stage.samples for stage in registry.run_of(args).stages)
+
+
+def _as_json(found: Budget, fitting: int, problems: list[str]) -> dict[str, Any]:
     reading = found.reading
     return {
         "train_iters": reading.train_iters,
@@ -151,13 +142,15 @@ def _as_json(
         "seed": reading.seed,
         "stages": [
             {
-                "bag_size": bag_size,
-                "samples": schedule.samples_of_bag_size(bag_size),
+                "name": part.name,
+                "tokens_a_position": part.tokens_a_position,
+                **part.facts,
+                "samples": part.samples,
                 "sources": [_line_as_json(line) for line in lines],
             }
-            for bag_size, lines in _by_bag_size(found.stages)
+            for part, lines in _by_part(found.stages)
         ],
-        "data_tokens": schedule.data_tokens(schedule.num_samples, reading.seq_length),
+        "data_tokens": sum(part.data_tokens for part in _parts(found)),
         "needed": sum(line.needed for line in found.stages),
         "available": sum(line.available for line in found.stages),
         "repeats": not found.is_met,
@@ -180,11 +173,16 @@ def _line_as_json(line: StageBudget) -> dict[str, Any]:
     }
 
 
-def _by_bag_size(lines: Sequence[StageBudget]) -> list[tuple[int, list[StageBudget]]]:
-    return [(size, list(group)) for size, group in groupby(lines, key=lambda line: line.bag_size)]
+def _by_part(lines: Sequence[StageBudget]) -> list[tuple[TextPart, list[StageBudget]]]:
+    groups = (list(group) for _, group in groupby(lines, key=lambda line: line.part.name))
+    return [(group[0].part, group) for group in groups]
 
 
-def _show(found: Budget, schedule: BagSchedule, fitting: int, problems: list[str]) -> None:
+def _parts(found: Budget) -> list[TextPart]:
+    return [part for part, _ in _by_part(found.stages)]
+
+
+def _show(found: Budget, fitting: int, problems: list[str]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = max(console.width, _LOG_WIDTH)
@@ -194,8 +192,8 @@ def _show(found: Budget, schedule: BagSchedule, fitting: int, problems: list[str
     for name in ("samples", "needed", "there", "documents", "epochs", "allowed"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("")
-    for bag_size, lines in _by_bag_size(found.stages):
-        stage = _stage_name(bag_size, schedule)
+    for part, lines in _by_part(found.stages):
+        stage = part.name
         for line in lines:
             table.add_row(stage, Text(line.source.prefix), *_numbers([line]), *_verdict(line))
             stage = ""
@@ -228,20 +226,6 @@ def _title(found: Budget) -> str:
         f"{reading.train_iters:,} steps of {reading.seq_length:,} positions a sample, seed "
         f"{reading.seed}; tokens"
     )
-
-
-def _stage_name(bag_size: int, schedule: BagSchedule) -> str:
-    """As a schedule's stages of one bag size share their documents, they share a line."""
-    last = len(schedule.stages) - 1
-    numbers = [
-        str(number)
-        for number, stage in enumerate(schedule.stages, 1)
-        if stage.bag_size == bag_size and stage.num_samples
-    ]
-    if last == 0:
-        return "ordinary"
-    name = "ordinary" if bag_size == 1 and numbers == [str(last + 1)] else f"bags of {bag_size}"
-    return name if len(numbers) == 1 else f"{name} (stages {', '.join(numbers)})"
 
 
 def _numbers(lines: Sequence[StageBudget]) -> tuple[str, ...]:

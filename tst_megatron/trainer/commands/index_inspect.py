@@ -10,17 +10,22 @@ from rich.text import Text
 
 from tst_megatron.corpora.budget import Budget, Reading, check_no_empty_stage
 from tst_megatron.corpora.index_file import IndexFile, bin_path
+from tst_megatron.corpora.indexing.partial import leftovers
 from tst_megatron.corpora.lengths import Lengths, draw_histogram, histogram_lines, lengths_of
 from tst_megatron.corpora.manifest import Manifest
-from tst_megatron.corpora.parts import BAG_BOUNDARIES
 from tst_megatron.corpora.sources import Source, split_bounds
 from tst_megatron.corpora.token_text import TokenText, recorded_tokenizer
 from tst_megatron.corpora.tokenizers.description import TokenizerDescription, describe
-from tst_megatron.corpora.verification import leftovers, open_corpus
+from tst_megatron.corpora.verification import open_corpus
 from tst_megatron.errors import UserError
+from tst_megatron.methods import registry
+from tst_megatron.methods.method import Run
+from tst_megatron.trainer.reading import reading_of_run
+from tst_megatron.trainer.sample_view import as_text, draw_samples
 
 _SPLIT = "969, 30, 1"  # Megatron's, for --data-path without --split.
 _INPUTS_SHOWN = 5
+_TRIED_STEPS = 1 << 10  # Of a run as long as its text: where to begin to look.
 
 EXAMPLES = """\
 examples:
@@ -53,25 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "samples", "Of a run on this corpus alone, exactly as its model will see them."
     )
     group.add_argument(
-        "--samples", type=int, metavar="N", help="print so many, drawn at random, of every phase"
+        "--samples", type=int, metavar="N", help="print so many, drawn at random, of every stage"
     )
     group.add_argument(
         "--positions", type=int, metavar="N", help="of a sample print the first N positions only"
     )
     group.add_argument("--seq-length", type=int, metavar="L", help="positions in a sample")
-    group.add_argument(
-        "--tst-bag-size", "--bag-size", type=int, metavar="S", help="tokens in a bag"
-    )
-    group.add_argument(
-        "--tst-step-ratio", type=float, metavar="R", help="share of the steps with bags"
-    )
-    group.add_argument("--tst-schedule", metavar="S:R,...", help="several phases with bags")
-    group.add_argument(
-        "--tst-bag-boundary",
-        choices=BAG_BOUNDARIES,
-        default="any",
-        help="whether a bag ends with its document; its empty places are shown as ·",
-    )
     group.add_argument(
         "--train-iters",
         type=int,
@@ -81,6 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--global-batch-size", type=int, default=1, metavar="B")
     group.add_argument("--split", default=_SPLIT, metavar="TRAIN,VALID,TEST")
     group.add_argument("--seed", type=int, default=1234, help="Megatron's, of the data")
+    for method in registry.methods():
+        method.add_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -91,8 +85,8 @@ def main(args: argparse.Namespace) -> int:
     """
     index, manifest = open_corpus(args.prefix)
     numbers = _numbers(args.documents, index) if args.documents is not None else []
-    reading = _reading(args) if args.samples is not None else None
-    description = _tokenizer(args, manifest) if numbers or reading is not None else None
+    sampled = _sampled_run(args) if args.samples is not None else None
+    description = _tokenizer(args, manifest) if numbers or sampled is not None else None
     text = TokenText(description)
     console = Console()
     lengths = lengths_of(index)
@@ -105,16 +99,14 @@ def main(args: argparse.Namespace) -> int:
         except OSError as error:
             raise UserError(f"{args.histogram} cannot be written: {error.strerror}") from None
         lines += ["", f"Drawn in {args.histogram}."]
-    if (numbers or reading is not None) and not text.is_known:
+    if (numbers or sampled is not None) and not text.is_known:
         lines += ["", "Ids are shown as they are: name their tokenizer with --tokenizer."]
     _print(console, lines)
     for number in numbers:
         _print(console, _document(index, number, description, text))
-    if reading is not None:
-        # Megatron takes seconds to import.
-        from tst_megatron.trainer.sample_view import as_text, draw_samples
-
-        for sample in draw_samples(reading, args.split, description, args.samples):
+    if sampled is not None:
+        run, reading = sampled
+        for sample in draw_samples(run, reading, args.split, description, args.samples):
             _print(console, ["", *as_text(sample, text, args.positions)])
     return 0
 
@@ -169,44 +161,38 @@ def _document(
     return ["", Text(head, "bold"), text.document(ids)]
 
 
-def _reading(args: argparse.Namespace) -> Reading:
-    """The run whose samples are shown."""
-    from tst_megatron.methods.superposition.flags import _check_schedule, schedule_of_steps
-
+def _sampled_run(args: argparse.Namespace) -> tuple[Run, Reading]:
+    """The run whose samples are shown, and what it reads."""
     for flag in ("samples", "positions", "seq_length", "train_iters", "global_batch_size"):
         value = getattr(args, flag)
         if value is not None and value < 1:
             raise UserError(f"--{flag.replace('_', '-')} {value} is below 1: use 1 or more")
     if args.seq_length is None:
         raise UserError("a sample is as long as its sequence: add --seq-length")
-    args.step_batch_size_schedule = None
-    _check_schedule(args)
+    for method in registry.methods():
+        method.check(args)
     training = split_bounds(args.split)[0]
     if training is None:
         raise UserError(f"--split {args.split} leaves no documents to train on: raise its first")
-    schedule = schedule_of_steps(args)
-    source = Source(str(args.prefix), None, training)
+    sources = (Source(str(args.prefix), None, training),)
 
-    def reading(steps: int) -> Reading:
-        return Reading(
-            seq_length=args.seq_length,
-            train_iters=steps,
-            schedule=schedule,
-            sources=(source,),
-            seed=args.seed,
-            surplus=0.0,  # Of blends with weights alone.
-            bag_boundary=args.tst_bag_boundary,
+    def of_steps(steps: int) -> tuple[Run, Reading]:
+        flags = argparse.Namespace(
+            **vars(args) | {"train_iters": steps, "step_batch_size_schedule": None}
         )
+        run = registry.run_of(flags)
+        # The surplus is of blends with weights alone.
+        return run, reading_of_run(flags, run, sources, surplus=0.0)
 
-    steps = args.train_iters or Budget(reading(1 << 10)).steps_that_fit()
+    steps = args.train_iters or Budget(of_steps(_TRIED_STEPS)[1]).steps_that_fit()
     if not steps:
         raise UserError(
-            f"the corpus {args.prefix} is too small for one sample of every phase: lower "
-            "--seq-length or the bag size"
+            f"the corpus {args.prefix} is too small for one sample of every stage: lower "
+            "--seq-length, or what a position reads"
         )
-    found = reading(steps)
-    check_no_empty_stage(Budget(found).stages)
-    return found
+    run, reading = of_steps(steps)
+    check_no_empty_stage(Budget(reading).stages)
+    return run, reading
 
 
 def _summary(

@@ -1,7 +1,7 @@
 """Megatron's trainer on a CPU: every place where it takes a GPU for granted, answered.
 
 The one idea: a list. Each entry replaces one thing for one reason, and names the line of Megatron
-that needs it; ``tests/unit/backends`` fails when that line is gone. Nothing else in the package
+that needs it; ``tests/unit/trainer/cpu`` fails when that line is gone. Nothing else in the package
 knows about this, and on a machine with GPUs nothing of it is imported.
 
 No entry costs Python on every tensor operation: the literal ``device="cuda"`` is answered in the

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tst_megatron.analysis.compare.findings import Findings
+from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.analysis.compare.result import (
     Comparison,
     EqualData,
@@ -16,8 +17,9 @@ from tst_megatron.analysis.compare.result import (
     PowerLaw,
     Saving,
 )
-from tst_megatron.runs.phases import Phase
-from tst_megatron.runs.run import Curve, Group, Run, StepSeries
+from tst_megatron.runs.run import Curve, Run, StepSeries
+from tst_megatron.runs.spans import Span
+from tst_megatron.runs.stages import ORDINARY, Stage
 from tst_megatron.statistics.interval import Array, Interval
 
 STEPS, SWITCH = 1000, 250
@@ -27,32 +29,34 @@ TOKENS_A_STEP, FLOPS_A_STEP, SECONDS_A_STEP = 2048.0, 1e12, 3.6
 def run(name: str, seed: int, bag_size: int = 1, shift: float = 0.0, **header: Any) -> Run:
     """A run that evaluates every 50 steps and logs every 5, with a router's loss."""
     superposed = np.arange(5.0, STEPS + 1, 5) <= (SWITCH if bag_size > 1 else 0)
-    phases = (Phase(0, 1, 1, STEPS),)
+    stages = (Span(0, Stage(ORDINARY, 0), 1, STEPS),)
     if bag_size > 1:
-        phases = (Phase(0, bag_size, 1, SWITCH), Phase(1, 1, SWITCH + 1, STEPS))
+        facts = {"bag_size": bag_size}
+        bags = Stage(f"bags of {bag_size}", 0, bag_size, "bag loss", "superposition", facts)
+        stages = (Span(0, bags, 1, SWITCH), Span(1, Stage(ORDINARY, 0), SWITCH + 1, STEPS))
     steps = np.arange(50.0, STEPS + 1, 50)
-    losses = 2 + 3 * steps**-0.3 + shift + np.where(steps <= phases[0].last_step, 1.0, 0.0)
+    losses = 2 + 3 * steps**-0.3 + shift + np.where(steps <= stages[0].last_step, 1.0, 0.0)
     used = _used(steps, bag_size)
     logged = np.arange(5.0, STEPS + 1, 5)
     return Run(
         name=name,
         path=Path(name),
         source="ledger",
-        header={"seed": seed, "flags": {"lr": 0.002, "tst_superposition": bag_size > 1}, **header},
-        curve=Curve(steps, *used, losses, np.full(steps.size, 0.004)),
+        header={"seed": seed, "flags": {"lr": 0.002, "tst_bag_size": bag_size}, **header},
+        curve=Curve(steps, *used, losses, *np.full((2, steps.size), [[0.004], [np.nan]])),
         steps=StepSeries(
             logged,
             *_used(logged, bag_size),
             2 + 3 * logged**-0.3,
             tuple("mce" if bags else "next_token" for bags in superposed),
-            np.where(superposed, bag_size, 1).astype(float),
+            tuple({"bag_size": bag_size if bags else 1} for bags in superposed),
             np.full(logged.size, 0.002),
             1 + 0.1 * np.sin(logged),
             np.full(logged.size, 15.0),
             np.full(logged.size, 3.0),
             {"load_balancing_loss": 1 + 1 / logged},
         ),
-        phases=phases,
+        stages=stages,
         num_steps=STEPS,
         decay_start=900,
     )

@@ -15,10 +15,11 @@ from tst_megatron.analysis.compare.charts.palette import left_out, shown
 from tst_megatron.analysis.compare.charts.saving import difference_chart, saving_chart
 from tst_megatron.analysis.compare.charts.switch import switch_chart
 from tst_megatron.analysis.compare.findings import Findings
+from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.analysis.compare.output.folder import charts_of
 from tst_megatron.report import live, still
 from tst_megatron.report.thinning import MOST_POINTS, thin
-from tst_megatron.runs.run import Curve, Group, Run
+from tst_megatron.runs.run import Curve, Run
 from tst_megatron.statistics.interval import Interval
 
 
@@ -160,9 +161,8 @@ def test_the_switch_close_up_keeps_losses_of_two_kinds_apart() -> None:
 def test_steps_without_a_bag_size_are_of_their_phase_in_the_close_up() -> None:
     found = findings()
     (run, *_) = found.tst[0].runs
-    sizes = run.steps.bag_sizes.copy()
-    sizes[::2] = np.nan
-    apart = replace(run, steps=replace(run.steps, bag_sizes=sizes))
+    facts = tuple({} if at % 2 == 0 else of for at, of in enumerate(run.steps.facts))
+    apart = replace(run, steps=replace(run.steps, facts=facts))
     chart = switch_chart(replace(found, tst=(replace(found.tst[0], runs=(apart,)),)))
     assert chart is not None
     training = [line for line in chart.lines if line.name.startswith("training loss")]

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -6,9 +7,8 @@ from made_runs import made_run
 
 from tst_megatron.analysis.compare.comparable import clocks_compare, notes_on, reasons_against
 from tst_megatron.analysis.compare.finding import find_so_far
-from tst_megatron.analysis.compare.groups import group
+from tst_megatron.analysis.compare.groups import Group, group
 from tst_megatron.analysis.compare.sentences import first_sentences
-from tst_megatron.runs.run import Group
 
 HEADER = {
     "device": "cpu",
@@ -50,7 +50,7 @@ def side(
         stages=[(4, 100)] if bags else None,
         **kw,
     )
-    return group([run], "TST" if bags else "baseline")
+    return group([run], "candidate" if bags else "baseline")
 
 
 def test_runs_that_differ_in_bags_alone_compare(tmp_path: Path):
@@ -119,11 +119,14 @@ def test_one_padded_further_is_the_same_model(tmp_path: Path):
 
 def test_a_flag_that_megatron_completes_late_does_not_count(tmp_path: Path):
     plain = {"group_query_attention": False, "num_attention_heads": 4, "num_query_groups": 1}
-    sides = side(tmp_path, "base", flags=plain), side(tmp_path, "tst", flags=plain, bags=True)
-    sides[0][0].runs[0].header["flags"]["num_query_groups"] = 4
+    late = plain | {"num_query_groups": 4}
+    sides = side(tmp_path, "base", flags=late), side(tmp_path, "tst", flags=plain, bags=True)
     assert reasons_against(*sides) == []
-    for found in (*sides[0], *sides[1]):
-        found.runs[0].header["flags"]["group_query_attention"] = True
+    grouped = {"group_query_attention": True}
+    sides = (
+        side(tmp_path, "base", flags=late | grouped),
+        side(tmp_path, "tst", flags=plain | grouped, bags=True),
+    )
     assert "num_query_groups is 4 in" in reasons_against(*sides)[0]
 
 
@@ -152,8 +155,7 @@ def test_all_of_the_held_out_text_is_the_same_in_however_many_batches(tmp_path: 
 
 
 def test_what_is_not_told_is_a_note(tmp_path: Path):
-    bare = made_run(tmp_path, "bare")
-    bare.header.clear()
+    bare = replace(made_run(tmp_path, "bare"), header={})
     sides = group([bare], "baseline"), side(tmp_path, "tst", bags=True)
     assert reasons_against(*sides) == []
     assert notes_on(*sides) == [
@@ -166,7 +168,7 @@ def test_what_is_not_told_is_a_note(tmp_path: Path):
 def test_a_side_without_a_held_out_loss(tmp_path: Path):
     sides = side(tmp_path, "base"), side(tmp_path, "tst", bags=True, losses={}, last_step=100)
     (reason,) = reasons_against(*sides)
-    assert "TST side has no held-out loss" in reason
+    assert "candidate has no held-out loss" in reason
 
 
 def test_a_run_cut_short_with_one_loss(tmp_path: Path):
@@ -211,10 +213,10 @@ def test_other_hardware_spoils_the_hours_alone(tmp_path: Path, header: Any, says
     assert any(says in note for note in notes_on(*sides))
 
 
-@pytest.mark.parametrize("which", ["baseline", "TST side"])
+@pytest.mark.parametrize("which", ["baseline", "candidate"])
 def test_a_side_that_diverged_at_its_end_is_refused(tmp_path: Path, which: str):
     """Any finite loss counted, and the report said that a side had none."""
-    bags = which == "TST side"
+    bags = which == "candidate"
     bad = side(tmp_path, "bad", losses={50: 4.0, 100: None}, bags=bags)
     good = side(tmp_path, "good", bags=not bags)
     sides = (good, bad) if bags else (bad, good)

@@ -10,8 +10,8 @@ from made_curves import BAG_SIZE, evaluated_at, law, made_group, made_run, true_
 
 from tst_megatron.analysis.compare.compare import compare
 from tst_megatron.analysis.compare.equal_loss import ALONG, BY_LAW, DECAY, WHOLE_RUNS
+from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.analysis.compare.sentences import headline
-from tst_megatron.runs.run import Group
 from tst_megatron.statistics.interval import Interval
 
 LONG, SHORT = evaluated_at(10_000, 50), evaluated_at(4_000, 20)

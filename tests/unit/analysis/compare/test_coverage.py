@@ -12,8 +12,8 @@ import pytest
 from made_curves import DECAY_SHARE, evaluated_at, law, made_group, made_run, true_curve
 
 from tst_megatron.analysis.compare.compare import compare
+from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.analysis.compare.result import Comparison
-from tst_megatron.runs.run import Group
 from tst_megatron.statistics.interval import Array, Interval
 
 DRAWN = 200

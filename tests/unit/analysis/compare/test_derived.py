@@ -6,7 +6,9 @@ import pytest
 from ledgers import BATCH_SIZE, FLOPS_A_STEP, SEQ_LENGTH
 from made_runs import made_run
 
+from tst_megatron.analysis.compare.compare import compare
 from tst_megatron.analysis.compare.derived import complete
+from tst_megatron.analysis.compare.groups import group
 from tst_megatron.runs.run import Run
 
 
@@ -61,3 +63,21 @@ def test_rates_that_disagree_tell_nothing(tmp_path: Path):
     others = [made_run(tmp_path, name) for name in "ab"]
     others[1] = replace(others[1], curve=replace(others[1].curve, flops=2 * others[1].curve.flops))
     assert complete([run], others) == [run]
+
+
+def test_what_a_run_started_from_is_in_every_ratio(tmp_path: Path):
+    """A model that was grown from another is not free."""
+    losses = {step: 2 + 3 * step**-0.3 for step in range(5, 101, 5)}
+    parent = {"ledger": None, "step": 9, "flops": 100 * FLOPS_A_STEP, "gpu_hours": 1.0}
+    spent = {"parents": [parent | {"data_tokens": 100 * BATCH_SIZE * SEQ_LENGTH}]}
+    (baseline,) = group([made_run(tmp_path, "base", losses=losses)], "baseline")
+    (candidate,) = group([made_run(tmp_path, "grown", spent, losses=losses)], "candidate")
+    equal = compare([baseline], candidate, draws=20).equal_loss
+    assert equal.step_ratio.value == pytest.approx(1.0)
+    assert equal.flops_ratio.value == pytest.approx(0.5)
+
+
+def test_no_rate_is_taken_of_a_run_that_started_from_another(tmp_path: Path):
+    run = without(made_run(tmp_path, "base"), "flops")
+    parent = {"ledger": None, "step": 9, "flops": 1e9, "gpu_hours": 1.0, "data_tokens": 1}
+    assert complete([run], [made_run(tmp_path, "grown", {"parents": [parent]})]) == [run]

@@ -85,8 +85,8 @@ def test_settings_that_differ_besides_superposition_are_a_note(tmp_path: Path) -
     write(tmp_path / "tst", s=4, gain=1.2, lr=1e-2, save="elsewhere", log_interval=7)
     told = [note for note in notes(found(tmp_path, "tst")) if note.startswith("Besides super")]
     assert told == [
-        "Besides superposition these settings differ (baseline / TST): lr (0.001 / 0.01). What "
-        "they do is in every figure."
+        "Besides superposition these settings differ (baseline / candidate): lr (0.001 / 0.01). "
+        "What they do is in every figure."
     ]
     write(tmp_path / "same", s=4, gain=1.2)
     alike = notes(found(tmp_path, "same"))

@@ -1,10 +1,12 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from made_runs import made_run
 
-from tst_megatron.analysis.compare.groups import group, is_superposed
+from tst_megatron.analysis.compare.groups import group
+from tst_megatron.analysis.compare.stories import words_of
 from tst_megatron.runs.run import Run
 
 
@@ -12,7 +14,7 @@ def run_of(folder: Path, name: str, *, seed: int = 1, **kw: Any) -> Run:
     return made_run(folder, name, {"seed": seed, **kw.pop("header", {})}, **kw)
 
 
-def grouped(runs: list[Run], side: Any = "TST") -> dict[str, list[str]]:
+def grouped(runs: list[Run], side: Any = "candidate") -> dict[str, list[str]]:
     return {found.name: [run.name for run in found.runs] for found in group(runs, side)}
 
 
@@ -102,9 +104,9 @@ def test_the_same_files_elsewhere_set_nothing_apart(tmp_path: Path):
             flags={"data_path": [path]},
         )
 
-    assert len(group([at("a", None, 1), at("b", None, 2)], "TST")) == 1
-    assert len(group([at("c", "x", 1), at("d", "x", 2)], "TST")) == 1
-    assert len(group([at("e", "x", 1), at("f", "y", 2)], "TST")) == 2
+    assert len(group([at("a", None, 1), at("b", None, 2)], "candidate")) == 1
+    assert len(group([at("c", "x", 1), at("d", "x", 2)], "candidate")) == 1
+    assert len(group([at("e", "x", 1), at("f", "y", 2)], "candidate")) == 2
 
 
 def test_what_is_not_told_sets_nothing_apart(tmp_path: Path):
@@ -118,14 +120,15 @@ def test_a_run_that_tells_little_does_not_join_runs_that_differ(tmp_path: Path):
     slow = run_of(tmp_path, "b", flags={"lr": 1}, seed=2)
     fast = run_of(tmp_path, "c", flags={"lr": 2}, seed=3)
     for runs in ([untold, slow, fast], [slow, fast, untold]):
-        groups = [{run.name for run in found.runs} for found in group(runs, "TST")]
+        groups = [{run.name for run in found.runs} for found in group(runs, "candidate")]
         assert groups == [{"a", "b"}, {"c"}]
 
 
 @pytest.mark.parametrize("header", [{}, {"flags": {}, "superposition": None}])
 def test_bags_are_seen_in_the_header_or_else_in_the_lines(tmp_path: Path, header: Any):
     run = run_of(tmp_path, "a", header=header, stages=[(4, 200)])
-    assert is_superposed(run) == (not header)
-    del run.header["superposition"]
-    assert is_superposed(run)
-    assert group([run], "TST")[0].name == "bags of 4 for 50 %"
+    assert bool(words_of(run)) == (not header)
+    untold = {name: value for name, value in run.header.items() if name != "methods"}
+    run = replace(run, header=untold)
+    assert words_of(run)
+    assert group([run], "candidate")[0].name == "bags of 4 for 50 %"

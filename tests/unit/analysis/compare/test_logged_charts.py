@@ -7,9 +7,10 @@ from made_findings import STEPS, findings, superposed
 
 from tst_megatron.analysis.compare.charts.logged import logged_charts, without_chart
 from tst_megatron.analysis.compare.findings import Findings
+from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.analysis.compare.output.page import page
 from tst_megatron.report import live, still
-from tst_megatron.runs.run import Group, Run
+from tst_megatron.runs.run import Run
 
 
 def found_with(run: Run) -> Findings:

@@ -24,13 +24,11 @@ def test_what_is_shared_and_what_differs(tmp_path: Path):
         ("tst_new", "–", "1"),
         ("version of torch", "2", "3"),
     )
-    assert settings.beyond_superposition == ("lr", "version of torch")
+    assert settings.beyond_methods == ("lr", "version of torch")
 
 
 def test_a_source_without_flags_differs_in_what_it_tells_alone(tmp_path: Path):
-    one, two = made_run(tmp_path, "one"), made_run(tmp_path, "two")
-    one.header["flags"].clear()
-    one.header["seed"] = 7
+    one, two = made_run(tmp_path, "one", {"flags": {}, "seed": 7}), made_run(tmp_path, "two")
     assert compare_settings(one, two).differing == (("seed", "7", "1234"),)
 
 

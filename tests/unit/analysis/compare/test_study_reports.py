@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ledgers import write_ledger
 
-SCRIPT = Path(__file__).parents[3] / "examples" / "equal-loss-study" / "study.py"
+SCRIPT = Path(__file__).parents[4] / "examples" / "equal-loss-study" / "study.py"
 
 
 @pytest.fixture

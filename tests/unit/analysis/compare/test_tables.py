@@ -5,6 +5,7 @@ import pytest
 from made_findings import baseline, findings, run, superposed
 
 from tst_megatron.analysis.compare.findings import Findings
+from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.analysis.compare.tables import (
     final_loss,
     runs_table,
@@ -12,7 +13,6 @@ from tst_megatron.analysis.compare.tables import (
     share_of_other_time,
     tables_of,
 )
-from tst_megatron.runs.run import Group
 
 
 def test_settings_are_told_without_the_machines_folders() -> None:

@@ -17,16 +17,17 @@ from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
 from rich.console import Console
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-from tst_megatron.corpora.encoding import Encoded
 from tst_megatron.corpora.indexing import build as build_module
-from tst_megatron.corpora.indexing import worker
+from tst_megatron.corpora.indexing import workers
 from tst_megatron.corpora.indexing.build import build
-from tst_megatron.corpora.indexing.output import corpus_output, partial_folder
+from tst_megatron.corpora.indexing.output import corpus_output
+from tst_megatron.corpora.indexing.partial import partial_folder
 from tst_megatron.corpora.indexing.plan import BuildSettings
 from tst_megatron.corpora.manifest import Manifest, megatron_flags, read_manifest
-from tst_megatron.corpora.reading.options import ReadOptions
-from tst_megatron.corpora.reading.where import parse_where
+from tst_megatron.corpora.reading.documents import ReadOptions
+from tst_megatron.corpora.reading.fields import parse_where
 from tst_megatron.corpora.tokenizers.description import describe
+from tst_megatron.corpora.tokenizers.encoders import Encoded
 from tst_megatron.errors import UserError
 
 ALPHABET = "the quick brown fox jumps over ΑΒΓ 漢字 🙂 \t{}()=;:\n"
@@ -329,11 +330,11 @@ def test_a_worker_that_is_killed_is_one_sentence(
 
         os.kill(os.getpid(), signal.SIGKILL)
 
-    whole = worker.with_ends
-    monkeypatch.setattr(worker, "with_ends", killed)
+    whole = workers.with_ends
+    monkeypatch.setattr(workers, "with_ends", killed)
     with pytest.raises(UserError, match=r"a worker was killed, .* with fewer --workers"):
         build(settings(inputs, model), tmp_path / "c", quiet())
-    monkeypatch.setattr(worker, "with_ends", whole)
+    monkeypatch.setattr(workers, "with_ends", whole)
     build(settings(inputs, model), tmp_path / "c", quiet())
 
 

@@ -13,15 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tst_megatron.corpora import checksum
-from tst_megatron.corpora.checksum import Checksum
+from tst_megatron.corpora import blocks
+from tst_megatron.corpora.blocks import Checksum
 from tst_megatron.corpora.indexing import output as output_module
-from tst_megatron.corpora.indexing.output import (
-    CorpusOutput,
-    corpus_output,
-    named_prefix,
-    partial_folder,
-)
+from tst_megatron.corpora.indexing.output import CorpusOutput, corpus_output, named_prefix
+from tst_megatron.corpora.indexing.partial import partial_folder
 from tst_megatron.corpora.manifest import FileRecord, Manifest, TokenizerRecord, read_manifest
 from tst_megatron.errors import UserError
 
@@ -139,7 +135,7 @@ def hold(prefix: Path, held: Any, let_go: Any) -> None:
 
 
 def test_two_builders_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tst_megatron.corpora.indexing.lock._PATIENCE_S", 0.2)
+    monkeypatch.setattr("tst_megatron.corpora.indexing.partial._PATIENCE_S", 0.2)
     fork = multiprocessing.get_context("fork")
     held, let_go = fork.Event(), fork.Event()
     other = fork.Process(target=hold, args=(tmp_path / "c", held, let_go))
@@ -209,16 +205,16 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @given(pieces=st.lists(st.binary(max_size=300), max_size=8))
 def test_checksums_are_of_the_whole_and_of_every_block(pieces: list[bytes]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checksum, "CHECKSUM_BLOCK", 128)
+        patch.setattr(blocks, "CHECKSUM_BLOCK", 128)
         with Checksum() as summing:
             for piece in pieces:
                 summing.update(piece)
             record = summing.record()
     data = b"".join(pieces)
-    blocks = [data[i : i + 128] for i in range(0, len(data), 128)]
+    pieces_of = [data[i : i + 128] for i in range(0, len(data), 128)]
     assert record.size == len(data)
     assert record.sha256 == hashlib.sha256(data).hexdigest()
-    assert record.block_sha256 == [hashlib.sha256(block).hexdigest() for block in blocks]
+    assert record.block_sha256 == [hashlib.sha256(block).hexdigest() for block in pieces_of]
 
 
 @pytest.mark.parametrize("output", ["data/", "/", ".", "data/.", ".."])

@@ -13,10 +13,9 @@ import pyarrow.parquet as pq
 import zstandard
 
 from tst_megatron.corpora.reading.batches import Batch, BrokenFile
-from tst_megatron.corpora.reading.chunks import cut
+from tst_megatron.corpora.reading.chunks import cut, read_span, records_before
+from tst_megatron.corpora.reading.documents import ReadOptions
 from tst_megatron.corpora.reading.inputs import find_inputs
-from tst_megatron.corpora.reading.options import ReadOptions
-from tst_megatron.corpora.reading.records import read_part, records_before
 
 
 def table(documents: Sequence[str | None]) -> pa.Table:
@@ -78,11 +77,11 @@ class Read:
     """All that reading some files gives, in chunks of a size.
 
     Attributes:
-        documents: of all parts.
+        documents: of all spans.
         numbers: the records that they are of, from the beginning of their file.
-        bad: (record, reason, detail) of all parts, records from the beginning of their file.
-        broken: the same of what ended a part.
-        batches: of all parts.
+        bad: (record, reason, detail) of all spans, records from the beginning of their file.
+        broken: the same of what ended a span.
+        batches: of all spans.
         read: bytes of each file.
         num_chunks: that there were.
     """
@@ -104,12 +103,12 @@ class Read:
         self.read = [0] * len(self.files)
         chunks = cut(self.files, options, target_bytes)
         self.num_chunks = len(chunks)
-        for part in (part for chunk in chunks for part in chunk.parts):
-            before = records_before(self.files, part)
+        for one in (one for chunk in chunks for one in chunk.spans):
+            before = records_before(self.files, one)
             try:
-                for batch in read_part(self.files, part, options, scratch):
+                for batch in read_span(self.files, one, options, scratch):
                     self.batches.append(batch)
-                    self.read[part.file] += batch.bytes_read
+                    self.read[one.file] += batch.bytes_read
                     assert len(batch.numbers) == len(batch.documents)
                     self.numbers += [before + number for number in batch.numbers]
                     self.bad += [(before + b.record, b.reason, b.detail) for b in batch.bad]

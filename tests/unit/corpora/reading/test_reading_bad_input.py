@@ -14,13 +14,12 @@ import pytest
 import zstandard
 from read_files import Read, arrow_file, arrow_stream, jsonl, parquet
 
-from tst_megatron.corpora.reading import options as options_module
+from tst_megatron.corpora.reading import documents as documents_module
 from tst_megatron.corpora.reading.batches import BrokenFile
-from tst_megatron.corpora.reading.chunks import Part, cut
+from tst_megatron.corpora.reading.chunks import Span, cut, read_documents, read_span
+from tst_megatron.corpora.reading.documents import ReadOptions
+from tst_megatron.corpora.reading.fields import parse_where
 from tst_megatron.corpora.reading.inputs import find_inputs
-from tst_megatron.corpora.reading.options import ReadOptions
-from tst_megatron.corpora.reading.records import read_documents, read_part
-from tst_megatron.corpora.reading.where import parse_where
 from tst_megatron.errors import UserError
 
 GOOD = b'{"text": "good"}'
@@ -90,7 +89,7 @@ def test_bad_elements(tmp_path):
 )
 @pytest.mark.parametrize("block", [1, 1 << 20])
 def test_broken_arrays(tmp_path, monkeypatch, array, documents, bad, broken, block):
-    monkeypatch.setattr("tst_megatron.corpora.reading.json_array.BLOCK_BYTES", block)
+    monkeypatch.setattr("tst_megatron.corpora.reading.json_files.BLOCK_BYTES", block)
     read = Read([written(tmp_path, "a.json", array)])
     assert read.documents == documents
     assert [one[0] for one in read.bad] == bad
@@ -195,9 +194,9 @@ def test_text_has_no_fields_to_filter_by(tmp_path):
 @pytest.mark.parametrize("target", [1 << 30, 1000])
 @pytest.mark.parametrize("end", [b"", b"\n"])
 def test_an_enormous_line_is_not_held(tmp_path, monkeypatch, target, end):
-    monkeypatch.setattr(options_module, "_SPACE_OF_OTHER_FIELDS", 0)
-    monkeypatch.setattr("tst_megatron.corpora.reading.json_lines.BLOCK_BYTES", 64)
-    monkeypatch.setattr("tst_megatron.corpora.reading.json_lines._END_BLOCK_BYTES", 64)
+    monkeypatch.setattr(documents_module, "_SPACE_OF_OTHER_FIELDS", 0)
+    monkeypatch.setattr("tst_megatron.corpora.reading.json_files.BLOCK_BYTES", 64)
+    monkeypatch.setattr("tst_megatron.corpora.reading.json_files._END_BLOCK_BYTES", 64)
     enormous = b'{"text": "' + b"x" * 5000 + b'"}'
     lines = [GOOD, enormous, GOOD, enormous, enormous, GOOD, enormous]
     read = Read([written(tmp_path, "a.jsonl", b"\n".join(lines) + end)], SMALL, target)
@@ -208,8 +207,8 @@ def test_an_enormous_line_is_not_held(tmp_path, monkeypatch, target, end):
 
 @pytest.mark.parametrize("block", [64, 1 << 20])
 def test_an_enormous_element_is_not_held(tmp_path, monkeypatch, block):
-    monkeypatch.setattr(options_module, "_SPACE_OF_OTHER_FIELDS", 0)
-    monkeypatch.setattr("tst_megatron.corpora.reading.json_array.BLOCK_BYTES", block)
+    monkeypatch.setattr(documents_module, "_SPACE_OF_OTHER_FIELDS", 0)
+    monkeypatch.setattr("tst_megatron.corpora.reading.json_files.BLOCK_BYTES", block)
     enormous = b'{"text": "' + b'x\\"]' * 1000 + b'"}'
     elements = [GOOD, enormous, GOOD, enormous]
     read = Read([written(tmp_path, "a.json", b"[" + b",\n".join(elements) + b"]")], SMALL)
@@ -292,10 +291,10 @@ def test_a_parquet_file_without_a_footer(tmp_path, kept):
     path = written(tmp_path, "a.parquet", parquet(WORDS[:100])[:kept])
     good = written(tmp_path, "b.parquet", parquet(["a"]))
     files = find_inputs([str(path), str(good)])
-    parts = [part for chunk in cut(files, ReadOptions(), 1) for part in chunk.parts]
-    assert parts == [Part(0, 0, 0), Part(1, 0, 1)]
+    spans = [one for chunk in cut(files, ReadOptions(), 1) for one in chunk.spans]
+    assert spans == [Span(0, 0, 0), Span(1, 0, 1)]
     with pytest.raises(BrokenFile) as caught:
-        list(read_part(files, parts[0], ReadOptions(), tmp_path))
+        list(read_span(files, spans[0], ReadOptions(), tmp_path))
     assert (caught.value.record, caught.value.reason) == (0, "not Parquet that can be read")
     assert caught.value.detail
 
@@ -309,7 +308,7 @@ def test_a_parquet_file_damaged_in_its_middle(tmp_path):
     read = Read([path])
     assert read.documents == WORDS[:20]
     assert [one[:2] for one in read.broken] == [(21, "not Parquet that can be read")]
-    # Other parts of the file are none the worse.
+    # Other spans of the file are none the worse.
     assert Read([path], target_bytes=1).documents == WORDS[:20] + WORDS[22:40]
 
 
@@ -358,7 +357,7 @@ def test_a_file_that_has_vanished(tmp_path):
         files = find_inputs([str(path)])
         path.unlink()
         with pytest.raises(UserError, match=f"the input {path} cannot be read: No such file"):
-            list(read_part(files, Part(0, 0, 1), ReadOptions(), tmp_path))
+            list(read_span(files, Span(0, 0, 1), ReadOptions(), tmp_path))
     with pytest.raises(UserError, match="cannot be read: No such file"):
         cut(files, ReadOptions(), 1)
 
@@ -367,4 +366,4 @@ def test_no_room_for_a_copy(tmp_path):
     path = written(tmp_path, "a.parquet.gz", gzip.compress(parquet(["a"])))
     files = find_inputs([str(path)])
     with pytest.raises(UserError, match="cannot be unpacked into /nowhere: No such file"):
-        list(read_part(files, Part(0, 0, 1), ReadOptions(), Path("/nowhere")))
+        list(read_span(files, Span(0, 0, 1), ReadOptions(), Path("/nowhere")))

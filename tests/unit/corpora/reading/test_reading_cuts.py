@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from read_files import Read, jsonl, parquet
 
-from tst_megatron.corpora.reading.chunks import Chunk, Part, cut
+from tst_megatron.corpora.reading.chunks import Chunk, Span, cut
+from tst_megatron.corpora.reading.documents import ReadOptions
 from tst_megatron.corpora.reading.inputs import find_inputs
-from tst_megatron.corpora.reading.options import ReadOptions
 
 BLANK_LINE = ReadOptions(text_documents="blank-line")
 CHARACTERS = st.sampled_from(
@@ -22,7 +22,7 @@ TEXT = st.lists(CHARACTERS, max_size=20).map("".join)
 
 
 def blocks_of(size: int):
-    names = ("json_lines.BLOCK_BYTES", "json_lines._END_BLOCK_BYTES", "plain_text.BLOCK_BYTES")
+    names = ("json_files.BLOCK_BYTES", "json_files._END_BLOCK_BYTES", "plain_text.BLOCK_BYTES")
     package = "tst_megatron.corpora.reading"
     return [mock.patch(f"{package}.{name}", size) for name in names]
 
@@ -165,11 +165,11 @@ def test_small_files_share_a_chunk_and_large_ones_are_cut(tmp_path):
     files = find_inputs([str(tmp_path)])
     third = 90 * one // 3
     assert cut(files, ReadOptions(), 30 * one) == [
-        Chunk((Part(0, 0, one), Part(1, 0, 2 * one))),
-        Chunk((Part(2, 0, third),)),
-        Chunk((Part(2, third, 2 * third),)),
-        Chunk((Part(2, 2 * third, 3 * third),)),
-        Chunk((Part(3, 0, one),)),
+        Chunk((Span(0, 0, one), Span(1, 0, 2 * one))),
+        Chunk((Span(2, 0, third),)),
+        Chunk((Span(2, third, 2 * third),)),
+        Chunk((Span(2, 2 * third, 3 * third),)),
+        Chunk((Span(3, 0, one),)),
     ]
 
 
@@ -184,12 +184,12 @@ def test_row_groups_are_cut_by_the_bytes_of_the_documents_column(tmp_path):
         )
     )
     files = find_inputs([str(path)])
-    parts = [part for chunk in cut(files, ReadOptions(), 8500) for part in chunk.parts]
-    assert parts == [Part(0, 0, 2), Part(0, 2, 4), Part(0, 4, 5)]
+    spans = [one for chunk in cut(files, ReadOptions(), 8500) for one in chunk.spans]
+    assert spans == [Span(0, 0, 2), Span(0, 2, 4), Span(0, 4, 5)]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json", "a.arrow", "a.txt"])
 def test_what_cannot_be_cut_is_one_part(tmp_path, name):
     (tmp_path / name).write_bytes(b"[" + b" " * 1000)
     files = find_inputs([str(tmp_path / name)])
-    assert cut(files, ReadOptions(), 10) == [Chunk((Part(0, 0, 1),))]
+    assert cut(files, ReadOptions(), 10) == [Chunk((Span(0, 0, 1),))]

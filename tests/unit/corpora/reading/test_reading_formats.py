@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from read_files import COMPRESSIONS, FORMATS, Read, json_array, jsonl, parquet
 
-from tst_megatron.corpora.reading import json_lines, tables
+from tst_megatron.corpora.reading import json_files, tables
+from tst_megatron.corpora.reading.chunks import read_documents
+from tst_megatron.corpora.reading.documents import ReadOptions
+from tst_megatron.corpora.reading.fields import parse_where
 from tst_megatron.corpora.reading.inputs import find_inputs
-from tst_megatron.corpora.reading.options import ReadOptions
-from tst_megatron.corpora.reading.records import read_documents
-from tst_megatron.corpora.reading.where import parse_where
 from tst_megatron.errors import UserError
 
 DOCUMENTS = [
@@ -94,7 +94,7 @@ def test_an_empty_table(tmp_path):
 
 @pytest.mark.parametrize("block", [1, 2, 3, 7, 64])
 def test_an_array_is_the_same_whatever_blocks_it_is_read_in(tmp_path, monkeypatch, block):
-    monkeypatch.setattr("tst_megatron.corpora.reading.json_array.BLOCK_BYTES", block)
+    monkeypatch.setattr("tst_megatron.corpora.reading.json_files.BLOCK_BYTES", block)
     records = [{"text": d, "more": [{"a": [1, "]\\"]}, {}, "\\\\", '"']} for d in DOCUMENTS[:4]]
     assert (
         Read([written(tmp_path, "a.json", json.dumps(records).encode())]).documents
@@ -186,8 +186,7 @@ def test_ids_as_text(tmp_path):
 
 def test_batches_are_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "BATCH_BYTES", 1000)
-    monkeypatch.setattr(json_lines, "BLOCK_BYTES", 1000)
-    monkeypatch.setattr("tst_megatron.corpora.reading.json_array.BLOCK_BYTES", 1000)
+    monkeypatch.setattr(json_files, "BLOCK_BYTES", 1000)
     monkeypatch.setattr("tst_megatron.corpora.reading.plain_text.BLOCK_BYTES", 1000)
     documents = [f"{i} " + "y" * (i % 300) for i in range(500)]
     for format, write in FORMATS.items():

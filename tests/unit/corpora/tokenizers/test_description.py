@@ -14,7 +14,7 @@ from tokenizers.models import WordLevel
 
 from tst_megatron.corpora.tokenizers.awkward_text import awkward_strings
 from tst_megatron.corpora.tokenizers.description import TokenizerDescription, describe
-from tst_megatron.corpora.tokenizers.reference import reference_encoder
+from tst_megatron.corpora.tokenizers.encoders import reference_encoder
 from tst_megatron.errors import UserError
 
 Described = Callable[[str], TokenizerDescription]

@@ -13,12 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tst_megatron.corpora.encoding import Encoder
 from tst_megatron.corpora.tokenizers import fast
 from tst_megatron.corpora.tokenizers.description import TokenizerDescription, describe
+from tst_megatron.corpora.tokenizers.encoders import Encoder, reference_encoder
 from tst_megatron.corpora.tokenizers.fast import fast_encoder
 from tst_megatron.corpora.tokenizers.proof import differs
-from tst_megatron.corpora.tokenizers.reference import reference_encoder
 
 Described = Callable[[str], TokenizerDescription]
 

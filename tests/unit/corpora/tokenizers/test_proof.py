@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tst_megatron.corpora.encoding import Encoded
 from tst_megatron.corpora.tokenizers.awkward_text import awkward_strings
 from tst_megatron.corpora.tokenizers.description import TokenizerDescription, describe
+from tst_megatron.corpora.tokenizers.encoders import Encoded
 from tst_megatron.corpora.tokenizers.proof import choose_encoder, differs
 
 Described = Callable[[str], TokenizerDescription]

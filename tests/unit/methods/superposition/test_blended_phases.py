@@ -19,7 +19,7 @@ from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
 from tst_megatron.corpora.blend import expand_blend
 from tst_megatron.corpora.index_file import read_index
-from tst_megatron.corpora.parts import sample_tokens
+from tst_megatron.methods.superposition.text import text_of_bags
 
 L = 8
 START_OF_B = VOCAB_SIZE // 2
@@ -90,8 +90,8 @@ def test_every_stage_reads_documents_of_its_own_as_the_budget_says(
         documents = {documents_of[token] for token in tokens}
         assert seen.isdisjoint(documents), "no document is another stage's"
         seen |= documents
-        step = sample_tokens(L, size)
-        lines = [line for line in budget.stages if line.bag_size == size]
+        step = text_of_bags(size, 1, L).step
+        lines = [line for line in budget.stages if line.part.tokens_a_position == size]
         num_samples = dataset.schedule.samples_of_bag_size(size)
         for line in lines:
             name = Path(line.source.prefix).name
@@ -109,7 +109,7 @@ def test_every_stage_reads_documents_of_its_own_as_the_budget_says(
 def wanted_share(blend: str, lines) -> float:
     if BLENDS[blend][1] is not None:
         return BLENDS[blend][1]
-    a, b = ((line.available - 1) // sample_tokens(L, line.bag_size) for line in lines)
+    a, b = ((line.available - 1) // line.part.step for line in lines)
     return b / (a + b)
 
 
@@ -122,7 +122,7 @@ def test_the_budget_is_of_the_data_sets_that_are_built(
     budget, dataset = budget_of(args), build(args)
     by_size = len(budget.reading.sources) > 1 and budget.reading.sources[0].weight is None
     for size in (4, 2, 1):
-        lines = [line for line in budget.stages if line.bag_size == size]
+        lines = [line for line in budget.stages if line.part.tokens_a_position == size]
         built = mid_level_datasets(dataset, size)
         for line, one in zip(lines, built, strict=True):
             assert line.source.prefix == one.dataset.path_prefix

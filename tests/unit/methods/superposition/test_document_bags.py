@@ -27,6 +27,7 @@ from tst_megatron.methods.superposition.phased_dataset import (
     stage_config,
 )
 from tst_megatron.methods.superposition.schedule import BagSchedule
+from tst_megatron.methods.superposition.text import text_of_stages
 
 EOD = 0
 SEQ_LENGTH = st.integers(1, 9)
@@ -236,13 +237,13 @@ def test_the_budget_counts_what_the_data_sets_read(tmp_path: Path, longest: int)
     for steps in (4, 10, 40, 90):
         schedule = BagSchedule.from_shares([(4, 0.3), (2, 0.2)], steps, lambda n: n * 4)
         dataset = build_phased_dataset(schedule, config, everywhere, "document")
-        reading = Reading(
-            8, steps, lambda _, schedule=schedule: schedule, (Source(prefix),), 1234, 0, "document"
-        )
+        parts = text_of_stages(schedule, 8, "document")
+        reading = Reading(8, steps, lambda _, parts=parts: parts, (Source(prefix),), 1234, 0)
         for stage in Budget(reading).stages:
-            built = dataset.of_bag_size[stage.bag_size]
+            bag_size = stage.part.tokens_a_position
+            built = dataset.of_bag_size[bag_size]
             bags = int(built.dataset.sequence_lengths[built.indices].sum())
-            assert stage.available == bags * stage.bag_size
+            assert stage.available == bags * bag_size
             epochs = built._get_num_epochs(built._get_num_tokens_per_epoch())
             assert stage.is_met == (epochs == 1)
 

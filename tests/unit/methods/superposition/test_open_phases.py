@@ -76,11 +76,11 @@ def test_workers_that_read_ahead_learn_of_the_switch(dataset, start_method: str)
 
 
 def test_the_budget_has_text_for_the_longest_of_either_phase(args) -> None:
-    samples = {stage.bag_size: stage.samples for stage in budget_of(args).stages}
+    samples = {stage.part.tokens_a_position: stage.samples for stage in budget_of(args).stages}
     assert samples == {4: 24 * 4, 1: 32 * 4}
 
 
 def test_output_superposition_reads_no_more_than_the_run_has(args) -> None:
     own = parse(*(f"--data-path={args.data_path[0]}", "--split=1,0,0", AUTO))
     own.tst_superpose = "output"
-    assert [(s.bag_size, s.samples) for s in budget_of(own).stages] == [(1, 160)]
+    assert [(s.part.tokens_a_position, s.samples) for s in budget_of(own).stages] == [(1, 160)]

@@ -10,7 +10,7 @@ from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegat
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
 
-from tst_megatron.corpora.parts import DocumentPart, documents_of_part, sample_tokens
+from tst_megatron.corpora.parts import DocumentPart, documents_of_part
 from tst_megatron.methods.superposition.bags import EMPTY
 from tst_megatron.methods.superposition.phased_dataset import (
     BAGS,
@@ -18,6 +18,7 @@ from tst_megatron.methods.superposition.phased_dataset import (
     build_validation_dataset,
 )
 from tst_megatron.methods.superposition.schedule import BagSchedule
+from tst_megatron.methods.superposition.text import text_of_bags
 
 L = 8
 GLOBAL_BATCH_SIZE = 4
@@ -105,7 +106,7 @@ def test_no_token_is_read_twice_within_an_epoch(tmp_path, counted: str) -> None:
         for token in dataset[index][BAGS].flatten()[:-1].tolist()
     ]
     assert len(inputs) == len(set(inputs))
-    assert len(inputs) == schedule.stages[0].num_samples * sample_tokens(L, 3)
+    assert len(inputs) == schedule.stages[0].num_samples * text_of_bags(3, 1, L).step
 
 
 def test_stages_of_one_bag_size_go_on_through_one_data_set(tmp_path, counted: str) -> None:
@@ -165,7 +166,8 @@ def test_validation_has_the_split_in_bags(tmp_path, counted: str) -> None:
     boundary = int(lengths.sequence_lengths[: len(lengths.sequence_lengths) // 2].sum())
     tokens = torch.cat([bags[index][BAGS].flatten() for index in range(len(bags))])
     assert int(tokens.min()) >= boundary
-    assert len(bags) == (int(lengths.sequence_lengths.sum()) - boundary - 1) // sample_tokens(L, 4)
+    step = text_of_bags(4, 1, L).step
+    assert len(bags) == (int(lengths.sequence_lengths.sum()) - boundary - 1) // step
 
 
 def test_padding_is_empty(tmp_path, counted: str) -> None:

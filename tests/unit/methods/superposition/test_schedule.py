@@ -39,7 +39,7 @@ class TestLocate:
         location = run.locate(index)
         assert location.index >= 0
         assert location.bag_size == run.stages[location.stage].bag_size
-        assert run.sample_index(location.stage, location.index) == index
+        assert run.starts[location.stage] + location.index == index
         if location.stage < len(run.stages) - 1:
             assert location.index < run.stages[location.stage].num_samples
 
@@ -50,7 +50,7 @@ class TestLocate:
             for stage, size in enumerate(run.stages)
             for index in range(size.num_samples)
         ]
-        indices = [run.sample_index(*place) for place in places]
+        indices = [run.starts[stage] + index for stage, index in places]
         assert indices == list(range(run.num_samples))
         assert [(p.stage, p.index) for p in map(run.locate, indices)] == places
 
@@ -103,50 +103,6 @@ class TestSamplesOfABagSize:
         assert run.samples_of_bag_size(4) == 20
         assert run.samples_of_bag_size(3) == 0
         assert run.index_in_bag_size(run.locate(15)) == 10
-
-
-class TestDataTokens:
-    @given(schedules, st.integers(0, 80), st.integers(1, 4096))
-    def test_against_a_sum_over_samples(self, run, num_samples, seq_length):
-        slow = sum(size * seq_length for size in bag_sizes_of(run, num_samples))
-        assert run.data_tokens(num_samples, seq_length) == slow
-
-    # Table 1 of arXiv 2605.06546; its steps of "2M" and "8M" positions are powers of two.
-    @pytest.mark.parametrize(
-        ("steps", "total_steps", "bag_size", "positions", "superposed", "total", "half_a_digit"),
-        [
-            (6_000, 20_000, 6, 2**21, 75e9, 105e9, 0.5e9),
-            (30_000, 100_000, 6, 2**21, 377e9, 524e9, 0.5e9),
-            (12_483, 49_983, 16, 2**23, 1.68e12, 2e12, 0.005e12),
-        ],
-        ids=["20k-steps", "100k-steps", "10B-A1B"],
-    )
-    def test_the_papers_runs(
-        self, steps, total_steps, bag_size, positions, superposed, total, half_a_digit
-    ):
-        seq_length = 4096
-        batch = positions // seq_length
-        run = BagSchedule.from_shares(
-            [(bag_size, steps / total_steps)], total_steps, of_batches(batch)
-        )
-        assert run.stages == (
-            Stage(bag_size, steps * batch),
-            Stage(1, (total_steps - steps) * batch),
-        )
-
-        first = run.data_tokens(run.stages[0].num_samples, seq_length)
-        both = run.data_tokens(run.num_samples, seq_length)
-
-        assert first == steps * bag_size * positions
-        assert both == first + (total_steps - steps) * positions
-        # The table cuts 75.5 to 75, so a whole last digit is allowed; "2T" has one digit.
-        assert abs(first - superposed) < 2 * half_a_digit
-        assert abs(both - total) < (0.05e12 if total == 2e12 else 2 * half_a_digit)
-
-    def test_the_papers_baselines(self):
-        assert schedule((1, 20_000 * 512)).data_tokens(20_000 * 512, 4096) == pytest.approx(
-            42e9, abs=0.5e9
-        )
 
 
 class TestFromShares:

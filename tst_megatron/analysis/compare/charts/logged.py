@@ -105,4 +105,4 @@ def _series(run: Run, extra: str | None) -> Array:
 
 def _switches(findings: Findings) -> list[Rule]:
     run = findings.tst[0].runs[0] if findings.tst else None
-    return [Rule(phase.last_step, "x", "") for phase in (run.phases[:-1] if run else ())]
+    return [Rule(span.last_step, "x", "") for span in (run.stages[:-1] if run else ())]

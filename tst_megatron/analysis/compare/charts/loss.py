@@ -13,13 +13,14 @@ from tst_megatron.analysis.compare.charts.amounts import DATA_TOKENS, STEPS, Amo
 from tst_megatron.analysis.compare.charts.means import known, mean_of
 from tst_megatron.analysis.compare.charts.palette import Shown, shown
 from tst_megatron.analysis.compare.findings import Findings
+from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.analysis.compare.result import Comparison
 from tst_megatron.analysis.compare.sentences import UNLIKE, arrow_text
 from tst_megatron.analysis.compare.tables import final_loss
 from tst_megatron.report import formats
 from tst_megatron.report.chart import Arrow, Band, Chart, Line, Rule
 from tst_megatron.report.thinning import thin
-from tst_megatron.runs.run import Group, Run
+from tst_megatron.runs.run import Run
 from tst_megatron.statistics.interval import Array
 
 _EARLY_SHARE = 0.15
@@ -191,7 +192,7 @@ def _loss_range(runs: Sequence[Run]) -> tuple[float, float]:
 def _late(run: Run) -> Array:
     curve = run.curve
     losses, steps = curve.losses[np.isfinite(curve.losses)], curve.steps[np.isfinite(curve.losses)]
-    switch = max((phase.last_step for phase in run.phases[:-1]), default=0)
+    switch = max((span.last_step for span in run.stages[:-1]), default=0)
     # The recovery takes a while too.
     start = max(_EARLY_SHARE * steps[-1], switch + _RECOVERY_SHARE * steps[-1])
     late = losses[steps >= start]

@@ -9,7 +9,8 @@ from functools import reduce
 
 import numpy as np
 
-from tst_megatron.runs.run import Curve, Group
+from tst_megatron.analysis.compare.groups import Group
+from tst_megatron.runs.run import Curve
 from tst_megatron.statistics.interval import Array
 
 _NORMAL_95 = 1.96

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tst_megatron.analysis.compare.findings import Findings
-from tst_megatron.runs.run import Group
+from tst_megatron.analysis.compare.groups import Group
 
 _GREYS = ("#4d5156", "#70767c", "#8f959b", "#a9afb5")
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")

@@ -1,15 +1,14 @@
-"""Where a run went from one bag size to the next, on whatever it is laid over."""
+"""Where a run went from one stage to the next, on whatever it is laid over."""
 
 from itertools import pairwise
 
 import numpy as np
 
-from tst_megatron.runs.phases import phase_name
 from tst_megatron.runs.run import Run
 
 
 def switches(run: Run, amount: str) -> list[tuple[float, str]]:
-    """(where, words) of every change of the bag size that the run tells.
+    """(where, words) of every change of the stage that the run tells.
 
     Args:
         run: of any source.
@@ -23,8 +22,8 @@ def switches(run: Run, amount: str) -> list[tuple[float, str]]:
     return [
         (
             float(np.interp(before.last_step, steps, values)),
-            f"{phase_name(before.bag_size)} → {phase_name(after.bag_size)}",
+            f"{before.stage.name} → {after.stage.name}",
         )
-        for before, after in pairwise(run.phases)
+        for before, after in pairwise(run.stages)
         if before.last_step <= steps[-1]
     ]

@@ -124,7 +124,7 @@ def _after_bags(comparison: Comparison) -> NDArray[np.bool_]:
     found = comparison.equal_flops
     known = np.isfinite(found.differences)
     run = comparison.tst.runs[0]
-    switch = max((phase.last_step for phase in run.phases[:-1]), default=0)
+    switch = max((span.last_step for span in run.stages[:-1]), default=0)
     after = run.curve.flops[run.curve.steps > switch]
     late = known & (found.along > after[0]) if after.size else known
     return np.asarray(late if late.any() else known)

@@ -10,7 +10,6 @@ from tst_megatron.analysis.compare.charts.palette import shown
 from tst_megatron.analysis.compare.findings import Findings
 from tst_megatron.report.chart import Chart, Line, Rule
 from tst_megatron.report.thinning import thin
-from tst_megatron.runs.phases import phase_name
 from tst_megatron.runs.run import Run
 from tst_megatron.statistics.interval import Array
 
@@ -23,11 +22,11 @@ _HELD_OUT = "held-out loss of "
 
 def switch_chart(findings: Findings) -> Chart | None:
     """The first run of the best TST group around its switches; None where it has none."""
-    if not findings.tst or len(findings.tst[0].runs[0].phases) < 2:
+    if not findings.tst or len(findings.tst[0].runs[0].stages) < 2:
         return None
     run = findings.tst[0].runs[0]
-    ends = [phase.last_step for phase in run.phases[:-1]]
-    whole = run.phases[-1].last_step
+    ends = [phase.last_step for phase in run.stages[:-1]]
+    whole = run.stages[-1].last_step
     start, end = max(0.0, ends[0] - _BEFORE * whole), min(whole, ends[-1] + _AFTER * whole)
     lines = [*_training(run, start, end), *_held_out(findings, start, end)]
     if not lines:
@@ -43,8 +42,7 @@ def switch_chart(findings: Findings) -> Chart | None:
         y_label="loss (nats a token)",
         lines=tuple(lines),
         rules=tuple(
-            Rule(before.last_step, "x", f"{phase_name(before.bag_size)} →")
-            for before in run.phases[:-1]
+            Rule(before.last_step, "x", f"{before.stage.name} →") for before in run.stages[:-1]
         ),
         x_range=(start, end),
         y_range=_range_of(lines),
@@ -56,12 +54,12 @@ def _training(run: Run, start: float, end: float) -> list[Line]:
     series = run.steps
     inside = (series.steps >= start) & (series.steps <= end) & np.isfinite(series.losses)
     lines: list[Line] = []
-    for phase in run.phases:
+    for phase in run.stages:
         of_phase = (series.steps >= phase.first_step) & (series.steps <= phase.last_step)
         there = inside & of_phase
         if not there.any():
             continue
-        name = f"training loss on {phase_name(phase.bag_size)}"
+        name = f"training loss on {phase.stage.name}"
         colour = _TRAINING[len(lines) % len(_TRAINING)]
         xs, losses = thin(series.steps[there], series.losses[there])
         lines.append(Line(name, xs, losses, colour, width=1.0))

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tst_megatron.analysis.compare.findings import Findings, Prices
+from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.analysis.compare.result import (
     Comparison,
     EqualData,
@@ -17,8 +18,9 @@ from tst_megatron.analysis.compare.result import (
     Needed,
 )
 from tst_megatron.analysis.compare.sentences import headline
+from tst_megatron.analysis.compare.stories import facts_in_full
 from tst_megatron.analysis.compare.tables import final, last, latest, share_of_other_time
-from tst_megatron.runs.run import Group, Run
+from tst_megatron.runs.run import Run
 from tst_megatron.statistics.interval import Interval
 from tst_megatron.strict_json import finite
 
@@ -161,6 +163,14 @@ def _run(side: str, group: Group, run: Run) -> dict[str, Any]:
         "share_of_other_time": share_of_other_time(run),
         "final_loss": final(run),
         "final_loss_stderr": last(run.curve.stderrs[-1:]),
-        "phases": [asdict(phase) for phase in run.phases],
+        "phases": [
+            {
+                "stage": span.index,
+                **facts_in_full(span),
+                "first_step": span.first_step,
+                "last_step": span.last_step,
+            }
+            for span in run.stages
+        ],
         "notes": list(run.notes),
     }

@@ -7,6 +7,7 @@ import numpy as np
 from tst_megatron.analysis.compare.findings import Findings
 from tst_megatron.analysis.compare.output.as_csv import CURVE_FIELDS, written
 from tst_megatron.analysis.compare.result import Comparison
+from tst_megatron.analysis.compare.stories import ordinary_facts
 from tst_megatron.runs.run import Run
 
 _MEASURED = ("learning_rates", "grad_norms", "compute_s", "other_s")
@@ -31,7 +32,7 @@ def steps_csv(findings: Findings) -> str:
     ]
     extras = sorted({name for *_, run in runs for name in run.steps.extras})
     head = (
-        "side", "group", "run", "seed", *CURVE_FIELDS, "bag_size", "loss_name", "loss",
+        "side", "group", "run", "seed", *CURVE_FIELDS, *ordinary_facts(), "loss_name", "loss",
         "learning_rate", "grad_norm", "compute_s", "other_s", *extras,
     )  # fmt: skip
     rows = [
@@ -61,7 +62,8 @@ def _logged(run: Run, extras: list[str]) -> Iterator[tuple[object, ...]]:
     series = run.steps
     unknown = np.full(series.steps.size, np.nan)
     columns = [
-        *(getattr(series, field).tolist() for field in (*CURVE_FIELDS, "bag_sizes")),
+        *(getattr(series, field).tolist() for field in CURVE_FIELDS),
+        *([of.get(name, usual) for of in series.facts] for name, usual in ordinary_facts().items()),
         series.loss_names,
         *(getattr(series, field).tolist() for field in ("losses", *_MEASURED)),
         *(series.extras.get(name, unknown).tolist() for name in extras),

@@ -1,0 +1,94 @@
+"""A comparison of runs by a method that the package does not have."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_runs import made_ledger
+
+from tst_megatron.analysis.compare import stories
+from tst_megatron.analysis.compare.comparable import notes_on, reasons_against
+from tst_megatron.analysis.compare.groups import Group, group, settings_apart, settings_notes
+from tst_megatron.methods import registry
+from tst_megatron.methods.method import Method
+from tst_megatron.methods.story import Story
+from tst_megatron.runs.inputs import read_runs
+from tst_megatron.runs.run import Run
+from tst_megatron.runs.stages import ORDINARY, Stage
+
+
+class Grown(Story):
+    topics = ("tokenizer", "held-out text", "batch")
+    absence = "was not grown"
+
+
+class Growth(Method):
+    name = "growth"
+    flag_prefix = "grow"
+
+    def story(self) -> Story:
+        return Grown(self.name)
+
+
+@pytest.fixture(autouse=True)
+def with_growth(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    methods = (*registry.methods(), Growth())
+    monkeypatch.setattr(registry, "methods", lambda: methods)
+    stories.every_story.cache_clear()
+    yield
+    stories.every_story.cache_clear()
+
+
+def run(folder: Path, name: str, method: str | None = None, **kw: Any) -> Run:
+    stages = [Stage("small model", 100, method=method or ""), Stage(ORDINARY, 300)]
+    told = {"name": method, "stages": [stage.as_json() for stage in stages], "facts": {}}
+    methods = [] if method is None else [told]
+    (found,) = read_runs([made_ledger(folder, name, **kw)])
+    return replace(found, header={**found.header, "methods": methods})
+
+
+def side(found: Run) -> list[Group]:
+    return group([found], "candidate")
+
+
+def test_it_is_told_in_plain_words(tmp_path: Path) -> None:
+    (grown,) = side(run(tmp_path, "a", "growth"))
+    assert grown.name == "small model for 25 %"
+    (baseline,) = group([run(tmp_path, "b")], "baseline")
+    assert reasons_against([baseline], [grown]) == []
+    assert settings_apart(baseline, grown) == ["growth"]
+    itself = 'The baseline "small model for 25 %" had growth itself: the comparison is of two ways'
+    assert any(note.startswith(itself) for note in notes_on([grown], [grown]))
+    assert "had growth and the candidate had not" in reasons_against([grown], [baseline])[0]
+    notes = notes_on([baseline], side(run(tmp_path, "c")))
+    assert (
+        '"ordinary" saw no bags and was not grown: the comparison is of two ordinary runs.' in notes
+    )
+
+
+def test_what_it_may_differ_in_is_no_reason(tmp_path: Path) -> None:
+    wide = {"hidden_size": 64}
+    baseline = side(run(tmp_path, "b", flags=wide))
+    other = {"hidden_size": 32}
+    assert reasons_against(baseline, side(run(tmp_path, "a", "growth", flags=other))) == []
+    (reason,) = reasons_against(baseline, side(run(tmp_path, "c", flags=other)))
+    assert reason.startswith("The models differ")
+    batch = {"global_batch_size": 8}
+    (reason,) = reasons_against(baseline, side(run(tmp_path, "d", "growth", flags=batch)))
+    assert reason.startswith("The batches differ")
+
+
+def test_its_own_settings_are_not_beside_it(tmp_path: Path) -> None:
+    one = run(tmp_path, "b", flags={"lr": 1})
+    other = run(tmp_path, "a", "growth", flags={"lr": 2, "grow_width": 2})
+    (note,) = settings_notes(one, other)
+    assert note.startswith("Besides growth these settings differ (baseline / candidate): lr (1 /")
+    assert "grow_width" not in note
+
+
+def test_a_method_that_there_is_not_any_more(tmp_path: Path) -> None:
+    (found,) = side(run(tmp_path, "a", "forgotten"))
+    assert found.name == "small model for 25 %"
+    assert stories.settings_of(found.runs[0])["stages of forgotten"] == "small model × 100"

@@ -1,0 +1,84 @@
+import argparse
+from pathlib import Path
+
+import pytest
+
+from tst_megatron.errors import UserError
+from tst_megatron.methods import registry
+from tst_megatron.methods.method import Method
+
+THROWAWAY = Path(__file__).parents[2] / "throwaway"
+
+
+@pytest.fixture(autouse=True)
+def asked_anew():
+    registry.methods.cache_clear()
+    yield
+    registry.methods.cache_clear()
+
+
+def install(folder: Path, code: str, name: str = "mine") -> Path:
+    """A package with one entry point, as pip would lay it down."""
+    (folder / f"{name}_package.py").write_text(code)
+    about = folder / f"{name}_package-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}-package\nVersion: 1.0\n")
+    points = f"[tst_megatron.methods]\n{name} = {name}_package:METHOD\n"
+    (about / "entry_points.txt").write_text(points)
+    return folder
+
+
+def test_our_own_methods_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = registry.methods()
+    assert all(isinstance(method, Method) for method in ours)
+    registry.methods.cache_clear()
+    monkeypatch.syspath_prepend(THROWAWAY)
+    assert [method.name for method in registry.methods()] == [*(m.name for m in ours), "throwaway"]
+    assert registry.method_named("throwaway") is registry.methods()[-1]
+    assert registry.method_named("nope") is None
+
+
+def test_flags_of_a_method_begin_with_its_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(THROWAWAY)
+    for method in registry.methods():
+        parser = argparse.ArgumentParser(add_help=False)
+        method.add_arguments(parser)
+        assert parser._option_string_actions
+        for flag in parser._option_string_actions:
+            assert flag.startswith(f"--{method.flag_prefix}-")
+        assert {f"--{name}" for form in method.forms for name in form} <= {
+            *parser._option_string_actions
+        }
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("import no_such_module", "cannot be loaded: ModuleNotFoundError: No module named"),
+        ("METHOD = 1 / 0", "cannot be loaded: ZeroDivisionError"),
+        ("", "cannot be loaded: AttributeError"),
+        ("METHOD = 3", "is no method: let its entry point name an instance"),
+    ],
+)
+def test_a_package_that_cannot_be_loaded_is_named(
+    tmp_path: Path, code: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(install(tmp_path, code, f"broken{abs(hash(code))}"))
+    with pytest.raises(UserError, match=says) as raised:
+        registry.methods()
+    assert "-package (broken" in str(raised.value)
+
+
+def test_two_methods_of_one_prefix_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "from tst_megatron.methods.method import Method\n"
+        "class Mine(Method):\n"
+        "    name = 'mine'\n"
+        "    flag_prefix = 'tst'\n"
+        "METHOD = Mine()\n"
+    )
+    monkeypatch.syspath_prepend(install(tmp_path, code, "clashing"))
+    with pytest.raises(UserError, match=r"clashing-package .* flags that begin with --tst-, and"):
+        registry.methods()

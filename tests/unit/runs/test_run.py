@@ -1,0 +1,64 @@
+"""What a run has that no line of its ledger has as it stands: its parents' costs, bits a byte."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tst_megatron.runs.ledger import Ledger
+from tst_megatron.runs.run import Run, run_of_ledger
+
+SPENT = {"flops": 1e9, "gpu_hours": 2.0, "data_tokens": 500}
+
+
+def made(*, parents: Any = (), **validation: Any) -> Run:
+    line = {
+        "step": 10,
+        **{"flops": 1e8, "gpu_hours": 0.5, "data_tokens": 100, "positions": 100},
+        "wall_clock_s": 60.0,
+        "next_token_loss": 3.0,
+        "facts": {},
+        **validation,
+    }
+    header = {"parents": list(parents), "methods": []}
+    return run_of_ledger(Ledger(header, [line], [line], path=Path("run")), "run")
+
+
+def test_what_parents_spent_counts() -> None:
+    parents = [{"ledger": "small", "step": 7, **SPENT}, {"ledger": None, "step": 9, **SPENT}]
+    run = made(parents=parents)
+    for series in (run.curve, run.steps):
+        assert (series.flops[0], series.gpu_hours[0]) == (2.1e9, 4.5)
+        assert series.data_tokens[0] == 1100
+        # Positions are the run's own, and how long parents took by the clock is in no ledger.
+        assert series.positions[0] == 100
+        assert math.isnan(series.wall_clock_s[0])
+    assert run.notes == (
+        "It started from step 7 of small, step 9 of a run without a ledger: what was spent there "
+        "counts, and its wall-clock is not known.",
+    )
+
+
+def test_what_a_parent_does_not_tell_is_not_known_of_the_run() -> None:
+    run = made(parents=[{"ledger": None, "step": 1, **SPENT, "gpu_hours": None}])
+    assert math.isnan(run.curve.gpu_hours[0])
+    assert run.curve.flops[0] == 1.1e9
+
+
+def test_without_parents_nothing_is_added() -> None:
+    run = made()
+    assert (run.curve.wall_clock_s[0], run.curve.flops[0], run.notes) == (60.0, 1e8, ())
+
+
+def test_a_loss_in_bits_a_byte() -> None:
+    """A token of 4 bytes at 3 nats."""
+    run = made(tokens=128, bytes=512)
+    assert run.curve.bits_a_byte == pytest.approx([3.0 / 4 / math.log(2)])
+    assert run.curve.losses == [3.0]
+
+
+@pytest.mark.parametrize("told", [{}, {"tokens": 128, "bytes": None}, {"tokens": 0, "bytes": 0}])
+def test_without_the_bytes_of_the_text_they_are_not_known(told: Any) -> None:
+    assert np.isnan(made(**told).curve.bits_a_byte).all()

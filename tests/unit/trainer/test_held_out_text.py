@@ -1,0 +1,64 @@
+"""How many bytes of text a validation's loss is of, from the corpora's manifests."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+from corpora import random_documents, write_corpus, write_its_manifest
+
+from tst_megatron.corpora.manifest import manifest_path
+from tst_megatron.trainer.ledger_header import held_out_text
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three: of 4 bytes a token, of 2, and one of which only ids were read."""
+    root = tmp_path_factory.mktemp("corpora")
+    prefixes = [root / name for name in ("four", "two", "ids")]
+    for prefix, mean in zip(prefixes, (4, 2, 0), strict=True):
+        documents = random_documents(5)
+        write_corpus(prefix, documents)
+        manifest = write_its_manifest(prefix)
+        write_its_manifest(prefix, text_bytes=mean * manifest.tokens)
+    return prefixes
+
+
+def measured(*data_path: Any, **changes: Any) -> dict[str, int | None]:
+    flags = {
+        **dict.fromkeys(("data_args_path", "per_split_data_args_path", "blend")),
+        **dict.fromkeys(f"{split}_data_path" for split in ("train", "valid", "test")),
+        "data_path": [str(word) for word in data_path],
+        "split": "90,10,0",
+        **{"sft": False, "mock_data": False},
+        **{"eval_iters": 3, "eval_global_batch_size": 2, "seq_length": 10},
+    }
+    return held_out_text(argparse.Namespace(**flags | changes))
+
+
+def test_one_corpus(corpora: list[Path]) -> None:
+    assert measured(corpora[0]) == {"tokens": 60, "bytes": 240}
+
+
+def test_a_blend_in_its_shares(corpora: list[Path]) -> None:
+    assert measured(0.75, corpora[0], 0.25, corpora[1]) == {"tokens": 60, "bytes": 210}
+
+
+def test_the_validation_splits_own(corpora: list[Path]) -> None:
+    own = {"data_path": None, "train_data_path": [str(corpora[0])]}
+    found = measured(**own, valid_data_path=[str(corpora[1])], test_data_path=None)
+    assert found == {"tokens": 60, "bytes": 120}
+
+
+def test_where_no_text_was_counted(corpora: list[Path], tmp_path: Path) -> None:
+    unknown = {"tokens": 60, "bytes": None}
+    assert measured(corpora[2]) == unknown
+    assert measured(corpora[0], corpora[2]) == unknown
+    assert measured(tmp_path / "without a manifest") == unknown
+    manifest_path(tmp_path / "broken").write_text("{}")
+    assert measured(tmp_path / "broken") == unknown
+    assert measured(corpora[0], mock_data=True) == unknown
+
+
+def test_several_validation_sets_have_no_one_count(corpora: list[Path]) -> None:
+    assert measured(corpora[0], eval_iters=[3, 3]) == {"tokens": None, "bytes": None}

@@ -1,1 +1,0 @@
-"""Commands of ``tst-megatron recipe``, a module each."""

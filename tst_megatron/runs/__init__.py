@@ -1,0 +1,1 @@
+"""What a run leaves: its ledger, and other logs brought in."""

@@ -10,7 +10,7 @@ from tst_megatron.planner.counts import PipelineStage, count_stages
 from tst_megatron.planner.course import Course
 from tst_megatron.planner.flags import planned_args
 from tst_megatron.planner.hardware import GPUS
-from tst_megatron.runs.stages import ORDINARY, Stage
+from tst_megatron.runs.stages import Stage, ordinary_stage
 
 # With everything that the recipes have, and no two sizes alike.
 DENSE = (
@@ -43,14 +43,13 @@ def built(
         yield args, count_stages(args)
 
 
-def bags(*sizes: int) -> Course:
-    """A run with a stage of every bag size; of one it is ordinary."""
-    return Course(
-        tuple(
-            Stage(f"bags of {size}", 64, size, facts={"bag_size": size})
-            if size > 1
-            else Stage(ORDINARY, 64)
-            for size in sizes
-        ),
-        SuperpositionTerms(),
-    )
+def stage_of(bag_size: int) -> Stage:
+    """Samples of one bag size; of one they are ordinary."""
+    if bag_size == 1:
+        return ordinary_stage(64)
+    return Stage(f"bags of {bag_size}", 64, bag_size, facts={"bag_size": bag_size})
+
+
+def course_of(*bag_sizes: int) -> Course:
+    """A run with a stage of every bag size."""
+    return Course(tuple(map(stage_of, bag_sizes)), SuperpositionTerms())

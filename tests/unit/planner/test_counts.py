@@ -113,5 +113,5 @@ def test_a_layers_widths_are_its_weights() -> None:
     assert layer.experts is not None
     assert (layer.experts.num, layer.experts.num_local, layer.experts.top_k) == (8, 4, 2)
     assert (layer.experts.widths.before, layer.experts.widths.after) == (2 * 48, 48)
-    local = {part.kind: part.local for part in layer.parts}
+    local = {one.kind: one.local for one in layer.counts}
     assert local["experts"] == prod((4, _EXPERT))

@@ -10,7 +10,7 @@ import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.training.theoretical_memory_usage import compute_weight_and_optimizer_memory
-from planned import DENSE, MOE, built, recipe_flags
+from planned import DENSE, MOE, built, course_of, recipe_flags
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -25,7 +25,7 @@ _TP2 = ("--tensor-model-parallel-size=2", "--sequence-parallel")
 
 
 def _memory(args: Any, stages: Any, gpu: str = "h100", bag_sizes: tuple[int, ...] = (1,)):
-    return MemoryOfRun(args, Precision.of(args, GPUS[gpu]), stages, bag_sizes)
+    return MemoryOfRun(args, Precision.of(args, GPUS[gpu]), stages, course_of(*bag_sizes))
 
 
 @pytest.mark.parametrize(

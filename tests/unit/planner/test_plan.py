@@ -6,7 +6,7 @@ import pytest
 from planned import DENSE, recipe_flags
 
 from tst_megatron.planner.hardware import GPUS
-from tst_megatron.planner.plan import Assumptions, Plan, make_plan
+from tst_megatron.planner.plan import Assumptions, RunPlan, make_plan
 
 # arXiv 2605.06546, Table 1: steps superposed, steps; tokens of either to the last digit, which
 # the paper rounds to 75B and 105B, 1.68T and 2T.
@@ -30,13 +30,13 @@ _ROUNDED = {
 }
 
 
-def _plan(recipe: str, *more: str, gpu: str = "b200", num_gpus: int = 64) -> Plan:
+def _plan(recipe: str, *more: str, gpu: str = "b200", num_gpus: int = 64) -> RunPlan:
     flags = recipe_flags(f"{recipe}+{num_gpus}x{gpu}", *more)
     return make_plan(flags, num_gpus, GPUS[gpu])
 
 
 @pytest.fixture(scope="module")
-def plans() -> dict[str, Plan]:
+def plans() -> dict[str, RunPlan]:
     return {name: _plan(name) for name in _TABLE}
 
 
@@ -82,11 +82,18 @@ def test_stages_of_a_schedule(bag: str, schedule: tuple[int, ...]) -> None:
         assert stage["data_tokens"] == stage["bag_size"] * stage["positions"]
 
 
+def test_the_keys_do_not_go_by_the_methods_that_are_on(plans) -> None:
+    baseline, tst = (plans[f"smollm3-3b-{name}"].as_json() for name in ("baseline", "tst"))
+    assert list(baseline["run"]) == list(tst["run"])
+    assert list(baseline["per_step"][0]) == list(tst["per_step"][0])
+    assert [step["bag_size"] for step in baseline["per_step"]] == [1]
+
+
 def test_predicting_bags_reads_no_more() -> None:
     flags = (*DENSE, "--tst-bag-size=4", "--tst-superpose=output")
     plan = make_plan(flags, 1, GPUS["h100"])
     assert plan.data_tokens == plan.positions
-    assert plan.superposed_data_tokens == 30 * 64 * 128
+    assert plan.totals["superposed_data_tokens"] == 30 * 64 * 128
 
 
 def test_a_run_of_samples_and_a_growing_batch() -> None:
@@ -102,8 +109,8 @@ def test_a_run_of_samples_and_a_growing_batch() -> None:
     assert growing.layout["global_batch_size"] == 64
     # It counts tokens: ten steps of 16 samples, fifteen of 32, the rest of 64.
     assert run["positions"] == (160 + 480 + 75 * 64) * 128
-    assert [step.run.steps for step in growing.steps] == [30, 70]
-    assert growing.superposed_data_tokens == 4 * (160 + 480 + 5 * 64) * 128
+    assert [step.steps for step in growing.steps] == [30, 70]
+    assert growing.totals["superposed_data_tokens"] == 4 * (160 + 480 + 5 * 64) * 128
 
 
 def test_every_step_has_its_stage_of_memory_and_traffic(plans) -> None:
@@ -143,7 +150,7 @@ def test_a_plan_that_does_not_fit_names_the_fullest_rank() -> None:
     more = ("--pipeline-model-parallel-size=2", "--micro-batch-size=64")
     plan = _plan("smollm3-3b-tst", *more, "--global-batch-size=2048", num_gpus=8, gpu="h100")
     assert not plan.fits
-    assert plan.worst.memory.total == max(s.memory.total for s in plan.stages)
+    assert plan.worst.memory.total == max(s.memory.total for s in plan.gpus)
     assert plan.as_json()["worst_rank"] == plan.worst.built.ranks[0]
 
 

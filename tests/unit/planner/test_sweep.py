@@ -78,6 +78,21 @@ def test_a_layout_of_the_sweep_is_the_plan_of_its_flags() -> None:
         assert one.fits == plan.fits
 
 
+@pytest.mark.parametrize("superpose", ["both", "input", "output"])
+def test_whichever_side_is_superposed_the_broadcast_is_the_plans(superpose: str) -> None:
+    flags = (*DENSE, "--tst-bag-size=8", f"--tst-superpose={superpose}")
+    one = next(t for t in _swept(flags, 4).tried if t.layout.tensor == 2)
+    plan = make_plan((*flags, *_as_flags(one.layout)), 4, _GPU)
+    assert one.time == plan.time
+    assert one.memory == plan.worst.memory
+
+
+@pytest.mark.parametrize("bags", [(), ("--tst-bag-size=4",)])
+def test_a_sweep_needs_no_length(bags) -> None:
+    endless = [flag for flag in DENSE if not flag.startswith("--train-iters")]
+    assert _swept((*endless, *bags), 2).tried == _swept((*DENSE, *bags), 2).tried
+
+
 def _as_flags(layout: Layout) -> list[str]:
     assert layout.recomputation == "none"
     return [

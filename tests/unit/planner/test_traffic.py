@@ -26,10 +26,11 @@ from megatron.core.parallel_state import (
     get_tensor_model_parallel_group,
 )
 from megatron.core.transformer.moe.router import TopKRouter
-from planned import DENSE, MOE, built
+from planned import DENSE, MOE, built, course_of, stage_of
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tst_megatron.methods.superposition.terms import SuperpositionTerms
 from tst_megatron.planner.fake_ranks import as_rank, build
 from tst_megatron.planner.hardware import GPUS
 from tst_megatron.planner.memory import MemoryOfRun
@@ -143,8 +144,8 @@ def _micro_batches(args: Any) -> int:
 
 def _traffic(args: Any, stages: Any, gpu: str = "h100") -> Traffic:
     precision = Precision.of(args, GPUS[gpu])
-    memory = MemoryOfRun(args, precision, stages, [1])
-    return Traffic(args, GPUS[gpu], precision, stages, memory)
+    memory = MemoryOfRun(args, precision, stages, course_of(1))
+    return Traffic(args, GPUS[gpu], precision, stages, memory, SuperpositionTerms())
 
 
 def _without_small(calls: Counter[_Call]) -> Counter[_Call]:
@@ -180,7 +181,7 @@ def _without_small(calls: Counter[_Call]) -> Counter[_Call]:
 def test_a_real_step_calls_what_is_planned(flags: Sequence[str], num_gpus: int) -> None:
     with built(flags, num_gpus) as (args, stages):
         args.global_batch_size = 2 * args.micro_batch_size * args.data_parallel_size
-        planned, recorded = _traffic(args, stages).of_stage(0, 1), _recorded(args)
+        planned, recorded = _traffic(args, stages).of_stage(0, stage_of(1)), _recorded(args)
     calls: Counter[_Call] = Counter()
     buffers = []
     for one in planned:
@@ -259,7 +260,7 @@ def test_bytes_by_link(kind: str, group: Group, nvlink: int, network: int) -> No
 def test_a_superposed_step_has_the_baselines_collectives_but_for_the_batch() -> None:
     with built((*DENSE, _TP2, "--sequence-parallel"), 8) as (args, stages):
         traffic = _traffic(args, stages)
-        steps = {size: traffic.of_stage(0, size) for size in (1, 6)}
+        steps = {size: traffic.of_stage(0, stage_of(size)) for size in (1, 6)}
     others = [[one for one in step if one.what != "batch"] for step in steps.values()]
     assert others[0] == others[1]
     (ordinary,), (superposed,) = (
@@ -277,7 +278,9 @@ def test_recomputation_calls_a_forward_pass_once_more() -> None:
     for more in ((), (*full, "--recompute-num-layers=1")):
         flags = (*DENSE, _TP2, "--sequence-parallel", *more)
         with built(flags, 2) as (args, stages):
-            calls.append({(c.what, c.kind): c.calls for c in _traffic(args, stages).of_stage(0, 1)})
+            calls.append(
+                {(c.what, c.kind): c.calls for c in _traffic(args, stages).of_stage(0, stage_of(1))}
+            )
     into, out = (
         ("positions into blocks", "all_gather"),
         ("positions out of blocks", "reduce_scatter"),
@@ -291,7 +294,7 @@ def test_stages_send_both_ways() -> None:
     with built((*DENSE, "--pipeline-model-parallel-size=4"), 32) as (args, stages):
         traffic = _traffic(args, stages)
         sent = [
-            next(one for one in traffic.of_stage(stage, 1) if one.kind == "send")
+            next(one for one in traffic.of_stage(stage, stage_of(1)) if one.kind == "send")
             for stage in range(4)
         ]
     micro_batches = 64 // 2 // 8

@@ -7,13 +7,20 @@ from planned import DENSE, MOE, built, recipe_flags
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from tst_megatron.methods.terms import Terms
 from tst_megatron.planner.fake_ranks import as_rank, build
 from tst_megatron.planner.work import SCORES, work_of
+from tst_megatron.runs.stages import ordinary_stage
+
+
+def _work(args, stages, samples: int):
+    """Without a method."""
+    return work_of(args, stages, samples, ordinary_stage(samples), Terms())
 
 
 def _kinds(flags, num_gpus=1, samples=64):
     with built(flags, num_gpus) as (args, stages):
-        return work_of(args, stages, samples), num_floating_point_operations(args, samples)
+        return _work(args, stages, samples), num_floating_point_operations(args, samples)
 
 
 @pytest.mark.parametrize("name", ["smollm2-270m-tst", "smollm3-3b-tst"])
@@ -65,7 +72,7 @@ def test_a_layer_that_runs(flags) -> None:
     Those are made whole, and half of each is masked then; the kernels of GPUs leave that half out.
     """
     with built(flags) as (args, stages):
-        work = work_of(args, stages, 2)
+        work = _work(args, stages, 2)
         with as_rank(args, 0):
             (model,) = build(args)
         model = model.to_empty(device="cpu").bfloat16()

@@ -1,1 +1,1 @@
-"""Many runs on one machine."""
+"""Many runs on one machine: a run is flags as words, its folder and its ledger."""

@@ -99,15 +99,18 @@ def text_read(flags: Sequence[str]) -> TextRead:
         flags: its command line after ``pretrain``.
 
     Raises:
-        UserError: the data flags are wrong, the corpus is missing, or a stage has no document.
+        UserError: a flag of ours or of the data is wrong, the corpus is missing, or a stage has no
+            document.
     """
-    # Megatron's modules, which take seconds.
+    # Not needed to make text ready, which needs no method.
+    from tst_megatron.methods.registry import check_own_flags
     from tst_megatron.trainer.commands import index_budget
     from tst_megatron.trainer.reading import check_validation, reading_from_args
 
     parser = argparse.ArgumentParser(prog="tst-megatron", allow_abbrev=False)
     index_budget.add_arguments(parser)
     args = parser.parse_known_args(expand_blend(expand_recipe(list(flags))))[0]
+    check_own_flags(args)
     check_files([prefix for prefix in all_prefixes(args) if not is_remote(prefix)])
     check_validation(args)
     reading = reading_from_args(args)

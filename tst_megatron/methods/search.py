@@ -24,9 +24,9 @@ class Axis:
     """One of the settings that are searched.
 
     Attributes:
-        name: of a choice's field, of a column and of a key, such as ``bag_size``.
-        symbol: such as ``s``.
-        flag: that lists its values, such as ``--bag-sizes``.
+        name: of a choice's field, of a column and of a key, such as ``layers``.
+        symbol: such as ``n``.
+        flag: that lists its values, such as ``--layers``.
         metavar: of the flag's values.
         help: of the flag.
         label: in figures.
@@ -145,7 +145,7 @@ class Words:
         curve: what is fitted, such as ``U``.
         curve_takes: cells that it takes, a sentence's end.
         own: what every cell has of its own.
-        run: what a run with the method is called, such as ``superposed``.
+        run: what a run with the method is called, such as ``grown``.
         without: how to train without the method.
         row: what a row of a table of results has.
         add_rows: to have runs with the method in it.

@@ -1,1 +1,1 @@
-"""Which bag size and which share of the steps: a grid of whole runs, and what it says."""
+"""A method's settings searched: a grid of whole runs, and which to take."""

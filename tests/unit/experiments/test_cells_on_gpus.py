@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 from stand_in import stand_in_for_torchrun
 
-from tst_megatron.experiments.cells import Cell, Places, train_cells
+from tst_megatron.errors import UserError
+from tst_megatron.experiments.cells import Cell, Places, places_here, train_cells
+from tst_megatron.trainer.cpu import DEVICE_VARIABLE
 
 # Stands in for torchrun: it says what it was started with, and ends well.
 SAYS = """#!/usr/bin/env bash
@@ -55,3 +58,14 @@ def test_gpus_are_those_that_the_user_left_visible(
 def test_on_a_cpu_a_run_may_have_several_processes(started: Path) -> None:
     said = logs(started, jobs=4, nproc=2, on_gpus=False)
     assert all("device=cpu" in text and "--nproc-per-node=2" in text for text in said)
+
+
+def test_jobs_have_their_share_of_the_gpus_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setenv(DEVICE_VARIABLE, "cpu")
+    assert places_here(2, None) == Places(2, 1)
+    monkeypatch.delenv(DEVICE_VARIABLE)
+    assert places_here(2, None) == Places(2, 4, on_gpus=True)
+    assert places_here(3, 2).gpus(2) == range(4, 6)
+    with pytest.raises(UserError, match="need 10 GPUs, and there are 8"):
+        places_here(5, 2)

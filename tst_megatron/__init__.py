@@ -1,1 +1,1 @@
-"""Token-superposition training on Megatron-Core."""
+"""Ways to train for less on Megatron-Core, and what each of them saves."""

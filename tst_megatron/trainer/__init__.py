@@ -1,1 +1,1 @@
-"""Megatron's trainer with superposition in it."""
+"""Megatron's trainer with events, and with what a run's methods make of it."""

@@ -13,8 +13,8 @@ from functools import reduce
 import numpy as np
 
 from tst_megatron.analysis.compare.amounts import DATA_TOKENS, STEPS, Amount
-from tst_megatron.analysis.compare.charts import phase_marks
 from tst_megatron.analysis.compare.charts.palette import Shown, shown
+from tst_megatron.analysis.compare.charts.switch import switches
 from tst_megatron.analysis.compare.group_curve import final_loss
 from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.analysis.compare.result import Comparison, Findings
@@ -204,10 +204,10 @@ def _fitted(best: Comparison | None, amount: Amount, per: float, right: float) -
 
 
 def _switches(findings: Findings, amount: Amount, per: float) -> list[Rule]:
-    """Where the best candidate group's first run went from one bag size to the next."""
+    """Where the best candidate group's first run went from one stage to the next."""
     if not findings.candidate:
         return []
-    marks = phase_marks.switches(findings.candidate[0].runs[0], amount.field)
+    marks = switches(findings.candidate[0].runs[0], amount.field)
     return [Rule(at / per, "x", text) for at, text in marks]
 
 
@@ -224,7 +224,7 @@ def _equal_data(best: Comparison | None, amount: Amount, per: float) -> list[Rul
 
 
 def _loss_range(runs: Sequence[Run]) -> tuple[float, float]:
-    """Limits that hold the losses after the early descent and outside bags, with a margin."""
+    """Limits that hold the losses after the early descent and in ordinary stages, with a margin."""
     losses = np.concatenate([_late(run) for run in runs])
     low, high = float(losses.min()), float(losses.max())
     # Equal losses still need an axis with a height.

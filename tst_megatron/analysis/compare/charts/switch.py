@@ -1,8 +1,10 @@
-"""The phase switch close up: the spike of the next-token loss, and how it goes away.
+"""Where a run went from one stage to the next: marks for any chart, and the switch close up.
 
-The one idea: a training loss on bags and one on single tokens are two things, so each is a line of
-its own with its name, and the held-out next-token loss runs through both.
+The one idea: the training losses of two stages are two things, so each is a line of its own with
+its name, and the held-out next-token loss runs through both.
 """
+
+from itertools import pairwise
 
 import numpy as np
 
@@ -24,7 +26,7 @@ def switch_chart(findings: Findings) -> Chart | None:
     if not findings.candidate or len(findings.candidate[0].runs[0].stages) < 2:
         return None
     run = findings.candidate[0].runs[0]
-    ends = [phase.last_step for phase in run.stages[:-1]]
+    ends = [span.last_step for span in run.stages[:-1]]
     whole = run.stages[-1].last_step
     start, end = max(0.0, ends[0] - _BEFORE * whole), min(whole, ends[-1] + _AFTER * whole)
     lines = [*_training(run, start, end), *_held_out(findings, start, end)]
@@ -34,9 +36,10 @@ def switch_chart(findings: Findings) -> Chart | None:
         name="switch",
         title="The phase switch close up",
         alt=f"Losses of {run.name} from step {start:,.0f} to {end:,.0f}, around the switch from "
-        "bags to single tokens: the next-token loss falls from its spike.",
-        caption=f"One run, {run.name}. A loss on bags and one on single tokens measure different "
-        "things: only lines of one name compare.",
+        f"{run.stages[0].stage.name} to {run.stages[-1].stage.name}: the next-token loss falls from "
+        "its spike.",
+        caption=f"One run, {run.name}. A loss on {run.stages[0].stage.name} and one on "
+        f"{run.stages[-1].stage.name} measure different things: only lines of one name compare.",
         x_label="optimizer steps",
         y_label="loss (nats a token)",
         lines=tuple(lines),
@@ -49,16 +52,16 @@ def switch_chart(findings: Findings) -> Chart | None:
 
 
 def _training(run: Run, start: float, end: float) -> list[Line]:
-    """The training loss, a line a phase."""
+    """The training loss, a line a stage."""
     series = run.steps
     inside = (series.steps >= start) & (series.steps <= end) & np.isfinite(series.losses)
     lines: list[Line] = []
-    for phase in run.stages:
-        of_phase = (series.steps >= phase.first_step) & (series.steps <= phase.last_step)
-        there = inside & of_phase
+    for span in run.stages:
+        of_stage = (series.steps >= span.first_step) & (series.steps <= span.last_step)
+        there = inside & of_stage
         if not there.any():
             continue
-        name = f"training loss on {phase.stage.name}"
+        name = f"training loss on {span.stage.name}"
         colour = _TRAINING[len(lines) % len(_TRAINING)]
         xs, losses = thin(series.steps[there], series.losses[there])
         lines.append(Line(name, xs, losses, colour, width=1.0))
@@ -85,3 +88,25 @@ def _range_of(lines: list[Line]) -> tuple[float, float]:
     low, high = float(every.min()), float(every.max())
     margin = _MARGIN * (high - low) or 0.05
     return low - margin, high + margin
+
+
+def switches(run: Run, amount: str) -> list[tuple[float, str]]:
+    """(where, words) of every change of the stage that the run tells.
+
+    Args:
+        run: of any source.
+        amount: an attribute of `StepSeries` and `Curve`, such as ``gpu_hours``.
+    """
+    steps = np.concatenate([[0.0], run.steps.steps, run.curve.steps])
+    values = np.concatenate([[0.0], getattr(run.steps, amount), getattr(run.curve, amount)])
+    known = np.isfinite(values)
+    order = np.argsort(steps[known], kind="stable")
+    steps, values = steps[known][order], values[known][order]
+    return [
+        (
+            float(np.interp(before.last_step, steps, values)),
+            f"{before.stage.name} → {after.stage.name}",
+        )
+        for before, after in pairwise(run.stages)
+        if before.last_step <= steps[-1]
+    ]

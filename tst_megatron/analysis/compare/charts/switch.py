@@ -36,8 +36,8 @@ def switch_chart(findings: Findings) -> Chart | None:
         name="switch",
         title="The phase switch close up",
         alt=f"Losses of {run.name} from step {start:,.0f} to {end:,.0f}, around the switch from "
-        f"{run.stages[0].stage.name} to {run.stages[-1].stage.name}: the next-token loss falls from "
-        "its spike.",
+        f"{run.stages[0].stage.name} to {run.stages[-1].stage.name}: the next-token loss falls "
+        "from its spike.",
         caption=f"One run, {run.name}. A loss on {run.stages[0].stage.name} and one on "
         f"{run.stages[-1].stage.name} measure different things: only lines of one name compare.",
         x_label="optimizer steps",

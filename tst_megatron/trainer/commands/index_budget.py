@@ -97,7 +97,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="tst-megatron index budget", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="tst-megatron index budget",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     add_arguments(parser)
     args, others = parser.parse_known_args(expand_blend(expand_recipe(list(argv))))
     prefixes = tuple(f"--{method.flag_prefix}-" for method in registry.methods())

@@ -6,7 +6,7 @@ import pytest
 from ledgers import BATCH_SIZE, FLOPS_A_STEP, SEQ_LENGTH
 from made_runs import made_run
 
-from tst_megatron.analysis.compare.compare import compare
+from tst_megatron.analysis.compare.compare import compare_group
 from tst_megatron.analysis.compare.derived import complete
 from tst_megatron.analysis.compare.groups import group
 from tst_megatron.runs.run import Run
@@ -72,7 +72,7 @@ def test_what_a_run_started_from_is_in_every_ratio(tmp_path: Path):
     spent = {"parents": [parent | {"data_tokens": 100 * BATCH_SIZE * SEQ_LENGTH}]}
     (baseline,) = group([made_run(tmp_path, "base", losses=losses)], "baseline")
     (candidate,) = group([made_run(tmp_path, "grown", spent, losses=losses)], "candidate")
-    equal = compare([baseline], candidate, draws=20).equal_loss
+    equal = compare_group([baseline], candidate, draws=20).equal_loss
     assert equal.step_ratio.value == pytest.approx(1.0)
     assert equal.flops_ratio.value == pytest.approx(0.5)
 

@@ -10,7 +10,7 @@ by the network adapters of the group's members there; the rest goes by NVLink.
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -214,67 +214,44 @@ class Traffic:
             yield Collective(f"weights{what}", "all_gather", groups[name], weights, 1, forward)
 
     def _tensor(self, stage: int, groups: dict[str, Group], of_run: Stage) -> Iterator[Collective]:
-        args, group, times = self._args, groups["tensor"], self._micro_batches
-        whole = self._sizes.positions * args.hidden_size * self._precision.compute
-        quantized = self._sizes.positions * args.hidden_size * (1 if self._precision.fp8 else 0)
-        behind = "products" if args.tp_comm_overlap else ""
-        blocks = sum(
-            self._tensor_blocks(chunk, place, layer)
+        whole = self._sizes.positions * self._args.hidden_size * self._precision.compute
+        yield from self._blocks(stage, groups["tensor"], whole)
+        yield from self._ends(stage, groups["tensor"], whole, of_run)
+
+    def _blocks(self, stage: int, group: Group, whole: int) -> Iterator[Collective]:
+        """Positions on their way into the blocks of the layers, and out of them."""
+        times = self._micro_batches
+        layers = [
+            (chunk, place, layer)
             for chunk in self._built[stage].chunks
             for place, layer in enumerate(chunk.layers)
-        )
-        recomputed = sum(
-            self._tensor_blocks(chunk, place, layer, recomputed=True)
-            for chunk in self._built[stage].chunks
-            for place, layer in enumerate(chunk.layers)
-        )
-        first = any(chunk.embedding for chunk in self._built[stage].chunks)
-        last = any(chunk.head for chunk in self._built[stage].chunks)
-        if args.sequence_parallel:
-            # Forward one of either; backward the input once more, its gradient and the output's.
-            yield Collective(
-                "positions into blocks",
-                "all_gather",
-                group,
-                quantized or whole,
-                times * (3 * blocks + recomputed),
-                behind,
-            )
-            yield Collective(
-                "positions out of blocks",
-                "reduce_scatter",
-                group,
-                whole,
-                times * (2 * blocks + recomputed),
-                behind,
-            )
-            yield Collective(
-                "embedding and head", "all_gather", group, whole, times * (first + 2 * last)
-            )
-            yield Collective(
-                "embedding and head", "reduce_scatter", group, whole, times * (first + last)
-            )
-            small = sum(
-                one.local for one in self._built[stage].counts if one.kind in ("norms", "router")
-            )
-            yield Collective(
-                "gradients of norms and routers",
-                "all_reduce",
-                group,
-                small * self._precision.gradient,
-                1,
-            )
+        ]
+        blocks = sum(self._tensor_blocks(*layer) for layer in layers)
+        again = sum(self._tensor_blocks(*layer, recomputed=True) for layer in layers)
+        out, calls = "positions out of blocks", times * (2 * blocks + again)
+        if not self._args.sequence_parallel:
+            yield Collective(out, "all_reduce", group, whole, calls)
+            return
+        # Forward one of either; backward the input once more, its gradient and the output's.
+        into = self._sizes.positions * self._args.hidden_size if self._precision.fp8 else whole
+        behind = "products" if self._args.tp_comm_overlap else ""
+        calls_into = times * (3 * blocks + again)
+        yield Collective("positions into blocks", "all_gather", group, into, calls_into, behind)
+        yield Collective(out, "reduce_scatter", group, whole, calls, behind)
+
+    def _ends(self, stage: int, group: Group, whole: int, of_run: Stage) -> Iterator[Collective]:
+        """Of the embedding, the head and the loss, and of the batch; once a step, the norms'."""
+        built, times, name = self._built[stage], self._micro_batches, "embedding and head"
+        first = any(chunk.embedding for chunk in built.chunks)
+        last = any(chunk.head for chunk in built.chunks)
+        if self._args.sequence_parallel:
+            yield Collective(name, "all_gather", group, whole, times * (first + 2 * last))
+            yield Collective(name, "reduce_scatter", group, whole, times * (first + last))
+            small = sum(one.local for one in built.counts if one.kind in ("norms", "router"))
+            gradients = small * self._precision.gradient
+            yield Collective("gradients of norms and routers", "all_reduce", group, gradients, 1)
         else:
-            yield Collective(
-                "positions out of blocks",
-                "all_reduce",
-                group,
-                whole,
-                times * (2 * blocks + recomputed),
-            )
-            yield Collective(
-                "embedding and head", "all_reduce", group, whole, times * (first + last)
-            )
+            yield Collective(name, "all_reduce", group, whole, times * (first + last))
         if last:
             yield Collective("loss", "all_reduce", group, self._sizes.positions * 4, 3 * times)
         if first or last:
@@ -393,9 +370,6 @@ def merged(collectives: Sequence[Collective]) -> list[Collective]:
     """Those of equal layers as one, with their calls added up."""
     calls: dict[Collective, int] = {}
     for one in collectives:
-        key = Collective(one.what, one.kind, one.group, one.num_bytes, 0, one.behind)
+        key = replace(one, calls=0)
         calls[key] = calls.get(key, 0) + one.calls
-    return [
-        Collective(one.what, one.kind, one.group, one.num_bytes, number, one.behind)
-        for one, number in calls.items()
-    ]
+    return [replace(one, calls=number) for one, number in calls.items()]

@@ -26,7 +26,7 @@ from tst_megatron.experiments.begin import begin
 from tst_megatron.experiments.cells import Cell, Places, train_cells
 from tst_megatron.experiments.launch import end_on_signals
 from tst_megatron.experiments.text import PreparedText
-from tst_megatron.experiments.words import parted
+from tst_megatron.experiments.words import of_length, parted
 from tst_megatron.files import write_whole
 from tst_megatron.runs.ledger import Ledger, LedgerError, read_ledger
 from tst_megatron.runs.run import run_of_ledger
@@ -39,16 +39,12 @@ examples:
   tst-megatron demo --out runs/seed-2 --seed 2   any flag of Megatron's goes to both runs
 """
 
-RECIPE = "tiny"
 # The setting that gained most in the study (docs/studies/equal-loss), where no text is read twice.
-STEPS = 14_000
+BASELINE, TST = "tiny-baseline", "tiny-tst"
 QUICK_STEPS = 1_200
 VOCAB_SIZE = 384
-BAG_SIZE = 4
-STEP_RATIO = 0.35
 _WARMUP_SHARE = 0.05
 _MAX_WARMUP = 200
-_DECAY_SHARE = 0.1  # As the paper's.
 _STEPS_A_VALIDATION = 500
 _FEWEST_VALIDATIONS = 10
 _CHECKPOINTS = 8
@@ -134,6 +130,21 @@ def run_demo(out: Path, settings: Settings, console: Console) -> int:
     return 0 if finished else INTERRUPTED_EXIT_CODE
 
 
+def usual_steps() -> int:
+    """Of each run, where the text is enough."""
+    return int(recipes.load(BASELINE)["train-iters"])
+
+
+def usual_tst_flags() -> tuple[str, ...]:
+    """What the TST run's recipe adds to the baseline's."""
+    baseline = recipes.load(BASELINE)
+    return tuple(
+        f"--{name}={value}"
+        for name, value in recipes.load(TST).items()
+        if baseline.get(name) != value
+    )
+
+
 def _begin(folder: Folder, settings: Settings) -> None:
     """Take the folder, or go on in it if it was begun with the same settings."""
 
@@ -159,7 +170,7 @@ def _steps_to_train(folder: Folder, settings: Settings, console: Console) -> int
     """The steps asked for, or of the default as many as repeat no text."""
     from tst_megatron.trainer.checks import repeat_free_steps
 
-    wanted = STEPS if settings.steps is None else settings.steps
+    wanted = usual_steps() if settings.steps is None else settings.steps
     flags = _flags(folder, settings, "tst", wanted)
     steps = repeat_free_steps(list(flags), wanted)
     if settings.steps is not None and steps < wanted:
@@ -183,13 +194,14 @@ def _steps_to_train(folder: Folder, settings: Settings, console: Console) -> int
 def _flags(folder: Folder, settings: Settings, run: str, steps: int) -> tuple[str, ...]:
     """The command line of a run, after ``pretrain``."""
     return (
-        *recipes.flags(recipes.load(RECIPE)),
+        *recipes.flags(recipes.load(BASELINE)),
         *folder.text.flags,
-        f"--train-iters={steps}",
-        f"--lr-warmup-iters={min(_MAX_WARMUP, round(_WARMUP_SHARE * steps))}",
-        f"--lr-wsd-decay-iters={max(1, round(_DECAY_SHARE * steps))}",
-        f"--eval-interval={max(1, min(_STEPS_A_VALIDATION, steps // _FEWEST_VALIDATIONS))}",
-        f"--save-interval={max(1, steps // _CHECKPOINTS)}",
+        *of_length(
+            steps,
+            warmup=min(_MAX_WARMUP, round(_WARMUP_SHARE * steps)),
+            steps_a_validation=min(_STEPS_A_VALIDATION, steps // _FEWEST_VALIDATIONS),
+            checkpoints=_CHECKPOINTS,
+        ),
         *settings.shared_flags,
         *(settings.tst_flags if run == "tst" else ()),
     )
@@ -228,7 +240,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="text of your own: a file or folder of .txt, .md, .py, .jsonl (default: the text of "
         "this Python's standard library)",
     )
-    parser.add_argument("--steps", type=int, help=f"steps of each run (default {STEPS:,})")
+    parser.add_argument("--steps", type=int, help=f"steps of each run (default {usual_steps():,})")
     parser.add_argument(
         "--quick",
         action="store_true",
@@ -248,7 +260,7 @@ def main(args: argparse.Namespace, other_flags: list[str]) -> int:
         raise UserError(f"--steps {args.steps} is below 1: use 1 or more")
     shared_flags, tst_flags = parted(other_flags, lambda name: name.startswith("tst-"))
     if not any(flag.startswith(("--tst-bag-size", "--tst-schedule")) for flag in tst_flags):
-        tst_flags = (f"--tst-bag-size={BAG_SIZE}", f"--tst-step-ratio={STEP_RATIO}", *tst_flags)
+        tst_flags = (*usual_tst_flags(), *tst_flags)
     settings = Settings(
         corpus=None if args.corpus is None else str(Path(args.corpus).resolve()),
         steps=QUICK_STEPS if args.quick else args.steps,

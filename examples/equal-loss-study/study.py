@@ -26,6 +26,7 @@ from tst_megatron.errors import INTERRUPTED_EXIT_CODE, UserError, user_errors_ex
 from tst_megatron.experiments.cells import Cell, Places, is_done, ledger_of, train_cells
 from tst_megatron.experiments.launch import end_on_signals
 from tst_megatron.experiments.text import PreparedText
+from tst_megatron.experiments.words import of_length
 from tst_megatron.files import write_whole
 
 # The text of the standard library is 21.5 M tokens at this vocabulary, so that bags of 8 for a
@@ -38,8 +39,8 @@ LONGEST_STEPS = 31_500
 FURTHEST_STEPS = 63_000
 MOE_STEPS = 7_000
 _WARMUP = 200
-_DECAY_SHARE = 0.1  # As the paper's.
 _STEPS_A_VALIDATION = 350
+_CHECKPOINTS = 10
 SEEDS = (1, 2, 3)
 CONFIDENCE = 0.95
 
@@ -98,11 +99,7 @@ def cell_of(root: Path, variant: Variant, seed: int) -> Cell:
     flags = (
         *recipes.flags(recipes.load(variant.recipe)),
         *PreparedText(root / "data").flags,
-        f"--train-iters={variant.steps}",
-        f"--lr-warmup-iters={_WARMUP}",
-        f"--lr-wsd-decay-iters={round(_DECAY_SHARE * variant.steps)}",
-        f"--eval-interval={_STEPS_A_VALIDATION}",
-        f"--save-interval={variant.steps // 10}",
+        *of_length(variant.steps, _WARMUP, _STEPS_A_VALIDATION, _CHECKPOINTS),
         f"--seed={seed}",
         *variant.flags,
     )

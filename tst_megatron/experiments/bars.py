@@ -24,7 +24,7 @@ class Status:
     """What is shown of a run; rates a second, ``left_s`` seconds, None before there are any."""
 
     step: int = 0
-    phase: str = "starting"
+    stage: str = "starting"
     loss: float | None = None
     loss_name: str = "loss"
     positions_per_s: float | None = None
@@ -34,10 +34,10 @@ class Status:
     def line(self, num_steps: int) -> str:
         """In one line."""
         if self.loss is None:
-            return self.phase
+            return self.stage
         words = [
             f"step {self.step:,}/{num_steps:,}",
-            self.phase,
+            self.stage,
             f"{self.loss_name} {self.loss:.3f}",
         ]
         if self.positions_per_s is not None and self.data_tokens_per_s is not None:
@@ -62,7 +62,7 @@ def status_of(ledger_file: Path, num_steps: int) -> Status:
         left_s = (num_steps - last["step"]) * seconds / (last["step"] - first["step"])
     return Status(
         step=last["step"],
-        phase=stage_name(header or _first_header(ledger_file), last),
+        stage=stage_name(header or _first_header(ledger_file), last),
         loss=last["loss"],
         loss_name=last["loss_name"],
         positions_per_s=positions_per_s,

@@ -1,4 +1,4 @@
-"""Flags of runs as words: seeds, the flags that some runs have alone, and those of shorter runs."""
+"""Flags of runs as words: seeds, the flags that some runs have alone, and those of a length."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,6 +14,7 @@ STEPS_OF_A_PART = (
     "save-interval",
 )
 """Flags in steps, of which a shorter run has its share."""
+_DECAY_SHARE = 0.1  # As the paper's (arXiv 2605.06546).
 
 
 def seeds_from_words(words: Sequence[str]) -> tuple[int, ...]:
@@ -48,6 +49,26 @@ def parted(
             current = own if is_own(word.partition("=")[0].removeprefix("--")) else shared
         current.append(word)
     return tuple(shared), tuple(own)
+
+
+def of_length(
+    num_steps: int, warmup: int, steps_a_validation: int, checkpoints: int
+) -> tuple[str, ...]:
+    """Flags of a run that decays over the last tenth of its steps.
+
+    Args:
+        num_steps: of the run.
+        warmup: steps of it.
+        steps_a_validation: from one to the next; 0 counts as 1.
+        checkpoints: to be saved in all, where the steps are so many.
+    """
+    return (
+        f"--train-iters={num_steps}",
+        f"--lr-warmup-iters={warmup}",
+        f"--lr-wsd-decay-iters={max(1, round(_DECAY_SHARE * num_steps))}",
+        f"--eval-interval={max(1, steps_a_validation)}",
+        f"--save-interval={max(1, num_steps // checkpoints)}",
+    )
 
 
 def shortened(values: Mapping[str, Any], num_steps: int, of_steps: int) -> tuple[str, ...]:

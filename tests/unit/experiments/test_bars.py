@@ -43,7 +43,7 @@ def test_rates_are_of_the_latest_steps(tmp_path: Path) -> None:
     lines = [header(0), *(step(number) for number in range(10, 510, 10))]
     assert status_of(written(tmp_path / "ledger.jsonl", lines), 1000) == Status(
         step=500,
-        phase="single tokens",
+        stage="single tokens",
         loss=4.5,
         loss_name="lm loss",
         positions_per_s=500.0,
@@ -67,7 +67,7 @@ def test_replayed_steps_replace_those_that_were_lost(tmp_path: Path) -> None:
     assert status_of(written(tmp_path / "ledger.jsonl", lines), 100).step == 10
     lines.append(step(20, bag_size=4))
     status = status_of(written(tmp_path / "ledger.jsonl", lines), 100)
-    assert (status.step, status.phase) == (20, "bags of 4")
+    assert (status.step, status.stage) == (20, "bags of 4")
 
 
 def test_only_the_end_of_a_long_ledger_is_read(

@@ -40,10 +40,10 @@ def test_longer_baselines_differ_in_steps(kind: str) -> None:
 
 
 def test_the_tiny_recipes_are_the_demos_runs() -> None:
-    baseline, tst = (recipes.load(f"tiny-{method}") for method in ("baseline", "tst"))
-    assert baseline["train-iters"] == demo.STEPS
-    assert baseline.items() >= recipes.load(demo.RECIPE).items()
-    assert (tst["tst-bag-size"], tst["tst-step-ratio"]) == (demo.BAG_SIZE, demo.STEP_RATIO)
+    assert (demo.BASELINE, demo.TST) == ("tiny-baseline", "tiny-tst")
+    assert recipes.load("tiny-baseline").items() >= recipes.load("tiny").items()
+    assert demo.usual_steps() == 14_000
+    assert demo.usual_tst_flags() == ("--tst-bag-size=4", "--tst-step-ratio=0.35")
 
 
 def test_flags_after_the_recipe_win(mine) -> None:

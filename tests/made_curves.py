@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from tst_megatron.analysis.compare.groups import Group
-from tst_megatron.runs.run import Curve, Run, StepSeries
+from tst_megatron.runs.run import Curve, RecordedRun, StepSeries
 from tst_megatron.runs.spans import Span
 from tst_megatron.runs.stages import ORDINARY, Stage
 from tst_megatron.statistics.array import Array
@@ -55,7 +55,7 @@ def made_run(
     switch: int = 0,
     num_steps: int | None = None,
     name: str = "run",
-) -> Run:
+) -> RecordedRun:
     """A run of these evaluations; what it cost is in proportion to its steps."""
     steps, losses = np.asarray(steps, np.float64), np.asarray(losses, np.float64)
     end = 0 if len(steps) == 0 else int(steps[-1])
@@ -73,7 +73,7 @@ def made_run(
     )
     bags = Stage("bags", 0, BAG_SIZE, "bag loss", "superposition", {"bag_size": BAG_SIZE})
     stages = (Span(0, bags, 1, switch), Span(1, Stage(ORDINARY, 0), switch + 1, end))
-    return Run(
+    return RecordedRun(
         name=name,
         path=Path(name),
         source="ledger",
@@ -86,7 +86,7 @@ def made_run(
     )
 
 
-def made_group(*runs: Run, name: str = "baseline") -> Group:
+def made_group(*runs: RecordedRun, name: str = "baseline") -> Group:
     """Runs as a group."""
     return Group(name, runs, max((run.num_steps for run in runs), default=0))
 

@@ -8,7 +8,7 @@ from ledgers import write_ledger
 
 from tst_megatron.analysis.compare.stories import vocabulary
 from tst_megatron.runs.inputs import read_runs
-from tst_megatron.runs.run import Run
+from tst_megatron.runs.run import RecordedRun
 
 LOSSES = {50: 4.0, 100: 3.0}
 
@@ -24,6 +24,8 @@ def made_ledger(folder: Path, name: str, header: dict[str, Any] | None = None, *
     return path
 
 
-def made_run(folder: Path, name: str, header: dict[str, Any] | None = None, **kw: Any) -> Run:
+def made_run(
+    folder: Path, name: str, header: dict[str, Any] | None = None, **kw: Any
+) -> RecordedRun:
     """The run of such a ledger."""
     return read_runs([made_ledger(folder, name, header, **kw)], vocabulary())[0]

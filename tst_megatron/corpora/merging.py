@@ -38,7 +38,7 @@ _COPIED_LENGTHS = 1 << 20
 
 
 @dataclass(frozen=True)
-class Part:
+class Member:
     """One of the corpora.
 
     Attributes:
@@ -71,7 +71,7 @@ class Merged:
     differing: list[str]
 
 
-def open_parts(prefixes: Sequence[Path], output: Path) -> list[Part]:
+def open_parts(prefixes: Sequence[Path], output: Path) -> list[Member]:
     """Look at the corpora, and check that they can become one.
 
     Raises:
@@ -86,14 +86,14 @@ def open_parts(prefixes: Sequence[Path], output: Path) -> list[Part]:
     return parts
 
 
-def _open(prefix: Path) -> Part:
+def _open(prefix: Path) -> Member:
     index, manifest = open_corpus(prefix)
     if _has_more_than_documents(index):
         raise UserError(
             f"the corpus {prefix} has several sequences a document, or modes, which data for GPT "
             "have not: merge it with Megatron-LM's tools/merge_datasets.py"
         )
-    return Part(prefix, index, manifest, bin_path(prefix).stat().st_size)
+    return Member(prefix, index, manifest, bin_path(prefix).stat().st_size)
 
 
 def _has_more_than_documents(index: IndexFile) -> bool:
@@ -101,7 +101,7 @@ def _has_more_than_documents(index: IndexFile) -> bool:
     return has_modes or len(index.document_boundaries) != len(index.lengths) + 1
 
 
-def _check_agree(first: Part, other: Part) -> None:
+def _check_agree(first: Member, other: Member) -> None:
     """Check that two corpora go together.
 
     Raises:
@@ -129,7 +129,7 @@ def _check_agree(first: Part, other: Part) -> None:
 
 
 def merge(
-    parts: Sequence[Part],
+    parts: Sequence[Member],
     output: Path,
     on_progress: Callable[[int], None] = lambda size: None,
 ) -> Merged:
@@ -166,7 +166,9 @@ def merge(
                 made.clear()
 
 
-def _write(parts: Sequence[Part], made: CorpusOutput, on_progress: Callable[[int], None]) -> Merged:
+def _write(
+    parts: Sequence[Member], made: CorpusOutput, on_progress: Callable[[int], None]
+) -> Merged:
     dtype = parts[0].index.dtype
     with made.appending(dtype) as appending:
         for part in parts:
@@ -190,7 +192,7 @@ def _write(parts: Sequence[Part], made: CorpusOutput, on_progress: Callable[[int
     )
 
 
-def _append(part: Part, appending: Appending, on_progress: Callable[[int], None]) -> None:
+def _append(part: Member, appending: Appending, on_progress: Callable[[int], None]) -> None:
     """Append one corpus.
 
     Raises:
@@ -215,7 +217,7 @@ def _append(part: Part, appending: Appending, on_progress: Callable[[int], None]
         appending.lengths(part.index.lengths[begin : begin + _COPIED_LENGTHS])
 
 
-def _copy_tokenizer(part: Part, made: CorpusOutput) -> str | None:
+def _copy_tokenizer(part: Member, made: CorpusOutput) -> str | None:
     """The name that the tokenizer's folder will have; None if there is none."""
     assert part.manifest is not None
     if part.manifest.tokenizer.folder is None:

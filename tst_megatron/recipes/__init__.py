@@ -1,6 +1,6 @@
 """Whole training recipes, their reader and their commands: ``recipes.read("tiny-tst")``."""
 
-from tst_megatron.recipes.files import Part, is_path, names
+from tst_megatron.recipes.files import Variant, is_path, names
 from tst_megatron.recipes.recipe import (
     COMMAND_LINE,
     Recipe,
@@ -14,9 +14,9 @@ from tst_megatron.recipes.recipe import (
 
 __all__ = [
     "COMMAND_LINE",
-    "Part",
     "Recipe",
     "Setting",
+    "Variant",
     "expand_recipe",
     "flags",
     "is_path",

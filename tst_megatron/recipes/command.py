@@ -13,7 +13,7 @@ from tst_megatron import recipes
 from tst_megatron.corpora.blend import load_blend
 from tst_megatron.errors import UserError
 from tst_megatron.methods import registry
-from tst_megatron.recipes import COMMAND_LINE, Part, Recipe, Setting
+from tst_megatron.recipes import COMMAND_LINE, Recipe, Setting, Variant
 from tst_megatron.report.table import Table, print_table
 from tst_megatron.report.terminal import console
 from tst_megatron.trainer.cpu import prepare_backend
@@ -98,7 +98,7 @@ def main(args: argparse.Namespace) -> None:
 def _list(args: argparse.Namespace) -> None:
     found = [recipes.read(name) for name in recipes.names()]
     listed = []
-    precisions: dict[str, Part] = {}
+    precisions: dict[str, Variant] = {}
     for recipe in found:
         layouts = sorted(recipe.layouts, key=lambda name: name != recipe.layout)
         listed.append(

@@ -25,7 +25,7 @@ _LAYOUT = re.compile(r"[1-9]\d*x[a-z0-9]+")
 
 
 @dataclass(frozen=True)
-class Part:
+class Variant:
     """A layout or a precision: flags for the machines, or for the arithmetic.
 
     Attributes:
@@ -58,8 +58,8 @@ class RecipeFile:
     flags: dict[str, Any]
     extends: str | None = None
     about: str = ""
-    layouts: dict[str, Part] = field(default_factory=dict)
-    precisions: dict[str, Part] = field(default_factory=dict)
+    layouts: dict[str, Variant] = field(default_factory=dict)
+    precisions: dict[str, Variant] = field(default_factory=dict)
     layout: str | None = None
     precision: str | None = None
 
@@ -164,7 +164,7 @@ def _mapping(name: str, path: Path) -> dict[str, Any]:
     return values
 
 
-def _parts(name: str, values: dict[str, Any], key: str) -> dict[str, Part]:
+def _parts(name: str, values: dict[str, Any], key: str) -> dict[str, Variant]:
     section = values.pop(key, None) or {}
     if not isinstance(section, dict):
         raise UserError(f"the recipe {name} has {key} that are no mapping of names to flags")
@@ -180,7 +180,7 @@ def _parts(name: str, values: dict[str, Any], key: str) -> dict[str, Part]:
                 f"the recipe {where} wants a text as about and a list of GPUs as only-on"
             )
         _check_flags(where, flags)
-        parts[part] = Part(flags, about, tuple(map(str, only_on)))
+        parts[part] = Variant(flags, about, tuple(map(str, only_on)))
     return parts
 
 

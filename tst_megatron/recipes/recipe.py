@@ -17,7 +17,7 @@ from typing import Any
 from tst_megatron.corpora.blend import DATA_FORMS
 from tst_megatron.errors import UserError
 from tst_megatron.methods.registry import methods
-from tst_megatron.recipes.files import Part, RecipeFile, names, nearest, read_chain
+from tst_megatron.recipes.files import RecipeFile, Variant, names, nearest, read_chain
 
 COMMAND_LINE = "command line"
 
@@ -57,8 +57,8 @@ class Recipe:
     settings: dict[str, tuple[Setting, ...]]
     layout: str | None
     precision: str | None
-    layouts: dict[str, Part]
-    precisions: dict[str, Part]
+    layouts: dict[str, Variant]
+    precisions: dict[str, Variant]
 
     @property
     def values(self) -> dict[str, Any]:
@@ -178,8 +178,8 @@ def _choose(
     name: str,
     chain: list[RecipeFile],
     chosen: list[str],
-    layouts: dict[str, Part],
-    precisions: dict[str, Part],
+    layouts: dict[str, Variant],
+    precisions: dict[str, Variant],
 ) -> tuple[str | None, str | None]:
     """The layout and the precision: those that were asked for, else the nearest file's default."""
     found: dict[str, str | None] = {}
@@ -211,12 +211,12 @@ def _choose(
     return layout, precision
 
 
-def _merged(sections: Iterable[dict[str, Part]]) -> dict[str, Part]:
-    merged: dict[str, Part] = {}
+def _merged(sections: Iterable[dict[str, Variant]]) -> dict[str, Variant]:
+    merged: dict[str, Variant] = {}
     for section in sections:
         for name, part in section.items():
-            before = merged.get(name, Part({}))
-            merged[name] = Part(
+            before = merged.get(name, Variant({}))
+            merged[name] = Variant(
                 before.flags | part.flags,
                 part.about or before.about,
                 part.only_on or before.only_on,

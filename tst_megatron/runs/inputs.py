@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tst_megatron.errors import UserError
 from tst_megatron.runs.ledger import Ledger, read_ledger
-from tst_megatron.runs.run import Run, is_same_run, run_of_ledger
+from tst_megatron.runs.run import RecordedRun, is_same_run, run_of_ledger
 from tst_megatron.runs.stages import Vocabulary
 from tst_megatron.runs.tensorboard import event_files, is_event_file, ledger_of_events
 from tst_megatron.runs.wandb_csv import ledgers_of_csv
@@ -25,7 +25,7 @@ _OF_ANY_RUN = ("ledger", "checkpoints", "tensorboard", "wandb")
 _PLAIN = Vocabulary()
 
 
-def read_runs(paths: Sequence[Path], vocabulary: Vocabulary = _PLAIN) -> list[Run]:
+def read_runs(paths: Sequence[Path], vocabulary: Vocabulary = _PLAIN) -> list[RecordedRun]:
     """Read the runs that paths name.
 
     Args:
@@ -44,7 +44,7 @@ def read_runs(paths: Sequence[Path], vocabulary: Vocabulary = _PLAIN) -> list[Ru
     named = [place for path in paths for place in _runs_at(path)]
     times = Counter(place.resolve() for place in named)
     places = list({place.resolve(): place for place in named}.values())
-    runs: list[Run] = []
+    runs: list[RecordedRun] = []
     for place, name in zip(places, _names_of(places), strict=True):
         found = _unique(_read(place, name, vocabulary), name, {run.name for run in runs})
         if times[place.resolve()] > 1:
@@ -53,7 +53,7 @@ def read_runs(paths: Sequence[Path], vocabulary: Vocabulary = _PLAIN) -> list[Ru
     return _once(runs)
 
 
-def _read(place: Path, name: str, vocabulary: Vocabulary) -> list[Run]:
+def _read(place: Path, name: str, vocabulary: Vocabulary) -> list[RecordedRun]:
     return [
         run_of_ledger(ledger, own or name, vocabulary)
         for own, ledger in _ledgers(place, vocabulary).items()
@@ -69,7 +69,7 @@ def _ledgers(place: Path, vocabulary: Vocabulary) -> dict[str, Ledger]:
     return {"": read_ledger(place)}
 
 
-def _unique(runs: list[Run], name: str, taken: set[str]) -> list[Run]:
+def _unique(runs: list[RecordedRun], name: str, taken: set[str]) -> list[RecordedRun]:
     """With names that no run before them has: runs of an export bring their own."""
     return [replace(run, name=f"{name}: {run.name}") if run.name in taken else run for run in runs]
 
@@ -119,9 +119,9 @@ def _folders(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.iterdir()) if path.is_dir())
 
 
-def _once(runs: Sequence[Run]) -> list[Run]:
+def _once(runs: Sequence[RecordedRun]) -> list[RecordedRun]:
     """Every run once, however many copies there are of it: copies are no samples of their own."""
-    found: list[list[Run]] = []
+    found: list[list[RecordedRun]] = []
     for run in runs:
         copies = next((copies for copies in found if is_same_run(run, copies[0])), None)
         if copies is None:
@@ -131,14 +131,14 @@ def _once(runs: Sequence[Run]) -> list[Run]:
     return list(map(_of_copies, found))
 
 
-def _of_copies(copies: Sequence[Run]) -> Run:
+def _of_copies(copies: Sequence[RecordedRun]) -> RecordedRun:
     # Some may have been made while it went on.
     run = max(copies, key=lambda copy: max([0.0, *copy.steps.steps, *copy.curve.steps]))
     others = [f"{copy.name} ({copy.path})" for copy in copies if copy is not run]
     return _noted(run, f"It is also in {', '.join(others)} and counts once.") if others else run
 
 
-def _noted(run: Run, note: str) -> Run:
+def _noted(run: RecordedRun, note: str) -> RecordedRun:
     return replace(run, notes=(*run.notes, note))
 
 

@@ -97,7 +97,7 @@ class StepSeries:
 
 
 @dataclass(frozen=True)
-class Run:
+class RecordedRun:
     """A run.
 
     Attributes:
@@ -130,7 +130,7 @@ class Run:
         return facts_of(self.header)
 
 
-def run_of_ledger(ledger: Ledger, name: str, vocabulary: Vocabulary = _PLAIN) -> Run:
+def run_of_ledger(ledger: Ledger, name: str, vocabulary: Vocabulary = _PLAIN) -> RecordedRun:
     """A run as its ledger tells it; what its parents spent is in what it spent.
 
     Args:
@@ -143,7 +143,7 @@ def run_of_ledger(ledger: Ledger, name: str, vocabulary: Vocabulary = _PLAIN) ->
     steps = _steps(ledger.steps)
     last_step = 0 if ledger.last is None else ledger.last["step"]
     start = facts.decay_start
-    run = Run(
+    run = RecordedRun(
         name=name,
         path=ledger.path,
         source=ledger.source,
@@ -158,7 +158,7 @@ def run_of_ledger(ledger: Ledger, name: str, vocabulary: Vocabulary = _PLAIN) ->
     return _with_parents(run) if facts.parents else run
 
 
-def is_same_run(one: Run, other: Run) -> bool:
+def is_same_run(one: RecordedRun, other: RecordedRun) -> bool:
     """Whether both were read of one run: by its id, else by all that they tell of its way."""
     ids = [run.header.get("run_id") for run in (one, other)]
     if None not in ids:
@@ -180,7 +180,7 @@ def logged_decay_start(steps: StepSeries) -> int | None:
     return int(steps.steps[known][at_top[-1]])
 
 
-def _with_parents(run: Run) -> Run:
+def _with_parents(run: RecordedRun) -> RecordedRun:
     """With what was spent before its step 0; what a parent does not tell is not known of it either.
 
     No ledger tells how long parents took by the clock.

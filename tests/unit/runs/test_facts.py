@@ -7,10 +7,10 @@ import pytest
 
 from tst_megatron.runs.facts import Parent, facts_of
 from tst_megatron.runs.ledger import Ledger
-from tst_megatron.runs.run import Run, run_of_ledger
+from tst_megatron.runs.run import RecordedRun, run_of_ledger
 
 
-def logged(*rates: float, **flags: Any) -> Run:
+def logged(*rates: float, **flags: Any) -> RecordedRun:
     lines = [
         {"step": 10 * at, "learning_rate": None if np.isnan(rate) else rate, "facts": {}}
         for at, rate in enumerate(rates, start=1)

@@ -11,10 +11,10 @@ from tst_megatron.analysis.compare.derived import read_sides
 from tst_megatron.analysis.compare.stories import vocabulary
 from tst_megatron.errors import UserError
 from tst_megatron.runs.inputs import read_runs
-from tst_megatron.runs.run import Run
+from tst_megatron.runs.run import RecordedRun
 
 
-def stages(run: Run) -> list[tuple[int, str, int, int]]:
+def stages(run: RecordedRun) -> list[tuple[int, str, int, int]]:
     return [(s.index, s.stage.name, s.first_step, s.last_step) for s in run.stages]
 
 

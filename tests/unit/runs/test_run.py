@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from tst_megatron.runs.ledger import Ledger
-from tst_megatron.runs.run import Run, run_of_ledger
+from tst_megatron.runs.run import RecordedRun, run_of_ledger
 
 SPENT = {"flops": 1e9, "gpu_hours": 2.0, "data_tokens": 500}
 
 
-def made(*, parents: Any = (), **validation: Any) -> Run:
+def made(*, parents: Any = (), **validation: Any) -> RecordedRun:
     line = {
         "step": 10,
         **{"flops": 1e8, "gpu_hours": 0.5, "data_tokens": 100, "positions": 100},

@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tst_megatron.analysis.compare.stories import vocabulary, words_of
 from tst_megatron.errors import UserError
 from tst_megatron.runs.inputs import read_runs
-from tst_megatron.runs.run import Run
+from tst_megatron.runs.run import RecordedRun
 from tst_megatron.runs.spans import Span
 
 BATCH_SIZE, SEQ_LENGTH, RANKS = 4, 128, 8
@@ -62,11 +62,11 @@ class Written:
                 self.scalar("lm loss validation", step, 4 - step / 100, now + 0.5)
 
 
-def read(folder: Path) -> Run:
+def read(folder: Path) -> RecordedRun:
     return read_runs([folder], vocabulary())[0]
 
 
-def stages(run: Run) -> list[tuple[int, str, int, int]]:
+def stages(run: RecordedRun) -> list[tuple[int, str, int, int]]:
     def short(span: Span) -> tuple[int, str, int, int]:
         return (span.index, span.stage.name, span.first_step, span.last_step)
 

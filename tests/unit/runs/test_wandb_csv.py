@@ -7,10 +7,10 @@ from tst_megatron.analysis.compare.group_curve import group_curve
 from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.errors import UserError
 from tst_megatron.runs.inputs import read_runs
-from tst_megatron.runs.run import Run
+from tst_megatron.runs.run import RecordedRun
 
 
-def read(folder: Path, text: str) -> list[Run]:
+def read(folder: Path, text: str) -> list[RecordedRun]:
     path = folder / "export.csv"
     path.write_text(text)
     return read_runs([path])

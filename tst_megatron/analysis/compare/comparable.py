@@ -17,7 +17,7 @@ from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.analysis.compare.stories import every_story, stories_of, topics_of
 from tst_megatron.methods.story import Story
 from tst_megatron.runs.facts import TOPICS, Topic, differences
-from tst_megatron.runs.run import Run, is_same_run
+from tst_megatron.runs.run import RecordedRun, is_same_run
 
 _BECAUSE = {
     "model": "The models differ",
@@ -99,7 +99,7 @@ def clocks_compare(baseline: Sequence[Group], candidate: Sequence[Group]) -> boo
     return _hardware_difference(runs) is None
 
 
-def _first_difference(topic: Topic, runs: Sequence[tuple[Group, Run]]) -> Iterator[str]:
+def _first_difference(topic: Topic, runs: Sequence[tuple[Group, RecordedRun]]) -> Iterator[str]:
     """The first two runs that differ in a topic, in a sentence."""
     for (group, run), (other_group, other) in combinations(runs, 2):
         if topic not in topics_of(run, other):
@@ -137,7 +137,7 @@ def _notes_on_group(found: Group) -> Iterator[str]:
             yield f"{run.name} ended at step {done:,} of {run.num_steps:,}."
 
 
-def _num_losses(run: Run) -> int:
+def _num_losses(run: RecordedRun) -> int:
     """Held-out losses that are numbers."""
     return int(np.isfinite(run.curve.losses).sum())
 
@@ -148,7 +148,7 @@ def _stories(found: Group) -> list[Story]:
     return list(by_name.values())
 
 
-def _hardware_difference(runs: Sequence[Run]) -> str | None:
+def _hardware_difference(runs: Sequence[RecordedRun]) -> str | None:
     """The first differing fact in words; None without one."""
     for name, words in (("device", "{}"), ("world_size", "{} ranks")):
         told = dict.fromkeys(

@@ -48,7 +48,7 @@ from tst_megatron.analysis.compare.result import (
 )
 from tst_megatron.analysis.compare.rows import Resampled, Rows, resample, until
 from tst_megatron.errors import UserError
-from tst_megatron.runs.run import Run
+from tst_megatron.runs.run import RecordedRun
 from tst_megatron.statistics.interval import Interval
 
 DRAWS = 2000
@@ -99,7 +99,7 @@ def compare_paths(
 
 
 def compare_so_far(
-    baseline: Sequence[Run], candidate: Sequence[Run], confidence: float
+    baseline: Sequence[RecordedRun], candidate: Sequence[RecordedRun], confidence: float
 ) -> Findings:
     """Compare runs of which a side may be missing or at its beginning; nothing is refused.
 

@@ -14,14 +14,16 @@ import numpy as np
 from tst_megatron.analysis.compare.stories import vocabulary
 from tst_megatron.runs.facts import differences
 from tst_megatron.runs.inputs import read_runs
-from tst_megatron.runs.run import Curve, Run, StepSeries
+from tst_megatron.runs.run import Curve, RecordedRun, StepSeries
 from tst_megatron.statistics.array import Array
 
 # Of one model all runs have it to the digits that a sum in floating point keeps.
 _TOLERANCE = 1e-3
 
 
-def read_sides(baseline: Sequence[Path], candidate: Sequence[Path]) -> tuple[list[Run], list[Run]]:
+def read_sides(
+    baseline: Sequence[Path], candidate: Sequence[Path]
+) -> tuple[list[RecordedRun], list[RecordedRun]]:
     """Read both sides, each completed with what only the other tells.
 
     Args:
@@ -35,7 +37,7 @@ def read_sides(baseline: Sequence[Path], candidate: Sequence[Path]) -> tuple[lis
     return complete(theirs, ours), complete(ours, theirs)
 
 
-def complete(runs: Sequence[Run], others: Sequence[Run]) -> list[Run]:
+def complete(runs: Sequence[RecordedRun], others: Sequence[RecordedRun]) -> list[RecordedRun]:
     """Runs with positions, data tokens and FLOPs as the other side has them, where unknown.
 
     Args:
@@ -48,7 +50,7 @@ def complete(runs: Sequence[Run], others: Sequence[Run]) -> list[Run]:
     return [_complete(run, others) for run in runs]
 
 
-def _complete(run: Run, others: Sequence[Run]) -> Run:
+def _complete(run: RecordedRun, others: Sequence[RecordedRun]) -> RecordedRun:
     if _is_unknown(run, lambda curve: curve.positions):
         run = _with_positions(
             run, [other for other in others if not differences("batch", run.facts, other.facts)]
@@ -65,7 +67,7 @@ def _complete(run: Run, others: Sequence[Run]) -> Run:
     return run
 
 
-def _with_positions(run: Run, others: Sequence[Run]) -> Run:
+def _with_positions(run: RecordedRun, others: Sequence[RecordedRun]) -> RecordedRun:
     rate = _rate(others, lambda curve: curve.positions, lambda curve: curve.steps)
     if rate is None:
         return run
@@ -85,7 +87,7 @@ def _at_rate[T: (Curve, StepSeries)](series: T, rate: float, reads_more: bool) -
     return replace(series, positions=positions, data_tokens=tokens)
 
 
-def _with_flops(run: Run, others: Sequence[Run]) -> Run:
+def _with_flops(run: RecordedRun, others: Sequence[RecordedRun]) -> RecordedRun:
     rate = _rate(others, lambda curve: curve.flops, lambda curve: curve.positions)
     if rate is None:
         return run
@@ -97,23 +99,25 @@ def _with_flops(run: Run, others: Sequence[Run]) -> Run:
     )
 
 
-def _noted(run: Run, curve: Curve, steps: StepSeries, what: str) -> Run:
+def _noted(run: RecordedRun, curve: Curve, steps: StepSeries, what: str) -> RecordedRun:
     note = f"Its source does not tell, so it has the other side's {what}."
     return replace(run, curve=curve, steps=steps, notes=(*run.notes, note))
 
 
-def _reads_more(run: Run) -> bool:
+def _reads_more(run: RecordedRun) -> bool:
     """Whether a position of some stage is not one token."""
     return any(span.stage.tokens_a_position != 1 for span in run.stages)
 
 
-def _is_unknown(run: Run, column: Callable[[Curve], Array]) -> bool:
+def _is_unknown(run: RecordedRun, column: Callable[[Curve], Array]) -> bool:
     values = column(run.curve)
     return bool(values.size) and bool(np.isnan(values).all())
 
 
 def _rate(
-    runs: Sequence[Run], numerator: Callable[[Curve], Array], denominator: Callable[[Curve], Array]
+    runs: Sequence[RecordedRun],
+    numerator: Callable[[Curve], Array],
+    denominator: Callable[[Curve], Array],
 ) -> float | None:
     """What the runs have of one for one of the other; None where none tells or they disagree."""
     # An evaluation before the first step tells nothing.

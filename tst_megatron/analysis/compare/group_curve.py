@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tst_megatron.analysis.compare.groups import Group
-from tst_megatron.runs.run import Run
+from tst_megatron.runs.run import RecordedRun
 from tst_megatron.statistics.array import Array
 from tst_megatron.statistics.resampling import Sample
 from tst_megatron.statistics.smoothing import scatter
@@ -43,7 +43,7 @@ class GroupCurve:
     """
 
     group: Group
-    runs: tuple[Run, ...]
+    runs: tuple[RecordedRun, ...]
     steps: Array
     losses: Array
     stderrs: Array
@@ -92,7 +92,7 @@ class GroupCurve:
         return np.array([_cost(run, name, steps) for run in self.runs])
 
 
-def runs_used(group: Group) -> tuple[Run, ...]:
+def runs_used(group: Group) -> tuple[RecordedRun, ...]:
     """The runs that stand for a group: those with a held-out loss at their end, after training.
 
     Where some of them came to the end of their plan, only those: a run cut short would cut the
@@ -131,7 +131,7 @@ def final_loss(group: Group) -> float | None:
     return float(np.mean(ends)) if ends else None
 
 
-def final(run: Run) -> float | None:
+def final(run: RecordedRun) -> float | None:
     """The last held-out loss of a run; None without one, or where it is not a number."""
     losses = run.curve.losses[-1:]
     return float(losses[0]) if np.isfinite(losses).any() else None
@@ -175,29 +175,29 @@ def _decayed(share: float) -> str:
     return f"is {100 * share:.0f} % through its decay"
 
 
-def seed_of(run: Run) -> object:
+def seed_of(run: RecordedRun) -> object:
     """The seed that a run's header names, or None."""
     seed = run.header.get("seed")
     return (run.header.get("flags") or {}).get("seed") if seed is None else seed
 
 
-def diverged(run: Run) -> bool:
+def diverged(run: RecordedRun) -> bool:
     """Its last evaluation is not a number, while an earlier one is."""
     known = np.isfinite(run.curve.losses)
     return bool(known.any() and not known[-1])
 
 
-def is_untrained(run: Run) -> bool:
+def is_untrained(run: RecordedRun) -> bool:
     """It was evaluated at step 0 alone: whatever training followed, nothing tells of it."""
     return bool(run.curve.steps.size and run.curve.steps[-1] <= 0)
 
 
-def _ends(run: Run) -> bool:
+def _ends(run: RecordedRun) -> bool:
     """There is a last evaluation after some training, and it is a number."""
     return bool(np.isfinite(run.curve.losses[-1:]).any()) and not is_untrained(run)
 
 
-def _came_to_its_end(run: Run) -> bool:
+def _came_to_its_end(run: RecordedRun) -> bool:
     return _at_end(run.curve.steps, run.num_steps)
 
 
@@ -207,7 +207,7 @@ def _at_end(steps: Array, end: int) -> bool:
     return bool(steps[-1] >= end or steps[-1] + gap > end)
 
 
-def _points(run: Run) -> tuple[Array, Array, Array]:
+def _points(run: RecordedRun) -> tuple[Array, Array, Array]:
     use = np.isfinite(run.curve.losses)
     return run.curve.steps[use], run.curve.losses[use], run.curve.stderrs[use]
 
@@ -244,7 +244,7 @@ def _stderrs(grid: Array, losses: Array, stated: Array, segments: Array) -> tupl
 _LEAST_ERROR = 1e-7
 
 
-def _segments(run: Run, grid: Array) -> Array:
+def _segments(run: RecordedRun, grid: Array) -> Array:
     """The number of phase ends and decay starts that lie before each step."""
     ends = [span.last_step for span in run.stages[:-1]]
     if run.decay_start is not None:
@@ -252,7 +252,7 @@ def _segments(run: Run, grid: Array) -> Array:
     return np.searchsorted(np.unique(ends), grid, side="left").astype(np.float64)
 
 
-def _cost(run: Run, name: str, steps: Array) -> Array:
+def _cost(run: RecordedRun, name: str, steps: Array) -> Array:
     paid = getattr(run.curve, name)
     # A step that cost nothing was not counted.
     known = np.isfinite(paid) & (paid > 0) & (run.curve.steps > 0)

@@ -15,7 +15,7 @@ from tst_megatron.analysis.compare.settings import (
 )
 from tst_megatron.analysis.compare.stories import is_in_words, settings_of, stories_of, words_of
 from tst_megatron.runs.flag_roles import Role
-from tst_megatron.runs.run import Run
+from tst_megatron.runs.run import RecordedRun
 
 Side = Literal["baseline", "candidate"]
 
@@ -43,11 +43,11 @@ class Group:
     """
 
     name: str
-    runs: tuple[Run, ...]
+    runs: tuple[RecordedRun, ...]
     num_steps: int
 
 
-def group(runs: Sequence[Run], side: Side) -> list[Group]:
+def group(runs: Sequence[RecordedRun], side: Side) -> list[Group]:
     """Put runs of equal settings but for the seed together.
 
     Args:
@@ -57,7 +57,7 @@ def group(runs: Sequence[Run], side: Side) -> list[Group]:
     Returns:
         Groups in the order of their first runs, with names that tell them apart.
     """
-    groups: list[list[Run]] = []
+    groups: list[list[RecordedRun]] = []
     for run in runs:
         # Of every run in it: two that a third is like, as it tells little, may differ.
         equals = next(
@@ -90,7 +90,7 @@ def settings_apart(one: Group, other: Group) -> list[str]:
     return [*dict.fromkeys(subjects), *names]
 
 
-def settings_notes(baseline: Run, candidate: Run) -> list[str]:
+def settings_notes(baseline: RecordedRun, candidate: RecordedRun) -> list[str]:
     """Which settings differ besides the methods', in a sentence; none where none does.
 
     Of runs of two lengths, what follows from the length is not told.
@@ -120,13 +120,13 @@ def settings_notes(baseline: Run, candidate: Run) -> list[str]:
     ]
 
 
-def _is_of(run: Run, other: Run) -> bool:
+def _is_of(run: RecordedRun, other: RecordedRun) -> bool:
     if run.num_steps != other.num_steps or words_of(run) != words_of(other):
         return False
     return not _differing(run, other)
 
 
-def _differing(run: Run, other: Run) -> list[str]:
+def _differing(run: RecordedRun, other: RecordedRun) -> list[str]:
     """Settings that set runs of one schedule apart."""
     one, two = settings_of(run), settings_of(other)
     return [
@@ -139,7 +139,7 @@ def _differing(run: Run, other: Run) -> list[str]:
     ]
 
 
-def _names(firsts: Sequence[Run], side: Side) -> list[str]:
+def _names(firsts: Sequence[RecordedRun], side: Side) -> list[str]:
     """Names of groups, each by one of its runs."""
     ordinary = "baseline" if side == "baseline" else "ordinary"
     names = [words_of(run) or ordinary for run in firsts]
@@ -161,7 +161,7 @@ def _names(firsts: Sequence[Run], side: Side) -> list[str]:
     ]
 
 
-def _apart(run: Run, alike: Sequence[Run]) -> list[str]:
+def _apart(run: RecordedRun, alike: Sequence[RecordedRun]) -> list[str]:
     """What sets a run apart from others of its schedule and length, in words."""
     recipe = run.facts.recipe
     is_shared = {other.facts.recipe for other in alike} == {recipe}

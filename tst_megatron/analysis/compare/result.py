@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tst_megatron.analysis.compare.groups import Group
-from tst_megatron.runs.run import Run
+from tst_megatron.runs.run import RecordedRun
 from tst_megatron.statistics.array import Array
 from tst_megatron.statistics.interval import Interval
 
@@ -269,7 +269,7 @@ class Findings:
     prices: Prices = Prices()
     clocks_compare: bool = True
 
-    def runs(self) -> Iterator[tuple[str, Group, Run]]:
+    def runs(self) -> Iterator[tuple[str, Group, RecordedRun]]:
         """Every run with its side, ``baseline`` or ``candidate``, and its group."""
         for side, groups in (("baseline", self.baseline), ("candidate", self.candidate)):
             for group in groups:

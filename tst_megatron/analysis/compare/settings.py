@@ -11,7 +11,7 @@ from typing import Any
 
 from tst_megatron.analysis.compare.stories import is_of_a_method, settings_of
 from tst_megatron.runs.flag_roles import Role
-from tst_megatron.runs.run import Run
+from tst_megatron.runs.run import RecordedRun
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Settings:
     beyond_methods: tuple[str, ...]
 
 
-def compare_settings(baseline: Run | None, candidate: Run | None) -> Settings:
+def compare_settings(baseline: RecordedRun | None, candidate: RecordedRun | None) -> Settings:
     """Lay the settings of both runs side by side.
 
     A missing run differs in nothing, nor does a flag where one source tells no flags at all.

@@ -11,7 +11,7 @@ from functools import cache
 from tst_megatron.methods import registry
 from tst_megatron.methods.story import Story, Told
 from tst_megatron.runs.facts import TOPICS, MethodFacts, Topic
-from tst_megatron.runs.run import Run
+from tst_megatron.runs.run import RecordedRun
 from tst_megatron.runs.spans import Span
 from tst_megatron.runs.stages import Fact, Stage, Vocabulary, stage_of_facts
 
@@ -42,7 +42,7 @@ def facts_in_full(span: Span) -> Mapping[str, Fact]:
     return {**ordinary_facts(), **span.stage.facts}
 
 
-def told_in(run: Run) -> Iterator[tuple[Story, Told]]:
+def told_in(run: RecordedRun) -> Iterator[tuple[Story, Told]]:
     """The methods that a run tells of, each with what it tells."""
     known = {story.name: story for story in every_story()}
     for method in _methods(run):
@@ -51,23 +51,23 @@ def told_in(run: Run) -> Iterator[tuple[Story, Told]]:
         yield known.get(method.name) or Story(method.name), told
 
 
-def stories_of(run: Run) -> list[Story]:
+def stories_of(run: RecordedRun) -> list[Story]:
     """Of the methods that change something in a run."""
     return [story for story, told in told_in(run) if story.words(told)]
 
 
-def words_of(run: Run) -> str:
+def words_of(run: RecordedRun) -> str:
     """What a run's methods call its settings; empty for an ordinary run."""
     return ", ".join(filter(None, (story.words(told) for story, told in told_in(run))))
 
 
-def topics_of(*runs: Run) -> list[Topic]:
+def topics_of(*runs: RecordedRun) -> list[Topic]:
     """What must be alike in runs for a comparison of them to mean something."""
     stories = [story for run in runs for story in stories_of(run)]
     return [topic for topic in TOPICS if all(topic in story.topics for story in stories)]
 
 
-def settings_of(run: Run) -> dict[str, object]:
+def settings_of(run: RecordedRun) -> dict[str, object]:
     """All that a run tells of how it was trained, under one set of names.
 
     What its header tells as `Facts.settings` has it, and the stages of every method that there is
@@ -104,7 +104,7 @@ def _stage(facts: Mapping[str, Fact]) -> Stage:
     return next((stage for stage in found if stage is not None), None) or stage_of_facts(facts)
 
 
-def _methods(run: Run) -> list[MethodFacts]:
+def _methods(run: RecordedRun) -> list[MethodFacts]:
     """Those that the header tells, else those of the stages that the run went through."""
     if run.facts.methods is not None:
         return list(run.facts.methods)
@@ -112,7 +112,7 @@ def _methods(run: Run) -> list[MethodFacts]:
     return [MethodFacts(name, (), {}) for name in names]
 
 
-def _planned(run: Run, method: MethodFacts) -> Iterator[tuple[Stage, float | None]]:
+def _planned(run: RecordedRun, method: MethodFacts) -> Iterator[tuple[Stage, float | None]]:
     size = run.facts.batch_size
     total = run.num_steps * size if size is not None else 0
     for stage in method.stages:
@@ -120,7 +120,7 @@ def _planned(run: Run, method: MethodFacts) -> Iterator[tuple[Stage, float | Non
             yield stage, stage.samples / total if total else None
 
 
-def _seen(run: Run, name: str) -> Iterator[tuple[Stage, float | None]]:
+def _seen(run: RecordedRun, name: str) -> Iterator[tuple[Stage, float | None]]:
     for span in run.stages:
         if name in _methods_in(span.stage):
             yield span.stage, span.num_steps / run.num_steps

@@ -36,7 +36,7 @@ from tst_megatron.analysis.compare.sentences import (
 from tst_megatron.analysis.compare.settings import compare_settings
 from tst_megatron.report import formats
 from tst_megatron.report.table import Table
-from tst_megatron.runs.run import Run
+from tst_megatron.runs.run import RecordedRun
 from tst_megatron.statistics.array import Array
 from tst_megatron.statistics.interval import Interval
 
@@ -184,20 +184,20 @@ def last(values: Array) -> float | None:
     return float(known[-1]) if known.size else None
 
 
-def latest(run: Run, field: str) -> float | None:
+def latest(run: RecordedRun, field: str) -> float | None:
     """How much of something a run had used when it last told."""
     ends = [last(getattr(run.curve, field)), last(getattr(run.steps, field))]
     known = [end for end in ends if end is not None]
     return max(known, default=None)
 
 
-def share_of_other_time(run: Run) -> float | None:
+def share_of_other_time(run: RecordedRun) -> float | None:
     """Seconds of everything but computation over all seconds; None where they were not logged."""
     compute, other = np.nansum(run.steps.compute_s), np.nansum(run.steps.other_s)
     return float(other / (compute + other)) if compute + other > 0 else None
 
 
-def _used(run: Run) -> tuple[str, ...]:
+def _used(run: RecordedRun) -> tuple[str, ...]:
     share = share_of_other_time(run)
     seed = run.header.get("seed")
     loss, error = final(run), last(run.curve.stderrs[-1:])

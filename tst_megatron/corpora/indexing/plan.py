@@ -63,7 +63,7 @@ class BuildSettings:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BuildPlan:
     """What the finished shards of a build depend on.
 
     Attributes:
@@ -83,9 +83,9 @@ class Plan:
 
 def make_plan(
     settings: BuildSettings, files: list[InputFile], chunk_bytes: int, chosen: Chosen
-) -> Plan:
+) -> BuildPlan:
     """The plan of a build."""
-    return Plan(
+    return BuildPlan(
         settings=settings.of_documents(),
         inputs=[[str(file.path), file.size, file.mtime_ns] for file in files],
         chunk_bytes=chunk_bytes,
@@ -99,13 +99,13 @@ def encoder_in_words(encoder: Encoder) -> str:
     return f"{encoder.name} {encoder.version}"
 
 
-def read_plan(folder: Path) -> Plan | None:
+def read_plan(folder: Path) -> BuildPlan | None:
     """The plan of an unfinished build; None where none was begun."""
     file = folder / _FILE
-    return Plan(**json.loads(file.read_bytes())) if file.exists() else None
+    return BuildPlan(**json.loads(file.read_bytes())) if file.exists() else None
 
 
-def write_plan(folder: Path, plan: Plan) -> None:
+def write_plan(folder: Path, plan: BuildPlan) -> None:
     """Write a plan down.
 
     Raises:
@@ -117,7 +117,7 @@ def write_plan(folder: Path, plan: Plan) -> None:
 _FILE = "plan.json"
 
 
-def check_same(begun: Plan, now: Plan, folder: Path) -> None:
+def check_same(begun: BuildPlan, now: BuildPlan, folder: Path) -> None:
     """Check that an unfinished build can be gone on with.
 
     Raises:

@@ -33,7 +33,7 @@ from tst_megatron.corpora.indexing.shards import (
     Skipped,
     write_shard,
 )
-from tst_megatron.corpora.reading.batches import Batch, BrokenFile, sentence
+from tst_megatron.corpora.reading.batches import BrokenFile, DocumentBatch, sentence
 from tst_megatron.corpora.reading.chunks import Chunk, Span, read_span, records_before
 from tst_megatron.corpora.reading.documents import ReadOptions
 from tst_megatron.corpora.reading.inputs import InputFile
@@ -185,7 +185,7 @@ class _SpanWriter:
         self._summary.documents = self._documents
         self._writer.summary.add(self._summary)
 
-    def _write_batch(self, batch: Batch) -> None:
+    def _write_batch(self, batch: DocumentBatch) -> None:
         for bad in batch.bad:
             self._leave_out(bad.record, bad.reason, bad.detail)
         encoded = self._encode(batch)
@@ -208,7 +208,7 @@ class _SpanWriter:
         longest = int(lengths.max(initial=0))
         self._summary.longest_document = max(self._summary.longest_document, longest)
 
-    def _encode(self, batch: Batch) -> Encoded:
+    def _encode(self, batch: DocumentBatch) -> Encoded:
         try:
             return self._job.encoder.encode(batch.documents)
         except ValueError:

@@ -56,7 +56,7 @@ class Bad:
 
 
 @dataclass(slots=True)
-class Batch:
+class DocumentBatch:
     """Documents read together: a few megabytes, or one that is longer.
 
     Attributes:

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tst_megatron.corpora.reading.batches import Batch, BrokenFile, sentence
+from tst_megatron.corpora.reading.batches import BrokenFile, DocumentBatch, sentence
 from tst_megatron.corpora.reading.documents import ReadOptions
 from tst_megatron.corpora.reading.inputs import InputFile
 from tst_megatron.corpora.reading.json_files import read_json_array, read_json_lines
@@ -125,7 +125,7 @@ def _row_groups(
 
 def read_span(
     files: Sequence[InputFile], span: Span, options: ReadOptions, scratch: Path
-) -> Iterator[Batch]:
+) -> Iterator[DocumentBatch]:
     """Read the documents of a span, a batch at a time, in memory that does not grow with it.
 
     Args:
@@ -201,7 +201,9 @@ def read_documents(
                     raise UserError(f"{where}: {what}") from None
 
 
-def _read(file: InputFile, span: Span, options: ReadOptions, scratch: Path) -> Iterator[Batch]:
+def _read(
+    file: InputFile, span: Span, options: ReadOptions, scratch: Path
+) -> Iterator[DocumentBatch]:
     end = span.end if can_be_cut(file, options) else None
     if file.format == "parquet":
         from tst_megatron.corpora.reading.tables import read_parquet, unpacked
@@ -212,7 +214,7 @@ def _read(file: InputFile, span: Span, options: ReadOptions, scratch: Path) -> I
         with unpacked(file, scratch) as copy:
             yield from read_parquet(copy, 0, None, options)
         return
-    batches: Iterator[tuple[Batch, int]]
+    batches: Iterator[tuple[DocumentBatch, int]]
     if file.format == "arrow":
         from tst_megatron.corpora.reading.tables import read_arrow
 
@@ -228,7 +230,9 @@ def _read(file: InputFile, span: Span, options: ReadOptions, scratch: Path) -> I
     yield from _measured(batches, span.begin, file.size if end is None else end)
 
 
-def _measured(batches: Iterator[tuple[Batch, int]], begin: int, end: int) -> Iterator[Batch]:
+def _measured(
+    batches: Iterator[tuple[DocumentBatch, int]], begin: int, end: int
+) -> Iterator[DocumentBatch]:
     """Batches with the bytes read since the last one, for how much of the file has been read."""
     done = begin
     for batch, position in batches:
@@ -236,4 +240,4 @@ def _measured(batches: Iterator[tuple[Batch, int]], begin: int, end: int) -> Ite
         batch.bytes_read, done = position - done, position
         yield batch
     if done < end:
-        yield Batch(bytes_read=end - done)
+        yield DocumentBatch(bytes_read=end - done)

@@ -15,7 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import orjson
 
-from tst_megatron.corpora.reading.batches import Bad, Batch, BrokenFile, DamagedError, UnusableError
+from tst_megatron.corpora.reading.batches import (
+    Bad,
+    BrokenFile,
+    DamagedError,
+    DocumentBatch,
+    UnusableError,
+)
 from tst_megatron.corpora.reading.documents import ReadOptions, document_checker
 from tst_megatron.corpora.reading.fields import field_reader, kind_of
 from tst_megatron.corpora.reading.inputs import InputFile
@@ -29,7 +35,7 @@ _QUOTE, _OPEN, _CLOSE, _COMMA = 1, 2, 3, 4
 _SIGNS = {'"': _QUOTE, "[": _OPEN, "{": _OPEN, "]": _CLOSE, "}": _CLOSE, ",": _COMMA}
 _SIGN_OF_BYTE = bytes(_SIGNS.get(chr(byte), 0) for byte in range(256))
 
-Parser = Callable[[Sequence[bytes | None], int], Batch]
+Parser = Callable[[Sequence[bytes | None], int], DocumentBatch]
 
 
 def json_parser(options: ReadOptions, one: str) -> Parser:
@@ -44,8 +50,8 @@ def json_parser(options: ReadOptions, one: str) -> Parser:
     """
     read, check, where = field_reader(options.field), document_checker(options), options.where
 
-    def parse(records: Sequence[bytes | None], number: int) -> Batch:
-        batch = Batch(records=len(records))
+    def parse(records: Sequence[bytes | None], number: int) -> DocumentBatch:
+        batch = DocumentBatch(records=len(records))
         append, append_number, num_bytes = batch.documents.append, batch.numbers.append, 0
         for record_number, content in enumerate(records, number + 1):
             try:
@@ -83,7 +89,7 @@ def _not_json(number: int, content: bytes, error: orjson.JSONDecodeError) -> Bad
 
 def read_json_lines(
     file: InputFile, begin: int, end: int | None, options: ReadOptions
-) -> Iterator[tuple[Batch, int]]:
+) -> Iterator[tuple[DocumentBatch, int]]:
     """Read the lines that begin in a range of bytes.
 
     Args:
@@ -175,7 +181,7 @@ def _lines(
     yield splitter.finish()
 
 
-def read_json_array(file: InputFile, options: ReadOptions) -> Iterator[tuple[Batch, int]]:
+def read_json_array(file: InputFile, options: ReadOptions) -> Iterator[tuple[DocumentBatch, int]]:
     """Read the elements of an array.
 
     Yields:

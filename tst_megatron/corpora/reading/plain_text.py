@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from itertools import accumulate, chain
 from pathlib import Path
 
-from tst_megatron.corpora.reading.batches import Bad, Batch, BrokenFile, DamagedError, UnusableError
+from tst_megatron.corpora.reading.batches import (
+    Bad,
+    BrokenFile,
+    DamagedError,
+    DocumentBatch,
+    UnusableError,
+)
 from tst_megatron.corpora.reading.documents import ReadOptions, decoded, document_checker, too_long
 from tst_megatron.corpora.reading.inputs import InputFile
 from tst_megatron.corpora.reading.streams import BYTE_ORDER_MARK, block_size, open_stream
@@ -26,7 +32,7 @@ _BLANK_LINES = re.compile(rb"(?:[ \t\r]*\n)*")
 _MOST_BYTES_OF_CHARACTER = 4
 
 
-def read_whole(file: InputFile, options: ReadOptions) -> Iterator[tuple[Batch, int]]:
+def read_whole(file: InputFile, options: ReadOptions) -> Iterator[tuple[DocumentBatch, int]]:
     """Read a file that is one document, line ends as they are.
 
     Yields:
@@ -48,14 +54,14 @@ def read_whole(file: InputFile, options: ReadOptions) -> Iterator[tuple[Batch, i
         raise BrokenFile(1, error.reason, error.detail) from None
     content = b"".join(pieces).removeprefix(BYTE_ORDER_MARK)
     pieces.clear()
-    batch = Batch(records=1)
+    batch = DocumentBatch(records=1)
     _add(1, content if len(content) <= limit else None, options, batch)
     yield batch, file.size
 
 
 def read_between_blank_lines(
     file: InputFile, begin: int, end: int | None, options: ReadOptions
-) -> Iterator[tuple[Batch, int]]:
+) -> Iterator[tuple[DocumentBatch, int]]:
     """Read the documents that begin in a range of bytes, each without the line end after it.
 
     Args:
@@ -98,16 +104,16 @@ class _Region:
     content: bytes | None
 
 
-def _batch(regions: list[_Region], lines: int, options: ReadOptions) -> Batch:
+def _batch(regions: list[_Region], lines: int, options: ReadOptions) -> DocumentBatch:
     """The documents of regions that have so many lines."""
-    batch = Batch(records=lines)
+    batch = DocumentBatch(records=lines)
     for region in regions:
         if not _add_all(region, options, batch):
             _add_one_by_one(region, options, batch)
     return batch
 
 
-def _add_all(region: _Region, options: ReadOptions, batch: Batch) -> bool:
+def _add_all(region: _Region, options: ReadOptions, batch: DocumentBatch) -> bool:
     """Add the documents of a region at once, if there is nothing wrong with any."""
     if region.content is None:
         return False
@@ -132,7 +138,7 @@ def _add_all(region: _Region, options: ReadOptions, batch: Batch) -> bool:
     return True
 
 
-def _add_one_by_one(region: _Region, options: ReadOptions, batch: Batch) -> None:
+def _add_one_by_one(region: _Region, options: ReadOptions, batch: DocumentBatch) -> None:
     content, begin, line = region.content, 0, region.line
     if content is None:
         _add(line, None, options, batch)
@@ -145,7 +151,7 @@ def _add_one_by_one(region: _Region, options: ReadOptions, batch: Batch) -> None
         begin = next_begin
 
 
-def _add(line: int, content: bytes | None, options: ReadOptions, batch: Batch) -> None:
+def _add(line: int, content: bytes | None, options: ReadOptions, batch: DocumentBatch) -> None:
     """Add a document that begins in a line; None for one that is too long to be held."""
     try:
         if content is None:

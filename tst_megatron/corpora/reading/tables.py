@@ -19,7 +19,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tst_megatron.corpora.reading.batches import Bad, Batch, BrokenFile, DamagedError, UnusableError
+from tst_megatron.corpora.reading.batches import (
+    Bad,
+    BrokenFile,
+    DamagedError,
+    DocumentBatch,
+    UnusableError,
+)
 from tst_megatron.corpora.reading.documents import (
     BYTES_OF_ID,
     ReadOptions,
@@ -62,7 +68,7 @@ def rows_before(file: InputFile, row_group: int) -> int:
 
 def read_parquet(
     file: InputFile, begin: int, end: int | None, options: ReadOptions
-) -> Iterator[Batch]:
+) -> Iterator[DocumentBatch]:
     """Read the rows of some row groups.
 
     Args:
@@ -97,10 +103,10 @@ def read_parquet(
         except (pa.ArrowException, OSError) as error:
             raise _broken(number + 1, "Parquet", error) from None
     if not rows:
-        yield Batch(bytes_read=file.size)
+        yield DocumentBatch(bytes_read=file.size)
 
 
-def read_arrow(file: InputFile, options: ReadOptions) -> Iterator[tuple[Batch, int]]:
+def read_arrow(file: InputFile, options: ReadOptions) -> Iterator[tuple[DocumentBatch, int]]:
     """Read Arrow's stream format, and its file format, which is a stream with a frame around it.
 
     Read as a stream, a file that was cut short gives the rows that are there.
@@ -274,7 +280,7 @@ def _values(table: pa.RecordBatch, names: tuple[str, ...]) -> pa.Array:
     return values
 
 
-def _batches(table: pa.RecordBatch, options: ReadOptions, number: int) -> Iterator[Batch]:
+def _batches(table: pa.RecordBatch, options: ReadOptions, number: int) -> Iterator[DocumentBatch]:
     """The documents of some rows, in batches; ``number`` rows came before."""
     values = _values(table, _document_column(table.schema, options))
     if pa.types.is_dictionary(values.type):
@@ -303,9 +309,9 @@ def _batch(
     num_bytes: npt.NDArray[np.int64],
     options: ReadOptions,
     number: int,
-) -> Batch:
+) -> DocumentBatch:
     """The documents of all rows of a table, whose column has been taken out: ``[rows]``."""
-    batch = Batch(records=table.num_rows)
+    batch = DocumentBatch(records=table.num_rows)
     rows = np.arange(number + 1, number + 1 + table.num_rows)
     if options.where is not None:
         wanted = _wanted_rows(table, options.where, number, batch)
@@ -354,7 +360,7 @@ def _python_values(values: pa.Array) -> Iterator[Any]:
 
 
 def _wanted_rows(
-    table: pa.RecordBatch, where: Where, number: int, batch: Batch
+    table: pa.RecordBatch, where: Where, number: int, batch: DocumentBatch
 ) -> npt.NDArray[np.int64]:
     """Indices of the rows that are wanted; the others are counted in ``batch``."""
     columns: list[Iterable[Any]] = []

@@ -17,7 +17,7 @@ from tst_megatron.analysis.compare.result import (
     PowerLaw,
     SavingByLoss,
 )
-from tst_megatron.runs.run import Curve, Run, StepSeries
+from tst_megatron.runs.run import Curve, RecordedRun, StepSeries
 from tst_megatron.runs.spans import Span
 from tst_megatron.runs.stages import ORDINARY, Stage
 from tst_megatron.statistics.array import Array
@@ -27,7 +27,7 @@ STEPS, SWITCH = 1000, 250
 TOKENS_A_STEP, FLOPS_A_STEP, SECONDS_A_STEP = 2048.0, 1e12, 3.6
 
 
-def run(name: str, seed: int, bag_size: int = 1, shift: float = 0.0, **header: Any) -> Run:
+def run(name: str, seed: int, bag_size: int = 1, shift: float = 0.0, **header: Any) -> RecordedRun:
     """A run that evaluates every 50 steps and logs every 5, with a router's loss."""
     superposed = np.arange(5.0, STEPS + 1, 5) <= (SWITCH if bag_size > 1 else 0)
     stages = (Span(0, Stage(ORDINARY, 0), 1, STEPS),)
@@ -39,7 +39,7 @@ def run(name: str, seed: int, bag_size: int = 1, shift: float = 0.0, **header: A
     losses = 2 + 3 * steps**-0.3 + shift + np.where(steps <= stages[0].last_step, 1.0, 0.0)
     used = _used(steps, bag_size)
     logged = np.arange(5.0, STEPS + 1, 5)
-    return Run(
+    return RecordedRun(
         name=name,
         path=Path(name),
         source="ledger",

@@ -15,7 +15,7 @@ from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.analysis.compare.output.folder import charts_of
 from tst_megatron.analysis.compare.result import Findings
 from tst_megatron.report import picture, zoomable
-from tst_megatron.runs.run import Curve, Run
+from tst_megatron.runs.run import Curve, RecordedRun
 from tst_megatron.statistics.interval import Interval
 
 
@@ -31,7 +31,7 @@ def test_the_mean_is_of_the_steps_that_all_seeds_have() -> None:
     assert (mean.losses <= mean.highs).all()
 
 
-def _without(run: Run, step: float) -> Run:
+def _without(run: RecordedRun, step: float) -> RecordedRun:
     kept = run.curve.steps != step
     return replace(run, curve=Curve(**{k: v[kept] for k, v in vars(run.curve).items()}))
 

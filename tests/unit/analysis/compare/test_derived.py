@@ -9,10 +9,10 @@ from made_runs import made_run
 from tst_megatron.analysis.compare.compare import compare_group
 from tst_megatron.analysis.compare.derived import complete
 from tst_megatron.analysis.compare.groups import group
-from tst_megatron.runs.run import Run
+from tst_megatron.runs.run import RecordedRun
 
 
-def without(run: Run, *columns: str) -> Run:
+def without(run: RecordedRun, *columns: str) -> RecordedRun:
     """As another source would tell it."""
     curve, steps = (
         replace(series, **{name: np.full(series.steps.size, np.nan) for name in columns})

@@ -7,14 +7,14 @@ from made_runs import made_run
 
 from tst_megatron.analysis.compare.groups import group
 from tst_megatron.analysis.compare.stories import words_of
-from tst_megatron.runs.run import Run
+from tst_megatron.runs.run import RecordedRun
 
 
-def run_of(folder: Path, name: str, *, seed: int = 1, **kw: Any) -> Run:
+def run_of(folder: Path, name: str, *, seed: int = 1, **kw: Any) -> RecordedRun:
     return made_run(folder, name, {"seed": seed, **kw.pop("header", {})}, **kw)
 
 
-def grouped(runs: list[Run], side: Any = "candidate") -> dict[str, list[str]]:
+def grouped(runs: list[RecordedRun], side: Any = "candidate") -> dict[str, list[str]]:
     return {found.name: [run.name for run in found.runs] for found in group(runs, side)}
 
 
@@ -94,7 +94,7 @@ def test_recipes_stand_for_their_settings(tmp_path: Path):
 
 
 def test_the_same_files_elsewhere_set_nothing_apart(tmp_path: Path):
-    def at(place: str, sha256: str | None, seed: int) -> Run:
+    def at(place: str, sha256: str | None, seed: int) -> RecordedRun:
         path = f"/{place}/corpus"
         return run_of(
             tmp_path,

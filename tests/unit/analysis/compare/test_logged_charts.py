@@ -11,10 +11,10 @@ from tst_megatron.analysis.compare.output.folder import page_of
 from tst_megatron.analysis.compare.result import Findings
 from tst_megatron.report import picture, zoomable
 from tst_megatron.report.page import html
-from tst_megatron.runs.run import Run
+from tst_megatron.runs.run import RecordedRun
 
 
-def found_with(run: Run) -> Findings:
+def found_with(run: RecordedRun) -> Findings:
     return Findings((), (Group("bags", (run,), STEPS),), ())
 
 

@@ -15,7 +15,7 @@ from tst_megatron.methods import registry
 from tst_megatron.methods.method import Method
 from tst_megatron.methods.story import Story
 from tst_megatron.runs.inputs import read_runs
-from tst_megatron.runs.run import Run
+from tst_megatron.runs.run import RecordedRun
 from tst_megatron.runs.stages import ORDINARY, Stage
 
 
@@ -41,7 +41,7 @@ def with_growth(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     stories.every_story.cache_clear()
 
 
-def run(folder: Path, name: str, method: str | None = None, **kw: Any) -> Run:
+def run(folder: Path, name: str, method: str | None = None, **kw: Any) -> RecordedRun:
     stages = [Stage("small model", 100, method=method or ""), Stage(ORDINARY, 300)]
     told = {"name": method, "stages": [stage.as_json() for stage in stages], "facts": {}}
     methods = [] if method is None else [told]
@@ -49,7 +49,7 @@ def run(folder: Path, name: str, method: str | None = None, **kw: Any) -> Run:
     return replace(found, header={**found.header, "methods": methods})
 
 
-def side(found: Run) -> list[Group]:
+def side(found: RecordedRun) -> list[Group]:
     return group([found], "candidate")
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from tst_megatron.corpora.reading.batches import Batch, BrokenFile
+from tst_megatron.corpora.reading.batches import BrokenFile, DocumentBatch
 from tst_megatron.corpora.reading.chunks import cut, read_span, records_before
 from tst_megatron.corpora.reading.documents import ReadOptions
 from tst_megatron.corpora.reading.inputs import find_inputs
@@ -96,7 +96,7 @@ class Read:
     ) -> None:
         options = options or ReadOptions()
         self.files = find_inputs([str(spec) for spec in specs], format)
-        self.batches: list[Batch] = []
+        self.batches: list[DocumentBatch] = []
         self.numbers: list[int] = []
         self.bad: list[tuple[int, str, str]] = []
         self.broken: list[tuple[int, str, str]] = []

@@ -5,7 +5,7 @@ import numpy as np
 from tst_megatron.analysis.compare.charts.palette import Shown, shown
 from tst_megatron.analysis.compare.result import Findings
 from tst_megatron.report.chart import Beyond, Chart, Line, Rule, thin
-from tst_megatron.runs.run import Run
+from tst_megatron.runs.run import RecordedRun
 from tst_megatron.statistics.array import Array
 
 _MOST_EXTRAS = 6
@@ -96,7 +96,7 @@ def names_in_html(name: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in name)
 
 
-def _series(run: Run, extra: str | None) -> Array:
+def _series(run: RecordedRun, extra: str | None) -> Array:
     if extra is None:
         return run.steps.grad_norms
     return run.steps.extras.get(extra, np.full(run.steps.steps.size, np.nan))

@@ -21,7 +21,7 @@ from tst_megatron.analysis.compare.result import Comparison, Findings
 from tst_megatron.analysis.compare.sentences import UNLIKE, arrow_text
 from tst_megatron.report import formats
 from tst_megatron.report.chart import Arrow, Band, Chart, Line, Rule, thin
-from tst_megatron.runs.run import Curve, Run
+from tst_megatron.runs.run import Curve, RecordedRun
 from tst_megatron.statistics.array import Array
 
 _EARLY_SHARE = 0.15
@@ -121,7 +121,7 @@ def _has_points(group: Group, amount: Amount) -> bool:
     return any(known(run.curve, amount.field).any() for run in group.runs)
 
 
-def _runs(groups: Sequence[Shown], amount: Amount) -> list[Run]:
+def _runs(groups: Sequence[Shown], amount: Amount) -> list[RecordedRun]:
     runs = [run for one in groups for run in one.group.runs]
     return [run for run in runs if known(run.curve, amount.field).any()]
 
@@ -223,7 +223,7 @@ def _equal_data(best: Comparison | None, amount: Amount, per: float) -> list[Rul
     return [Rule(best.equal_data.data_tokens / per, "x", f"equal data: {shown} ", at_foot=True)]
 
 
-def _loss_range(runs: Sequence[Run]) -> tuple[float, float]:
+def _loss_range(runs: Sequence[RecordedRun]) -> tuple[float, float]:
     """Limits that hold the losses after the early descent and in ordinary stages, with a margin."""
     losses = np.concatenate([_late(run) for run in runs])
     low, high = float(losses.min()), float(losses.max())
@@ -232,7 +232,7 @@ def _loss_range(runs: Sequence[Run]) -> tuple[float, float]:
     return low - _ROOM_BELOW * margin, high + margin
 
 
-def _late(run: Run) -> Array:
+def _late(run: RecordedRun) -> Array:
     curve = run.curve
     losses, steps = curve.losses[np.isfinite(curve.losses)], curve.steps[np.isfinite(curve.losses)]
     switch = max((span.last_step for span in run.stages[:-1]), default=0)

@@ -11,7 +11,7 @@ import numpy as np
 from tst_megatron.analysis.compare.charts.palette import shown
 from tst_megatron.analysis.compare.result import Findings
 from tst_megatron.report.chart import Chart, Line, Rule, thin
-from tst_megatron.runs.run import Run
+from tst_megatron.runs.run import RecordedRun
 from tst_megatron.statistics.array import Array
 
 # Of the steps of the whole run, before the first switch and after the last.
@@ -51,7 +51,7 @@ def switch_chart(findings: Findings) -> Chart | None:
     )
 
 
-def _training(run: Run, start: float, end: float) -> list[Line]:
+def _training(run: RecordedRun, start: float, end: float) -> list[Line]:
     """The training loss, a line a stage."""
     series = run.steps
     inside = (series.steps >= start) & (series.steps <= end) & np.isfinite(series.losses)
@@ -90,7 +90,7 @@ def _range_of(lines: list[Line]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def switches(run: Run, amount: str) -> list[tuple[float, str]]:
+def switches(run: RecordedRun, amount: str) -> list[tuple[float, str]]:
     """(where, words) of every change of the stage that the run tells.
 
     Args:

@@ -12,7 +12,7 @@ from tst_megatron.analysis.compare.amounts import USED
 from tst_megatron.analysis.compare.result import Comparison, EqualLoss, Findings
 from tst_megatron.analysis.compare.stories import ordinary_facts
 from tst_megatron.report.table import csv_text
-from tst_megatron.runs.run import Curve, Run
+from tst_megatron.runs.run import Curve, RecordedRun
 from tst_megatron.statistics.interval import Interval
 
 _MEASURED = ("learning_rates", "grad_norms", "compute_s", "other_s")
@@ -132,7 +132,7 @@ def _points(one: Comparison) -> Iterator[tuple[object, ...]]:
             yield (figure, *place, *row)
 
 
-def _logged(run: Run, extras: list[str]) -> Iterator[tuple[object, ...]]:
+def _logged(run: RecordedRun, extras: list[str]) -> Iterator[tuple[object, ...]]:
     series = run.steps
     unknown = np.full(series.steps.size, np.nan)
     columns = [

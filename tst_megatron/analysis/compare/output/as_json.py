@@ -23,7 +23,7 @@ from tst_megatron.analysis.compare.result import (
 from tst_megatron.analysis.compare.sentences import first_sentences, headline, notes
 from tst_megatron.analysis.compare.stories import facts_in_full
 from tst_megatron.analysis.compare.tables import last, latest, share_of_other_time
-from tst_megatron.runs.run import Run
+from tst_megatron.runs.run import RecordedRun
 from tst_megatron.statistics.interval import Interval
 from tst_megatron.strict_json import finite
 
@@ -88,12 +88,12 @@ def _text(found: dict[str, Any]) -> str:
     return json.dumps(found, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def _is_whole(run: Run) -> bool:
+def _is_whole(run: RecordedRun) -> bool:
     """It did every step that it was to do, and has a final loss."""
     return final(run) is not None and (latest(run, "steps") or 0) >= run.num_steps
 
 
-def _run_so_far(side: str, group: Group, run: Run) -> dict[str, Any]:
+def _run_so_far(side: str, group: Group, run: RecordedRun) -> dict[str, Any]:
     """One that has logged nothing yet has used nothing."""
     found = _run(side, group, run)
     if run.steps.steps.size or run.curve.steps.size:
@@ -187,7 +187,7 @@ def _difference(found: Interval) -> dict[str, Any]:
     }
 
 
-def _run(side: str, group: Group, run: Run) -> dict[str, Any]:
+def _run(side: str, group: Group, run: RecordedRun) -> dict[str, Any]:
     return {
         "side": side,
         "group": group.name,

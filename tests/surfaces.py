@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tst_megatron.methods.superposition.search import BASELINE, BagSearch, Pair
+from tst_megatron.methods.superposition.axes import BASELINE, Pair
+from tst_megatron.methods.superposition.search import BagSearch
 from tst_megatron.runs.outcomes import Outcome
 from tst_megatron.sweep.grid import Grid
 from tst_megatron.sweep.outcomes_csv import read_csv

@@ -25,7 +25,7 @@ from tst_megatron.experiments.search import (
     rungs_of,
     steps_of,
 )
-from tst_megatron.methods.superposition.search import BASELINE, Pair
+from tst_megatron.methods.superposition.axes import BASELINE, Pair
 from tst_megatron.sweep.settings import settings_from_flags
 
 

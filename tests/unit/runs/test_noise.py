@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from surfaces import made, paper
 
-from tst_megatron.methods.superposition.search import BASELINE, Pair
+from tst_megatron.methods.superposition.axes import BASELINE, Pair
 from tst_megatron.runs.noise import Noise, noise_between_seeds, parted, t_quantile, usable
 from tst_megatron.runs.outcomes import Outcome
 

@@ -8,7 +8,7 @@ import pytest
 from surfaces import SEARCH, paper
 
 from tst_megatron.errors import UserError
-from tst_megatron.methods.superposition.search import BASELINE, Pair
+from tst_megatron.methods.superposition.axes import BASELINE, Pair
 from tst_megatron.runs.outcomes import Outcome
 from tst_megatron.sweep.outcomes_csv import as_csv, read_csv
 

@@ -6,8 +6,9 @@ from functools import partial
 import pytest
 from surfaces import SEARCH, made, paper
 
+from tst_megatron.methods.superposition.axes import BASELINE, Pair
 from tst_megatron.methods.superposition.fitted_u import fit_u
-from tst_megatron.methods.superposition.search import BASELINE, BagLimit, Pair
+from tst_megatron.methods.superposition.search import BagLimit
 from tst_megatron.runs.outcomes import Outcome
 from tst_megatron.statistics.interval import Interval
 from tst_megatron.sweep.recommendation import recommend as recommend_of

@@ -116,7 +116,7 @@ def test_tokens_available_needs_to_know_what_was_read(tmp_path: Path) -> None:
 
 
 def test_text_that_is_read_twice_is_refused_and_allowed(corpus, tmp_path: Path) -> None:
-    from tst_megatron.methods.superposition.search import BASELINE, Pair
+    from tst_megatron.methods.superposition.axes import BASELINE, Pair
     from tst_megatron.sweep.settings import settings_from_flags, text_of_choices
 
     choices = grid((2, 16), (0.3, 0.5)).choices

@@ -10,7 +10,7 @@ from surfaces import SEARCH, grid
 
 from tst_megatron.errors import UserError
 from tst_megatron.experiments.words import seeds_from_words
-from tst_megatron.methods.superposition.search import BASELINE, Pair
+from tst_megatron.methods.superposition.axes import BASELINE, Pair
 from tst_megatron.sweep.grid import Grid, grid_of
 
 SIZES = st.lists(st.integers(2, 64), min_size=1, max_size=6, unique=True)

@@ -12,7 +12,7 @@ from surfaces import SEARCH, made, paper
 
 from tst_megatron.experiments.search import Halving, rungs_of
 from tst_megatron.experiments.text import TextRead
-from tst_megatron.methods.superposition.search import BASELINE, Pair
+from tst_megatron.methods.superposition.axes import BASELINE, Pair
 from tst_megatron.runs.outcomes import Outcome
 from tst_megatron.sweep.outcomes_csv import read_csv
 from tst_megatron.sweep.report import Found, print_report, write_report

@@ -9,7 +9,7 @@ from surfaces import SEARCH
 
 from tst_megatron.errors import UserError
 from tst_megatron.experiments.begin import begin
-from tst_megatron.methods.superposition.search import BASELINE, Pair
+from tst_megatron.methods.superposition.axes import BASELINE, Pair
 from tst_megatron.recipes import expand_recipe
 from tst_megatron.sweep.settings import SETTINGS_FILE, SweepSettings
 from tst_megatron.sweep.settings import settings_from_flags as settings_of

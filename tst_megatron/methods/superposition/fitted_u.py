@@ -16,7 +16,7 @@ import numpy as np
 
 from tst_megatron.methods import search
 from tst_megatron.methods.search import Allowed, Limit, has_ends
-from tst_megatron.methods.superposition.search import SHARE, SIZE, Pair
+from tst_megatron.methods.superposition.axes import SHARE, SIZE, Pair
 from tst_megatron.runs.noise import CONFIDENCE, Noise, means_of, parted
 from tst_megatron.runs.outcomes import Outcome
 from tst_megatron.statistics.array import Array

@@ -13,57 +13,12 @@ from numpy.typing import NDArray
 from tst_megatron.errors import UserError
 from tst_megatron.methods import search
 from tst_megatron.methods.search import Axis, Fit, Limit, Words, split_values, whole_number
+from tst_megatron.methods.superposition.axes import BASELINE, SHARE, SIZE, Pair
+from tst_megatron.methods.superposition.fitted_u import fit_u
 from tst_megatron.runs.noise import Noise
 from tst_megatron.runs.outcomes import Choice, Outcome
 from tst_megatron.statistics.array import Array
 
-
-@dataclass(frozen=True, order=True)
-class Pair(Choice):
-    """A bag size and the share of the steps in bags; the baseline is 1 and 0.
-
-    Attributes:
-        bag_size: s.
-        step_ratio: r, above 0 and below 1 but for the baseline.
-    """
-
-    bag_size: int
-    step_ratio: float
-
-    @property
-    def is_baseline(self) -> bool:
-        """Whether nothing is superposed."""
-        return self.bag_size == 1
-
-    @property
-    def name(self) -> str:
-        """As in names of folders."""
-        return "baseline" if self.is_baseline else f"s{self.bag_size}-r{self.step_ratio:g}"
-
-    def __str__(self) -> str:
-        if self.is_baseline:
-            return "the baseline"
-        return f"s = {self.bag_size}, r = {self.step_ratio:g}"
-
-
-BASELINE = Pair(1, 0.0)
-SIZE = Axis(
-    name="bag_size",
-    symbol="s",
-    flag="--bag-sizes",
-    metavar="S",
-    help="to try; the baseline is always run beside them",
-    label="bag size s",
-    is_log=True,
-)
-SHARE = Axis(
-    name="step_ratio",
-    symbol="r",
-    flag="--step-ratios",
-    metavar="R",
-    help="shares of the steps in bags, to try",
-    label="share r of the steps in bags",
-)
 WORDS = Words(
     examples="""\
   tst-megatron sweep --recipe smollm2-270m-baseline --bag-sizes 4 8 16 --step-ratios 0.2 0.3 0.4 \\
@@ -170,8 +125,6 @@ class BagSearch(search.Search):
 
     def fit(self, outcomes: Sequence[Outcome], noise: Noise | None) -> Fit | None:
         """The U."""
-        from tst_megatron.methods.superposition.fitted_u import fit_u
-
         return fit_u(outcomes, noise)
 
     def limit(self, tokens: int, baseline_tokens: int, flags: Mapping[str, Any]) -> BagLimit:

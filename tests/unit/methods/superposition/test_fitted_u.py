@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from surfaces import made, paper
 
+from tst_megatron.methods.superposition.axes import BASELINE, Pair
 from tst_megatron.methods.superposition.fitted_u import fit_u
-from tst_megatron.methods.superposition.search import BASELINE, Pair
 from tst_megatron.runs.noise import Noise
 from tst_megatron.runs.outcomes import Outcome
 from tst_megatron.statistics.interval import Interval

@@ -1,4 +1,4 @@
-"""The two settings that a search of superposition goes over: the bag size and its share of steps."""
+"""What a search of superposition goes over: the bag size, and its share of the steps."""
 
 from dataclasses import dataclass
 

@@ -6,13 +6,13 @@ fit, how long will it take, what will it read.
 
 from collections.abc import Iterable
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from tst_megatron.planner.hardware import GB
 from tst_megatron.planner.plan import GpuPlan, RunPlan
 from tst_megatron.planner.sweep import Swept, Tried
+from tst_megatron.planner.traffic import Collective
+from tst_megatron.report.table import Table, print_table
 from tst_megatron.runs.stages import ORDINARY
 
 _HOUR = 3600.0
@@ -44,15 +44,15 @@ def print_plan(console: Console, name: str | None, plan: RunPlan) -> None:
         f"{layout['precision']}; micro batch {layout['micro_batch_size']} x "
         f"{layout['micro_batches']} micro batches; recomputation {layout['recomputation']}"
     )
-    console.print(_parameters(plan))
-    console.print(_memory(plan))
+    console.print()
+    print_table(console, _parameters(plan))
+    print_table(console, _memory(plan))
     console.print(_verdict(plan))
-    console.print(_recomputation(plan))
-    console.print(_schedule(plan))
-    console.print(_work(plan))
-    console.print(_time(plan))
+    console.print()
+    for table in (_recomputation(plan), _schedule(plan), _work(plan), _time(plan)):
+        print_table(console, table)
     if plan.collectives:
-        console.print(_collectives(plan))
+        print_table(console, _collectives(plan))
     console.print(
         f"A checkpoint: {plan.checkpoint_bytes / GB:,.1f} GB, "
         f"{plan.checkpoint_bytes / plan.assumptions.storage:,.0f} s at "
@@ -76,50 +76,47 @@ def print_sweep(console: Console, name: str | None, swept: Swept) -> None:
         f"{name or 'The run'} on {swept.num_gpus} x {swept.gpu.name}: {len(fitting)} layouts fit, "
         f"{len(others)} do not."
     )
+    console.print()
     if fitting:
-        console.print(_layouts(fitting[:_MOST_LAYOUTS]))
+        print_table(console, _layouts(fitting[:_MOST_LAYOUTS]))
         if len(fitting) > _MOST_LAYOUTS:
             console.print(f"and {len(fitting) - _MOST_LAYOUTS} slower ones: --json has all.")
     if others:
-        console.print(_misfits(others[:_MOST_LAYOUTS]))
+        print_table(console, _misfits(others[:_MOST_LAYOUTS]))
         if len(others) > _MOST_LAYOUTS:
             console.print(f"and {len(others) - _MOST_LAYOUTS} that need more: --json has all.")
 
 
-def _table(title: str, columns: Iterable[str]) -> Table:
+def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
     """The first column is text, the others figures."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="left" if place == 0 else "right")
-    return table
+    return Table(title, tuple(columns), tuple(map(tuple, rows)))
 
 
 def _parameters(plan: RunPlan) -> Table:
-    table = _table("Parameters", ("", "millions"))
     counted = plan.parameters
-    rows = {
+    numbers = {
         "all": counted.total,
         "active for a position": counted.active,
         **{f"  {kind.replace('_', ' ')}": number for kind, number in counted.by_kind.items()},
     }
-    for name, number in rows.items():
-        table.add_row(name, f"{number / 1e6:,.1f}")
-    return table
+    rows = ((name, f"{number / 1e6:,.1f}") for name, number in numbers.items())
+    return _table("Parameters", ("", "millions"), rows)
 
 
 _KINDS = ("weights", "gradients", "optimizer", "activations", "logits", "batch", "transient")
 
 
 def _memory(plan: RunPlan) -> Table:
-    table = _table("Memory of a GPU, GB", ("ranks", "parameters", *_KINDS, "total"))
-    for stage in plan.gpus:
-        table.add_row(
-            _ranks(stage),
-            f"{stage.built.parameters / 1e6:,.0f} M",
-            *(f"{getattr(stage.memory, kind) / GB:.2f}" for kind in _KINDS),
-            f"{stage.memory.total / GB:.2f}",
+    rows = (
+        (
+            _ranks(one),
+            f"{one.built.parameters / 1e6:,.0f} M",
+            *(f"{getattr(one.memory, kind) / GB:.2f}" for kind in _KINDS),
+            f"{one.memory.total / GB:.2f}",
         )
-    return table
+        for one in plan.gpus
+    )
+    return _table("Memory of a GPU, GB", ("ranks", "parameters", *_KINDS, "total"), rows)
 
 
 def _ranks(stage: GpuPlan) -> str:
@@ -139,143 +136,130 @@ def _verdict(plan: RunPlan) -> str:
 
 def _recomputation(plan: RunPlan) -> Table:
     worst = plan.worst
-    table = _table(
-        f"Rank {worst.built.ranks[0]} by recomputation, GB", ("", "activations", "total", "fits")
-    )
     rest = worst.memory.total - worst.memory.activations
-    for name, number in worst.by_recomputation.items():
-        table.add_row(
+    rows = (
+        (
             name,
             f"{number / GB:.2f}",
             f"{(rest + number) / GB:.2f}",
             "yes" if rest + number <= plan.available else "no",
         )
-    return table
+        for name, number in worst.by_recomputation.items()
+    )
+    title = f"Rank {worst.built.ranks[0]} by recomputation, GB"
+    return _table(title, ("", "activations", "total", "fits"), rows)
+
+
+_SCHEDULE = (
+    "stage",
+    "steps",
+    "positions a step",
+    "data tokens a step",
+    "data tokens",
+    "PFLOPs a step",
+)
 
 
 def _schedule(plan: RunPlan) -> Table:
-    table = _table(
-        "Schedule",
+    rows = [
         (
-            "stage",
-            "steps",
-            "positions a step",
-            "data tokens a step",
-            "data tokens",
-            "PFLOPs a step",
-        ),
-    )
-    for step in plan.steps:
-        name = step.stage.name
-        table.add_row(
-            "ordinary" if name == ORDINARY else name,
+            "ordinary" if step.stage.name == ORDINARY else step.stage.name,
             f"{step.steps:,}",
             f"{step.positions:,}",
             f"{step.data_tokens:,}",
             f"{step.stage_data_tokens / 1e9:,.1f} B",
             f"{step.work.total / 1e15:,.2f}",
         )
-    table.add_row(
-        "all",
-        f"{sum(step.steps for step in plan.steps):,}",
-        "",
-        "",
-        f"{plan.data_tokens / 1e9:,.1f} B",
-        "",
-    )
-    return table
+        for step in plan.steps
+    ]
+    steps = sum(step.steps for step in plan.steps)
+    everything = ("all", f"{steps:,}", "", "", f"{plan.data_tokens / 1e9:,.1f} B", "")
+    return _table("Schedule", _SCHEDULE, [*rows, everything])
 
 
 def _work(plan: RunPlan) -> Table:
     work = plan.heaviest.work
-    table = _table("Operations of a step", ("", "PFLOPs", "share"))
-    for kind, number in work.by_kind.items():
-        if number:
-            table.add_row(
-                kind.replace("_", " "), f"{number / 1e15:,.3f}", f"{number / work.total:.1%}"
-            )
-    again = sum(work.again.values())
-    if again:
-        table.add_row("recomputed", f"{again / 1e15:,.3f}", f"+{again / work.total:.1%}")
-    return table
+    rows = [
+        (kind.replace("_", " "), f"{number / 1e15:,.3f}", f"{number / work.total:.1%}")
+        for kind, number in work.by_kind.items()
+        if number
+    ]
+    if again := sum(work.again.values()):
+        rows.append(("recomputed", f"{again / 1e15:,.3f}", f"+{again / work.total:.1%}"))
+    return _table("Operations of a step", ("", "PFLOPs", "share"), rows)
 
 
 def _time(plan: RunPlan) -> Table:
-    trust, time = plan.assumptions, plan.time
-    table = _table("Time", ("", "step, s", "GPU hours", "hours", "utilisation"))
-    hours = plan.gpu_hours
+    trust, time, hours = plan.assumptions, plan.time, plan.gpu_hours
     steps = sum(step.steps for step in plan.steps)
-    table.add_row(
-        f"at a utilisation of {trust.mfu:.0%} (--mfu)",
-        f"{hours / plan.num_gpus * _HOUR / steps:.3f}",
-        f"{hours:,.0f}",
-        f"{hours / plan.num_gpus:,.1f}",
-        f"{trust.mfu:.1%}",
-    )
     predicted = plan.gpu_hours_at_peak / plan.predicted_mfu
-    table.add_row(
-        f"products at {trust.efficiency:.0%} of the peak (--efficiency), {_PREDICTED}",
-        f"{time.total:.3f}",
-        f"{predicted:,.0f}",
-        f"{predicted / plan.num_gpus:,.1f}",
-        f"{plan.predicted_mfu:.1%}",
-    )
-    for name, seconds in (
-        ("  products", time.products),
-        ("  communication that nothing hides", time.communication),
-        (f"  pipeline bubble, {plan.bubble:.1%}", time.bubble),
-    ):
-        table.add_row(name, f"{seconds:.3f}", "", "", "")
-    return table
+    rows = [
+        (
+            f"at a utilisation of {trust.mfu:.0%} (--mfu)",
+            f"{hours / plan.num_gpus * _HOUR / steps:.3f}",
+            f"{hours:,.0f}",
+            f"{hours / plan.num_gpus:,.1f}",
+            f"{trust.mfu:.1%}",
+        ),
+        (
+            f"products at {trust.efficiency:.0%} of the peak (--efficiency), {_PREDICTED}",
+            f"{time.total:.3f}",
+            f"{predicted:,.0f}",
+            f"{predicted / plan.num_gpus:,.1f}",
+            f"{plan.predicted_mfu:.1%}",
+        ),
+        ("  products", f"{time.products:.3f}", "", "", ""),
+        ("  communication that nothing hides", f"{time.communication:.3f}", "", "", ""),
+        (f"  pipeline bubble, {plan.bubble:.1%}", f"{time.bubble:.3f}", "", "", ""),
+    ]
+    return _table("Time", ("", "step, s", "GPU hours", "hours", "utilisation"), rows)
 
 
 def _collectives(plan: RunPlan) -> Table:
     rank = plan.gpus[plan.collectives_stage].built.ranks[0]
-    table = _table(
+    return _table(
         f"Collectives of a step on rank {rank}; times {_PREDICTED}",
         ("", "over", "calls", "NVLink, GB", "network, GB", "ms", "hidden behind"),
+        (_collective(one, plan) for one in plan.collectives),
     )
-    for one in plan.collectives:
-        nodes = f" on {one.group.nodes} nodes" if one.group.nodes > 1 else ""
-        table.add_row(
-            f"{one.what} ({one.kind.replace('_', '-')})",
-            f"{one.group.name} {one.group.size}{nodes}",
-            f"{one.calls:,}",
-            f"{one.nvlink_bytes / GB:.3f}",
-            f"{one.network_bytes / GB:.3f}",
-            f"{one.seconds(plan.gpu) * 1e3:.2f}",
-            one.behind,
-        )
-    return table
+
+
+def _collective(one: Collective, plan: RunPlan) -> tuple[str, ...]:
+    nodes = f" on {one.group.nodes} nodes" if one.group.nodes > 1 else ""
+    return (
+        f"{one.what} ({one.kind.replace('_', '-')})",
+        f"{one.group.name} {one.group.size}{nodes}",
+        f"{one.calls:,}",
+        f"{one.nvlink_bytes / GB:.3f}",
+        f"{one.network_bytes / GB:.3f}",
+        f"{one.seconds(plan.gpu) * 1e3:.2f}",
+        one.behind,
+    )
 
 
 def _layouts(fitting: Iterable[Tried]) -> Table:
-    table = _table(
+    return _table(
         f"Layouts that fit, the fastest first; times {_PREDICTED}",
         ("", "micro batch", "recomputation", "GB", "step, s", "products", "waits", "bubble"),
+        map(_layout, fitting),
     )
-    for one in fitting:
-        assert one.memory is not None
-        assert one.time is not None
-        table.add_row(
-            str(one.layout),
-            f"{one.layout.micro_batch_size}",
-            one.layout.recomputation,
-            f"{one.memory.total / GB:.1f}",
-            f"{one.time.total:.3f}",
-            f"{one.time.products:.3f}",
-            f"{one.time.communication:.3f}",
-            f"{one.time.bubble:.3f}",
-        )
-    return table
+
+
+def _layout(one: Tried) -> tuple[str, ...]:
+    assert one.memory is not None
+    assert one.time is not None
+    return (
+        str(one.layout),
+        f"{one.layout.micro_batch_size}",
+        one.layout.recomputation,
+        f"{one.memory.total / GB:.1f}",
+        f"{one.time.total:.3f}",
+        f"{one.time.products:.3f}",
+        f"{one.time.communication:.3f}",
+        f"{one.time.bubble:.3f}",
+    )
 
 
 def _misfits(others: Iterable[Tried]) -> Table:
-    table = Table(
-        title="Layouts that do not", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
-    )
-    table.add_column("")
-    table.add_column("why")
-    for one in others:
-        table.add_row(str(one.layout), one.reason)
-    return table
+    rows = ((str(one.layout), one.reason) for one in others)
+    return Table.of_words(("", "why"), rows, "Layouts that do not")

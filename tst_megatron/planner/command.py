@@ -3,13 +3,11 @@
 import argparse
 import dataclasses
 import json
-import sys
 from typing import TYPE_CHECKING
-
-from rich.console import Console
 
 from tst_megatron.errors import UserError
 from tst_megatron.planner.hardware import GB, GPUS, TERA, Gpu, gpu_named
+from tst_megatron.report.terminal import console
 
 if TYPE_CHECKING:
     from tst_megatron.planner.plan import Assumptions
@@ -97,13 +95,13 @@ def main(args: argparse.Namespace, others: list[str]) -> None:
         raise UserError(f"--gpus {args.gpus} is not a number of GPUs: give 1 or more")
     num_gpus = args.gpus or number or gpu.gpus_per_node
     flags = others if recipe is None else expand_recipe(["--recipe", recipe, *others])
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH_OF_A_LOG, highlight=False)
+    out = console(_WIDTH_OF_A_LOG)
     if args.sweep:
         swept = sweep(flags, num_gpus, gpu, assumptions)
         if args.json:
             print(json.dumps(swept.as_json(), indent=2))
         else:
-            as_text.print_sweep(console, recipe, swept)
+            as_text.print_sweep(out, recipe, swept)
         if not any(one.fits for one in swept.tried):
             raise UserError(
                 f"no layout fits {num_gpus} x {gpu.name}: take more GPUs, or GPUs with more memory"
@@ -113,7 +111,7 @@ def main(args: argparse.Namespace, others: list[str]) -> None:
     if args.json:
         print(json.dumps(plan.as_json(), indent=2))
     else:
-        as_text.print_plan(console, recipe, plan)
+        as_text.print_plan(out, recipe, plan)
     if not plan.fits:
         worst = plan.worst
         raise UserError(

@@ -100,7 +100,7 @@ class Steps:
         self.config.grad_scale_func = self.optimizer.scale_loss
         self.config.timers = get_timers()
         self.config.finalize_model_grads_func = finalize_model_grads
-        self.ordinary_run = Ordinary(lambda steps: steps * args.global_batch_size, args.train_iters)
+        self.ordinary_run = Ordinary(args)
         self.ordinary = ForwardStep(self.ordinary_run)
         # Megatron has counted no sample yet, so every step is in the superposed stage.
         self.superposed = ForwardStep(superposed)

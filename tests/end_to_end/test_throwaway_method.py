@@ -138,3 +138,10 @@ def test_a_comparison_tells_of_it(runs) -> None:
     compared = command("compare", baseline, "--with", candidate, "--text")
     assert compared.returncode == 0, compared.stderr
     assert "rates times 0.5 for 50 % against baseline" in compared.stdout
+
+
+def test_it_reads_its_text_as_any_run_does(corpus, tmp_path: Path) -> None:
+    """No text, and text read twice, are Megatron's business where the method demands none."""
+    flags = (*TINY, *SCALED, f"--tokenizer-model={corpus.tokenizer}")
+    mock = run(Job(tmp_path, (*flags, "--mock-data"), environment=ENVIRONMENT))
+    assert [line["facts"] for line in mock.ledger.steps[:1]] == [{"rate_scale": 0.5}]

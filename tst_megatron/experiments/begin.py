@@ -10,6 +10,7 @@ from typing import Any
 
 from tst_megatron.errors import UserError
 from tst_megatron.files import write_whole
+from tst_megatron.old_flags import NEW_NAMES
 
 
 def begin(
@@ -70,10 +71,11 @@ def _difference(begun: dict[str, Any], wanted: dict[str, Any]) -> tuple[str, Any
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Entries of tables beside the others; flags in their present spelling."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
         found |= value if isinstance(value, dict) else {name: value}
-    return found
+    return {NEW_NAMES.get(name, name): value for name, value in found.items()}
 
 
 def _in_words(value: Any, absent: str) -> str:

@@ -5,14 +5,9 @@ from typing import Any
 
 from tst_megatron.errors import UserError
 from tst_megatron.methods.search import split_values, whole_number
+from tst_megatron.runs.flag_roles import Role
 
-STEPS_OF_A_PART = (
-    "lr-warmup-iters",
-    "lr-wsd-decay-iters",
-    "lr-decay-iters",
-    "eval-interval",
-    "save-interval",
-)
+STEPS_OF_A_PART = tuple(name.replace("_", "-") for name in Role.SCALED.value)
 """Flags in steps, of which a shorter run has its share."""
 _DECAY_SHARE = 0.1  # As the paper's (arXiv 2605.06546).
 

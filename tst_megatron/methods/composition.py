@@ -1,7 +1,8 @@
 """Several methods in one run, in the order of the registry.
 
 The one idea: what one method gives is what the next is given, so none needs to know of another;
-what can be made by one alone, such as the training data, is made by one or refused.
+what can be made by one alone, such as the training data, is made by one or refused. What a method
+remembers, and whether a resume is the same run, is asked of each of the `parts`.
 """
 
 import argparse
@@ -11,7 +12,7 @@ from typing import Any
 
 from tst_megatron.methods.events import Listener
 from tst_megatron.methods.method import Evaluation, MicroBatch, Positions, Run
-from tst_megatron.runs.stages import Stage, merged
+from tst_megatron.runs.stages import CombinationError, Stage, merged
 
 
 class Composed(Run):
@@ -21,14 +22,15 @@ class Composed(Run):
         runs: in the order in which they are applied; two at least.
 
     Raises:
-        ValueError: two of them make the training data, or say what text it is made of.
+        CombinationError: two of them make the training data.
     """
 
     def __init__(self, runs: Sequence[Run]) -> None:
         makers = [run.name for run in runs if run.makes_training_data]
         if len(makers) > 1:
-            raise ValueError(f"{' and '.join(makers)} each make the training data")
+            raise CombinationError(f"{' and '.join(makers)} each make the training data")
         self._runs = tuple(runs)
+        self._maker = next((run for run in runs if run.makes_training_data), None)
         self.name = ", ".join(run.name for run in runs)
 
     @property
@@ -45,25 +47,23 @@ class Composed(Run):
         """Likewise."""
         return merged([run.stages_of(train_iters) for run in self._runs])
 
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """By method."""
-        return {run.name: run.facts for run in self._runs}
-
     def check(self, args: argparse.Namespace) -> None:
         """Every method's."""
         for run in self._runs:
             run.check(args)
 
+    @property
+    def reads_text_once(self) -> bool:
+        """Whether one does."""
+        return any(run.reads_text_once for run in self._runs)
+
     def text(self, train_iters: int, seq_length: int) -> Sequence[Any] | None:
         """Of the method that makes the training data."""
-        found = (run.text(train_iters, seq_length) for run in self._runs)
-        return next((parts for parts in found if parts is not None), None)
+        return None if self._maker is None else self._maker.text(train_iters, seq_length)
 
     def held_out_text(self, num_samples: int, seq_length: int) -> Any | None:
         """Likewise."""
-        found = (run.held_out_text(num_samples, seq_length) for run in self._runs)
-        return next((part for part in found if part is not None), None)
+        return None if self._maker is None else self._maker.held_out_text(num_samples, seq_length)
 
     def parents(self) -> Sequence[Any]:
         """All that was spent."""
@@ -89,12 +89,12 @@ class Composed(Run):
     @property
     def makes_training_data(self) -> bool:
         """Whether one does."""
-        return any(run.makes_training_data for run in self._runs)
+        return self._maker is not None
 
     def training_data(self, config: Any, is_built_on_rank: Callable[[], bool]) -> Any:
         """Of the one that makes it."""
-        maker = next(run for run in self._runs if run.makes_training_data)
-        return maker.training_data(config, is_built_on_rank)
+        assert self._maker is not None, "asked for where makes_training_data says so"
+        return self._maker.training_data(config, is_built_on_rank)
 
     def in_positions(self, sample: Mapping[str, Any]) -> tuple[Positions, Positions] | None:
         """Likewise."""

@@ -1,8 +1,9 @@
 """What happens in a run while it trains, for those who listen: methods, the ledger, TensorBoard.
 
 The one idea: what listens does not wrap. The trainer calls every listener at the same places on
-every rank, so what one of them does with a collective all ranks do; what a listener finds out it
-adds to the event, and those after it see it.
+every rank, so what one of them does with a collective all ranks do (one without a collective may
+stand on some ranks alone); what a listener finds out it adds to the event, and those after it see
+it.
 """
 
 from collections.abc import Callable, Mapping
@@ -98,7 +99,8 @@ class Listener:
 
         Args:
             stage: of the step.
-            optimizer: Megatron's, with the learning rates of this step in its ``param_groups``.
+            optimizer: Megatron's, with the learning rates of this step in its ``param_groups``;
+                after a step whose update was left out they are as that step's listeners left them.
         """
 
     def stepped(self, progress: Progress, scalar: Scalar) -> None:

@@ -7,12 +7,14 @@ know this protocol and no method; nothing here needs Megatron or torch.
 """
 
 import argparse
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tst_megatron.methods.events import Listener
 from tst_megatron.runs.stages import Fact, Stage, ordinary_stage
+from tst_megatron.stock.batch_sizes import BatchSizes, train_steps
 
 if TYPE_CHECKING:
     from tst_megatron.methods.search import Search
@@ -112,6 +114,11 @@ class Run:
         """What a checkpoint remembers of the method, as JSON's types."""
         return None
 
+    @property
+    def restores(self) -> bool:
+        """Whether `resume` takes over what was measured, and does not only compare settings."""
+        return False
+
     def resume(self, args: argparse.Namespace, before: Any, step: int) -> None:
         """Go on from a checkpoint.
 
@@ -124,8 +131,15 @@ class Run:
             UserError: it is not the same run.
         """
 
+    @property
+    def reads_text_once(self) -> bool:
+        """Whether a run that would read text twice is refused, unless that is allowed."""
+        return False
+
     def text(self, train_iters: int, seq_length: int) -> Sequence[Any] | None:
         """What the method demands of the text: `tst_megatron.corpora.parts.TextPart`s.
+
+        Asked of the method that makes the training data.
 
         Args:
             train_iters: steps of the run.
@@ -222,13 +236,11 @@ class Ordinary(Run):
     """A run without a method.
 
     Args:
-        samples_of_steps: samples consumed in the first n steps.
-        train_iters: steps of the run.
+        args: flags that say how long the run is, which is asked for with its stages.
     """
 
-    def __init__(self, samples_of_steps: Callable[[int], int], train_iters: int) -> None:
-        self._samples_of_steps = samples_of_steps
-        self._train_iters = train_iters
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._args = args
 
     @property
     def parts(self) -> tuple[Run, ...]:
@@ -238,11 +250,11 @@ class Ordinary(Run):
     @property
     def stages(self) -> tuple[Stage, ...]:
         """One."""
-        return self.stages_of(self._train_iters)
+        return self.stages_of(train_steps(self._args))
 
     def stages_of(self, train_iters: int) -> tuple[Stage, ...]:
         """One."""
-        return (ordinary_stage(self._samples_of_steps(train_iters)),)
+        return (ordinary_stage(BatchSizes.from_args(self._args).samples_of_steps(train_iters)),)
 
 
 class Method:
@@ -257,6 +269,12 @@ class Method:
 
     name: ClassVar[str]
     flag_prefix: ClassVar[str]
+
+    @property
+    def argument_prefix(self) -> str:
+        """Of the parsed arguments that are the method's, such as ``tst_``."""
+        return f"{self.flag_prefix.replace('-', '_')}_"
+
     forms: ClassVar[tuple[frozenset[str], ...]] = ()
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -294,7 +312,19 @@ class Method:
 
     def remembered(self, saved: argparse.Namespace) -> Any:
         """What `Run.saved` gave, in the arguments that a checkpoint carries; None if nothing."""
-        return (getattr(saved, "methods", None) or {}).get(self.name)
+        mine = (getattr(saved, "methods", None) or {}).get(self.name)
+        return None if mine is None else mine["facts"]
+
+    def goes_on_without(self, before: Any) -> str:
+        """What is said of an ordinary run that goes on from a checkpoint of a run with the method.
+
+        Args:
+            before: what `Run.saved` gave.
+        """
+        return (
+            f"was trained with {self.name}, under {json.dumps(before)}, and this run goes on "
+            "without it"
+        )
 
     def terms(self) -> "Terms":
         """What the method adds to a plan."""

@@ -5,7 +5,7 @@ point (docs/architecture.md).
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -13,8 +13,9 @@ from importlib.metadata import EntryPoint, entry_points
 from tst_megatron.errors import UserError
 from tst_megatron.methods.composition import Composed
 from tst_megatron.methods.method import Method, Ordinary, Run
+from tst_megatron.runs.facts import TOPICS, Topic
+from tst_megatron.runs.stages import CombinationError
 from tst_megatron.stock import flags
-from tst_megatron.stock.batch_sizes import BatchSizes, train_steps
 
 _MODULES = ["tst_megatron.methods.superposition.method"]
 """Each has a ``METHOD``. What a method needs of Megatron it imports when it is asked for it."""
@@ -41,6 +42,7 @@ def methods() -> tuple[Method, ...]:
                     f"--{method.flag_prefix}-, and another method has one of them too: uninstall "
                     "either"
                 )
+        _check_flags_of(point, method)
         found.append(method)
     return tuple(found)
 
@@ -59,7 +61,29 @@ def _of_package(point: EntryPoint) -> Method:
             f"{_in_words(point)} is no method: let its entry point name an instance of a subclass "
             "of tst_megatron.methods.method.Method"
         )
+    for name in ("name", "flag_prefix"):
+        if not isinstance(getattr(method, name, None), str):
+            raise UserError(f"{_in_words(point)} has no {name}: give its class one")
     return method
+
+
+def _check_flags_of(point: EntryPoint, method: Method) -> None:
+    """Flags of a package begin with its prefix, so that they are nobody else's."""
+    parser = argparse.ArgumentParser(add_help=False)
+    try:
+        method.add_arguments(parser)
+        method.is_on(parser.parse_args([]))
+    except Exception as error:
+        raise UserError(
+            f"{_in_words(point)} cannot be used: {type(error).__name__}: {error}; mend the "
+            "package, or uninstall it"
+        ) from None
+    for name in parser._option_string_actions:
+        if not name.startswith(f"--{method.flag_prefix}-"):
+            raise UserError(
+                f"{_in_words(point)} adds the flag {name}, which does not begin with "
+                f"--{method.flag_prefix}-: mend the package, or uninstall it"
+            )
 
 
 def _in_words(point: EntryPoint) -> str:
@@ -70,6 +94,12 @@ def _in_words(point: EntryPoint) -> str:
 def method_named(name: str) -> Method | None:
     """The method of a name, as ledgers have it; None if there is none, or not any more."""
     return next((method for method in methods() if method.name == name), None)
+
+
+def topics_of(names: Iterable[str]) -> list[Topic]:
+    """What must be alike in runs with these methods for a comparison of them to mean something."""
+    stories = [method.story() for name in names if (method := method_named(name)) is not None]
+    return [topic for topic in TOPICS if all(topic in story.topics for story in stories)]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -123,7 +153,7 @@ def run_of(args: argparse.Namespace) -> Run:
     """
     runs = [method.run(args) for method in active(args)]
     if not runs:
-        return Ordinary(BatchSizes.from_args(args).samples_of_steps, train_steps(args))
+        return Ordinary(args)
     if len(runs) == 1:
         return runs[0]
     for run in runs:
@@ -135,6 +165,6 @@ def _composed(runs: Sequence[Run]) -> Run:
     try:
         composed = Composed(runs)
         _ = composed.stages
-    except ValueError as error:
+    except CombinationError as error:
         raise UserError(f"{error}: use one of them") from None
     return composed

@@ -17,7 +17,10 @@ from megatron.core import parallel_state
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from megatron.training.argument_utils import gpt_config_from_args, hybrid_config_from_args
+from megatron.training.models.base import compose_hooks
 from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from tst_megatron.methods.registry import run_of
 
 
 @contextmanager
@@ -86,20 +89,19 @@ _WITHOUT_GPU = {
 }
 
 
-def build(args: argparse.Namespace, config_class: type | None = None) -> list[Any]:
-    """Every chunk of this rank's model, of Megatron's own modules, by Megatron's builder.
+def build(args: argparse.Namespace) -> list[Any]:
+    """Every chunk of this rank's model, of Megatron's own modules, as the run's methods change it.
 
     Its parameters are those of Transformer Engine's modules, as ``make test-te`` proves.
 
     Args:
         args: Megatron's validated arguments.
-        config_class: the model's configuration; default: Megatron's.
     """
     args = copy.copy(args)
     vars(args).update({name: _WITHOUT_GPU[name] for name in _WITHOUT_GPU if hasattr(args, name)})
     hybrid = args.hybrid_layer_pattern is not None
     from_args = hybrid_config_from_args if hybrid else gpt_config_from_args
-    config = from_args(args, **({"model_config_cls": config_class} if config_class else {}))
+    config = run_of(args).configure_model(from_args(args))
     for name in ("init_method", "output_layer_init_method", "embedding_init_method"):
         # Drawing numbers for tensors without memory takes most of the time.
         setattr(config.transformer, name, _as_it_is)
@@ -114,13 +116,13 @@ def build_chunks(config: Any) -> list[Any]:
     """The chunks of this rank's model, as ``megatron/training/models/dist_utils.py`` builds them.
 
     Args:
-        config: a ``GPTModelConfig``, a ``HybridModelConfig`` or one of ours.
+        config: a ``GPTModelConfig`` or a ``HybridModelConfig``, with its ``pre_wrap_hooks``.
     """
     builder = config.get_builder_cls()(config)
     groups = ProcessGroupCollection.use_mpu_process_groups()
     first, last = groups.pp.rank() == 0, groups.pp.rank() == groups.pp.size() - 1
     chunks = config.transformer.virtual_pipeline_model_parallel_size or 1
-    return [
+    built = [
         builder.build_model(
             groups,
             pre_process=first and chunk == 0,
@@ -129,3 +131,4 @@ def build_chunks(config: Any) -> list[Any]:
         )
         for chunk in range(chunks)
     ]
+    return list(compose_hooks(config.pre_wrap_hooks)(built))

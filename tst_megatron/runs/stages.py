@@ -17,6 +17,10 @@ NEXT_TOKEN_LOSS = "lm loss"
 Fact = int | float | str | bool | None
 
 
+class CombinationError(ValueError):
+    """Methods that cannot be on together; the message says why."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """A range of consecutive samples.
@@ -122,7 +126,7 @@ def merged(schedules: Sequence[Sequence[Stage]]) -> tuple[Stage, ...]:
         schedules: of every method, in the order in which the methods are applied; of one length.
 
     Raises:
-        ValueError: two methods change the loss of one sample.
+        CombinationError: two methods change the loss of one sample, or have a fact of one name.
     """
     if len(schedules) == 1:
         return tuple(schedules[0])
@@ -140,11 +144,13 @@ def _together(stages: Sequence[Stage], samples: int) -> Stage:
     special = [stage for stage in stages if not stage.is_ordinary]
     losses = {stage.loss for stage in special if stage.loss != NEXT_TOKEN_LOSS}
     if len(losses) > 1:
-        raise ValueError(f"two methods change one loss: {' and '.join(sorted(losses))}")
+        raise CombinationError(f"two methods change one loss: {' and '.join(sorted(losses))}")
     tokens = 1
     facts: dict[str, Fact] = {}
     for stage in stages:
         tokens *= stage.tokens_a_position
+        if twice := sorted(facts.keys() & stage.facts.keys()):
+            raise CombinationError(f"two methods have a fact of the name {twice[0]}")
         facts |= stage.facts
     return Stage(
         name=", ".join(stage.name for stage in special) or stages[0].name,

@@ -167,7 +167,7 @@ def _header(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _methods(saved: Any) -> list[dict[str, Any]]:
-    """What a run's methods save with its checkpoints, without the stages: the steps tell those."""
+    """What a run's methods are in its arguments, as a ledger's header has them."""
     if not isinstance(saved, dict):
         return []
-    return [{"name": name, "stages": [], "facts": facts} for name, facts in saved.items()]
+    return [{"name": name, **told} for name, told in saved.items() if isinstance(told, dict)]

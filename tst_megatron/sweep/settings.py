@@ -14,12 +14,13 @@ from tst_megatron.experiments.cells import Cell
 from tst_megatron.experiments.text import TextRead, text_read
 from tst_megatron.experiments.words import STEPS_OF_A_PART, parted, shortened
 from tst_megatron.methods.search import Search
+from tst_megatron.runs.flag_roles import Role
 from tst_megatron.runs.outcomes import Choice
 
 SETTINGS_FILE = "sweep.json"
 _MEGATRONS_SEED = 1234
 # What every cell has of its own.
-_OF_A_CELL = ("save", "load", "tensorboard-dir", "ledger")
+_OF_A_CELL = tuple(name.replace("_", "-") for name in Role.OUTPUT.value)
 
 
 @dataclass(frozen=True)

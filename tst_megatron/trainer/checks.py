@@ -152,7 +152,9 @@ def _local_prefixes(args: argparse.Namespace) -> list[str]:
 
 def _check_budget(args: argparse.Namespace, run: Run) -> None:
     """Of an ordinary run, only a blend of ours says how often its text may be read."""
-    if not run.parts and args.blend is None:
+    if args.mock_data or args.sft:
+        return
+    if not run.reads_text_once and args.blend is None:
         return
     reading = reading_from_args(args)
     if any(source.is_remote for source in reading.sources):

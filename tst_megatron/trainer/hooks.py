@@ -117,11 +117,10 @@ class _Hooks:
             self.routers,
             self.heads,
             TensorBoardScalars(args, ledger.gpu_hours),
+            *([LiveComparison(args.compare_with)] if args.compare_with and self._is_last else []),
             # Last, so that it has what the others added.
             ledger,
         )
-        if args.compare_with is not None and self._is_last:
-            self.listeners = (*self.listeners, LiveComparison(args.compare_with))
         self.clock = clock
         self.losses = LossAverages(tuple({NEXT_TOKEN_LOSS, *(s.loss for s in run.stages)}))
         self.load_checkpoint = run.load_checkpoint(_ORIGINALS["load_checkpoint"])

@@ -13,7 +13,8 @@ import numpy as np
 
 from tst_megatron.errors import UserError
 from tst_megatron.methods.events import Evaluated, Listener
-from tst_megatron.runs.facts import TOPICS, differences, facts_of
+from tst_megatron.methods.registry import topics_of
+from tst_megatron.runs.facts import differences, facts_of
 from tst_megatron.runs.inputs import read_runs
 from tst_megatron.runs.run import Curve
 from tst_megatron.runs.stages import NEXT_TOKEN_LOSS
@@ -69,7 +70,8 @@ class OtherRun:
             UserError: model, tokenizer, held-out text or batch are known to differ.
         """
         facts = facts_of(header)
-        for topic in TOPICS:
+        both = [*(facts.methods or ()), *(self._run.facts.methods or ())]
+        for topic in topics_of(method.name for method in both):
             for name, ours, theirs in differences(topic, facts, self._run.facts):
                 raise UserError(
                     f"--compare-with {self._run.path}: its {topic} is another, with {name} "

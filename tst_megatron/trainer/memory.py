@@ -5,7 +5,6 @@ what each method says of itself; there is nothing else to save or to compare.
 """
 
 import argparse
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,13 @@ logger = logging.getLogger(__name__)
 
 def remember(args: argparse.Namespace, run: Run) -> None:
     """Let every later checkpoint carry what the methods are at now."""
-    args.methods = {part.name: part.saved() for part in run.parts}
+    args.methods = {
+        part.name: {
+            "stages": [stage.as_json() for stage in part.stages],
+            "facts": part.saved(),
+        }
+        for part in run.parts
+    }
 
 
 def check_resume(args: argparse.Namespace, run: Run) -> None:
@@ -36,6 +41,8 @@ def check_resume(args: argparse.Namespace, run: Run) -> None:
     """
     if args.load is None or args.finetune:
         return
+    if args.allow_schedule_change and not any(part.restores for part in run.parts):
+        return
     step, saved = _saved_arguments(args)
     if saved is None:
         return
@@ -46,13 +53,7 @@ def check_resume(args: argparse.Namespace, run: Run) -> None:
             parts[method.name].resume(args, before, step)
         elif before is not None and args.rank == 0:
             # Without the method's flags the run is Megatron's own, and so may be meant.
-            logger.warning(
-                "The checkpoint in %s was trained with %s, under %s, and this run goes on without "
-                "it: what the method did to data and model is not gone on with.",
-                args.load,
-                method.name,
-                json.dumps(before),
-            )
+            logger.warning("The checkpoint in %s %s.", args.load, method.goes_on_without(before))
 
 
 def _saved_arguments(args: argparse.Namespace) -> tuple[int, Any]:

@@ -19,6 +19,7 @@ from torch.distributed import PrefixStore, distributed_c10d
 
 from tst_megatron.methods.events import Evaluated, Listener, LoggedStep
 from tst_megatron.methods.method import Run
+from tst_megatron.methods.registry import methods
 from tst_megatron.runs.clock import RunClock
 from tst_megatron.runs.ledger_history import bring_along, put_aside_anothers
 from tst_megatron.runs.ledger_writer import LedgerWriter
@@ -50,7 +51,6 @@ class RunLedger(Listener):
         self._process_started = started
         self._path = ledger_path(args)
         self._relay = LossRelay(args)
-        self._has_started = False
         self._clock: RunClock | None = None
         self._writer: LedgerWriter | None = None
 
@@ -62,9 +62,8 @@ class RunLedger(Listener):
 
     def started(self, model: list[Any]) -> None:
         """Write the header."""
-        if self._has_started or self._path is None:
+        if self._path is None:
             return
-        self._has_started = True
         if self.args.rank == 0:
             self._find_history(self._path)
         # The last rank finds what the first has made; once in a run.
@@ -81,7 +80,8 @@ class RunLedger(Listener):
         """See to it that what lies at the ledger's place is this run's past."""
         step = self.progress.started_at
         if step == 0:
-            put_aside_anothers(path, vars(self.args), ("tst_",))
+            prefixes = [method.argument_prefix for method in methods()]
+            put_aside_anothers(path, vars(self.args), prefixes)
         elif not path.exists() and self.args.load and not is_object_storage_path(self.args.load):
             bring_along(path, Path(self.args.load) / "ledger.jsonl", step)
 

@@ -14,11 +14,16 @@ DEFAULT_SHARE = 0.5
 
 
 class ScaledRate(Listener):
-    """Scales the rate of every step, which Megatron sets anew after it."""
+    """Scales the rate of every step, which Megatron sets anew after a step that was not skipped."""
+
+    def __init__(self) -> None:
+        self._scaled: dict[int, float] = {}
 
     def stepping(self, stage: Stage, optimizer: Any) -> None:
-        for group in optimizer.param_groups:
-            group["lr"] *= stage.facts["rate_scale"]
+        for place, group in enumerate(optimizer.param_groups):
+            if group["lr"] != self._scaled.get(place):
+                group["lr"] *= stage.facts["rate_scale"]
+            self._scaled[place] = group["lr"]
 
     def evaluated(self, evaluated: Evaluated) -> None:
         evaluated.facts["rate_scale"] = evaluated.progress.stage.facts["rate_scale"]

@@ -23,6 +23,12 @@ def test_the_same_settings_go_on_and_others_do_not(tmp_path: Path) -> None:
             begin(file, "trial", settings, absent="none")
 
 
+def test_a_folder_begun_with_old_spellings_is_gone_on_in(tmp_path: Path) -> None:
+    file = tmp_path / "trial.json"
+    file.write_text(json.dumps({"flags": {"tst-fixed-validation": True, "lr": 0.1}}))
+    begin(file, "trial", {"flags": {"fixed-validation": True, "lr": 0.1}})
+
+
 def test_others_take_their_place_where_nothing_is_lost(tmp_path: Path) -> None:
     file = tmp_path / "trial.json"
     begin(file, "trial", {"steps": 1})

@@ -82,3 +82,48 @@ def test_two_methods_of_one_prefix_are_refused(
     monkeypatch.syspath_prepend(install(tmp_path, code, "clashing"))
     with pytest.raises(UserError, match=r"clashing-package .* flags that begin with --tst-, and"):
         registry.methods()
+
+
+MINE = """
+from tst_megatron.methods.method import Method
+class Mine(Method):
+    {}
+    def is_on(self, args):
+        {}
+METHOD = Mine()
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "is_on", "says"),
+    [
+        ("flag_prefix = 'mine'", "return False", "has no name"),
+        ("name = 'mine'", "return False", "has no flag_prefix"),
+        (
+            "name = flag_prefix = 'mine'",
+            "raise ZeroDivisionError('oh')",
+            "cannot be used: ZeroDivisionError: oh",
+        ),
+        (
+            "name = flag_prefix = 'mine'\n"
+            "    def add_arguments(self, parser): parser.add_argument('--ledger')",
+            "return False",
+            "adds the flag --ledger, which does not begin with --mine-",
+        ),
+    ],
+)
+def test_a_package_that_cannot_be_used_is_named(
+    tmp_path: Path, body: str, is_on: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"unfit{abs(hash((body, is_on)))}"
+    monkeypatch.syspath_prepend(install(tmp_path, MINE.format(body, is_on), name))
+    with pytest.raises(UserError, match=says):
+        registry.methods()
+
+
+def test_what_must_be_alike_is_the_stories_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = registry.topics_of([])
+    assert registry.topics_of(["superposition", "a method of another package"]) == everything
+    story = registry.method_named("superposition").story()
+    monkeypatch.setattr(type(story), "topics", ("tokenizer",))
+    assert registry.topics_of(["superposition"]) == ["tokenizer"]

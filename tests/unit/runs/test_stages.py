@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from tst_megatron.runs.stages import (
     NEXT_TOKEN_LOSS,
+    CombinationError,
     Stage,
     data_tokens,
     merged,
@@ -117,3 +118,9 @@ class TestSeveralMethods:
             merged([one, other])
         apart = (ordinary_stage(30), special(70, "other", "another loss"))
         assert [stage.loss for stage in merged([one, apart])] == ["its loss", "another loss"]
+
+    def test_a_fact_of_one_name_is_refused(self):
+        one = (special(30, "one", size=4), ordinary_stage(70))
+        other = (special(30, "other", size=2), ordinary_stage(70))
+        with pytest.raises(CombinationError, match="two methods have a fact of the name size"):
+            merged([one, other])

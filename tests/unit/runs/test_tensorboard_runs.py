@@ -14,6 +14,7 @@ from tst_megatron.errors import UserError
 from tst_megatron.runs.inputs import read_runs
 from tst_megatron.runs.run import RecordedRun
 from tst_megatron.runs.spans import Span
+from tst_megatron.runs.stages import Stage
 
 BATCH_SIZE, SEQ_LENGTH, RANKS = 4, 128, 8
 FLAGS = {
@@ -101,10 +102,17 @@ def test_megatrons_own_folder(tmp_path: Path):
 
 
 SAVED = {"stages": [(4, 120)], "superpose": "both"}
+TOLD = {
+    "stages": [
+        Stage("bags of 4", 120, 4, "bag loss", "superposition", {"bag_size": 4}).as_json(),
+        Stage("single tokens", 280, facts={"bag_size": 1}).as_json(),
+    ],
+    "facts": SAVED,
+}
 
 
 @pytest.mark.parametrize(
-    "told", [{"tst_superposition": SAVED}, {"methods": {"superposition": SAVED}}, {}]
+    "told", [{"tst_superposition": SAVED}, {"methods": {"superposition": TOLD}}, {}]
 )
 def test_our_own_scalars(tmp_path: Path, told: dict[str, Any]):
     start = Written(tmp_path / "tst", FLAGS | told)
@@ -135,6 +143,16 @@ def test_our_own_scalars(tmp_path: Path, told: dict[str, Any]):
     assert run.steps.loss_names[29:31] == ("bag loss", "lm loss")
     assert run.curve.data_tokens[-1] == tokens
     np.testing.assert_array_equal(run.curve.data_tokens[:1], [20 * 4 * 512])
+
+
+@pytest.mark.parametrize(
+    "told", [{"tst_superposition": SAVED}, {"methods": {"superposition": TOLD}}]
+)
+def test_a_run_that_was_cut_short_is_called_as_a_whole_one(tmp_path: Path, told: dict[str, Any]):
+    start = Written(tmp_path / "cut", FLAGS | told)
+    start.steps(1, 20, loss="bag loss")
+    start.writer.close()
+    assert words_of(read(tmp_path / "cut")) == "bags of 4 for 30 %"
 
 
 def test_later_starts_replay_and_time_between_them_does_not_count(tmp_path: Path):

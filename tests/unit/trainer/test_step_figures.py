@@ -68,8 +68,12 @@ def test_losses_of_heads_are_waited_for_when_asked(monkeypatch: pytest.MonkeyPat
         seq_length=8,
         num_floating_point_operations_so_far=0,
         log_interval=10,
+        train_iters=10,
+        train_samples=None,
+        global_batch_size=1,
+        step_batch_size_schedule=None,
     )
-    heads = HeadMetrics(args, ProgressCounter(args, Ordinary(lambda steps: steps, 10)))
+    heads = HeadMetrics(args, ProgressCounter(args, Ordinary(args)))
     total: dict[str, Any] = {"advanced iterations": 1, "skipped iterations": 0}
     heads.track_mtp_metrics(1.0, 1, None, None, total)
     assert loss.waits == 0

@@ -86,7 +86,7 @@ def settings_of(run: RecordedRun) -> dict[str, object]:
 
 def is_of_a_method(name: str) -> bool:
     """Whether a setting is a method's own."""
-    prefixes = tuple(f"{method.flag_prefix}_" for method in registry.methods())
+    prefixes = tuple(method.argument_prefix for method in registry.methods())
     return name.startswith(prefixes) or name in _names_of_stages()
 
 

@@ -1,6 +1,7 @@
 """Token superposition as a method; what needs torch or Megatron is imported when asked for."""
 
 import argparse
+import json
 from typing import Any
 
 from tst_megatron.methods.method import Method, Run
@@ -54,6 +55,13 @@ class SuperpositionMethod(Method):
     def search(self) -> BagSearch:
         """Bag sizes and shares of the steps."""
         return BagSearch()
+
+    def goes_on_without(self, before: Any) -> str:
+        """With what becomes of its data."""
+        return (
+            f"was trained under the schedule {json.dumps(before)}, and this run goes on without "
+            "one: its data begin anew"
+        )
 
     def story(self) -> SuperpositionStory:
         """In bags."""

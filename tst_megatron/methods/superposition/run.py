@@ -109,6 +109,11 @@ class SuperposedRun(Run):
         }
         return saved if self.switch is None else saved | {"auto": self.switch.as_saved()}
 
+    @property
+    def restores(self) -> bool:
+        """What an open schedule's switch has measured."""
+        return self.switch is not None
+
     def resume(self, args: argparse.Namespace, before: Any, step: int) -> None:
         """A superposed run goes on under the schedule it was started with, unless told otherwise.
 
@@ -126,6 +131,11 @@ class SuperposedRun(Run):
             )
         if before is not None and self.switch is not None and "auto" in before:
             take_over(self.switch, before["auto"], step)
+
+    @property
+    def reads_text_once(self) -> bool:
+        """Its gain is of more text, not of the same again."""
+        return True
 
     def text(self, train_iters: int, seq_length: int) -> Sequence[TextPart] | None:
         """A part for every bag size, where bags are read."""
@@ -191,13 +201,12 @@ class SuperposedRun(Run):
         """
         if stage.loss != BAG_LOSS or bag_size_of(stage) == 1:
             return ()
-        return (
-            Evaluation(BAG_LOSS, stage, stage.tokens_a_position, partial(self._held_out, stage)),
-        )
+        tokens = bag_size_of(stage) if self.superposition.reads_bags else 1
+        return (Evaluation(BAG_LOSS, stage, tokens, partial(self._held_out, tokens)),)
 
     def _held_out(
         self,
-        stage: Stage,
+        tokens_a_position: int,
         config: Any,
         num_samples: int | None,
         is_built_on_rank: Callable[[], bool],
@@ -205,7 +214,7 @@ class SuperposedRun(Run):
         from tst_megatron.methods.superposition.phased_dataset import build_validation_dataset
 
         return build_validation_dataset(
-            stage.tokens_a_position,
+            tokens_a_position,
             config,
             num_samples,
             is_built_on_rank,

@@ -104,6 +104,13 @@ def test_output_superposition_reads_single_tokens() -> None:
     assert data_tokens(run_of(args).stages, 800, 16) == 800 * 16
 
 
+def test_a_run_of_no_steps_is_an_ordinary_one() -> None:
+    """Evaluation alone, with --skip-train."""
+    args = parse()
+    args.train_iters = 0
+    assert [stage.samples for stage in run_of(args).stages] == [0]
+
+
 OF_DOCUMENTS = ("--tst-bag-size=4", "--tst-bag-boundary=document")
 
 

@@ -249,8 +249,10 @@ class Ordinary(Run):
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """One."""
-        return self.stages_of(train_steps(self._args))
+        """One; without samples in a run of no steps, which evaluates alone."""
+        args = self._args
+        evaluates_alone = args.train_iters == 0 and not args.train_samples
+        return self.stages_of(0 if evaluates_alone else train_steps(args))
 
     def stages_of(self, train_iters: int) -> tuple[Stage, ...]:
         """One."""

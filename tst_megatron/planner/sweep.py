@@ -142,11 +142,12 @@ class _Sweep:
             )
         if not parsed.global_batch_size:
             raise UserError("--sweep deals out a batch of one size: add --global-batch-size")
+        parsed = _of_some_length(parsed)
         self._parsed = parsed
         self._num_gpus = num_gpus
         self._gpu = gpu
         self._assumptions = assumptions
-        self._course = Course.of(_of_some_length(parsed))
+        self._course = Course.of(parsed)
         self._whole: dict[tuple[int, int], Chunk] = {}
 
     def run(self) -> list[Tried]:

@@ -66,7 +66,7 @@ def train_steps(args: argparse.Namespace) -> int:
     Raises:
         UserError: the flags name neither steps nor samples.
     """
-    if args.train_iters is not None:
+    if args.train_iters:
         return int(args.train_iters)
     if not args.train_samples:
         raise UserError("the length of the run is not known: add --train-iters or --train-samples")

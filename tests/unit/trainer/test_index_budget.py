@@ -141,7 +141,7 @@ def test_a_schedule_of_batch_sizes_is_counted(folder: Path, capsys) -> None:
         ("--data-path {folder}/web --step-batch-size-schedule=0:4", "two forms of one thing"),
         ("--blend {folder}/blend.yaml --data-path a", "two forms of one thing"),
         ("--data-path {folder}/web --allow-repeat", "did you mean --allow-repeats"),
-        ("--blned={folder}/blend.yaml", "did you mean --blend"),
+        ("--bled={folder}/blend.yaml", "did you mean --blend"),
     ],
 )
 def test_mistakes_are_one_sentence(folder: Path, flags: str, says: str) -> None:

@@ -301,7 +301,7 @@ class Method:
         """
 
     def is_on(self, args: argparse.Namespace) -> bool:
-        """Whether the flags ask for the method at all."""
+        """Whether the method's own flags ask for it; asked where Megatron's are not known, too."""
         raise NotImplementedError
 
     def run(self, args: argparse.Namespace) -> Run:

@@ -29,6 +29,9 @@ WHEEL_TE = $(wildcard $(WHEELS)/transformer_engine_torch-2.20.2-cp312-cp312-linu
 OF_THE_IMAGE = grep -oE '^(torch|triton|(cuda|nvidia)-[a-z0-9-]+)==' requirements/run.txt | \
 	sed 's/^/--no-emit-package=/; s/==$$//'
 
+# Files of tests side by side, on every core; one after the other where TEST_FLAGS chooses some.
+SIDE_BY_SIDE = $(if $(TEST_FLAGS),,--numprocesses logical --maxprocesses 8 --dist loadfile)
+
 CORPUS ?=
 STEPS ?=
 OUT ?=
@@ -41,10 +44,10 @@ demo: $(READY)
 	$(VENV)/bin/tst-megatron demo $(if $(OUT),--out '$(OUT)') $(if $(CORPUS),--corpus '$(CORPUS)') $(if $(STEPS),--steps $(STEPS)) $(DEMO_FLAGS)
 
 test: $(READY)
-	$(PYTHON) -m pytest $(TEST_FLAGS)
+	$(PYTHON) -m pytest $(SIDE_BY_SIDE) $(TEST_FLAGS)
 
 test-all: $(READY)
-	$(PYTHON) -m pytest -m 'large or not large' $(TEST_FLAGS)
+	$(PYTHON) -m pytest -m 'large or not large' $(SIDE_BY_SIDE) $(TEST_FLAGS)
 
 test-te: $(READY_TE)
 	TST_MEGATRON_NEEDS_TE=1 $(VENV_TE)/bin/python -m pytest -rs tests/layouts $(TEST_FLAGS)

@@ -13,8 +13,8 @@ import time
 from functools import wraps
 from typing import Any
 
+from tst_megatron.backends import prepare_backend
 from tst_megatron.errors import UserError, user_errors_exit
-from tst_megatron.trainer.cpu import prepare_backend
 
 EXAMPLES = """\
 examples:

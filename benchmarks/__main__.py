@@ -99,7 +99,7 @@ def _start_megatron() -> None:
         port = str(probe.getsockname()[1])
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     os.environ |= alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    from tst_megatron.trainer.cpu import DEVICE_VARIABLE, prepare_backend
+    from tst_megatron.backends import DEVICE_VARIABLE, prepare_backend
 
     # Every row is of a CPU, on a machine with GPUs too.
     os.environ[DEVICE_VARIABLE] = "cpu"

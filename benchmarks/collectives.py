@@ -158,7 +158,7 @@ def _run(folder: Path, num_ranks: int, flags: tuple[str, ...]) -> list[dict[str,
 
 def main(folder: Path, flags: list[str]) -> None:
     """One rank of a job: a superposed step and an ordinary one, recorded."""
-    from tst_megatron.trainer.cpu import prepare_backend
+    from tst_megatron.backends import prepare_backend
 
     machine_flags = prepare_backend()
     from benchmarks import step

@@ -11,7 +11,7 @@ from rich.console import Console
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tst_megatron.trainer.cpu import prepare_backend
+from tst_megatron.backends import prepare_backend
 
 # Before any test imports Megatron, which looks for a GPU as it is imported.
 prepare_backend()

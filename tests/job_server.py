@@ -83,7 +83,7 @@ def _serve_one(connection: Connection) -> None:
 
 
 def _import_everything() -> None:
-    from tst_megatron.trainer.cpu import prepare_backend
+    from tst_megatron.backends import prepare_backend
 
     prepare_backend()
     import megatron.training.training  # noqa: F401

@@ -7,7 +7,7 @@ that Megatron's own scripts have for plain text.
 import sys
 from functools import partial
 
-from tst_megatron.trainer.cpu import prepare_backend
+from tst_megatron.backends import prepare_backend
 
 flags = prepare_backend()
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from tst_megatron.trainer.cpu import prepare_backend
+from tst_megatron.backends import prepare_backend
 
 
 def main(argv: Sequence[str] | None = None) -> int:

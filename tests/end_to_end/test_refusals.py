@@ -76,7 +76,15 @@ def cases(corpus, folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, .
             (f"--blend={mistyped}",),
             (f"the blend {mistyped}", "the key 'wieght'"),
         ),
-        "vocabulary": (("--vocab-size=999",), ("--vocab-size 999", "384 tokens")),
+        "what Megatron asserts": (("--bf16", "--fp16"), ("Megatron refuses", "not args.bf16")),
+        "what only a configuration asserts": (
+            ("--moe-expert-capacity-factor=1", "--moe-router-load-balancing-type=sinkhorn"),
+            ("Megatron refuses", "capacity"),
+        ),
+        "several flags of a GPU": (
+            ("--fp8-format=hybrid", "--profile"),
+            ("--fp8-format and --profile need a GPU", "--use-pytorch-profiler"),
+        ),
         "tokenizer of another corpus": (
             ("--tokenizer-type=NullTokenizer", "--vocab-size=100"),
             ("holds token id", "another tokenizer"),

@@ -21,7 +21,7 @@ from tst_megatron.methods.registry import check_flags, run_of
 from tst_megatron.methods.superposition.model import SuperpositionMixin
 from tst_megatron.runs.stages import data_tokens
 from tst_megatron.trainer import checks
-from tst_megatron.trainer.fp8_support import check_fp8
+from tst_megatron.trainer.machine import check_fp8
 
 _MODELS = ("smollm2-270m", "smollm2-600m", "smollm3-3b", "moe-10b-a1b")
 _LAYOUTS = ("8xh100", "64xh100", "8xb200", "64xb200")
@@ -57,7 +57,7 @@ def _validated(name: str, more: Sequence[str] = ()) -> Iterator[Any]:
         megatron_args(flags, num_gpus) as args,
     ):
         check_flags(args)
-        checks.check_before_validation(args, on_gpu=True)
+        checks.check_before_validation(args)
         yield args
 
 

@@ -5,7 +5,7 @@
 
 import sys
 
-from tst_megatron.trainer.cpu import prepare_backend
+from tst_megatron.backends import prepare_backend
 
 machine_flags = prepare_backend()
 

@@ -9,7 +9,7 @@ import sys
 from functools import wraps
 from pathlib import Path
 
-from tst_megatron.trainer.cpu import prepare_backend
+from tst_megatron.backends import prepare_backend
 
 prepare_backend()
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from tst_megatron.backends import DEVICE_VARIABLE
 from tst_megatron.errors import UserError
 from tst_megatron.experiments.bars import Bars
 from tst_megatron.experiments.launch import Process, start_on_cpu, start_on_gpus
 from tst_megatron.runs.ledger import LedgerError, read_ledger
-from tst_megatron.trainer.cpu import DEVICE_VARIABLE
 
 _POLL_S = 1.0
 

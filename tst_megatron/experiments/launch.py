@@ -14,8 +14,8 @@ from typing import BinaryIO
 
 import psutil
 
+from tst_megatron.backends import DEVICE_VARIABLE
 from tst_megatron.errors import UserError
-from tst_megatron.trainer.cpu import DEVICE_VARIABLE
 
 # A first checkpoint takes seconds, since its writer imports Megatron.
 _STOP_TIMEOUT_S = 60.0

@@ -26,6 +26,19 @@ type Positions = list[list[int | None]]
 
 
 @dataclass(frozen=True)
+class NeedsGpu:
+    """What a run asks for that only a GPU has.
+
+    Attributes:
+        flag: as the user wrote it, or several of them in words.
+        instead: what to do without a GPU.
+    """
+
+    flag: str
+    instead: str = "leave it out"
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """A further loss that is measured at every validation of a stage.
 
@@ -289,16 +302,23 @@ class Method:
             UserError: a value is out of range, or flags contradict one another.
         """
 
-    def check_beside(self, args: argparse.Namespace, on_gpu: bool) -> None:
+    def check_beside(self, args: argparse.Namespace) -> None:
         """Check what of Megatron's the method cannot go with.
 
         Args:
             args: all of Megatron's, before and again after its validation.
-            on_gpu: whether the run will have GPUs.
 
         Raises:
             UserError: it does not go with a flag.
         """
+
+    def needs_gpu(self, args: argparse.Namespace) -> tuple[NeedsGpu, ...]:
+        """What the method asks for with these flags that only a GPU has.
+
+        Args:
+            args: all of Megatron's, before its validation.
+        """
+        return ()
 
     def is_on(self, args: argparse.Namespace) -> bool:
         """Whether the method's own flags ask for it; asked where Megatron's are not known, too."""

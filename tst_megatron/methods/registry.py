@@ -12,7 +12,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from tst_megatron.errors import UserError
 from tst_megatron.methods.composition import Composed
-from tst_megatron.methods.method import Method, Ordinary, Run
+from tst_megatron.methods.method import Method, NeedsGpu, Ordinary, Run
 from tst_megatron.runs.facts import TOPICS, Topic
 from tst_megatron.runs.stages import CombinationError
 from tst_megatron.stock import flags
@@ -124,12 +124,11 @@ def check_own_flags(args: argparse.Namespace) -> None:
         method.check(args)
 
 
-def check_flags(args: argparse.Namespace, on_gpu: bool = True) -> None:
+def check_flags(args: argparse.Namespace) -> None:
     """Check our flags by themselves and beside Megatron's.
 
     Args:
         args: all of Megatron's, before or after its validation.
-        on_gpu: whether the run will have GPUs.
 
     Raises:
         UserError: a value is out of range, or flags contradict one another.
@@ -137,7 +136,12 @@ def check_flags(args: argparse.Namespace, on_gpu: bool = True) -> None:
     check_own_flags(args)
     flags.check_beside(args)
     for method in methods():
-        method.check_beside(args, on_gpu)
+        method.check_beside(args)
+
+
+def needs_gpu(args: argparse.Namespace) -> tuple[NeedsGpu, ...]:
+    """What the run's methods ask for that only a GPU has."""
+    return tuple(need for method in methods() for need in method.needs_gpu(args))
 
 
 def active(args: argparse.Namespace) -> tuple[Method, ...]:

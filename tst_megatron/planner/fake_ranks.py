@@ -6,6 +6,7 @@ rank. What is entered here is left again, so that the next rank finds nothing of
 
 import argparse
 import copy
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +22,7 @@ from megatron.training.models.base import compose_hooks
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from tst_megatron.methods.registry import run_of
+from tst_megatron.trainer.machine import ATTENTION_VARIABLES
 
 
 @contextmanager
@@ -32,23 +34,33 @@ def as_rank(args: argparse.Namespace, rank: int) -> Iterator[None]:
         rank: below the world size.
     """
     assert not dist.is_initialized(), "another process group was left behind"
-    dist.init_process_group("fake", rank=rank, world_size=args.world_size, store=FakeStore())
-    try:
-        # As in megatron/training/initialize.py.
-        parallel_state.initialize_model_parallel(
-            args.tensor_model_parallel_size,
-            args.pipeline_model_parallel_size,
-            args.virtual_pipeline_model_parallel_size,
-            context_parallel_size=args.context_parallel_size,
-            expert_model_parallel_size=args.expert_model_parallel_size,
-            expert_tensor_parallel_size=args.expert_tensor_parallel_size,
-            create_gloo_process_groups=False,
-        )
-        model_parallel_cuda_manual_seed(1)
+    with _attention_variables_of_its_own():
+        dist.init_process_group("fake", rank=rank, world_size=args.world_size, store=FakeStore())
+        try:
+            # As in megatron/training/initialize.py.
+            parallel_state.initialize_model_parallel(
+                args.tensor_model_parallel_size,
+                args.pipeline_model_parallel_size,
+                args.virtual_pipeline_model_parallel_size,
+                context_parallel_size=args.context_parallel_size,
+                expert_model_parallel_size=args.expert_model_parallel_size,
+                expert_tensor_parallel_size=args.expert_tensor_parallel_size,
+                create_gloo_process_groups=False,
+            )
+            model_parallel_cuda_manual_seed(1)
+            yield
+        finally:
+            parallel_state.destroy_model_parallel()
+            dist.destroy_process_group()
+
+
+@contextmanager
+def _attention_variables_of_its_own() -> Iterator[None]:
+    """Building a model sets variables of the environment, and asserts that they were not set."""
+    with patch.dict(os.environ):
+        for name in ATTENTION_VARIABLES:
+            os.environ.pop(name, None)
         yield
-    finally:
-        parallel_state.destroy_model_parallel()
-        dist.destroy_process_group()
 
 
 @contextmanager

@@ -13,10 +13,10 @@ import io
 import logging
 import os
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 from unittest.mock import patch
 
@@ -32,9 +32,13 @@ from megatron.training.arguments import add_megatron_arguments, validate_args
 from tst_megatron.errors import UserError
 from tst_megatron.methods.registry import add_arguments, check_flags
 from tst_megatron.planner.hardware import Gpu
-
-# What Megatron's counterpart of a run is asked for, where a plan needs none.
-_DEFAULTS = {"tokenizer_type": "NullTokenizer"}
+from tst_megatron.stock.refusals import refusals_as_sentences
+from tst_megatron.trainer.gpt2_tokenizer import (
+    DEFAULT_TOKENIZER,
+    GPT2,
+    GPT2_VOCABULARY,
+    read_gpt2_from_its_files,
+)
 
 
 @contextmanager
@@ -225,32 +229,71 @@ def _validate(args: argparse.Namespace, gpu: Gpu) -> None:
         for target, answer in answers:
             stack.enter_context(patch(target, answer))
         stack.enter_context(patch.dict(os.environ, {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}))
+        printed = stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         try:
-            validate_args(args, _DEFAULTS)
-        except (AssertionError, ValueError, RuntimeError) as error:
-            # Many of its assertions have no message; what they assert is one.
-            asserted = traceback.extract_tb(error.__traceback__)[-1].line
-            reason = " ".join(str(error).split()) or asserted
-            raise UserError(f"Megatron refuses these flags: {reason}") from None
+            with refusals_as_sentences():
+                validate_args(args, {"tokenizer_type": _default_tokenizer(args)})
+        except SystemExit:
+            # Of flags that are gone Megatron prints what replaces them, and leaves.
+            raise UserError(
+                f"Megatron refuses these flags: {' '.join(printed.getvalue().split())}"
+            ) from None
+
+
+def _default_tokenizer(args: argparse.Namespace) -> str:
+    """Training's, where there are files of it; a plan by itself needs none."""
+    return DEFAULT_TOKENIZER if args.vocab_file is not None else "NullTokenizer"
 
 
 def _padded_vocabulary(args: argparse.Namespace) -> int:
     if args.padded_vocab_size is not None:
         return int(args.padded_vocab_size)
-    size = args.vocab_size
-    if size is None and args.tokenizer_model is not None:
-        try:
-            size = build_tokenizer(args).vocab_size
-        except Exception as error:  # Each tokenizer library has errors of its own.
-            raise UserError(
-                f"--tokenizer-model {args.tokenizer_model} cannot be read here "
-                f"({type(error).__name__}): add --vocab-size"
-            ) from None
+    size = _size_of_vocabulary(args)
     if size is None:
         raise UserError(
             "the size of the vocabulary is not known: add --vocab-size or --tokenizer-model"
         )
     return int(vocab_size_with_padding(size, args, logging_enabled=False))
+
+
+def _size_of_vocabulary(args: argparse.Namespace) -> int | None:
+    """The tokenizer's own where it is here, as in training; else ``--vocab-size``."""
+    if args.tokenizer_type == GPT2:
+        return _size_of_gpt2(args)
+    model: str | None = args.tokenizer_model
+    if model is None or (args.vocab_size is not None and not Path(model).exists()):
+        size: int | None = args.vocab_size
+        return size
+    try:
+        return int(build_tokenizer(args).vocab_size)
+    except Exception as error:  # Each tokenizer library has errors of its own.
+        if args.vocab_size is not None:
+            return int(args.vocab_size)
+        raise UserError(
+            f"--tokenizer-model {model} cannot be read here ({type(error).__name__}): add "
+            "--vocab-size"
+        ) from None
+
+
+def _size_of_gpt2(args: argparse.Namespace) -> int:
+    """That of its files where they are here; GPT-2's own have always one."""
+    if not _has_gpt2_files(args):
+        return int(args.vocab_size or GPT2_VOCABULARY)
+    read_gpt2_from_its_files()
+    with refusals_as_sentences():
+        return int(build_tokenizer(args).vocab_size)
+
+
+def _has_gpt2_files(args: argparse.Namespace) -> bool:
+    files = (args.vocab_file, args.merge_file)
+    return all(file is not None and Path(file).is_file() for file in files)
+
+
+def assumes_gpt2(args: argparse.Namespace) -> bool:
+    """Whether validated arguments have the size of a vocabulary that nobody has told or read."""
+    assumed = int(vocab_size_with_padding(GPT2_VOCABULARY, args, logging_enabled=False))
+    is_told = args.vocab_size is not None or args.padded_vocab_size != assumed
+    return args.tokenizer_type == GPT2 and not is_told and not _has_gpt2_files(args)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from tst_megatron.planner.counts import (
     with_added,
 )
 from tst_megatron.planner.course import Course
-from tst_megatron.planner.flags import planned_args
+from tst_megatron.planner.flags import assumes_gpt2, planned_args
 from tst_megatron.planner.hardware import Gpu
 from tst_megatron.planner.memory import Memory, MemoryOfRun
 from tst_megatron.planner.pipeline import bubble, most_in_flight, num_microbatches
@@ -27,6 +27,7 @@ from tst_megatron.planner.precision import Precision
 from tst_megatron.planner.traffic import Collective, Traffic, merged
 from tst_megatron.planner.work import SCORES, StepTime, Work, step_time, work_of, work_of_run
 from tst_megatron.runs.stages import Fact, Stage
+from tst_megatron.trainer.gpt2_tokenizer import GPT2_VOCABULARY
 
 _HOUR = 3600.0
 
@@ -328,6 +329,11 @@ def _notes(args: argparse.Namespace) -> list[str]:
         )
     if args.num_experts:
         notes.append("experts are taken to get equal numbers of positions")
+    if assumes_gpt2(args):
+        notes.append(
+            f"the vocabulary is taken to be GPT-2's, {GPT2_VOCABULARY:,} tokens: no --vocab-file "
+            "is here"
+        )
     if args.step_batch_size_schedule is not None:
         notes.append("a step is counted at the full batch size, the run by its schedule")
     if args.moe_token_dispatcher_type == "flex" and args.num_experts:

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 from tst_megatron import recipes
+from tst_megatron.backends import prepare_backend
 from tst_megatron.corpora.blend import load_blend
 from tst_megatron.errors import UserError
 from tst_megatron.methods import registry
 from tst_megatron.recipes import COMMAND_LINE, Recipe, Setting, Variant
 from tst_megatron.report.table import Table, print_table
 from tst_megatron.report.terminal import console
-from tst_megatron.trainer.cpu import prepare_backend
 
 EXAMPLES = "tst-megatron recipe JOB --help shows a job's flags."
 _LIST_EXAMPLES = """\

@@ -257,7 +257,7 @@ def _check_flags(
     recipe: str, others: list[str], settings: "SweepSettings", grid: Grid, seed: int
 ) -> None:
     """Megatron would name a wrong flag only in the log of the first run that has it."""
-    from tst_megatron.trainer.cpu import prepare_backend
+    from tst_megatron.backends import prepare_backend
 
     prepare_backend()
     from tst_megatron.recipes import read

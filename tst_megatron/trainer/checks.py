@@ -1,11 +1,10 @@
 """What a run is refused for, before a process group is made: files, folders, data and resumes."""
 
 import argparse
+import logging
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from megatron.training import get_tokenizer
 from megatron.training.arguments import add_megatron_arguments
@@ -16,38 +15,40 @@ from tst_megatron.corpora.sources import all_prefixes
 from tst_megatron.errors import UserError
 from tst_megatron.methods.method import Run
 from tst_megatron.methods.registry import add_arguments, check_flags
+from tst_megatron.trainer.gpt2_tokenizer import DEFAULT_TOKENIZER, GPT2, check_gpt2_files
 from tst_megatron.trainer.ledger_header import header_of
 from tst_megatron.trainer.live_comparison import OtherRun
 from tst_megatron.trainer.memory import check_resume
 from tst_megatron.trainer.reading import check_validation, reading_from_args
 
 # Tokenizers whose --tokenizer-model is a file on this machine.
-_TOKENIZERS_IN_A_FILE = ("SentencePieceTokenizer", "Llama2Tokenizer", "TikTokenizer")
+_TOKENIZERS_IN_A_FILE = (
+    "SentencePieceTokenizer",
+    "GPTSentencePieceTokenizer",
+    "Llama2Tokenizer",
+    "TikTokenizer",
+)
+_TOKENIZERS_WITHOUT_FILES = ("NullTokenizer", "NullMultimodalTokenizer")
+
+logger = logging.getLogger(__name__)
 
 
-def check_before_validation(args: argparse.Namespace, on_gpu: bool) -> None:
+def check_before_validation(args: argparse.Namespace) -> None:
     """Check what Megatron's own validation would trip over.
 
     Raises:
-        UserError: a file is missing, a folder cannot be written, or a flag needs a GPU.
+        UserError: a file is missing, a folder cannot be written, or a flag needs another.
     """
-    if not on_gpu:
-        for is_set, flag, instead in _NEEDS_A_GPU:
-            if is_set(args):
-                raise UserError(f"{flag} needs a GPU, and there is none here: {instead}")
     if args.num_experts and args.tensor_model_parallel_size > 1 and not args.sequence_parallel:
         # Megatron's own refusal, which comes with the first forward pass (moe_layer.py).
         raise UserError(
             "--num-experts with --tensor-model-parallel-size needs --sequence-parallel: add it"
         )
-    if args.tokenizer_type in _TOKENIZERS_IN_A_FILE:
-        if args.tokenizer_model is None:
-            raise UserError(f"--tokenizer-type {args.tokenizer_type} needs a --tokenizer-model")
-        if not Path(args.tokenizer_model).is_file():
-            raise UserError(f"--tokenizer-model {args.tokenizer_model} is missing: no such file")
+    _check_tokenizer_files(args)
+    _check_object_storage(args)
     if _is_first_of_node():
         budget.check_files(_local_prefixes(args))
-    for flag in ("save", "tensorboard_dir", "data_cache_path"):
+    for flag in ("save", "tensorboard_dir", "wandb_save_dir", "data_cache_path"):
         folder = getattr(args, flag)
         if folder is not None and not is_remote(folder):
             check_writable(Path(folder), f"--{flag.replace('_', '-')}")
@@ -55,6 +56,11 @@ def check_before_validation(args: argparse.Namespace, on_gpu: bool) -> None:
         if Path(args.ledger).is_dir():
             raise UserError(f"--ledger {args.ledger} is a folder: name a file in it")
         check_writable(Path(args.ledger).parent, "--ledger")
+    if args.wandb_project and args.save is None and args.wandb_save_dir is None:
+        raise UserError("--wandb-project needs a folder of this machine: add --wandb-save-dir")
+    if args.use_pytorch_profiler and args.tensorboard_dir is None:
+        # Megatron writes beside that folder, and without it into one that is called None.
+        raise UserError("--use-pytorch-profiler writes beside --tensorboard-dir: add that")
     # Megatron ends in an assertion without the one, and in a TypeError without the other.
     if args.save is not None and args.save_interval is None:
         raise UserError("--save needs to know how often: add --save-interval")
@@ -64,40 +70,35 @@ def check_before_validation(args: argparse.Namespace, on_gpu: bool) -> None:
         )
 
 
-_NEEDS_A_GPU: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] = (
-    (
-        lambda a: a.transformer_impl != "local",
-        "--transformer-impl transformer_engine",
-        "use --transformer-impl local",
-    ),
-    (
-        lambda a: a.distributed_backend != "gloo",
-        "--distributed-backend nccl",
-        "use --distributed-backend gloo",
-    ),
-    (lambda a: a.fp8 is not None, "--fp8-format", "leave it out"),
-    (lambda a: a.cuda_graph_impl != "none", "--cuda-graph-impl", "leave it out"),
-    (
-        lambda a: a.context_parallel_size > 1 and a.create_attention_mask_in_dataloader,
-        "--context-parallel-size with the attention mask of the data loader",
-        "add --no-create-attention-mask-in-dataloader",
-    ),
-    (
-        lambda a: a.context_parallel_size > 1 and a.dataloader_inter_document_masking,
-        "--context-parallel-size with --dataloader-inter-document-masking",
-        "leave one of them out",
-    ),
-    (
-        lambda a: a.context_parallel_size > 1 and a.window_size is not None,
-        "--context-parallel-size with --window-size",
-        "leave one of them out",
-    ),
-    (
-        lambda a: a.context_parallel_size > 1 and a.softmax_type != "vanilla",
-        "--context-parallel-size with --softmax-type",
-        "leave one of them out",
-    ),
-)
+def _check_tokenizer_files(args: argparse.Namespace) -> None:
+    kind = args.tokenizer_type or DEFAULT_TOKENIZER
+    if kind in _TOKENIZERS_IN_A_FILE:
+        if args.tokenizer_model is None:
+            raise UserError(f"--tokenizer-type {kind} needs a --tokenizer-model")
+        if not Path(args.tokenizer_model).is_file():
+            raise UserError(f"--tokenizer-model {args.tokenizer_model} is missing: no such file")
+    if kind in _TOKENIZERS_WITHOUT_FILES and args.vocab_size is None:
+        raise UserError(f"--tokenizer-type {kind} needs a --vocab-size")
+    if kind == GPT2:
+        check_gpt2_files(args)
+
+
+def _check_object_storage(args: argparse.Namespace) -> None:
+    for flag in ("save", "load"):
+        path = getattr(args, flag)
+        if path is None or not is_remote(path):
+            continue
+        if not (args.enable_msc and path.startswith("msc://")):
+            raise UserError(
+                f"--{flag} {path} would be a folder of that name on this machine: Megatron keeps "
+                "checkpoints in msc:// with --enable-msc, or in a folder"
+            )
+    remote = [prefix for prefix in all_prefixes(args) if is_remote(prefix)]
+    if remote and args.object_storage_cache_path is None:
+        raise UserError(
+            f"{remote[0]} is read from object storage: add --object-storage-cache-path, a folder "
+            "for its index"
+        )
 
 
 def check_after_validation(args: argparse.Namespace, run: Run) -> None:
@@ -186,10 +187,14 @@ def repeat_free_steps(flags: list[str], train_iters: int) -> int:
 def _check_vocabulary(args: argparse.Namespace) -> None:
     tokenizer = get_tokenizer()
     size = int(tokenizer.vocab_size)
-    if "Null" not in args.tokenizer_type and args.vocab_size not in (None, size):
-        raise UserError(
-            f"--vocab-size {args.vocab_size} does not match the tokenizer, which has {size} "
-            "tokens: leave --vocab-size out"
+    if args.vocab_size not in (None, size) and args.rank == 0:
+        # As in Megatron, whose scripts have the flag beside tokenizers of other sizes.
+        logger.warning(
+            "--vocab-size %s is not used: the tokenizer has %s tokens, padded to %s; "
+            "--padded-vocab-size sets the model's.",
+            args.vocab_size,
+            size,
+            args.padded_vocab_size,
         )
     if args.padded_vocab_size < size:
         raise UserError(

@@ -13,8 +13,8 @@ import time
 from functools import wraps
 from typing import Any
 
+from tst_megatron.backends import prepare_backend
 from tst_megatron.errors import UserError, user_errors_exit
-from tst_megatron.trainer.cpu import prepare_backend
 
 EXAMPLES = """\
 examples:
@@ -83,32 +83,36 @@ def _parse(on_gpu: bool, recipe: dict[str, Any] | None = None) -> tuple[argparse
     from megatron.training.arguments import parse_and_validate_args, parse_args
 
     from tst_megatron.methods.registry import add_arguments, check_flags, run_of
+    from tst_megatron.stock.refusals import refusals_as_sentences
     from tst_megatron.trainer import checks
     from tst_megatron.trainer.corpus_tokenizer import corpus_tokenizer_flags
-    from tst_megatron.trainer.fp8_support import check_fp8
+    from tst_megatron.trainer.gpt2_tokenizer import DEFAULT_TOKENIZER, read_gpt2_from_its_files
+    from tst_megatron.trainer.machine import check_machine
     from tst_megatron.trainer.memory import remember
 
     # Twice, because Megatron's validation opens files and so fails in its own ways first.
-    flags = parse_args(add_arguments)
+    with refusals_as_sentences():
+        flags = parse_args(add_arguments)
     if not hasattr(flags, "ledger"):
         raise UserError(
             "--yaml-cfg takes the place of the command line, so that none of our flags is read: "
             "give the flags on the command line, or as a --recipe"
         )
-    check_flags(flags, on_gpu)
+    check_flags(flags)
+    check_machine(flags, on_gpu)
     if tokenizer_flags := corpus_tokenizer_flags(flags):
         sys.argv += tokenizer_flags
         flags = parse_args(add_arguments)
-    checks.check_before_validation(flags, on_gpu)
-    if on_gpu:
-        check_fp8(flags)
-    args = parse_and_validate_args(
-        extra_args_provider=add_arguments,
-        args_defaults={"tokenizer_type": "GPT2BPETokenizer"},
-    )
+    checks.check_before_validation(flags)
+    read_gpt2_from_its_files()
+    with refusals_as_sentences():
+        args = parse_and_validate_args(
+            extra_args_provider=add_arguments,
+            args_defaults={"tokenizer_type": DEFAULT_TOKENIZER},
+        )
     args.recipe = recipe
     # Again: Megatron's validation turns old spellings of flags into new ones.
-    check_flags(args, on_gpu)
+    check_flags(args)
     run = run_of(args)
     checks.check_after_validation(args, run)
     remember(args, run)
@@ -125,12 +129,15 @@ def _train(args: argparse.Namespace, run: Any, started: float) -> None:
     )
     from megatron.training.argument_utils import pretrain_cfg_container_from_args
 
+    from tst_megatron.stock.refusals import refusals_as_sentences
     from tst_megatron.trainer import expert_optimizers
     from tst_megatron.trainer.datasets import DatasetsProvider
     from tst_megatron.trainer.forward_step import ForwardStep
     from tst_megatron.trainer.hooks import install_hooks
     from tst_megatron.trainer.step_clock import StepClock
 
+    with user_errors_exit(), refusals_as_sentences():
+        config = pretrain_cfg_container_from_args(args, _model_config(args, run))
     set_startup_timestamps(program_start=started, main_entry=time.time())
     provider = DatasetsProvider(run)
     forward_step = ForwardStep(run)
@@ -149,7 +156,7 @@ def _train(args: argparse.Namespace, run: Any, started: float) -> None:
 
     train, store = inprocess_restart.maybe_wrap_for_inprocess_restart(pretrain_with_hooks)
     train(
-        pretrain_cfg_container_from_args(args, _model_config(args, run)),
+        config,
         provider,
         ModelType.encoder_or_decoder,
         forward_step,

@@ -66,7 +66,7 @@ def draw_samples(
         description: the tokenizer; None where it is not known.
         number: of samples of each stage.
     """
-    from tst_megatron.trainer.cpu import prepare_backend
+    from tst_megatron.backends import prepare_backend
 
     with _quiet(), TemporaryDirectory(prefix="tst-megatron-") as folder:
         prepare_backend()

@@ -7,9 +7,9 @@ import torch
 from rich.console import Console
 from stand_in import stand_in_for_torchrun
 
+from tst_megatron.backends import DEVICE_VARIABLE
 from tst_megatron.errors import UserError
 from tst_megatron.experiments.cells import Cell, Places, places_here, train_cells
-from tst_megatron.trainer.cpu import DEVICE_VARIABLE
 
 # Stands in for torchrun: it says what it was started with, and ends well.
 SAYS = """#!/usr/bin/env bash

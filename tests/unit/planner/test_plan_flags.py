@@ -1,6 +1,7 @@
 """What a plan is refused for, in one sentence; and which flags need nothing of this machine."""
 
 import pytest
+from launch_flags import gpt2_files
 from planned import DENSE, MOE, recipe_flags
 
 from tst_megatron.errors import UserError
@@ -31,6 +32,8 @@ _REFUSED = [
     (DENSE, 1, "--yaml-cfg=a.yaml", "--yaml-cfg is not planned"),
     (DENSE, 1, "--tst-step-ratio=0.3", "--tst-step-ratio needs a bag size"),
     (DENSE, 1, "--bf16 --fp16", "Megatron refuses these flags: "),
+    (DENSE, 1, "--checkpoint-activations", "Megatron refuses .* use --recompute-activations"),
+    (DENSE, 1, "--attention-backend=local", "Megatron refuses .* only supported with --spec"),
 ]
 
 
@@ -63,11 +66,44 @@ def test_a_tokenizer_that_is_not_here() -> None:
         assert args.padded_vocab_size == 384
 
 
-def test_a_vocabulary_from_its_tokenizer(corpus) -> None:
+@pytest.mark.parametrize("beside", [(), ("--vocab-size=1000",)], ids=["alone", "beside a size"])
+def test_a_vocabulary_from_its_tokenizer(corpus, beside) -> None:
     flags = [flag for flag in DENSE if not flag.startswith("--padded-vocab-size")]
     tokenizer = ("--tokenizer-type=SentencePieceTokenizer", f"--tokenizer-model={corpus.tokenizer}")
-    with planned_args((*flags, *tokenizer), 1, GPUS["h100"]) as args:
+    # Training takes the tokenizer's size, whatever --vocab-size says.
+    with planned_args((*flags, *tokenizer, *beside), 1, GPUS["h100"]) as args:
         assert args.padded_vocab_size == 384
+
+
+def test_gpt2s_vocabulary(corpus, tmp_path) -> None:
+    flags = [flag for flag in DENSE if not flag.startswith("--padded-vocab-size")]
+    gone = ("--vocab-file=gone.json", "--merge-file=gone.txt")
+    plan = make_plan((*flags, *gone), 1, GPUS["h100"])
+    # 50,257 tokens, in multiples of 128.
+    assert plan.parameters.embedding == 50304 * 64
+    assert any("50,257" in note for note in plan.notes)
+    files = gpt2_files(tmp_path, corpus.documents[:20])
+    here = (f"--vocab-file={files.vocab}", f"--merge-file={files.merges}")
+    with planned_args((*flags, *here), 1, GPUS["h100"]) as args:
+        assert args.padded_vocab_size == 512
+
+
+def test_flags_that_say_nothing_about_the_plan() -> None:
+    """What is not opened, written, measured or told to anybody changes no figure."""
+    aside = (
+        *("--profile", "--profile-step-start=4", "--use-pytorch-profiler", "--nvtx-ranges"),
+        *("--tensorboard-dir=/nowhere", "--log-memory-to-tensorboard", "--log-throughput"),
+        *("--wandb-project=mine", "--wandb-exp-name=one", "--one-logger-run-name=mine"),
+        *("--save=/nowhere", "--load=/nowhere", "--save-interval=10", "--log-energy"),
+        *("--data-path=/nowhere", "--split=99,1,0", "--num-workers=1", "--no-mmap-bin-files"),
+        *("--manual-gc", "--empty-unused-memory-level=1", "--exit-duration-in-mins=235"),
+        *("--enable-ft-package", "--inprocess-restart", "--non-persistent-ckpt-type=global"),
+        *("--attention-backend=fused", "--apply-layernorm-1p", "--run-workload-inspector-server"),
+    )
+    plain = make_plan(DENSE, 1, GPUS["h100"]).as_json()
+    assert make_plan((*DENSE, *aside), 1, GPUS["h100"]).as_json() == plain
+    mock = make_plan((*DENSE, "--mock-data"), 1, GPUS["h100"]).as_json()
+    assert mock == plain
 
 
 def test_an_unknown_gpu() -> None:

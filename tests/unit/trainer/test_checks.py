@@ -12,15 +12,39 @@ from tst_megatron.trainer.checks import check_before_validation
 def test_one_rank_of_a_node_looks_at_the_corpora(monkeypatch, tmp_path: Path) -> None:
     args = parse("--data-path", str(tmp_path / "gone"))
     monkeypatch.setenv("LOCAL_RANK", "1")
-    check_before_validation(args, on_gpu=True)
+    check_before_validation(args)
     # The first of every node, as what is there on one may be missing on another.
     monkeypatch.setenv("RANK", "8")
     monkeypatch.setenv("LOCAL_RANK", "0")
     with pytest.raises(UserError, match="gone is missing"):
-        check_before_validation(args, on_gpu=True)
+        check_before_validation(args)
+
+
+@pytest.mark.parametrize("path", ["s3://bucket/run", "msc://bucket/run"])
+@pytest.mark.parametrize("flag", ["--save", "--load"])
+def test_object_storage_is_no_folder_here(flag: str, path: str) -> None:
+    with pytest.raises(UserError, match=f"{flag} {path} would be a folder .* with --enable-msc"):
+        check_before_validation(parse(f"{flag}={path}"))
+
+
+def test_remote_text_needs_a_place_for_its_index() -> None:
+    with pytest.raises(UserError, match=r"s3://a/text is .* add --object-storage-cache-path"):
+        check_before_validation(parse("--data-path", "s3://a/text"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "missing"),
+    [
+        (("--wandb-project=mine",), "add --wandb-save-dir"),
+        (("--profile", "--use-pytorch-profiler"), "beside --tensorboard-dir"),
+    ],
+)
+def test_what_writes_without_a_place(flags: tuple[str, ...], missing: str) -> None:
+    with pytest.raises(UserError, match=missing):
+        check_before_validation(parse(*flags))
 
 
 def test_a_ledger_is_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(UserError, match=f"--ledger {tmp_path} is a folder: name a file in it"):
-        check_before_validation(parse("--ledger", str(tmp_path)), on_gpu=True)
+        check_before_validation(parse("--ledger", str(tmp_path)))

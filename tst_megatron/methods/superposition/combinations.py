@@ -145,12 +145,11 @@ _UNSUPPORTED_BY_AUTO: tuple[tuple[Callable[[argparse.Namespace], Any], str, str]
 )
 
 
-def check_combinations(args: argparse.Namespace, on_gpu: bool) -> None:
+def check_combinations(args: argparse.Namespace) -> None:
     """Check what a run that superposes asks of Megatron.
 
     Args:
         args: all of Megatron's, before or after its validation.
-        on_gpu: whether the run will have GPUs.
 
     Raises:
         UserError: it does not go with bags.
@@ -158,11 +157,6 @@ def check_combinations(args: argparse.Namespace, on_gpu: bool) -> None:
     for asked_for, flag, reason in _UNSUPPORTED:
         if asked_for(args):
             raise UserError(f"{flag} does not go with --tst-bag-size or --tst-schedule: {reason}")
-    if args.cross_entropy_loss_fusion and not on_gpu:
-        raise UserError(
-            "--cross-entropy-loss-fusion with bags needs a GPU, and there is none here: torch "
-            "compiles nothing in the CPU backend, so leave it out"
-        )
     if is_auto(args.tst_schedule):
         for asked_for, flag, reason in _UNSUPPORTED_BY_AUTO:
             if asked_for(args):

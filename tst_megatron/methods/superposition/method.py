@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import Any
 
-from tst_megatron.methods.method import Method, Run
+from tst_megatron.methods.method import Method, NeedsGpu, Run
 from tst_megatron.methods.superposition import flags
 from tst_megatron.methods.superposition.combinations import check_combinations
 from tst_megatron.methods.superposition.run import SuperposedRun
@@ -29,10 +29,16 @@ class SuperpositionMethod(Method):
         """As `flags.check_flags`."""
         flags.check_flags(args)
 
-    def check_beside(self, args: argparse.Namespace, on_gpu: bool) -> None:
+    def check_beside(self, args: argparse.Namespace) -> None:
         """As `check_combinations`."""
         if self.is_on(args):
-            check_combinations(args, on_gpu)
+            check_combinations(args)
+
+    def needs_gpu(self, args: argparse.Namespace) -> tuple[NeedsGpu, ...]:
+        """The compiled loss: torch compiles nothing in the CPU backend."""
+        if self.is_on(args) and args.cross_entropy_loss_fusion:
+            return (NeedsGpu("--cross-entropy-loss-fusion with bags"),)
+        return ()
 
     def is_on(self, args: argparse.Namespace) -> bool:
         """With ``--tst-bag-size`` or ``--tst-schedule``."""

@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 
+from tst_megatron.trainer.cpu.norms import ZERO_CENTERED
+
 _CPU = torch.device("cpu")
 
 
@@ -207,21 +209,23 @@ def _no_pinning(original: Any) -> Any:
     return init
 
 
-def _norm_of_split_sequence(original: Any) -> Any:
-    """``WrappedTorchNorm``, also of a sequence that is split across tensor-parallel ranks.
+def _norm_with_all_settings(original: Any) -> Any:
+    """``WrappedTorchNorm``, also of a split sequence, and with its weight's distance from 1 kept.
 
-    A norm works on every position by itself; all it needs is that its parameters are marked, so
-    that Megatron sums their gradients over the ranks.
+    A norm works on every position by itself; all it needs of a sequence that is split across
+    tensor-parallel ranks is that its parameters are marked, so that Megatron sums their gradients.
     """
 
     def new(cls: Any, config: Any, *args: Any, **kwargs: Any) -> Any:
-        if not config.sequence_parallel:
-            return original(cls, config, *args, **kwargs)
-        whole = copy.copy(config)
-        whole.sequence_parallel = False
-        norm = original(cls, whole, *args, **kwargs)
-        for parameter in norm.parameters():
-            parameter.sequence_parallel = True
+        plain = copy.copy(config)
+        plain.sequence_parallel = False
+        plain.layernorm_zero_centered_gamma = False
+        norm = original(cls, plain, *args, **kwargs)
+        if config.layernorm_zero_centered_gamma:
+            norm = ZERO_CENTERED[type(norm)](norm.normalized_shape, eps=norm.eps)
+        if config.sequence_parallel:
+            for parameter in norm.parameters():
+                parameter.sequence_parallel = True
         return norm
 
     return new
@@ -264,6 +268,13 @@ ENTRIES: list[Entry] = [
         _returns(10),
         "megatron/training/arguments.py",
         "and get_device_arch_version() < 10",
+    ),
+    # Grouped products are made one by one in Megatron's local layers, which ask for nothing.
+    Entry(
+        "torch.cuda.get_device_capability",
+        _returns((10, 0)),
+        "megatron/training/arguments.py",
+        "dc = torch.cuda.get_device_capability()",
     ),
     Entry(
         "torch.Tensor.cuda",
@@ -447,7 +458,7 @@ ENTRIES: list[Entry] = [
     ),
     Entry(
         "megatron.core.transformer.torch_norm.WrappedTorchNorm.__new__",
-        _norm_of_split_sequence,
+        _norm_with_all_settings,
         "megatron/core/transformer/torch_norm.py",
         'assert not config.sequence_parallel, f"sequence parallel not supported',
     ),

@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from tst_megatron.trainer.cpu import DEVICE_VARIABLE, prepare_backend
+from tst_megatron.backends import DEVICE_VARIABLE, prepare_backend
 
 # These tests are gloo and CPU tensors on a machine with GPUs too.
 os.environ.setdefault(DEVICE_VARIABLE, "cpu")

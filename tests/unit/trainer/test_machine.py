@@ -1,0 +1,113 @@
+"""What this machine lacks for a run is one sentence, whatever it is and however much."""
+
+import os
+from argparse import Namespace
+from importlib.machinery import ModuleSpec
+
+import pytest
+from counted_corpora import parse
+from megatron.core.models.common.language_module.language_module import LanguageModule
+
+from tst_megatron.errors import UserError
+from tst_megatron.trainer import machine
+from tst_megatron.trainer.cpu import patches as cpu
+
+
+def refusal(*flags: str, on_gpu: bool = False) -> str:
+    """The sentence that refuses them."""
+    with pytest.raises(UserError) as refused:
+        machine.check_machine(parse(*cpu.FLAGS, *flags), on_gpu)
+    return str(refused.value)
+
+
+def test_an_ordinary_run_lacks_nothing() -> None:
+    machine.check_machine(parse(*cpu.FLAGS), on_gpu=False)
+
+
+def test_one_flag() -> None:
+    assert refusal("--fp8-format=hybrid") == (
+        "--fp8-format needs a GPU, and there is none here: leave it out"
+    )
+    assert refusal("--transformer-impl=transformer_engine") == (
+        "--transformer-impl transformer_engine needs a GPU, and there is none here: use "
+        "--transformer-impl local"
+    )
+
+
+def test_several_flags() -> None:
+    assert refusal("--fp8-format=hybrid", "--use-nccl-ub", "--log-energy").startswith(
+        "--fp8-format, --use-nccl-ub and --log-energy need a GPU, and there is none here: leave "
+        "them out"
+    )
+    assert refusal("--fp8-format=hybrid", "--fp8-param-gather", "--profile") == (
+        "--fp8-format, --fp8-param-gather and --profile need a GPU, and there is none here: leave "
+        "out --fp8-format and --fp8-param-gather and for --profile add --use-pytorch-profiler"
+    )
+
+
+def test_what_a_method_needs_is_in_the_same_sentence() -> None:
+    said = refusal("--tst-bag-size=4", "--cross-entropy-loss-fusion", "--fp8-format=hybrid")
+    assert "--fp8-format and --cross-entropy-loss-fusion with bags need a GPU" in said
+    # Ordinary losses are Megatron's, which runs as it is where torch compiles nothing.
+    machine.check_machine(parse(*cpu.FLAGS, "--cross-entropy-loss-fusion"), on_gpu=False)
+
+
+@pytest.mark.parametrize(
+    ("flag", "package"),
+    [
+        ("--wandb-project=mine", "wandb"),
+        ("--tensorboard-dir=logs", "tensorboard"),
+        ("--one-logger-run-name=mine", "one_logger"),
+        ("--run-workload-inspector-server", "workload_inspector"),
+        ("--inprocess-restart", "nvidia_resiliency_ext"),
+        ("--enable-ft-package", "nvidia_resiliency_ext"),
+        ("--non-persistent-ckpt-type=local", "nvidia_resiliency_ext"),
+        ("--optimizer=muon", "emerging_optimizers"),
+    ],
+)
+def test_packages_that_megatron_imports_late(
+    flag: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here: set[str] = set()
+    monkeypatch.setattr(
+        machine, "find_spec", lambda name: ModuleSpec(name, None) if name in here else None
+    )
+    said = refusal(flag)
+    assert flag.partition("=")[0] in said
+    assert "is not installed here" in said
+    here.add(package)
+    machine.check_machine(parse(*cpu.FLAGS, flag), on_gpu=False)
+
+
+def test_a_gpu_and_a_package_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "find_spec", lambda name: None)
+    assert refusal("--fp8-format=hybrid", "--wandb-project=mine") == (
+        "--fp8-format needs a GPU, and there is none here: leave it out; --wandb-project needs "
+        "wandb, which is not installed here: pip install wandb, or leave the flag out"
+    )
+
+
+@pytest.mark.parametrize("backend", machine._ATTENTION)
+def test_variables_are_those_that_megatrons_model_sets(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in machine.ATTENTION_VARIABLES:
+        monkeypatch.setenv(name, "0")
+        monkeypatch.delenv(name)
+    args = parse(*cpu.FLAGS, f"--attention-backend={backend}")
+    config = Namespace(attention_backend=args.attention_backend, flash_attention_version=None)
+    LanguageModule._set_attention_backend(Namespace(config=config))
+    assert machine._ATTENTION[backend] == tuple(
+        int(os.environ[name]) for name in machine.ATTENTION_VARIABLES
+    )
+    machine.check_machine(args, on_gpu=False)
+    if backend != "flash":
+        said = refusal("--attention-backend=flash")
+        assert "in the environment contradicts --attention-backend flash: unset it" in said
+
+
+def test_megatrons_default_needs_transformer_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="Megatron's default, needs Transformer Engine"):
+        machine.check_machine(parse(), on_gpu=True)
+    machine.check_machine(parse("--transformer-impl=local"), on_gpu=True)

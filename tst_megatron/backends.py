@@ -1,0 +1,24 @@
+"""Where Megatron runs: on GPUs as it is, or on a CPU through `trainer/cpu/`."""
+
+import os
+
+DEVICE_VARIABLE = "TST_MEGATRON_DEVICE"
+
+
+def prepare_backend() -> tuple[str, ...]:
+    """Make Megatron's trainer run on this machine; call before megatron is imported.
+
+    Loads the CPU backend if there is no GPU, or if ``TST_MEGATRON_DEVICE=cpu`` asks for it; on a
+    machine with GPUs nothing of it is imported.
+
+    Returns:
+        Flags of Megatron's that this machine needs: none on GPUs.
+    """
+    import torch
+
+    if torch.cuda.is_available() and os.environ.get(DEVICE_VARIABLE) != "cpu":
+        return ()
+    from tst_megatron.trainer.cpu import patches as cpu
+
+    cpu.install()
+    return cpu.FLAGS

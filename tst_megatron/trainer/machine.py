@@ -1,0 +1,318 @@
+"""Does this machine have what the flags ask for: a GPU, packages, FP8?
+
+Megatron finds out late: in a traceback of every rank, in a warning after which it goes on without,
+or not at all. The one idea: two tables, asked before a process group exists, and one sentence for
+all that is lacking, so that nobody meets it one start at a time.
+"""
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from tst_megatron.corpora.sources import all_prefixes
+from tst_megatron.errors import UserError
+from tst_megatron.methods.method import NeedsGpu
+from tst_megatron.methods.registry import needs_gpu
+
+type Asked = Callable[[argparse.Namespace], Any]
+
+_LEAVE_OUT = NeedsGpu("").instead
+
+
+def check_machine(args: argparse.Namespace, on_gpu: bool) -> None:
+    """Check the flags against this machine.
+
+    Args:
+        args: all of Megatron's and ours, before Megatron's validation.
+        on_gpu: whether the run will have GPUs.
+
+    Raises:
+        UserError: something is lacking.
+    """
+    lacking = [] if on_gpu else _without_gpu(args)
+    lacking += [
+        f"{one.flag} needs {one.package}, which is not installed here: {one.instead}"
+        for one in _PACKAGES
+        if one.is_asked(args) and find_spec(one.module) is None
+    ]
+    if lacking:
+        raise UserError("; ".join(lacking))
+    _check_attention_variables(args)
+    if on_gpu:
+        _check_transformer_engine(args)
+        check_fp8(args)
+
+
+def _without_gpu(args: argparse.Namespace) -> list[str]:
+    """A sentence of all that needs a GPU, if anything does."""
+    asked = [
+        NeedsGpu(flag.format_map(vars(args)), instead)
+        for is_asked, flag, instead in _NEEDS_GPU
+        if is_asked(args)
+    ]
+    asked += needs_gpu(args)
+    if not asked:
+        return []
+    flags = _listed([one.flag for one in asked])
+    needs = "needs" if len(asked) == 1 else "need"
+    return [f"{flags} {needs} a GPU, and there is none here: {_instead(asked)}"]
+
+
+def _instead(asked: Sequence[NeedsGpu]) -> str:
+    if len(asked) == 1:
+        return asked[0].instead
+    left_out = [one.flag for one in asked if one.instead == _LEAVE_OUT]
+    if len(left_out) == len(asked):
+        return "leave them out"
+    others = [f"for {one.flag} {one.instead}" for one in asked if one.instead != _LEAVE_OUT]
+    return _listed([f"leave out {_listed(left_out)}", *others] if left_out else others)
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+# (Is it asked for, the flag with arguments of the run in it, what to do without a GPU.)
+_NEEDS_GPU: tuple[tuple[Asked, str, str], ...] = (
+    (
+        lambda a: a.transformer_impl != "local",
+        "--transformer-impl {transformer_impl}",
+        "use --transformer-impl local",
+    ),
+    (
+        lambda a: a.distributed_backend != "gloo",
+        "--distributed-backend {distributed_backend}",
+        "use --distributed-backend gloo",
+    ),
+    # Numbers that Transformer Engine makes.
+    (lambda a: a.fp8, "--fp8-format", _LEAVE_OUT),
+    (lambda a: a.fp8_param_gather, "--fp8-param-gather", _LEAVE_OUT),
+    (lambda a: a.fp4, "--fp4-format", _LEAVE_OUT),
+    (lambda a: a.fp4_param_gather, "--fp4-param-gather", _LEAVE_OUT),
+    (lambda a: a.te_precision_config_file, "--te-precision-config-file", _LEAVE_OUT),
+    (lambda a: a.use_precision_aware_optimizer, "--use-precision-aware-optimizer", _LEAVE_OUT),
+    (lambda a: a.qk_clip, "--qk-clip", _LEAVE_OUT),
+    (lambda a: a.log_max_attention_logit, "--log-max-attention-logit", _LEAVE_OUT),
+    (lambda a: a.te_rng_tracker, "--te-rng-tracker", _LEAVE_OUT),
+    # Its kernels; Megatron's local layers have no other for these flags.
+    (lambda a: a.use_te_activation_func, "--use-te-activation-func", _LEAVE_OUT),
+    (
+        lambda a: a.use_transformer_engine_op_fuser,
+        "--use-transformer-engine-op-fuser",
+        _LEAVE_OUT,
+    ),
+    (lambda a: a.moe_permute_fusion, "--moe-permute-fusion", _LEAVE_OUT),
+    (lambda a: a.moe_router_fusion, "--moe-router-fusion", _LEAVE_OUT),
+    (
+        lambda a: a.num_experts and a.moe_token_dispatcher_type == "flex",
+        "--moe-token-dispatcher-type flex",
+        "use --moe-token-dispatcher-type alltoall",
+    ),
+    (
+        lambda a: set(a.hybrid_layer_pattern or "") - set("*-E|/"),
+        "layers other than *, - and E in --hybrid-layer-pattern",
+        "use recipes of attention and MLP",
+    ),
+    (
+        lambda a: a.experimental_attention_variant,
+        "--experimental-attention-variant",
+        _LEAVE_OUT,
+    ),
+    # Streams, graphs, memory and links of a GPU.
+    (lambda a: a.cuda_graph_impl != "none", "--cuda-graph-impl", _LEAVE_OUT),
+    (lambda a: a.enable_cuda_graph, "--enable-cuda-graph", _LEAVE_OUT),
+    (lambda a: a.external_cuda_graph, "--external-cuda-graph", _LEAVE_OUT),
+    (lambda a: a.optimizer_cuda_graph, "--optimizer-cuda-graph", _LEAVE_OUT),
+    (lambda a: a.cpu_offloading_num_layers, "--cpu-offloading-num-layers", _LEAVE_OUT),
+    (lambda a: a.optimizer_cpu_offload, "--optimizer-cpu-offload", _LEAVE_OUT),
+    (
+        lambda a: a.fine_grained_activation_offloading,
+        "--fine-grained-activation-offloading",
+        _LEAVE_OUT,
+    ),
+    (lambda a: a.delay_wgrad_compute, "--delay-wgrad-compute", _LEAVE_OUT),
+    (lambda a: a.tp_comm_overlap, "--tp-comm-overlap", _LEAVE_OUT),
+    (lambda a: a.use_megatron_fsdp, "--use-megatron-fsdp", "use --use-torch-fsdp2"),
+    (lambda a: a.nccl_ub, "--use-nccl-ub", _LEAVE_OUT),
+    (lambda a: a.use_sharp, "--use-sharp", _LEAVE_OUT),
+    (
+        lambda a: a.nccl_communicator_config_path,
+        "--nccl-communicator-config-path",
+        _LEAVE_OUT,
+    ),
+    (lambda a: a.high_priority_stream_groups, "--high-priority-stream-groups", _LEAVE_OUT),
+    # Instruments.
+    (
+        lambda a: a.profile and not a.use_pytorch_profiler,
+        "--profile",
+        "add --use-pytorch-profiler",
+    ),
+    (lambda a: a.record_memory_history, "--record-memory-history", _LEAVE_OUT),
+    (lambda a: a.log_memory_to_tensorboard, "--log-memory-to-tensorboard", _LEAVE_OUT),
+    (lambda a: a.log_device_memory_used, "--log-device-memory-used", _LEAVE_OUT),
+    (lambda a: a.log_energy, "--log-energy", _LEAVE_OUT),
+    (lambda a: a.log_straggler, "--log-straggler", _LEAVE_OUT),
+    (lambda a: a.gpu_sniff_test_interval, "--gpu-sniff-test-interval", _LEAVE_OUT),
+    # What the attention of the CPU backend does not know (trainer/cpu/attention.py).
+    (
+        lambda a: a.context_parallel_size > 1 and a.create_attention_mask_in_dataloader,
+        "--context-parallel-size with the attention mask of the data loader",
+        "add --no-create-attention-mask-in-dataloader",
+    ),
+    (
+        lambda a: a.context_parallel_size > 1 and a.dataloader_inter_document_masking,
+        "--context-parallel-size with --dataloader-inter-document-masking",
+        "leave one of them out",
+    ),
+    (
+        lambda a: a.context_parallel_size > 1 and a.window_size is not None,
+        "--context-parallel-size with --window-size",
+        "leave one of them out",
+    ),
+    (
+        lambda a: a.context_parallel_size > 1 and a.softmax_type != "vanilla",
+        "--context-parallel-size with --softmax-type",
+        "leave one of them out",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that Megatron imports late, for one flag.
+
+    Attributes:
+        is_asked: whether the run asks for it.
+        flag: that does.
+        module: to be imported.
+        package: its name where it is installed from.
+        instead: what to do.
+    """
+
+    is_asked: Asked
+    flag: str
+    module: str
+    package: str
+    instead: str = "install it, or leave the flag out"
+
+
+_PACKAGES = (
+    Package(
+        lambda a: a.wandb_project,
+        "--wandb-project",
+        "wandb",
+        "wandb",
+        "pip install wandb, or leave the flag out",
+    ),
+    Package(lambda a: a.tensorboard_dir, "--tensorboard-dir", "tensorboard", "tensorboard"),
+    Package(
+        lambda a: a.enable_one_logger and (a.one_logger_run_name or a.one_logger_async),
+        "--one-logger-run-name or --one-logger-async",
+        "one_logger",
+        "one_logger",
+        "add --no-one-logger",
+    ),
+    Package(
+        lambda a: a.run_workload_inspector_server,
+        "--run-workload-inspector-server",
+        "workload_inspector",
+        "workload_inspector",
+    ),
+    Package(
+        lambda a: a.inprocess_restart,
+        "--inprocess-restart",
+        "nvidia_resiliency_ext",
+        "nvidia-resiliency-ext",
+    ),
+    Package(
+        lambda a: a.enable_ft_package,
+        "--enable-ft-package",
+        "nvidia_resiliency_ext",
+        "nvidia-resiliency-ext",
+    ),
+    Package(
+        lambda a: a.non_persistent_ckpt_type == "local",
+        "--non-persistent-ckpt-type local",
+        "nvidia_resiliency_ext",
+        "nvidia-resiliency-ext",
+    ),
+    Package(
+        lambda a: a.optimizer not in ("adam", "sgd"),
+        "--optimizer other than adam and sgd",
+        "emerging_optimizers",
+        "emerging-optimizers",
+        "install it, or use --optimizer adam",
+    ),
+    Package(lambda a: a.log_energy, "--log-energy", "pynvml", "nvidia-ml-py"),
+    Package(
+        lambda a: any(prefix.startswith("s3://") for prefix in all_prefixes(a)),
+        "text in s3://",
+        "boto3",
+        "boto3",
+        "install it, or copy the text here",
+    ),
+)
+
+
+ATTENTION_VARIABLES = ("NVTE_FLASH_ATTN", "NVTE_FUSED_ATTN", "NVTE_UNFUSED_ATTN")
+"""Of the environment, from which Transformer Engine takes what ``--attention-backend`` asks for."""
+_ATTENTION = {
+    "local": (0, 0, 0),
+    "flash": (1, 0, 0),
+    "fused": (0, 1, 0),
+    "unfused": (0, 0, 1),
+    "auto": (1, 1, 1),
+}
+
+
+def _check_attention_variables(args: argparse.Namespace) -> None:
+    """Megatron sets them as it builds the model, and asserts that nobody has set them otherwise."""
+    backend = args.attention_backend.name
+    for name, wanted in zip(ATTENTION_VARIABLES, _ATTENTION[backend], strict=True):
+        if os.environ.get(name, str(wanted)) != str(wanted):
+            raise UserError(
+                f"{name}={os.environ[name]} in the environment contradicts --attention-backend "
+                f"{backend}: unset it"
+            )
+
+
+def _check_transformer_engine(args: argparse.Namespace) -> None:
+    if args.transformer_impl == "transformer_engine" and find_spec("transformer_engine") is None:
+        raise UserError(
+            "--transformer-impl transformer_engine, which is Megatron's default, needs Transformer "
+            "Engine, and none is installed here: run in the GPU image, or use --transformer-impl "
+            "local"
+        )
+
+
+def check_fp8(args: argparse.Namespace) -> None:
+    """Check ``--fp8-format`` and ``--fp8-recipe`` against this GPU and Transformer Engine.
+
+    Megatron would find out in the first forward pass, on every rank.
+
+    Raises:
+        UserError: either lacks what the recipe needs.
+    """
+    if args.fp8 is None:
+        return
+    asked = f"--fp8-recipe {args.fp8_recipe}"
+    try:
+        from transformer_engine.pytorch.quantization import FP8GlobalStateManager as Support
+    except ImportError:
+        raise UserError(
+            f"{asked} needs a Transformer Engine that has it, and none is installed here: run in "
+            "the GPU image, or leave --fp8-format out"
+        ) from None
+    is_available = {
+        "mxfp8": Support.is_mxfp8_available,
+        "blockwise": Support.is_fp8_block_scaling_available,
+    }.get(args.fp8_recipe, Support.is_fp8_available)
+    available, reason = is_available()
+    if not available:
+        raise UserError(
+            f"{asked} does not run on this GPU: {reason.rstrip('.')}; use another --fp8-recipe, or "
+            "leave --fp8-format out"
+        )

@@ -16,6 +16,8 @@ from tst_megatron.corpora.sources import all_prefixes
 from tst_megatron.errors import UserError
 from tst_megatron.methods.method import Run
 from tst_megatron.methods.registry import add_arguments, check_flags
+from tst_megatron.stock.unheeded import say_unheeded
+from tst_megatron.trainer.checkpoint_choice import check_load
 from tst_megatron.trainer.ledger_header import header_of
 from tst_megatron.trainer.live_comparison import OtherRun
 from tst_megatron.trainer.memory import check_resume
@@ -31,6 +33,8 @@ def check_before_validation(args: argparse.Namespace, on_gpu: bool) -> None:
     Raises:
         UserError: a file is missing, a folder cannot be written, or a flag needs a GPU.
     """
+    if _is_first():
+        say_unheeded(args)
     if not on_gpu:
         for is_set, flag, instead in _NEEDS_A_GPU:
             if is_set(args):
@@ -47,6 +51,7 @@ def check_before_validation(args: argparse.Namespace, on_gpu: bool) -> None:
             raise UserError(f"--tokenizer-model {args.tokenizer_model} is missing: no such file")
     if _is_first_of_node():
         budget.check_files(_local_prefixes(args))
+        check_load(args, looks_at_files=_is_first())
     for flag in ("save", "tensorboard_dir", "data_cache_path"):
         folder = getattr(args, flag)
         if folder is not None and not is_remote(folder):
@@ -143,6 +148,15 @@ def _is_first_of_node() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
+def _is_first() -> bool:
+    """Whether this rank speaks for all, and looks at every file of a checkpoint.
+
+    All nodes share those: a look at each of 10,000 from every node would see the same, and is what
+    file servers choke on. That the folder is mounted, the first rank of each node sees.
+    """
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _local_prefixes(args: argparse.Namespace) -> list[str]:
     """Indexed corpora on this machine; Megatron's fine-tuning data are not indexed."""
     if args.sft:
@@ -190,6 +204,14 @@ def _check_vocabulary(args: argparse.Namespace) -> None:
         raise UserError(
             f"--vocab-size {args.vocab_size} does not match the tokenizer, which has {size} "
             "tokens: leave --vocab-size out"
+        )
+    if args.padded_vocab_size is None:
+        # Megatron then pads it in the model alone, and fails when it counts operations.
+        raise UserError("--no-pad-vocab-size leaves the size open: add --padded-vocab-size")
+    if args.padded_vocab_size % args.tensor_model_parallel_size:
+        raise UserError(
+            f"--padded-vocab-size {args.padded_vocab_size} cannot be split by "
+            f"--tensor-model-parallel-size {args.tensor_model_parallel_size}: use a multiple of it"
         )
     if args.padded_vocab_size < size:
         raise UserError(

@@ -6,27 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 from counted_corpora import parse
-from megatron.core.dist_checkpointing import core
+from saved import save_arguments
 from torch.distributed import checkpoint as dcp
 
 from tst_megatron.errors import UserError
 from tst_megatron.methods.registry import run_of
-from tst_megatron.trainer.checkpoint_choice import TRACKER, Checkpoint
+from tst_megatron.trainer.checkpoint_choice import Checkpoint
 from tst_megatron.trainer.memory import check_resume, keep_vocabulary, saved_state
 
 PADDED = 8064
 MODEL = ("--num-layers=2", "--hidden-size=32", "--num-attention-heads=4")
-
-
-def save(root: Path, **saved) -> str:
-    """A checkpoint with arguments, in the form of Megatron before 0.19; its ``--load``."""
-    folder = Checkpoint(root, 10).folder
-    dcp.save({"weight": torch.ones(10)}, checkpoint_id=folder, no_dist=True)
-    core.save_config(core.CheckpointingConfig("torch_dist"), str(folder))
-    content = saved.pop("content_metadata", None)
-    torch.save({"args": Namespace(**saved), "content_metadata": content}, folder / "common.pt")
-    (root / TRACKER).write_text("10")
-    return f"--load={root}"
 
 
 def kept(*flags: str, now: int = 8192, given: int | None = None, tokens: int = 8000) -> int:
@@ -38,23 +27,23 @@ def kept(*flags: str, now: int = 8192, given: int | None = None, tokens: int = 8
 
 @pytest.mark.parametrize("more", [(), ("--finetune",), ("--tensor-model-parallel-size=2",)])
 def test_the_vocabulary_stays_as_it_was_padded(tmp_path: Path, caplog, more) -> None:
-    load = save(tmp_path, padded_vocab_size=PADDED)
+    load = save_arguments(tmp_path, padded_vocab_size=PADDED)
     assert kept(load, *more) == PADDED
     assert f"stays padded to {PADDED}, as in the checkpoint in {tmp_path}" in caplog.text
 
 
 def test_that_of_a_pretrained_one_too(tmp_path: Path) -> None:
-    load = save(tmp_path, padded_vocab_size=PADDED)
+    load = save_arguments(tmp_path, padded_vocab_size=PADDED)
     assert kept(load.replace("--load", "--pretrained-checkpoint")) == PADDED
 
 
 def test_without_a_saved_size_it_is_padded_as_ever(tmp_path: Path) -> None:
     assert kept() == 8192
-    assert kept(save(tmp_path)) == 8192
+    assert kept(save_arguments(tmp_path)) == 8192
 
 
 def test_a_size_that_this_run_cannot_have(tmp_path: Path) -> None:
-    load = save(tmp_path, padded_vocab_size=PADDED)
+    load = save_arguments(tmp_path, padded_vocab_size=PADDED)
     with pytest.raises(UserError, match=r"8064 rows, which --tensor-model-parallel-size 5 cannot"):
         kept(load, "--tensor-model-parallel-size=5")
     with pytest.raises(UserError, match=r"8064 rows and the tokenizer 8100 tokens"):
@@ -62,7 +51,7 @@ def test_a_size_that_this_run_cannot_have(tmp_path: Path) -> None:
 
 
 def test_a_size_that_is_asked_for_is_taken_with_a_word(tmp_path: Path, caplog) -> None:
-    load = save(tmp_path, padded_vocab_size=PADDED)
+    load = save_arguments(tmp_path, padded_vocab_size=PADDED)
     assert kept(load, given=8192) == 8192
     assert "--padded-vocab-size 8192: the vocabulary of the checkpoint" in caplog.text
     caplog.clear()
@@ -71,7 +60,7 @@ def test_a_size_that_is_asked_for_is_taken_with_a_word(tmp_path: Path, caplog) -
 
 
 def test_a_model_of_another_shape(tmp_path: Path) -> None:
-    load = save(tmp_path, num_layers=4, hidden_size=32, num_attention_heads=4)
+    load = save_arguments(tmp_path, num_layers=4, hidden_size=32, num_attention_heads=4)
     args = parse(load, *MODEL)
     with pytest.raises(UserError, match="num_layers 4 and this run has 2"):
         check_resume(args, run_of(args))
@@ -81,7 +70,7 @@ def test_a_model_of_another_shape(tmp_path: Path) -> None:
 
 def test_an_optimizer_that_is_cut_for_another_layout(tmp_path: Path) -> None:
     content = {"distrib_optim_sharding_type": "dp_reshardable"}
-    load = save(
+    load = save_arguments(
         tmp_path,
         content_metadata=content,
         tensor_model_parallel_size=1,
@@ -112,7 +101,7 @@ def test_torchs_own_format_tells_too(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_read_is_a_sentence(tmp_path: Path) -> None:
-    save(tmp_path)
+    save_arguments(tmp_path)
     (Checkpoint(tmp_path, 10).folder / "common.pt").write_bytes(b"garbled")
     with pytest.raises(UserError, match=r"iter_0000010 cannot be read: .*; name another with"):
         saved_state(Checkpoint(tmp_path, 10))

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 USAGE_EXIT_CODE = 2
+NO_STEP_EXIT_CODE = 3
+"""Megatron left without a code before it trained a step, which would have been 0."""
 INTERRUPTED_EXIT_CODE = 130
 
 
@@ -18,7 +20,7 @@ class UserError(Exception):
     """Something the user can put right; the message is one sentence that says what and how."""
 
 
-def _exit_with(message: str, code: int = USAGE_EXIT_CODE) -> NoReturn:
+def exit_with(message: str, code: int = USAGE_EXIT_CODE) -> NoReturn:
     """Print one sentence on standard error and leave.
 
     Rank 0 prints it, and one rank of every other node: what is missing may be missing there alone.
@@ -36,6 +38,6 @@ def user_errors_exit() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        _exit_with(f"error: {error}")
+        exit_with(f"error: {error}")
     except KeyboardInterrupt:
-        _exit_with("stopped by Ctrl-C", INTERRUPTED_EXIT_CODE)
+        exit_with("stopped by Ctrl-C", INTERRUPTED_EXIT_CODE)

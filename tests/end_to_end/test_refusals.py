@@ -121,6 +121,17 @@ def cases(corpus, folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, .
         ),
         "saving without an interval": ((f"--save={folder / 's'}",), ("add --save-interval",)),
         "recipe": (("--recipe=nope",), ("no recipe 'nope'",)),
+        "a checkpoint that is asked for": (
+            (
+                *(f"--load={folder / 'no'}", f"--save={folder / 'no'}", "--save-interval=1"),
+                "--exit-on-missing-checkpoint",
+            ),
+            (f"--load {folder / 'no'} holds no checkpoint", "--exit-on-missing-checkpoint"),
+        ),
+        "a batch that grows": (
+            ("--rampup-batch-size", "2", "2", "400"),
+            ("--rampup-batch-size does nothing", "--step-batch-size-schedule '0:256"),
+        ),
     }
 
 
@@ -153,6 +164,14 @@ def test_each_is_one_sentence(corpus, tmp_path: Path) -> None:
         assert "Traceback" not in result.output, name
         for word in words:
             assert word in sentences[0], (name, sentences[0])
+
+
+def test_a_stop_without_a_code_is_no_success(corpus, tmp_path: Path) -> None:
+    """Megatron leaves with 0 where it cannot train; here it does so for want of a package."""
+    result = attempt(tmp_path, (*TINY, *corpus.flags, "--adlr-autoresume"))
+    assert result.code == 3, result.output
+    assert "Megatron stopped before the first step, and says why above" in result.output
+    assert "ADLR autoresume is not available" in result.output
 
 
 def test_a_run_without_torchrun_is_one_process(corpus, tmp_path: Path) -> None:

@@ -89,6 +89,21 @@ def test_the_switch_keeps_weights_and_optimizer_state(unbroken: Job) -> None:
         assert before[name].norm() > 0
 
 
+def test_a_checkpoint_that_is_not_whole_is_refused(corpus, unbroken: Job, tmp_path: Path) -> None:
+    """Superposed and ordinary runs alike, and whole ones beside it are named."""
+    for number, own in enumerate([(SCHEDULE,), ()]):
+        copied = tmp_path / str(number)
+        shutil.copytree(unbroken.out / "checkpoints", copied)
+        data = copied / "iter_0000010/__0_0.distcp"
+        data.write_bytes(data.read_bytes()[:1000])
+        flags = (*TINY, *corpus.flags, *own, f"--load={copied}", f"--save={copied}")
+        refused = run(Job(tmp_path / f"run{number}", (*flags, "--save-interval=1")), check=False)
+        assert refused.code == 2
+        sentence = next(line for line in refused.output.splitlines() if "error: " in line)
+        assert "iter_0000010/__0_0.distcp has 1,000 of" in sentence
+        assert f"steps 9, 8, 7 of it are whole: write 9 into {copied}" in sentence
+
+
 def test_another_schedule_is_refused(corpus, unbroken: Job, tmp_path: Path) -> None:
     flags = (*TINY, *corpus.flags, f"--load={unbroken.out / 'checkpoints'}")
     refused = run(Job(tmp_path, (*flags, "--tst-schedule=4:0.5")), check=False)

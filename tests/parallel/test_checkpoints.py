@@ -16,10 +16,12 @@ _SP = (*_TP, "--sequence-parallel")
 _PP = ("--pipeline-model-parallel-size=2",)
 _EP = ("--expert-model-parallel-size=2",)
 _ANY = ("--dist-ckpt-optim-fully-reshardable",)
+# To 384 tokens on one rank; Megatron would pad to 512 for two.
+_PADDED = ("--make-vocab-size-divisible-by=128",)
 
 # name -> (model, flags and ranks before the cut, flags and ranks after it)
 CHANGES = {
-    "tp1-to-tp2": ("dense", ((), 1), (_TP, 2)),
+    "tp1-to-tp2": ("dense", (_PADDED, 1), ((*_PADDED, *_TP), 2)),
     "pp2-to-pp1": ("dense", (_PP, 2), ((), 1)),
     "ep2-to-ep1": ("moe", (_EP, 2), ((), 1)),
     "ep1-to-ep2": ("moe", ((), 2), (_EP, 2)),

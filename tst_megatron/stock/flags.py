@@ -7,6 +7,7 @@ import argparse
 from typing import Any
 
 from tst_megatron.errors import UserError
+from tst_megatron.stock.unheeded import check_unheeded
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,8 +84,9 @@ def check_beside(args: argparse.Namespace) -> None:
     """Check the flags beside all of Megatron's.
 
     Raises:
-        UserError: they contradict one another.
+        UserError: they contradict one another, or Megatron does not heed one.
     """
+    check_unheeded(args)
     if args.blend is not None:
         for is_set, flag in ((args.sft, "--sft"), (args.mock_data, "--mock-data")):
             if is_set:

@@ -15,6 +15,8 @@ from tst_megatron.corpora.sources import all_prefixes
 from tst_megatron.errors import UserError
 from tst_megatron.methods.method import Run
 from tst_megatron.methods.registry import add_arguments, check_flags
+from tst_megatron.stock.unheeded import say_unheeded
+from tst_megatron.trainer.checkpoint_choice import check_load
 from tst_megatron.trainer.gpt2_tokenizer import DEFAULT_TOKENIZER, GPT2, check_gpt2_files
 from tst_megatron.trainer.ledger_header import header_of
 from tst_megatron.trainer.live_comparison import OtherRun
@@ -39,6 +41,8 @@ def check_before_validation(args: argparse.Namespace) -> None:
     Raises:
         UserError: a file is missing, a folder cannot be written, or a flag needs another.
     """
+    if _is_first():
+        say_unheeded(args)
     if args.num_experts and args.tensor_model_parallel_size > 1 and not args.sequence_parallel:
         # Megatron's own refusal, which comes with the first forward pass (moe_layer.py).
         raise UserError(
@@ -48,6 +52,7 @@ def check_before_validation(args: argparse.Namespace) -> None:
     _check_object_storage(args)
     if _is_first_of_node():
         budget.check_files(_local_prefixes(args))
+        check_load(args, looks_at_files=_is_first())
     for flag in ("save", "tensorboard_dir", "wandb_save_dir", "data_cache_path"):
         folder = getattr(args, flag)
         if folder is not None and not is_remote(folder):
@@ -144,6 +149,15 @@ def _is_first_of_node() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
+def _is_first() -> bool:
+    """Whether this rank speaks for all, and looks at every file of a checkpoint.
+
+    All nodes share those: a look at each of 10,000 from every node would see the same, and is what
+    file servers choke on. That the folder is mounted, the first rank of each node sees.
+    """
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _local_prefixes(args: argparse.Namespace) -> list[str]:
     """Indexed corpora on this machine; Megatron's fine-tuning data are not indexed."""
     if args.sft:
@@ -195,6 +209,14 @@ def _check_vocabulary(args: argparse.Namespace) -> None:
             args.vocab_size,
             size,
             args.padded_vocab_size,
+        )
+    if args.padded_vocab_size is None:
+        # Megatron then pads it in the model alone, and fails when it counts operations.
+        raise UserError("--no-pad-vocab-size leaves the size open: add --padded-vocab-size")
+    if args.padded_vocab_size % args.tensor_model_parallel_size:
+        raise UserError(
+            f"--padded-vocab-size {args.padded_vocab_size} cannot be split by "
+            f"--tensor-model-parallel-size {args.tensor_model_parallel_size}: use a multiple of it"
         )
     if args.padded_vocab_size < size:
         raise UserError(

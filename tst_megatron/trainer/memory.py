@@ -1,19 +1,24 @@
-"""What checkpoints remember of a run's methods: with Megatron's arguments, which they carry anyway.
+"""What checkpoints remember of a run: Megatron's arguments, which carry what its methods say too.
 
 The one idea: a resume under other settings is told from the same run before any process group, by
-what each method says of itself; there is nothing else to save or to compare.
+the arguments that were saved; there is nothing else to save or to compare.
 """
 
 import argparse
 import logging
-from pathlib import Path
+import zipfile
+from functools import cache
 from typing import Any
 
+import torch
 from megatron.core import dist_checkpointing
-from megatron.training.checkpointing import get_checkpoint_name, get_checkpoint_tracker_filename
+from megatron.core.optimizer import DistributedOptimizer
+from megatron.training.checkpointing import find_checkpoint_rank_0
 
+from tst_megatron.errors import UserError
 from tst_megatron.methods.method import Run
 from tst_megatron.methods.registry import methods
+from tst_megatron.trainer.checkpoint_choice import Checkpoint, checkpoint_of
 
 logger = logging.getLogger(__name__)
 
@@ -37,33 +42,147 @@ def check_resume(args: argparse.Namespace, run: Run) -> None:
         run: what the run's methods make of it.
 
     Raises:
-        UserError: a method says that it is not the same run.
+        UserError: the model is of another shape, or a method says that it is not the same run.
     """
-    if args.load is None or args.finetune:
+    chosen = checkpoint_of(args)
+    if chosen is None or chosen.is_pretrained or args.finetune:
         return
-    if args.allow_schedule_change and not any(part.restores for part in run.parts):
-        return
-    step, saved = _saved_arguments(args)
+    saved = saved_state(chosen).get("args")
     if saved is None:
+        return
+    _check_shape(args, chosen, saved)
+    _check_optimizer(args, chosen, saved)
+    if args.allow_schedule_change and not any(part.restores for part in run.parts):
         return
     parts = {part.name: part for part in run.parts}
     for method in methods():
         before = method.remembered(saved)
         if method.name in parts:
-            parts[method.name].resume(args, before, step)
+            parts[method.name].resume(args, before, chosen.step or 0)
         elif before is not None and args.rank == 0:
             # Without the method's flags the run is Megatron's own, and so may be meant.
             logger.warning("The checkpoint in %s %s.", args.load, method.goes_on_without(before))
 
 
-def _saved_arguments(args: argparse.Namespace) -> tuple[int, Any]:
-    """Step and arguments of the checkpoint that Megatron would load; None where there is none."""
-    tracker = Path(get_checkpoint_tracker_filename(args.load))
-    if not tracker.is_file():
-        return 0, None
-    text = tracker.read_text().strip()
-    step = int(args.ckpt_step) if args.ckpt_step else (int(text) if text.isdigit() else 0)
-    folder = get_checkpoint_name(args.load, step, release=text == "release", return_base_dir=True)
-    if not Path(folder).is_dir() or not dist_checkpointing.check_is_distributed_checkpoint(folder):
-        return step, None
-    return step, dist_checkpointing.load_common_state_dict(folder).get("args")
+def _check_shape(args: argparse.Namespace, chosen: Checkpoint, saved: Any) -> None:
+    """What Megatron asserts of a resume once all ranks are up (``check_checkpoint_args``)."""
+    for name in ("num_layers", "hidden_size", "num_attention_heads"):
+        before, now = getattr(saved, name, None), getattr(args, name)
+        # A stock model may go on as a hybrid one, whose layers are counted otherwise.
+        if before in (None, now) or (name == "num_layers" and args.hybrid_layer_pattern):
+            continue
+        raise UserError(
+            f"the checkpoint in {chosen.root} is of a model with {name} {before} and this run has "
+            f"{now}: use the model's flags, or name another folder"
+        )
+
+
+def _check_optimizer(args: argparse.Namespace, chosen: Checkpoint, saved: Any) -> None:
+    """What Megatron refuses of a sharded optimizer once all ranks are up (``load_checkpoint``)."""
+    before, now = _model_parallel_sizes(saved), _model_parallel_sizes(args)
+    if before == now or not args.use_distributed_optimizer or args.no_load_optim:
+        return
+    if getattr(saved, "no_save_optim", False) or chosen.step is None:
+        return
+    content = saved_state(chosen).get("content_metadata") or {}
+    kind = content.get("distrib_optim_sharding_type")
+    if kind is None or kind in DistributedOptimizer.checkpoint_fully_reshardable_formats:
+        return
+    raise UserError(
+        f"the optimizer's state in {chosen.folder} is cut for tensor x pipeline parallelism "
+        f"{before[0]} x {before[1]} and this run has {now[0]} x {now[1]}: save it once in its own "
+        "layout with --dist-ckpt-optim-fully-reshardable, or begin its state anew with "
+        "--no-load-optim"
+    )
+
+
+def _model_parallel_sizes(args: Any) -> tuple[int, int]:
+    names = ("tensor_model_parallel_size", "pipeline_model_parallel_size")
+    return getattr(args, names[0], 1), getattr(args, names[1], 1)
+
+
+def keep_vocabulary(args: argparse.Namespace, given: int | None, tokens: int) -> None:
+    """Keep the padded size of a checkpoint's vocabulary, which another layout would pad anew.
+
+    Megatron pads to a multiple of ``--make-vocab-size-divisible-by`` times the tensor-parallel
+    size, and fills rows that a checkpoint does not have with noise, which takes its share of every
+    softmax.
+
+    Args:
+        args: Megatron's validated arguments, whose ``padded_vocab_size`` is set.
+        given: ``--padded-vocab-size`` as the user gave it.
+        tokens: of the tokenizer.
+
+    Raises:
+        UserError: this layout, or the tokenizer, cannot have that size.
+    """
+    chosen = checkpoint_of(args)
+    if chosen is None:
+        return
+    size = getattr(saved_state(chosen).get("args"), "padded_vocab_size", None)
+    if size in (None, args.padded_vocab_size):
+        return
+    if given is not None:
+        if args.rank == 0:
+            logger.warning(
+                "--padded-vocab-size %d: the vocabulary of the checkpoint in %s has %d rows, so "
+                "that the loss goes on at another level.",
+                *(given, chosen.root, size),
+            )
+        return
+    otherwise = "or give --padded-vocab-size, and the loss goes on at another level"
+    ranks = args.tensor_model_parallel_size
+    if size < tokens:
+        raise UserError(
+            f"the vocabulary of the checkpoint in {chosen.root} has {size} rows and the tokenizer "
+            f"{tokens} tokens: use the tokenizer that it was trained with, {otherwise}"
+        )
+    if size % ranks:
+        raise UserError(
+            f"the vocabulary of the checkpoint in {chosen.root} has {size} rows, which "
+            f"--tensor-model-parallel-size {ranks} cannot split: use one that divides them, "
+            f"{otherwise}"
+        )
+    if args.rank == 0:
+        logger.warning(
+            "The vocabulary stays padded to %d, as in the checkpoint in %s; flags and layout would "
+            "make it %s.",
+            *(size, chosen.root, args.padded_vocab_size),
+        )
+    args.padded_vocab_size = size
+
+
+@cache
+def saved_state(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a checkpoint says of itself, without a tensor: ``args`` are Megatron's arguments, where
+    it has them.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return _read_state(checkpoint)
+    # What is cut short or of another version fails in any way, on ranks that do not look first.
+    except Exception as error:
+        raise UserError(
+            f"the checkpoint {checkpoint.folder} cannot be read: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}; name another with --ckpt-step"
+        ) from None
+
+
+def _read_state(checkpoint: Checkpoint) -> dict[str, Any]:
+    folder = str(checkpoint.folder)
+    if dist_checkpointing.check_is_distributed_checkpoint(folder):
+        state = dist_checkpointing.load_common_state_dict(folder)
+        return {name: state.get(name) for name in ("args", "content_metadata")}
+    file = find_checkpoint_rank_0(
+        str(checkpoint.root), checkpoint.step or 0, release=checkpoint.step is None
+    )
+    if file is not None:
+        # Mapped, so that no tensor is read; a bare pickle, of long ago, cannot be.
+        if not zipfile.is_zipfile(file):
+            return {}
+        return {"args": torch.load(file, map_location="cpu", mmap=True).get("args")}
+    state = {"args": None}
+    torch.distributed.checkpoint.load(state, checkpoint_id=folder, no_dist=True)
+    return state

@@ -10,11 +10,14 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
 from tst_megatron.backends import prepare_backend
-from tst_megatron.errors import UserError, user_errors_exit
+from tst_megatron.errors import NO_STEP_EXIT_CODE, UserError, exit_with, user_errors_exit
+from tst_megatron.trainer.step_clock import StepClock
 
 EXAMPLES = """\
 examples:
@@ -38,9 +41,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(argv: list[str]) -> None:
     """Train; ``argv`` are Megatron's flags, ours, and a ``--recipe``.
 
-    Leaves with code 2 and one sentence where the flags, files or their combination cannot run.
+    Leaves with code 2 and one sentence where the flags, files or their combination cannot run, and
+    with code 3 where Megatron leaves without one before the first step.
     """
     started = time.time()
+    # One for the whole process: time goes on where training restarts inside it.
+    clock = StepClock(started)
+    with _silent_stops_fail(clock):
+        _run(argv, started, clock)
+
+
+def _run(argv: list[str], started: float, clock: StepClock) -> None:
     _be_the_only_rank()
     machine_flags = prepare_backend()
     from tst_megatron.corpora.blend import expand_blend
@@ -55,7 +66,25 @@ def main(argv: list[str]) -> None:
             on_gpu=not machine_flags,
             recipe=None if recipe is None else {"name": recipe, "overrides": overrides},
         )
-    _train(args, run, started)
+    _train(args, run, started, clock)
+
+
+@contextmanager
+def _silent_stops_fail(clock: StepClock) -> Iterator[None]:
+    """Before the first step, let Megatron's ``sys.exit()`` be the failure that it means.
+
+    It has several of them, for what it cannot load or find. Their code is 0, which a scheduler
+    takes for a run that is finished.
+    """
+    try:
+        yield
+    except SystemExit as stop:
+        if stop.code is None and not clock.has_started:
+            exit_with(
+                "error: Megatron stopped before the first step, and says why above",
+                NO_STEP_EXIT_CODE,
+            )
+        raise
 
 
 def _be_the_only_rank() -> None:
@@ -80,6 +109,7 @@ def _check_recipe(argv: list[str]) -> None:
 
 
 def _parse(on_gpu: bool, recipe: dict[str, Any] | None = None) -> tuple[argparse.Namespace, Any]:
+    from megatron.training import get_tokenizer
     from megatron.training.arguments import parse_and_validate_args, parse_args
 
     from tst_megatron.methods.registry import add_arguments, check_flags, run_of
@@ -88,7 +118,7 @@ def _parse(on_gpu: bool, recipe: dict[str, Any] | None = None) -> tuple[argparse
     from tst_megatron.trainer.corpus_tokenizer import corpus_tokenizer_flags
     from tst_megatron.trainer.gpt2_tokenizer import DEFAULT_TOKENIZER, read_gpt2_from_its_files
     from tst_megatron.trainer.machine import check_machine
-    from tst_megatron.trainer.memory import remember
+    from tst_megatron.trainer.memory import keep_vocabulary, remember
 
     # Twice, because Megatron's validation opens files and so fails in its own ways first.
     with refusals_as_sentences():
@@ -111,6 +141,7 @@ def _parse(on_gpu: bool, recipe: dict[str, Any] | None = None) -> tuple[argparse
             args_defaults={"tokenizer_type": DEFAULT_TOKENIZER},
         )
     args.recipe = recipe
+    keep_vocabulary(args, flags.padded_vocab_size, int(get_tokenizer().vocab_size))
     # Again: Megatron's validation turns old spellings of flags into new ones.
     check_flags(args)
     run = run_of(args)
@@ -119,7 +150,7 @@ def _parse(on_gpu: bool, recipe: dict[str, Any] | None = None) -> tuple[argparse
     return args, run
 
 
-def _train(args: argparse.Namespace, run: Any, started: float) -> None:
+def _train(args: argparse.Namespace, run: Any, started: float, clock: StepClock) -> None:
     from megatron.core.enums import ModelType
     from megatron.training import (
         get_tensorboard_writer,
@@ -134,15 +165,13 @@ def _train(args: argparse.Namespace, run: Any, started: float) -> None:
     from tst_megatron.trainer.datasets import DatasetsProvider
     from tst_megatron.trainer.forward_step import ForwardStep
     from tst_megatron.trainer.hooks import install_hooks
-    from tst_megatron.trainer.step_clock import StepClock
 
     with user_errors_exit(), refusals_as_sentences():
         config = pretrain_cfg_container_from_args(args, _model_config(args, run))
     set_startup_timestamps(program_start=started, main_entry=time.time())
     provider = DatasetsProvider(run)
     forward_step = ForwardStep(run)
-    # One for the whole process: time goes on where training restarts inside it.
-    clock = forward_step.clock = StepClock(started)
+    forward_step.clock = clock
     expert_optimizers.install()
 
     @wraps(pretrain)

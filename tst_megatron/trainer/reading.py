@@ -11,15 +11,18 @@ from tst_megatron.errors import UserError
 from tst_megatron.methods import registry
 from tst_megatron.methods.method import Run
 from tst_megatron.stock.batch_sizes import train_steps
+from tst_megatron.stock.unheeded import check_unheeded
 
 
 def reading_from_args(args: argparse.Namespace) -> Reading:
     """What a run reads, from Megatron's flags and ours.
 
     Raises:
-        UserError: there are no training data, or flags do not say how much is read of them.
+        UserError: there are no training data, flags do not say how much is read of them, or do so
+            in a way that Megatron does not heed.
     """
     registry.check_own_flags(args)
+    check_unheeded(args)
     if not args.seq_length or args.seq_length < 1:
         raise UserError("a sample is as long as its sequence: add --seq-length")
     sources = tuple(sources_of_split(args, "train"))

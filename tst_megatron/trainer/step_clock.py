@@ -28,12 +28,13 @@ class StepClock:
         self._last = time.monotonic() - max(0.0, time.time() - started)
         self._spent: dict[str, float] = {}
         self._open: list[str] = []
-        self._has_started = False
+        self.has_started = False
+        """Whether a step or an evaluation has begun."""
 
     def start(self) -> None:
         """The first step or evaluation begins: all time up to here was start-up."""
-        if not self._has_started:
-            self._has_started = True
+        if not self.has_started:
+            self.has_started = True
             self._spent[STARTUP] = time.monotonic() - self._last
 
     @contextmanager

@@ -43,7 +43,7 @@ def as_json(capsys, *flags: str) -> tuple[int, dict]:
 def test_the_whole_command_line_of_pretrain_is_taken(folder: Path, capsys) -> None:
     code, said = as_json(
         capsys,
-        *("--num-layers", "8", "--swiglu", "--lr=1e-3", "--bf16", "--rampup-batch-size", "1"),
+        *("--num-layers", "8", "--swiglu", "--lr=1e-3", "--bf16", "--iterations-to-skip", "1"),
         *("2", "300", f"--data-path={folder}/web", "--tst-bag-size", "4", "--tst-objective=mce"),
         *("--ledger", "ledger.jsonl", "--min-lr", "-1", "--save", "runs/checkpoints"),
     )

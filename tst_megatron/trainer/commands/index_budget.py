@@ -60,6 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         megatron.add_argument(flag, type=int, metavar=metavar, help=says)
     megatron.add_argument("--step-batch-size-schedule", metavar="TOKENS:B ...")
+    # To be refused: it says how much is read, and Megatron does not heed it.
+    megatron.add_argument("--rampup-batch-size", nargs=3, help=argparse.SUPPRESS)
     for flag in ("--data-path", "--train-data-path", "--valid-data-path", "--test-data-path"):
         megatron.add_argument(flag, nargs="*", metavar="[WEIGHT] PREFIX")
     for flag in ("--data-args-path", "--per-split-data-args-path"):

@@ -1,9 +1,11 @@
 """Flags: what they mean, and that every one that cannot work is told in a sentence."""
 
 import argparse
+from pathlib import Path
 
 import pytest
 from megatron.training.arguments import add_megatron_arguments
+from saved import save_arguments
 
 from tst_megatron.errors import UserError
 from tst_megatron.methods.registry import add_arguments, check_flags, run_of
@@ -149,14 +151,11 @@ def test_where_empty_places_are() -> None:
     assert not reads(*OF_DOCUMENTS, "--tst-superpose=output")
 
 
-def test_a_checkpoint_knows_the_boundary(monkeypatch) -> None:
+def test_a_checkpoint_knows_the_boundary(tmp_path: Path) -> None:
     """One saved before there was a choice was trained on bags of the running text."""
     saved = run_of(parse("--tst-bag-size=4")).saved()
     assert saved.pop("bag_boundary") == "any"
-    args = parse("--load=somewhere")
-    monkeypatch.setattr(
-        memory, "_saved_arguments", lambda args: (0, argparse.Namespace(tst_superposition=saved))
-    )
+    args = parse(save_arguments(tmp_path, tst_superposition=saved))
     memory.check_resume(args, run_of(parse("--tst-bag-size=4")))
     with pytest.raises(UserError, match=r'"any".*"document"'):
         memory.check_resume(args, run_of(parse(*OF_DOCUMENTS)))

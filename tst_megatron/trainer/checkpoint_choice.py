@@ -1,0 +1,266 @@
+"""Which checkpoint a run goes on from, told before Megatron looks for it; and whether it can.
+
+The one idea: Megatron takes what it cannot find for a run that begins, and leaves with code 0 over
+what it cannot read. So its choice (``load_checkpoint`` and ``_load_base_checkpoint`` in
+megatron/training/checkpointing.py) is made here first, from flags and trackers, and refused where
+the user must have meant something else.
+"""
+
+import argparse
+import logging
+import os
+from dataclasses import dataclass
+from itertools import islice, product
+from pathlib import Path
+
+from tst_megatron.corpora.blend import is_remote
+from tst_megatron.errors import UserError
+from tst_megatron.trainer.checkpoint_files import CONFIG, fault_of
+
+logger = logging.getLogger(__name__)
+
+TRACKER = "latest_checkpointed_iteration.txt"
+_RELEASE = "release"
+_NON_PERSISTENT = "non_persistent"
+_MOST_NAMED = 3  # Whole steps that a sentence lists, the newest first.
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One step in a folder of them.
+
+    Attributes:
+        root: folder of all steps.
+        step: its number; None for a release, whose weights alone are taken.
+        is_pretrained: whether ``--pretrained-checkpoint`` names it; likewise.
+    """
+
+    root: Path
+    step: int | None
+    is_pretrained: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """As ``get_checkpoint_name`` names it."""
+        return self.root / (_RELEASE if self.step is None else f"iter_{self.step:07d}")
+
+
+def checkpoint_of(args: argparse.Namespace) -> Checkpoint | None:
+    """The checkpoint that Megatron will load; None for none, or for one it looks for elsewhere.
+
+    Args:
+        args: Megatron's flags, validated or not.
+
+    Raises:
+        UserError: flags and trackers name what cannot be a checkpoint, or another than is meant.
+    """
+    if args.ckpt_step is not None and args.ckpt_step < 1:
+        # Megatron takes 0 for no flag at all, and what is below it for no checkpoint.
+        raise UserError(
+            f"--ckpt-step {args.ckpt_step} is no step that is saved: name one, or leave the flag "
+            "out for the last"
+        )
+    flag, root = _root_of(args)
+    if root is None:
+        return None
+    found = _persistent(args, flag, root)
+    brief = _non_persistent(args, root)
+    if brief is None or found is None:
+        return found or brief
+    if args.ckpt_step is not None and _number(brief) > args.ckpt_step:
+        raise UserError(
+            f"--ckpt-step {args.ckpt_step} is older than the non-persistent checkpoint of step "
+            f"{brief.step} in {brief.root}, which Megatron would load: move that away"
+        )
+    return brief if _number(brief) >= _number(found) else found
+
+
+def check_load(args: argparse.Namespace, looks_at_files: bool) -> None:
+    """Check that a run can go on from the checkpoint that its flags name, or may begin.
+
+    Args:
+        args: Megatron's flags, validated or not.
+        looks_at_files: whether to hold every file of the checkpoint against its list, a look at
+            each one's length, rather than to see that tracker and folder are there.
+
+    Raises:
+        UserError: it cannot.
+    """
+    chosen = checkpoint_of(args)
+    if looks_at_files:
+        _say_what_is_left_to_megatron(args)
+        _check_tracker_is_not_lost(args)
+    if chosen is None:
+        _check_that_it_may_begin(args)
+        return
+    if looks_at_files or not chosen.folder.is_dir():
+        fault = fault_of(chosen.folder, _rank_folders(args))
+        if fault is not None:
+            raise UserError(
+                f"the checkpoint to go on from in {chosen.root} is not whole: {fault}; "
+                f"{_way_on(chosen.root, args.ckpt_step is not None)}"
+            )
+    is_of_torch = args.ckpt_format == "torch" and not args.auto_detect_ckpt_format
+    if is_of_torch and (chosen.folder / CONFIG).exists():
+        raise UserError(
+            f"--ckpt-format torch does not read {chosen.folder}, which is of torch_dist: leave the "
+            "flag out, or add --auto-detect-ckpt-format"
+        )
+
+
+def _root_of(args: argparse.Namespace) -> tuple[str, Path | None]:
+    """The flag that names the folder, and the folder; None without one on this machine."""
+    load, pretrained = args.load, args.pretrained_checkpoint
+    if pretrained is not None and not (load and (is_remote(load) or _has_tracker(load))):
+        return "--pretrained-checkpoint", None if is_remote(pretrained) else Path(pretrained)
+    return "--load", None if load is None or is_remote(load) else Path(load)
+
+
+def _persistent(args: argparse.Namespace, flag: str, root: Path) -> Checkpoint | None:
+    is_pretrained = flag != "--load"
+    named = _read_tracker(root)
+    if args.ckpt_step is None:
+        if named is None:
+            return None
+        return Checkpoint(root, None if named == _RELEASE else int(named), is_pretrained)
+    if named == _RELEASE:
+        raise UserError(
+            f"--ckpt-step {args.ckpt_step} beside {root / TRACKER}, which says {_RELEASE}, and "
+            "Megatron would load the release: leave the flag out, or write the step into the file"
+        )
+    return Checkpoint(root, args.ckpt_step, is_pretrained)
+
+
+def _non_persistent(args: argparse.Namespace, root: Path) -> Checkpoint | None:
+    if args.non_persistent_ckpt_type != "global":
+        return None
+    folder = Path(args.non_persistent_global_ckpt_dir or root / _NON_PERSISTENT)
+    named = _read_tracker(folder)
+    if named == _RELEASE:
+        raise UserError(
+            f"{folder / TRACKER} says {_RELEASE}, which no non-persistent checkpoint is: write the "
+            "number of a step into it, or move the folder away"
+        )
+    return None if named is None else Checkpoint(folder, int(named))
+
+
+def _number(checkpoint: Checkpoint) -> int:
+    return checkpoint.step or 0
+
+
+def _has_tracker(root: str) -> bool:
+    return (Path(root) / TRACKER).is_file()
+
+
+def _read_tracker(root: Path) -> str | None:
+    """What a tracker says: digits or ``release``; None where there is none."""
+    tracker = root / TRACKER
+    try:
+        text = tracker.read_bytes().decode(errors="replace").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UserError(
+            f"{tracker} cannot be read: {error.strerror}; see to its permissions"
+        ) from None
+    # Python's int, which Megatron asks, also takes signs, underscores and other scripts' digits.
+    if text == _RELEASE or (text.isascii() and text.isdigit()):
+        return text
+    says = f"says {text[:40]!r}" if text else "is empty"
+    raise UserError(
+        f"{tracker} {says}, where the number of a step should be: {_way_on(root, by_flag=False)}"
+    )
+
+
+def _check_tracker_is_not_lost(args: argparse.Namespace) -> None:
+    """Without a tracker Megatron begins at step 1, over the steps that are there."""
+    load = args.load
+    if load is None or is_remote(load) or _has_tracker(load) or args.ckpt_step is not None:
+        return
+    # A run that was ended in its first save has nothing to lose.
+    if whole_steps(Path(load), 1):
+        raise UserError(
+            f"--load {load} has steps and no {TRACKER}, so that Megatron would begin at step 1 "
+            f"over them: {_way_on(Path(load), by_flag=False)}"
+        )
+
+
+def _check_that_it_may_begin(args: argparse.Namespace) -> None:
+    """A run that finds no checkpoint begins only where its own ones will be."""
+    flag, root = _root_of(args)
+    named = args.load or args.pretrained_checkpoint
+    if named is None:
+        if args.finetune:
+            raise UserError("--finetune has nothing to start from: add --load")
+        return
+    if root is None or args.non_persistent_ckpt_type == "local":
+        return
+    what = f"{flag} {root} holds no checkpoint (there is no {TRACKER} in it)"
+    if flag != "--load" or args.finetune:
+        raise UserError(f"{what}, and the run starts from one: name a folder that holds one")
+    if args.exit_on_missing_checkpoint:
+        raise UserError(
+            f"{what}, and --exit-on-missing-checkpoint asks for one: leave that out to begin anew"
+        )
+    if args.save is None or os.path.realpath(args.save) != os.path.realpath(root):
+        raise UserError(
+            f"{what}, nor will this run save one there: name a folder that holds one, or leave "
+            "--load out to begin at step 1"
+        )
+
+
+def _say_what_is_left_to_megatron(args: argparse.Namespace) -> None:
+    for flag, path in (("load", args.load), ("pretrained-checkpoint", args.pretrained_checkpoint)):
+        if path is not None and is_remote(path):
+            logger.warning(
+                "--%s %s is in object storage, which only Megatron reads: that its checkpoint is "
+                "whole and of this schedule and vocabulary is not checked here.",
+                flag,
+                path,
+            )
+    if args.load is not None and args.non_persistent_ckpt_type == "local":
+        logger.warning(
+            "Local non-persistent checkpoints are left to Megatron: that they are whole and of "
+            "this schedule and vocabulary is not checked here."
+        )
+
+
+def whole_steps(root: Path, most: int) -> list[int]:
+    """The newest steps that are whole.
+
+    Args:
+        root: folder of all steps.
+        most: that are looked for.
+    """
+    numbers = (path.name.removeprefix("iter_") for path in root.glob("iter_*"))
+    newest = sorted((int(number) for number in numbers if number.isdecimal()), reverse=True)
+    whole = (step for step in newest if fault_of(Checkpoint(root, step).folder) is None)
+    return list(islice(whole, most))
+
+
+def _way_on(root: Path, by_flag: bool) -> str:
+    """What to do about a folder, by the steps in it that are whole.
+
+    Args:
+        root: folder of all steps.
+        by_flag: whether the step was named by ``--ckpt-step``, and not by the tracker.
+    """
+    steps = whole_steps(root, _MOST_NAMED)
+    if not steps:
+        return f"no step there is whole: name another folder, or move {root} away to begin anew"
+    whole = f"{'step' if len(steps) == 1 else 'steps'} {', '.join(map(str, steps))} of it "
+    whole += "is whole" if len(steps) == 1 else "are whole"
+    if by_flag:
+        return f"{whole}: go on with --ckpt-step {steps[0]}"
+    return f"{whole}: write {steps[0]} into {root / TRACKER} to go on from there"
+
+
+def _rank_folders(args: argparse.Namespace) -> list[str]:
+    """What this layout reads of a checkpoint with a file a rank (``get_checkpoint_name``)."""
+    if args.use_mp_args_from_checkpoint_args:
+        return []
+    stages = args.pipeline_model_parallel_size
+    return [
+        f"mp_rank_{rank:02d}" + (f"_{stage:03d}" if stages > 1 else "")
+        for rank, stage in product(range(args.tensor_model_parallel_size), range(stages))
+    ]

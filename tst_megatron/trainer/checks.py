@@ -19,7 +19,12 @@ from tst_megatron.methods.registry import add_arguments, check_flags
 from tst_megatron.trainer.ledger_header import header_of
 from tst_megatron.trainer.live_comparison import OtherRun
 from tst_megatron.trainer.memory import check_resume
-from tst_megatron.trainer.reading import check_validation, reading_from_args
+from tst_megatron.trainer.reading import (
+    check_data_flags,
+    check_held_out,
+    check_some_text,
+    reading_from_args,
+)
 
 # Tokenizers whose --tokenizer-model is a file on this machine.
 _TOKENIZERS_IN_A_FILE = ("SentencePieceTokenizer", "Llama2Tokenizer", "TikTokenizer")
@@ -45,6 +50,7 @@ def check_before_validation(args: argparse.Namespace, on_gpu: bool) -> None:
             raise UserError(f"--tokenizer-type {args.tokenizer_type} needs a --tokenizer-model")
         if not Path(args.tokenizer_model).is_file():
             raise UserError(f"--tokenizer-model {args.tokenizer_model} is missing: no such file")
+    check_data_flags(args)
     if _is_first_of_node():
         budget.check_files(_local_prefixes(args))
     for flag in ("save", "tensorboard_dir", "data_cache_path"):
@@ -116,7 +122,7 @@ def check_after_validation(args: argparse.Namespace, run: Run) -> None:
         _check_budget(args, run)
         if not (args.mock_data or args.sft):
             # With full validation every data-parallel rank has a sample of its own.
-            check_validation(args, args.data_parallel_size if args.full_validation else 1)
+            check_held_out(args, args.data_parallel_size if args.full_validation else 1)
     check_resume(args, run)
 
 
@@ -155,6 +161,8 @@ def _check_budget(args: argparse.Namespace, run: Run) -> None:
     if args.mock_data or args.sft:
         return
     if not run.reads_text_once and args.blend is None:
+        if run.stages[0].samples:
+            check_some_text(args)
         return
     reading = reading_from_args(args)
     if any(source.is_remote for source in reading.sources):

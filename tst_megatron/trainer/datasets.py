@@ -12,7 +12,7 @@ from megatron.training import get_args, print_rank_0
 
 from tst_megatron.errors import user_errors_exit
 from tst_megatron.methods.method import Evaluation, Run
-from tst_megatron.stock.caches import DatasetBuilder
+from tst_megatron.stock.caches import CorpusDataset, DatasetBuilder
 from tst_megatron.stock.datasets import (
     data_of_split,
     dataset_class,
@@ -87,4 +87,6 @@ class DatasetsProvider:
         with user_errors_exit():
             if evaluation is not None:
                 return evaluation.dataset(config, num_samples, is_built)
-            return data_of_split(dataset_class(args), config, Split.valid, num_samples, is_built)
+            # One of FIM data rewrites a sample anew each time that it is read.
+            kind = CorpusDataset if args.fim_data else dataset_class(args)
+            return data_of_split(kind, config, Split.valid, num_samples, is_built)

@@ -1,7 +1,5 @@
 """Mock data, as a new cluster is measured with them: with bags, and never held against text."""
 
-from pathlib import Path
-
 import pytest
 from ledgers import bag_size
 from trainer import TINY, Job, Result, run
@@ -42,13 +40,3 @@ def test_a_comparison_with_text_is_refused(mock: Result) -> None:
     assert differences("held-out text", facts_of(of_text), facts)[0][0] == "mock_data"
     with pytest.raises(UserError, match="held-out text is another, with mock_data True"):
         other.check_like(of_text)
-
-
-def test_neither_text_nor_mock_data_is_one_sentence(tmp_path: Path) -> None:
-    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
-    job = Job(tmp_path, (*TINY, *NO_TOKENIZER), environment=ranks | address, torchrun=False)
-    refused = run(job, check=False)
-    assert refused.code == 2, refused.output
-    assert "there is no training data: add --data-path" in refused.output
-    assert "Traceback" not in refused.output

@@ -51,7 +51,7 @@ class DatasetsProvider:
         config = dataset_config(args)
         for split in (Split.valid, Split.test):
             # Megatron builds what is never read, and counts epochs of an empty split for ever.
-            if train_valid_test_num_samples[split.value] == 0:
+            if train_valid_test_num_samples[split.value] == 0 and not args.full_validation:
                 config = without_split(config, split)
         is_built = is_built_on_rank(args, vp_stage)
         makes = self.run.makes_training_data

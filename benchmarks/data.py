@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 from megatron.core.datasets.utils import Split
@@ -17,7 +16,7 @@ from benchmarks.measure import Prepare, Report, Row, Work, throughput_row
 from tst_megatron.corpora.parts import DocumentPart
 from tst_megatron.methods.superposition.phased_dataset import StageDataset, stage_config
 from tst_megatron.methods.superposition.text import text_of_bags
-from tst_megatron.stock.datasets import without_split
+from tst_megatron.stock.datasets import data_of_split
 
 L, BAG_SIZE = 1024, 16
 NUM_DOCUMENTS, MEAN_DOCUMENT = 20_000, 1000
@@ -59,9 +58,7 @@ def reading(kind: Any, prefix: str, folder: Path, state: str) -> Prepare:
         config = config_of(kind, prefix, cache)
 
         def work() -> int:
-            dataset = BlendedMegatronDatasetBuilder(
-                kind, [NUM_SAMPLES, 0, 0], lambda: True, config
-            ).build()[Split.train.value]
+            dataset = data_of_split(kind, config, Split.train, NUM_SAMPLES, lambda: True)
             return sum(len(dataset[index]) for index in range(NUM_SAMPLES))
 
         return work
@@ -87,5 +84,5 @@ def config_of(kind: Any, prefix: str, cache: Path) -> GPTDatasetConfig:
     )
     if kind is StageDataset:
         part = DocumentPart((0.0, 0.95, 1.0), 0)
-        return stage_config(config, Split.train, BAG_SIZE, part)
-    return without_split(without_split(config, Split.valid), Split.test)
+        return stage_config(config, BAG_SIZE, part)
+    return config

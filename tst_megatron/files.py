@@ -1,10 +1,12 @@
 """Files that are either whole or not there."""
 
+import glob
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
 
 
 @contextmanager
@@ -23,6 +25,33 @@ def replace_when_whole(path: Path) -> Iterator[BinaryIO]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def put_when_whole(path: Path) -> Iterator[BinaryIO]:
+    """Likewise a file that several processes and hosts may write at once, with the same content.
+
+    Each writes under a name of its own. Whoever is done first takes away what the others have, and
+    what killed ones have left.
+
+    Raises:
+        OSError: the file cannot be written; what was there before still is.
+    """
+    own = path.with_name(f"{path.name}.{uuid4().hex}.partial")
+    try:
+        with own.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            own.replace(path)
+        except FileNotFoundError:
+            if not path.exists():
+                raise
+        for other in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
+            other.unlink(missing_ok=True)
+    finally:
+        own.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

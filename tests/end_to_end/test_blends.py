@@ -1,5 +1,6 @@
 """Blends through the real trainer: a file of ours, the same in Megatron's flags, and a refusal."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,14 @@ def test_a_blend_file_trains_as_megatrons_flags(corpus, parts: Path, tmp_path: P
     )
     assert [bag_size(line) for line in ours.ledger.steps] == [4] * 3 + [2] * 2 + [1] * 5
     assert ours.losses == megatrons.losses
+    # Both kept their order of samples in one folder; a job that was killed there has cut it.
+    files = list((tmp_path / "cache").glob("*.npy"))
+    for path in files:
+        os.truncate(path, path.stat().st_size // 2)
+    again = run(Job(tmp_path / "again", (*usual, f"--blend={parts}/blend.yaml")))
+    assert again.losses == ours.losses
+    assert "is missing or cut short" in again.output
+    assert sorted((tmp_path / "cache").glob("*.npy*")) == sorted(files)
     losses = [run.ledger.validations[-1]["next_token_loss"] for run in (ours, megatrons)]
     assert losses[0] == losses[1]
 

@@ -67,6 +67,7 @@ def cases(corpus, folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, .
             (*BAGS, "--data-path", str(corpus.prefix), str(corpus.prefix)),
             (f"{corpus.prefix} is named 2 times",),
         ),
+        "a split that is none": (("--split=90,,10",), ("--split '90,,10'", "969,30,1")),
         "a blend with a cap": (
             # Ordinary, too: the file says how often its text may be read.
             (f"--blend={blend}", "--train-iters=100000"),

@@ -335,21 +335,22 @@ def tokens_of(source: Source) -> int:
     return int(lengths[documents].sum(dtype=np.int64))
 
 
-def check_validation(source: Source, part: TextPart) -> None:
-    """Check that a validation split has tokens for its smallest use.
+def check_held_out(source: Source, split: str, needed: int, unit: int = 1) -> None:
+    """Check that a split has places for its smallest use.
 
     Args:
         source: with the split's part of the documents.
-        part: the least that is read of it.
+        split: in words.
+        needed: places, of the least that is read of it.
+        unit: places that a document takes up whole multiples of.
 
     Raises:
         UserError: it has not.
     """
     lengths, documents = split_documents(source)
-    places = places_of_documents(lengths[documents], part.unit)
-    available = int(places.sum(dtype=np.int64))
-    if available < part.needed:
+    available = int(places_of_documents(lengths[documents], unit).sum(dtype=np.int64))
+    if available < needed:
         raise UserError(
-            f"the validation split of {source.prefix} has {available:,} tokens and one sample "
-            f"needs {part.needed:,}: give --split more of it, or --eval-iters 0"
+            f"the {split} split of {source.prefix} has {available:,} tokens and what is read of it "
+            f"needs {needed:,} or more: give --split more of it, or --eval-iters 0"
         )

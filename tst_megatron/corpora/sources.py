@@ -1,7 +1,8 @@
 """Which corpora each split is drawn from: Megatron's data flags, read without Megatron.
 
 The one idea: the budget is there before a GPU is rented, so it reads the flags as Megatron does
-(``get_blend_and_blend_per_split``, ``parse_and_normalize_split``) and answers at once.
+(``get_blend_and_blend_per_split``, ``parse_and_normalize_split``) and answers at once. What
+Megatron would read as something else than is written is refused, for every run.
 """
 
 import argparse
@@ -11,14 +12,19 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from math import inf, isfinite
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from tst_megatron.corpora.blend import SPLITS, is_remote, load_blend
+from tst_megatron.corpora.blend import DATA_FORMS, SPLITS, is_remote, load_blend
+from tst_megatron.corpora.index_file import index_path
 from tst_megatron.errors import UserError
 
 _LEGACY_SPLIT = "969, 30, 1"  # megatron/training/arguments.py, for --data-path without --split
+# Of what is written so, Megatron's [.0-9]+ finds all there is, and nothing else.
+_SHARE = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
 
 type Blend = tuple[list[str], list[float] | None]
 """Prefixes, and weights if there are any."""
@@ -93,10 +99,10 @@ def all_prefixes(args: argparse.Namespace) -> list[str]:
 
 
 def check_sources(sources: Sequence[Source]) -> None:
-    """Check that a blend is one: no corpus twice, and every weight a share of the samples.
+    """Check that no corpus is twice in a blend.
 
     Raises:
-        UserError: it is not.
+        UserError: one is.
     """
     places = Counter(s.prefix if s.is_remote else str(Path(s.prefix).resolve()) for s in sources)
     place, times = places.most_common(1)[0]
@@ -105,12 +111,6 @@ def check_sources(sources: Sequence[Source]) -> None:
             f"the corpus {place} is named {times} times in one blend: name it once, with the sum "
             "of the weights"
         )
-    for source in sources:
-        if source.weight is not None and not 0.0 < source.weight < float("inf"):
-            raise UserError(
-                f"the corpus {source.prefix} has the weight {source.weight:g}: give it one above "
-                "0, or leave it out"
-            )
 
 
 def normalized(weights: Sequence[float]) -> list[float]:
@@ -124,50 +124,87 @@ def blends(args: argparse.Namespace) -> tuple[Blend | None, list[Blend | None] |
     """One blend for all splits, or one for each (Megatron's ``get_blend_and_blend_per_split``).
 
     Raises:
-        UserError: a list or a file of one cannot be understood.
+        UserError: a list or a file of one cannot be understood, there are several, or the shares of
+            the splits are none.
     """
+    _check_one_form(args)
+    blend, per_split = None, None
     if args.data_args_path is not None:
-        return _blend("--data-args-path", _read(args.data_args_path).split()), None
-    if args.data_path is not None:
-        return _blend("--data-path", args.data_path), None
-    if args.per_split_data_args_path is not None:
-        return None, _blends_of_file(args.per_split_data_args_path)
-    lists = [(f"--{split}-data-path", getattr(args, f"{split}_data_path")) for split in SPLITS]
-    if all(words is None for _, words in lists):
-        return None, None
-    return None, [None if words is None else _blend(flag, words) for flag, words in lists]
+        blend = _blend("--data-args-path", _read(args.data_args_path).split())
+    elif args.data_path is not None:
+        blend = _blend("--data-path", args.data_path)
+    elif args.per_split_data_args_path is not None:
+        per_split = _blends_of_file(args.per_split_data_args_path)
+    else:
+        lists = [(f"--{split}-data-path", getattr(args, f"{split}_data_path")) for split in SPLITS]
+        if any(words is not None for _, words in lists):
+            per_split = [None if words is None else _blend(flag, words) for flag, words in lists]
+    if blend is not None:
+        split_bounds(_split_text(args))
+    return blend, per_split
+
+
+def _check_one_form(args: argparse.Namespace) -> None:
+    """Of two forms Megatron takes one and says nothing, or ends in an assertion."""
+    given = [
+        next(flag for flag in form if _is_given(args, flag))
+        for form in DATA_FORMS
+        # It has become Megatron's flags by now.
+        if form != ("--blend",) and any(_is_given(args, flag) for flag in form)
+    ]
+    if len(given) > 1:
+        raise UserError(f"{given[0]} and {given[1]} are two forms of one thing: use one")
+
+
+def _is_given(args: argparse.Namespace, flag: str) -> bool:
+    return getattr(args, flag[2:].replace("-", "_"), None) not in (None, False)
 
 
 def _blends_of_file(path: str) -> list[Blend | None]:
     flag = f"--per-split-data-args-path {path}"
     try:
-        lists = json.loads(_read(path))
-        words = [lists[split] for split in SPLITS]
+        lists = json.loads(_read(path), object_pairs_hook=_without_doubles)
+        words = [_words(lists[split]) for split in SPLITS]
     except json.JSONDecodeError as error:
         raise UserError(f"{flag} is not JSON: {error}") from None
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):
         raise UserError(
-            f"{flag} is not a mapping of train, valid and test to paths: name all three"
+            f"{flag} is not a mapping of train, valid and test to paths: name all three, once each"
         ) from None
-    return [
-        None if one is None else _blend(flag, one.split() if isinstance(one, str) else one)
-        for one in words
-    ]
+    return [None if one is None else _blend(flag, one) for one in words]
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON's reader keeps the last of several."""
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise ValueError("a key is given twice")
+    return dict(pairs)
+
+
+def _words(value: Any) -> list[str] | None:
+    if value is None or isinstance(value, str):
+        return value if value is None else value.split()
+    if not all(isinstance(word, str | int | float) for word in value):
+        raise TypeError("a path is no text")
+    return [str(word) for word in value]
 
 
 def _blend(flag: str, words: Sequence[str]) -> Blend:
     """``WEIGHT PREFIX ...`` or ``PREFIX ...`` (megatron/core/datasets/utils.py)."""
     if not words:
         raise UserError(f"{flag} names no corpus: give it one, or leave it out")
-    weights = [_weight(word) for word in words[::2]]
-    if len(words) % 2 or all(weight is None for weight in weights):
-        return [word.strip() for word in words], None
-    given = [weight for weight in weights if weight is not None]
-    if len(given) < len(weights):
+    read = [_weight(word) for word in words[::2]]
+    weights = [weight for weight in read if weight is not None]
+    is_weighted = bool(weights) and len(words) % 2 == 0
+    if len(weights) < len(read) if is_weighted else any(map(_is_weight_alone, words)):
         raise UserError(
             f"{flag} has weights for some of its corpora: write WEIGHT PREFIX for all, or none"
         )
-    return [word.strip() for word in words[1::2]], given
+    if not is_weighted:
+        return [word.strip() for word in words], None
+    prefixes = [word.strip() for word in words[1::2]]
+    _check_weights(flag, words[::2], weights, prefixes)
+    return prefixes, weights
 
 
 def _weight(word: str) -> float | None:
@@ -175,6 +212,29 @@ def _weight(word: str) -> float | None:
         return float(word)
     except ValueError:
         return None
+
+
+def _is_weight_alone(word: str) -> bool:
+    """Whether a word that Megatron takes for a corpus was meant for a weight."""
+    return _weight(word) is not None and not index_path(word.strip()).is_file()
+
+
+def _check_weights(
+    flag: str, words: Sequence[str], weights: Sequence[float], prefixes: Sequence[str]
+) -> None:
+    for word, weight, prefix in zip(words, weights, prefixes, strict=True):
+        if index_path(word.strip()).is_file():
+            raise UserError(
+                f"{flag} has {word} in the place of a weight, and there is a corpus of that name: "
+                f"write ./{word} for the corpus, or {weight} for the weight"
+            )
+        if not 0.0 < weight < inf:
+            raise UserError(
+                f"the corpus {prefix} has the weight {weight:g}: give it one above 0, or leave it "
+                "out"
+            )
+    if not isfinite(sum(weights)):
+        raise UserError(f"{flag} has weights that have no sum: give it smaller ones")
 
 
 def _read(path: str) -> str:
@@ -199,14 +259,17 @@ def split_bounds(split: str) -> list[tuple[float, float] | None]:
     """Where each split's documents begin and end, as shares (Megatron's ``split_matrix``).
 
     Raises:
-        UserError: the text is not three shares.
+        UserError: the text is not one to three shares between commas, which Megatron would make
+            something of all the same: ``90,,10`` would be 90 and 10, ``1e-3`` 1 and 3.
     """
-    try:
-        shares = [float(number) for number in re.findall(r"[.0-9]+", split)]
-    except ValueError:
-        shares = []
+    fields = [field.strip() for field in split.split(",")]
+    bad = [field for field in fields if _SHARE.fullmatch(field) is None]
+    shares = [] if bad else [float(field) for field in fields]
     shares += [0.0] * (len(SPLITS) - len(shares))
-    if len(shares) > len(SPLITS) or not sum(shares):
-        raise UserError(f"--split {split!r} is not three shares: write for example 969,30,1")
+    if len(shares) > len(SPLITS) or not 0.0 < sum(shares) < inf:
+        because = f", as {bad[0]!r} is none" if bad else ""
+        raise UserError(
+            f"--split {split!r} is not three shares{because}: write for example 969,30,1"
+        )
     ends = list(accumulate(normalized(shares), initial=0.0))
     return [(begin, end) if begin < end else None for begin, end in pairwise(ends)]

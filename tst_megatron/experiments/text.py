@@ -105,14 +105,14 @@ def text_read(flags: Sequence[str]) -> TextRead:
     # Not needed to make text ready, which needs no method.
     from tst_megatron.methods.registry import check_own_flags
     from tst_megatron.trainer.commands import index_budget
-    from tst_megatron.trainer.reading import check_validation, reading_from_args
+    from tst_megatron.trainer.reading import check_held_out, reading_from_args
 
     parser = argparse.ArgumentParser(prog="tst-megatron", allow_abbrev=False)
     index_budget.add_arguments(parser)
     args = parser.parse_known_args(expand_blend(expand_recipe(list(flags))))[0]
     check_own_flags(args)
     check_files([prefix for prefix in all_prefixes(args) if not is_remote(prefix)])
-    check_validation(args)
+    check_held_out(args)
     reading = reading_from_args(args)
     data_tokens = sum(part.data_tokens for part in reading.parts(reading.train_iters))
     if any(source.is_remote for source in reading.sources):

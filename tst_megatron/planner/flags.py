@@ -29,6 +29,7 @@ from megatron.core.num_microbatches_calculator import (
 from megatron.core.tokenizers.utils.build_tokenizer import build_tokenizer, vocab_size_with_padding
 from megatron.training.arguments import add_megatron_arguments, validate_args
 
+from tst_megatron.corpora.blend import DATA_FORMS
 from tst_megatron.errors import UserError
 from tst_megatron.methods.registry import add_arguments, check_flags
 from tst_megatron.planner.hardware import Gpu
@@ -39,6 +40,9 @@ from tst_megatron.trainer.gpt2_tokenizer import (
     GPT2_VOCABULARY,
     read_gpt2_from_its_files,
 )
+
+# A plan is the same whatever text is read: these are passed over, right or wrong.
+_WHAT_IS_READ = (*(flag for form in DATA_FORMS for flag in form), "--split", "--data-cache-path")
 
 
 @contextmanager
@@ -94,6 +98,9 @@ def parse(flags: Sequence[str]) -> argparse.Namespace:
         raise UserError(f"{name} is no flag of Megatron's or ours{hint}")
     if args.yaml_cfg is not None:
         raise UserError("--yaml-cfg is not planned: give the flags on the command line")
+    for flag in _WHAT_IS_READ:
+        name = flag[2:].replace("-", "_")
+        setattr(args, name, parser.get_default(name))
     check_flags(args)
     _check_countable(args)
     return args

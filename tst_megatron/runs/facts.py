@@ -226,7 +226,9 @@ def _held_out_text(header: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[
     found = {
         "data sha256": hashes if hashes and None not in hashes else None,
         "data": [PurePath(place).name for place in places] or None,
-        "split": None if own else flags.get("split"),
+        # Megatron cuts mock data as it pleases.
+        "split": None if own or flags.get("mock_data") else flags.get("split"),
+        "mock_data": flags.get("mock_data"),
         "sequences evaluated": _product(iters, size),
         "full_validation": flags.get("full_validation"),
         "seq_length": flags.get("seq_length"),

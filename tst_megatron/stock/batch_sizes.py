@@ -64,13 +64,20 @@ def train_steps(args: argparse.Namespace) -> int:
     """Steps of the run.
 
     Raises:
-        UserError: the flags name neither steps nor samples.
+        UserError: the flags name neither steps nor samples, or fewer than none.
     """
     if args.train_iters:
-        return int(args.train_iters)
+        return _length("--train-iters", args.train_iters)
     if not args.train_samples:
         raise UserError("the length of the run is not known: add --train-iters or --train-samples")
-    return BatchSizes.from_args(args).steps_of_samples(args.train_samples)
+    samples = _length("--train-samples", args.train_samples)
+    return BatchSizes.from_args(args).steps_of_samples(samples)
+
+
+def _length(flag: str, given: int) -> int:
+    if given < 0:
+        raise UserError(f"{flag} {given} is below 0: give the run's length")
+    return int(given)
 
 
 def _parse(text: str, seq_length: int) -> tuple[tuple[int, int], ...]:
@@ -78,7 +85,7 @@ def _parse(text: str, seq_length: int) -> tuple[tuple[int, int], ...]:
     try:
         pairs = [entry.split(":", 1) for entry in text.replace(",", " ").split()]
         changes = sorted((_number(at) // seq_length, _number(size)) for at, size in pairs)
-    except ValueError:
+    except (ValueError, OverflowError):
         changes = []
     starts = [first for first, _ in changes]
     smallest = min((size for _, size in changes), default=0)

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from megatron.core import mpu
-from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
-from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig, MockGPTDataset
+from megatron.core.datasets.gpt_dataset import GPTDatasetConfig
 from megatron.core.datasets.utils import Split
 from megatron.core.tokenizers.utils.build_tokenizer import build_tokenizer
-from megatron.training.datasets.fim_dataset import GPTFIMDataset, GPTFIMDatasetConfig
+from megatron.training.datasets.fim_dataset import GPTFIMDatasetConfig
 from megatron.training.datasets.sft_dataset import SFTDataset
 from megatron.training.utils import get_blend_and_blend_per_split
 
 from tst_megatron.stock.batch import has_packed_documents, reads_data
+from tst_megatron.stock.caches import CorpusDataset, DatasetBuilder, FIMDataset, MockDataset
 
 # GPTDatasetConfig's field from Megatron's argument, where the two names differ.
 _ARGUMENT_OF_FIELD = {
@@ -95,29 +95,35 @@ def dataset_class(args: argparse.Namespace) -> Any:
     if args.sft:
         return SFTDataset
     if args.mock_data:
-        return MockGPTDataset
-    return GPTFIMDataset if args.fim_data else GPTDataset
+        return MockDataset
+    return FIMDataset if args.fim_data else CorpusDataset
 
 
-def held_out_data(
-    config: GPTDatasetConfig, num_samples: int | None, is_built: Callable[[], bool]
+def data_of_split(
+    kind: Any,
+    config: GPTDatasetConfig,
+    split: Split,
+    num_samples: int | None,
+    is_built: Callable[[], bool],
 ) -> Any:
-    """The validation split alone, from its first sample; called on all ranks.
+    """The data of one split, from its first sample; called on all ranks.
 
     Args:
+        kind: class of the data set.
         config: the run's data configuration.
+        split: which.
         num_samples: None for one pass over the split.
         is_built: whether this rank reads data.
 
     Returns:
         None on ranks that read no data.
     """
+    sizes: list[int | None] = [0] * len(Split)
+    sizes[split.value] = num_samples
     for other in Split:
-        if other != Split.valid:
+        if other != split:
             config = without_split(config, other)
-    return BlendedMegatronDatasetBuilder(GPTDataset, [0, num_samples, 0], is_built, config).build()[
-        Split.valid.value
-    ]
+    return DatasetBuilder(kind, sizes, is_built, config).build()[split.value]
 
 
 def without_split[Config: GPTDatasetConfig](config: Config, split: Split) -> Config:

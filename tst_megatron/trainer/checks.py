@@ -21,7 +21,12 @@ from tst_megatron.trainer.gpt2_tokenizer import DEFAULT_TOKENIZER, GPT2, check_g
 from tst_megatron.trainer.ledger_header import header_of
 from tst_megatron.trainer.live_comparison import OtherRun
 from tst_megatron.trainer.memory import check_resume
-from tst_megatron.trainer.reading import check_validation, reading_from_args
+from tst_megatron.trainer.reading import (
+    check_data_flags,
+    check_held_out,
+    check_some_text,
+    reading_from_args,
+)
 
 # Tokenizers whose --tokenizer-model is a file on this machine.
 _TOKENIZERS_IN_A_FILE = (
@@ -48,6 +53,7 @@ def check_before_validation(args: argparse.Namespace) -> None:
         raise UserError(
             "--num-experts with --tensor-model-parallel-size needs --sequence-parallel: add it"
         )
+    check_data_flags(args)
     _check_tokenizer_files(args)
     _check_object_storage(args)
     if _is_first_of_node():
@@ -122,7 +128,7 @@ def check_after_validation(args: argparse.Namespace, run: Run) -> None:
         _check_budget(args, run)
         if not (args.mock_data or args.sft):
             # With full validation every data-parallel rank has a sample of its own.
-            check_validation(args, args.data_parallel_size if args.full_validation else 1)
+            check_held_out(args, args.data_parallel_size if args.full_validation else 1)
     check_resume(args, run)
 
 
@@ -170,6 +176,8 @@ def _check_budget(args: argparse.Namespace, run: Run) -> None:
     if args.mock_data or args.sft:
         return
     if not run.reads_text_once and args.blend is None:
+        if run.stages[0].samples:
+            check_some_text(args)
         return
     reading = reading_from_args(args)
     if any(source.is_remote for source in reading.sources):

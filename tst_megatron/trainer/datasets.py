@@ -7,15 +7,16 @@ may make the training data in their place. Validation and test are next-token al
 from dataclasses import dataclass
 from typing import Any
 
-from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.datasets.utils import Split
 from megatron.training import get_args, print_rank_0
 
+from tst_megatron.errors import user_errors_exit
 from tst_megatron.methods.method import Evaluation, Run
+from tst_megatron.stock.caches import CorpusDataset, DatasetBuilder
 from tst_megatron.stock.datasets import (
+    data_of_split,
     dataset_class,
     dataset_config,
-    held_out_data,
     is_built_on_rank,
     without_split,
 )
@@ -48,17 +49,23 @@ class DatasetsProvider:
         self.run.goes_on_from(args.iteration)
         remember(args, self.run)
         config = dataset_config(args)
+        for split in (Split.valid, Split.test):
+            # Megatron builds what is never read, and counts epochs of an empty split for ever.
+            if train_valid_test_num_samples[split.value] == 0 and not args.full_validation:
+                config = without_split(config, split)
         is_built = is_built_on_rank(args, vp_stage)
         makes = self.run.makes_training_data
         print_rank_0("> building train, validation, and test datasets ...")
-        train, valid, test = BlendedMegatronDatasetBuilder(
-            dataset_class(args),
-            list(train_valid_test_num_samples),
-            is_built,
-            without_split(config, Split.train) if makes else config,
-        ).build()
-        if makes:
-            train = self.run.training_data(config, is_built)
+        # A cache that cannot be read or written shows here.
+        with user_errors_exit():
+            train, valid, test = DatasetBuilder(
+                dataset_class(args),
+                list(train_valid_test_num_samples),
+                is_built,
+                without_split(config, Split.train) if makes else config,
+            ).build()
+            if makes:
+                train = self.run.training_data(config, is_built)
         print_rank_0("> finished creating datasets ...")
         return train, valid, test
 
@@ -76,5 +83,10 @@ class DatasetsProvider:
             None on ranks that read no data.
         """
         args = get_args()
-        make = held_out_data if evaluation is None else evaluation.dataset
-        return make(dataset_config(args), num_samples, is_built_on_rank(args, vp_stage))
+        config, is_built = dataset_config(args), is_built_on_rank(args, vp_stage)
+        with user_errors_exit():
+            if evaluation is not None:
+                return evaluation.dataset(config, num_samples, is_built)
+            # One of FIM data rewrites a sample anew each time that it is read.
+            kind = CorpusDataset if args.fim_data else dataset_class(args)
+            return data_of_split(kind, config, Split.valid, num_samples, is_built)

@@ -1,17 +1,50 @@
 """From flags to what decides which text a run reads; without Megatron, as the budget needs it."""
 
 import argparse
+import math
 from collections.abc import Sequence
 
 from tst_megatron.corpora import budget
 from tst_megatron.corpora.budget import Reading
 from tst_megatron.corpora.parts import TextPart, ordinary_text
-from tst_megatron.corpora.sources import Source, check_sources, sources_of_split
+from tst_megatron.corpora.sources import Source, blends, check_sources, sources_of_split
 from tst_megatron.errors import UserError
 from tst_megatron.methods import registry
 from tst_megatron.methods.method import Run
 from tst_megatron.stock.batch_sizes import train_steps
 from tst_megatron.stock.unheeded import check_unheeded
+
+_LARGEST_SEED = 2**32 - 1  # Of numpy, which shuffles.
+_NO_TEXT = (
+    "there is no training data: add --data-path, --train-data-path or --blend, or --mock-data for "
+    "made-up tokens"
+)
+
+
+def check_data_flags(args: argparse.Namespace) -> None:
+    """Check the flags that say what is read, of any run, before anything is opened.
+
+    Raises:
+        UserError: Megatron would read another thing than is written, or fail over it later.
+    """
+    blends(args)
+    # Written so that NaN fails too.
+    if not 0.0 <= args.mid_level_dataset_surplus < math.inf:
+        raise UserError(
+            f"--mid-level-dataset-surplus {args.mid_level_dataset_surplus:g} is no share of the "
+            "samples: give it one from 0 on"
+        )
+    check_seed(args.seed)
+
+
+def check_seed(seed: int) -> None:
+    """Check a seed of Megatron's.
+
+    Raises:
+        UserError: Megatron or numpy would not take it.
+    """
+    if not 1 <= seed <= _LARGEST_SEED:
+        raise UserError(f"--seed {seed} is no seed: give one from 1 to {_LARGEST_SEED:,}")
 
 
 def reading_from_args(args: argparse.Namespace) -> Reading:
@@ -23,11 +56,14 @@ def reading_from_args(args: argparse.Namespace) -> Reading:
     """
     registry.check_own_flags(args)
     check_unheeded(args)
+    check_data_flags(args)
     if not args.seq_length or args.seq_length < 1:
         raise UserError("a sample is as long as its sequence: add --seq-length")
+    if args.mock_data:
+        raise UserError("mock data are made up as they are read: name a corpus to have it counted")
     sources = tuple(sources_of_split(args, "train"))
     if not sources:
-        raise UserError("there is no training data: add --data-path, --train-data-path or --blend")
+        raise UserError(_NO_TEXT)
     check_sources(sources)
     return reading_of_run(args, registry.run_of(args), sources, args.mid_level_dataset_surplus)
 
@@ -81,15 +117,34 @@ def validation_tokens(args: argparse.Namespace) -> int | None:
     return sum(budget.tokens_of(source) for source in sources)
 
 
-def check_validation(args: argparse.Namespace, num_samples: int = 1) -> None:
-    """Check that the validation split has text: Megatron counts epochs of an empty one for ever.
+def check_some_text(args: argparse.Namespace) -> None:
+    """Check that an ordinary run has text to train on, however often Megatron reads it.
 
     Args:
         args: Megatron's flags and ours.
-        num_samples: that it must have, of those that read most.
 
     Raises:
-        UserError: it has less.
+        UserError: it has none.
+    """
+    sources = sources_of_split(args, "train")
+    if not sources:
+        raise UserError(_NO_TEXT)
+    for source in sources:
+        if not source.is_remote and not budget.tokens_of(source):
+            raise UserError(
+                f"the training split of {source.prefix} has no tokens: give --split more of it"
+            )
+
+
+def check_held_out(args: argparse.Namespace, num_samples: int = 1) -> None:
+    """Check that validation and test have text: Megatron counts epochs of an empty one for ever.
+
+    Args:
+        args: Megatron's flags and ours.
+        num_samples: that validation must have, of those that read most.
+
+    Raises:
+        UserError: one has less.
     """
     if not args.eval_iters:
         return
@@ -98,4 +153,11 @@ def check_validation(args: argparse.Namespace, num_samples: int = 1) -> None:
     part = part or ordinary_text(num_samples, args.seq_length)
     for source in sources_of_split(args, "valid"):
         if not source.is_remote:
-            budget.check_validation(source, part)
+            budget.check_held_out(source, "validation", part.needed, part.unit)
+    tested = sources_of_split(args, "test")
+    by_size = len(tested) > 1 and tested[0].weight is None
+    needed = ordinary_text(1, args.seq_length).needed if by_size else 1
+    for source in tested:
+        # One that --split has no share for is not built.
+        if not source.is_remote and source.documents != (0.0, 0.0):
+            budget.check_held_out(source, "test", needed)

@@ -118,19 +118,13 @@ def _training_data(run: Run, config: Any) -> Any:
     """The run's, or Megatron's own where no method makes them."""
     if run.makes_training_data:
         return run.training_data(config, lambda: True)
-    from megatron.core.datasets.blended_megatron_dataset_builder import (
-        BlendedMegatronDatasetBuilder,
-    )
-    from megatron.core.datasets.gpt_dataset import GPTDataset
     from megatron.core.datasets.utils import Split
 
-    from tst_megatron.stock.datasets import without_split
+    from tst_megatron.stock.caches import CorpusDataset
+    from tst_megatron.stock.datasets import data_of_split
 
-    for other in (Split.valid, Split.test):
-        config = without_split(config, other)
     samples = sum(stage.samples for stage in run.stages)
-    sizes = [samples, 0, 0]
-    return BlendedMegatronDatasetBuilder(GPTDataset, sizes, lambda: True, config).build()[0]
+    return data_of_split(CorpusDataset, config, Split.train, samples, lambda: True)
 
 
 def _megatrons_tokenizer(description: TokenizerDescription | None, folder: Path) -> Any:

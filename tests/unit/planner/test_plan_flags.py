@@ -58,6 +58,22 @@ def test_what_a_plan_needs(left_out: str, why: str) -> None:
         make_plan(flags, 1, GPUS["h100"])
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        "--mock-data --split=99,1,0",
+        "--mock-data --data-path /nowhere/a --train-data-path /nowhere/b",
+        "--data-path 1 /nowhere/a 2 --split=90,,10 --data-cache-path=/nowhere/cache",
+        "--data-args-path=/nowhere/list --blend=/nowhere/blend.yaml",
+        "--per-split-data-args-path=/nowhere/lists",
+    ],
+)
+def test_what_is_read_is_not_asked(data: str) -> None:
+    bags = (*DENSE, "--tst-bag-size=4")
+    plan = make_plan((*bags, *data.split()), 1, GPUS["h100"])
+    assert plan.as_json() == make_plan(bags, 1, GPUS["h100"]).as_json()
+
+
 def test_a_tokenizer_that_is_not_here() -> None:
     flags = [flag for flag in DENSE if not flag.startswith("--padded-vocab-size")]
     tokenizer = ("--tokenizer-type=SentencePieceTokenizer", "--tokenizer-model=missing.model")

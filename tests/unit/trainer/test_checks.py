@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
-from counted_corpora import parse
+from counted_corpora import parse, write_corpus
 
 from tst_megatron.errors import UserError
-from tst_megatron.trainer.checks import check_before_validation
+from tst_megatron.methods.registry import run_of
+from tst_megatron.trainer.checks import _check_budget, check_before_validation
 
 
 def test_one_rank_of_a_node_looks_at_the_corpora(monkeypatch, tmp_path: Path) -> None:
@@ -48,3 +49,32 @@ def test_a_ledger_is_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(UserError, match=f"--ledger {tmp_path} is a folder: name a file in it"):
         check_before_validation(parse("--ledger", str(tmp_path)))
+
+
+@pytest.mark.parametrize("kind", ["--seed=1", "--sft", "--tst-bag-size=4"])
+def test_every_run_has_its_split_read_whole(monkeypatch, tmp_path: Path, kind: str) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    args = parse("--data-path", "a", "--split=90,,10", kind)
+    with pytest.raises(UserError, match="--split '90,,10' is not three shares"):
+        check_before_validation(args)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("", "there is no training data: add --data-path"),
+        ("--valid-data-path {corpus}", "there is no training data"),
+        ("--data-path {corpus} --split=0,1,0", "the training split of .* has no tokens"),
+        ("--data-path 1 {corpus} --split=1,9", "the training split of .* has no tokens"),
+    ],
+)
+def test_an_ordinary_run_needs_some_text(tmp_path: Path, flags: str, says: str) -> None:
+    """Megatron fails over none as it trains, or counts its epochs for ever."""
+    corpus = write_corpus(tmp_path / "c", [50] * 4)
+    args = parse(*flags.replace("{corpus}", corpus).split())
+    with pytest.raises(UserError, match=says):
+        _check_budget(args, run_of(args))
+    args = parse("--data-path", corpus, "--split=1,1")
+    _check_budget(args, run_of(args))
+    evaluates_alone = parse("--valid-data-path", corpus, "--train-iters=0")
+    _check_budget(evaluates_alone, run_of(evaluates_alone))

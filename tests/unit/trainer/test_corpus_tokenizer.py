@@ -49,6 +49,7 @@ def indexed(folder: Path, name: str, spec: str, **changes: Any) -> str:
 def arguments(*prefixes: str, **given: Any) -> argparse.Namespace:
     values = {
         "mock_data": False,
+        "split": "1,0,0",
         "sft": False,
         "tokenizer_type": None,
         "tokenizer_model": None,

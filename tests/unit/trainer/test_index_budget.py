@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from counted_corpora import parse
+from counted_corpora import parse, write_corpus
 from megatron.training.arguments import add_megatron_arguments
 
 from tst_megatron.corpora.budget import Budget, times
@@ -108,6 +108,23 @@ def test_a_validation_split_without_text_is_told(folder: Path, capsys) -> None:
     assert "the validation split" in said["problems"][0]
 
 
+def test_a_test_split_without_text_is_told(tmp_path: Path, capsys) -> None:
+    """Of 20 documents the split of the docs leaves none, and Megatron would count for ever."""
+    write_corpus(tmp_path / "few", [50] * 20)
+    flags = (f"--data-path={tmp_path}/few", "--train-iters=1", "--split=949,50,1")
+    assert main([*USUAL, *flags]) == 0, "no validation reads no test"
+    capsys.readouterr()
+    code, told = as_json(capsys, *flags, "--eval-iters=1")
+    assert code == 1
+    assert f"the test split of {tmp_path}/few has 0 tokens" in told["problems"][0]
+
+
+def test_mock_data_are_enough(capsys) -> None:
+    assert main([*USUAL, "--mock-data", "--tst-bag-size=4"]) == 0
+    assert "enough of them for any run" in capsys.readouterr().out
+    assert as_json(capsys, "--mock-data") == (0, {"mock_data": True, "problems": []})
+
+
 def test_an_ordinary_run_has_one_stage(folder: Path, capsys) -> None:
     code, said = as_json(capsys, f"--data-path={folder}/web")
     assert code == 0
@@ -142,6 +159,13 @@ def test_a_schedule_of_batch_sizes_is_counted(folder: Path, capsys) -> None:
         ("--blend {folder}/blend.yaml --data-path a", "two forms of one thing"),
         ("--data-path {folder}/web --allow-repeat", "did you mean --allow-repeats"),
         ("--bled={folder}/blend.yaml", "did you mean --blend"),
+        ("--data-path {folder}/web --split=90,,10", "--split '90,,10' is not three shares"),
+        ("--data-path {folder}/web --mid-level-dataset-surplus=nan", "surplus nan is no share"),
+        ("--data-path {folder}/web --mid-level-dataset-surplus=-1", "surplus -1 is no share"),
+        ("--data-path {folder}/web --seed=-1", "--seed -1 is no seed"),
+        ("--data-path {folder}/web --seed=4294967296", "is no seed: give one from 1 to 4,294,967"),
+        ("--data-path {folder}/web --train-iters=-5", "--train-iters -5 is below 0"),
+        ("--data-path {folder}/web --mock-data", "--data-path and --mock-data are two forms"),
     ],
 )
 def test_mistakes_are_one_sentence(folder: Path, flags: str, says: str) -> None:

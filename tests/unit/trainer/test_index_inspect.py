@@ -168,6 +168,9 @@ def test_what_cannot_be_shown_is_one_sentence(real: Path, tmp_path: Path) -> Non
         "--tst-bag-size=4",
         "--tst-schedule=4:0.1",
     )
+    refused("5-3 ends before it begins", "--documents=5-3")
+    refused("--seed 0 is no seed", "--samples=1", "--seq-length=8", "--seed=0")
+    refused("'90,,10' is not three", "--samples=1", "--seq-length=8", "--split=90,,10")
     refused("leaves no documents to train on", "--samples=1", "--seq-length=8", "--split=0,1,0")
     refused("cannot be written: No such file", f"--histogram={tmp_path / 'no' / 'h.png'}")
     refused("is missing", prefix=tmp_path / "nothing")

@@ -60,7 +60,6 @@ _UNSUPPORTED: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] =
     ),
     (lambda a: a.fim_data, "--fim-data", "its data set rewrites samples token by token"),
     (lambda a: a.sft, "--sft", "its data are packed conversations, not running text"),
-    (lambda a: a.mock_data, "--mock-data", "mock data have no running text to cut into bags"),
     (
         lambda a: a.position_embedding_type == "mrope",
         "--position-embedding-type mrope",

@@ -26,7 +26,11 @@ class DocumentBags:
     def __init__(self, tokens: IndexedDataset, bag_size: int) -> None:
         self.tokens = tokens
         self.bag_size = bag_size
-        self.path_prefix = tokens.path_prefix
+
+    @property
+    def path_prefix(self) -> str:
+        """Of the corpus; mock data have none."""
+        return str(self.tokens.path_prefix)
 
     @property
     def sequence_lengths(self) -> npt.NDArray[np.int32]:

@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
-from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig, MockGPTDataset
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 from megatron.core.datasets.utils import Split
 from torch import Tensor
@@ -32,7 +31,8 @@ from tst_megatron.methods.superposition.bags import EMPTY, fold
 from tst_megatron.methods.superposition.document_bags import DocumentBags
 from tst_megatron.methods.superposition.schedule import BagSchedule
 from tst_megatron.methods.superposition.text import text_of_bags, text_of_stages
-from tst_megatron.stock.datasets import without_split
+from tst_megatron.stock.caches import CorpusDataset
+from tst_megatron.stock.datasets import data_of_split
 
 BAGS = "bags"
 """Key of a superposed sample: ``[L + 1, s]``, int64."""
@@ -57,7 +57,7 @@ class StageDatasetConfig(GPTDatasetConfig):
     document_part: DocumentPart = field(default_factory=DocumentPart)
 
 
-class StageDataset(GPTDataset):
+class StageDataset(CorpusDataset):
     """``GPTDataset`` of one bag size, over its share of the documents.
 
     ``__getitem__`` is the parent's where the configuration's bag size is 1.
@@ -118,6 +118,10 @@ class StageDataset(GPTDataset):
             boundaries = document_boundaries(lengths, self.config.sequence_length)
             sample[DOCUMENT_BOUNDARIES] = boundaries
         return sample
+
+
+class MockStageDataset(StageDataset, MockGPTDataset):
+    """The same of Megatron's mock data, whose documents count up and end."""
 
 
 def document_boundaries(lengths: list[int], seq_length: int) -> Tensor:
@@ -192,12 +196,11 @@ def _as_bags_of_one(sample: dict[str, Tensor], eod: int | None) -> dict[str, Ten
 
 def stage_config(
     config: GPTDatasetConfig,
-    split: Split,
     bag_size: int,
     document_part: DocumentPart | None = None,
     bag_boundary: str = "any",
 ) -> StageDatasetConfig:
-    """The run's data configuration for one split and one bag size.
+    """The run's data configuration for one bag size.
 
     Args:
         config: the run's, with sequence_length = L.
@@ -210,16 +213,22 @@ def stage_config(
     }
     if bag_boundary == "any":
         values["sequence_length"] = text_of_bags(bag_size, 1, config.sequence_length).step
-    made = StageDatasetConfig(
+    return StageDatasetConfig(
         **values,
         bag_size=bag_size,
         bag_boundary=bag_boundary,
         document_part=document_part or DocumentPart(),
     )
-    for other in Split:
-        if other != split:
-            made = without_split(made, other)
-    return made
+
+
+def _stage_data(
+    config: StageDatasetConfig,
+    split: Split,
+    num_samples: int | None,
+    is_built_on_rank: Callable[[], bool],
+) -> Any:
+    kind = MockStageDataset if config.mock else StageDataset
+    return data_of_split(kind, config, split, num_samples, is_built_on_rank)
 
 
 def build_phased_dataset(
@@ -243,12 +252,8 @@ def build_phased_dataset(
     parts = text_of_stages(schedule, config.sequence_length, bag_boundary)
     for part, documents in zip(parts, document_parts(parts), strict=True):
         bag_size = part.tokens_a_position
-        built[bag_size] = BlendedMegatronDatasetBuilder(
-            StageDataset,
-            [part.samples, 0, 0],
-            is_built_on_rank,
-            stage_config(config, Split.train, bag_size, documents, bag_boundary),
-        ).build()[Split.train.value]
+        of_stage = stage_config(config, bag_size, documents, bag_boundary)
+        built[bag_size] = _stage_data(of_stage, Split.train, part.samples, is_built_on_rank)
     if any(dataset is None for dataset in built.values()):
         return None
     return PhasedDataset(schedule, built, config.tokenizer.eod if config.eod_mask_loss else None)
@@ -281,9 +286,5 @@ def build_validation_dataset(
     Returns:
         None on ranks that read no data.
     """
-    return BlendedMegatronDatasetBuilder(
-        StageDataset,
-        [0, num_samples, 0],
-        is_built_on_rank,
-        stage_config(config, Split.valid, bag_size, bag_boundary=bag_boundary),
-    ).build()[Split.valid.value]
+    of_stage = stage_config(config, bag_size, bag_boundary=bag_boundary)
+    return _stage_data(of_stage, Split.valid, num_samples, is_built_on_rank)

@@ -24,7 +24,7 @@ from tst_megatron.corpora.sources import all_prefixes
 from tst_megatron.errors import UserError
 from tst_megatron.methods import registry
 from tst_megatron.recipes import expand_recipe
-from tst_megatron.trainer.reading import check_validation, reading_from_args
+from tst_megatron.trainer.reading import check_data_flags, check_held_out, reading_from_args
 
 NOT_ENOUGH_EXIT_CODE = 1
 
@@ -39,6 +39,7 @@ It takes the whole command line of pretrain. The exit code is 0 if the text is t
 
 # Alike enough to be a slip; no flag of Megatron's is so like one of ours.
 _A_SLIP = 0.87
+_OF_MOCK_DATA = "Mock data are made up as they are read: there is enough of them for any run."
 _LOG_WIDTH = 160  # Of a file or a pipe, which have none of their own.
 
 
@@ -66,6 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         megatron.add_argument(flag, nargs="*", metavar="[WEIGHT] PREFIX")
     for flag in ("--data-args-path", "--per-split-data-args-path"):
         megatron.add_argument(flag, metavar="FILE")
+    megatron.add_argument(
+        "--mock-data", action="store_true", help="made-up tokens, of which there are enough"
+    )
     megatron.add_argument("--split", metavar="TRAIN,VALID,TEST")
     megatron.add_argument("--seed", type=int, default=1234)
     megatron.add_argument("--mid-level-dataset-surplus", type=float, default=0.005, metavar="SHARE")
@@ -85,6 +89,10 @@ def main(argv: Sequence[str]) -> int:
         UserError: a flag, a recipe, a blend or a corpus cannot be used.
     """
     args = _parse(argv)
+    check_data_flags(args)
+    if args.mock_data:
+        print(json.dumps({"mock_data": True, "problems": []}) if args.json else _OF_MOCK_DATA)
+        return 0
     budget.check_files(all_prefixes(args))
     found = Budget(reading_from_args(args))
     problems = _problems(args, found)
@@ -145,7 +153,7 @@ def _problems(args: argparse.Namespace, found: Budget) -> list[str]:
             budget.check_budget(found)
 
     problems = []
-    for check in (train, lambda: check_validation(args)):
+    for check in (train, lambda: check_held_out(args)):
         try:
             check()
         except UserError as error:

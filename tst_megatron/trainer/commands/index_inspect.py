@@ -20,7 +20,7 @@ from tst_megatron.corpora.verification import open_corpus
 from tst_megatron.errors import UserError
 from tst_megatron.methods import registry
 from tst_megatron.methods.method import Run
-from tst_megatron.trainer.reading import reading_of_run
+from tst_megatron.trainer.reading import check_seed, reading_of_run
 from tst_megatron.trainer.sample_view import as_text, draw_samples
 
 _SPLIT = "969, 30, 1"  # Megatron's, for --data-path without --split.
@@ -139,6 +139,8 @@ def _numbers(text: str, index: IndexFile) -> list[int]:
                 f"--documents {text}: there is no document {end}, as the corpus has "
                 f"{index.num_documents:,} and the first is 0"
             )
+        if end < int(first):
+            raise UserError(f"--documents {text}: {part.strip()} ends before it begins")
         numbers += range(int(first), end + 1)
     return numbers
 
@@ -169,6 +171,7 @@ def _sampled_run(args: argparse.Namespace) -> tuple[Run, Reading]:
             raise UserError(f"--{flag.replace('_', '-')} {value} is below 1: use 1 or more")
     if args.seq_length is None:
         raise UserError("a sample is as long as its sequence: add --seq-length")
+    check_seed(args.seed)
     for method in registry.methods():
         method.check(args)
     training = split_bounds(args.split)[0]

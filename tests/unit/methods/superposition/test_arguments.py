@@ -204,7 +204,6 @@ def test_bad_values_are_named(flags: tuple[str, ...], names: tuple[str, ...]) ->
         "--cuda-graph-impl full_iteration",
         "--fim-data",
         "--sft",
-        "--mock-data",
         "--position-embedding-type mrope",
         "--dataloader-type cyclic",
         "--iterations-to-skip 3",

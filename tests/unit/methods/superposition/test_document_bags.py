@@ -28,6 +28,7 @@ from tst_megatron.methods.superposition.phased_dataset import (
 )
 from tst_megatron.methods.superposition.schedule import BagSchedule
 from tst_megatron.methods.superposition.text import text_of_stages
+from tst_megatron.stock.datasets import data_of_split
 
 EOD = 0
 SEQ_LENGTH = st.integers(1, 9)
@@ -81,9 +82,8 @@ def everywhere() -> bool:
 
 
 def build(config: GPTDatasetConfig, bag_size: int, num_samples: int | None) -> StageDataset:
-    made = stage_config(config, Split.train, bag_size, DocumentPart(), "document")
-    sizes = [num_samples, 0, 0]
-    return BlendedMegatronDatasetBuilder(StageDataset, sizes, everywhere, made).build()[0]
+    made = stage_config(config, bag_size, DocumentPart(), "document")
+    return data_of_split(StageDataset, made, Split.train, num_samples, everywhere)
 
 
 def bags_of(document: list[int], bag_size: int) -> list[list[int]]:

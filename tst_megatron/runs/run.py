@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tst_megatron.runs.active_parameters import impossible_count
 from tst_megatron.runs.facts import Facts, facts_of
 from tst_megatron.runs.ledger import Ledger
 from tst_megatron.runs.spans import Span, spans_of
@@ -139,7 +140,11 @@ def run_of_ledger(ledger: Ledger, name: str, vocabulary: Vocabulary = _PLAIN) ->
         vocabulary: of methods that the run may have had, where its header does not tell of them.
     """
     assert ledger.path is not None
-    facts = facts_of(ledger.header)
+    header, notes = ledger.header, list(ledger.notes)
+    if (impossible := impossible_count(ledger)) is not None:
+        header = {name: value for name, value in header.items() if name != "parameters"}
+        notes.append(impossible)
+    facts = facts_of(header)
     steps = _steps(ledger.steps)
     last_step = 0 if ledger.last is None else ledger.last["step"]
     start = facts.decay_start
@@ -147,13 +152,13 @@ def run_of_ledger(ledger: Ledger, name: str, vocabulary: Vocabulary = _PLAIN) ->
         name=name,
         path=ledger.path,
         source=ledger.source,
-        header=ledger.header,
+        header=header,
         curve=_curve(ledger.validations),
         steps=steps,
         stages=spans_of(ledger, facts, vocabulary),
         num_steps=facts.planned_steps or last_step,
         decay_start=logged_decay_start(steps) if start is None else start,
-        notes=tuple(ledger.notes),
+        notes=tuple(notes),
     )
     return _with_parents(run) if facts.parents else run
 

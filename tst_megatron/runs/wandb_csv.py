@@ -71,7 +71,8 @@ def ledgers_of_csv(
     ]
     found = {table.run: table for table in tables if table.held_out is not None}
     if not found:
-        raise no_held_out_loss(path, "column", heads, asked)
+        shown = [head for head in heads if not head.endswith(_IGNORED)]
+        raise no_held_out_loss(path, "column", shown, asked)
     without = ", ".join(f'"{table.run}"' for table in tables if table.run and not table.held_out)
     note = [f"Its export also has {without}, without a held-out loss: left out."] if without else []
     return {run: table.ledger(vocabulary, note) for run, table in sorted(found.items())}
@@ -135,12 +136,10 @@ class _Table:
     @property
     def own(self) -> dict[str, int]:
         """Places of the run's columns, by metric; those that name no run are every run's."""
-        places = {c[1]: at for at, c in enumerate(self.columns) if c is not None and not c[0]}
-        return places | {
-            c[1]: at
-            for at, c in enumerate(self.columns)
-            if c is not None and c[0] == self.run and self.run
-        }
+        found: dict[str, int] = {}
+        for of in ("", self.run):
+            found |= {c[1]: at for at, c in enumerate(self.columns) if c is not None and c[0] == of}
+        return found
 
     @property
     def held_out(self) -> str | None:

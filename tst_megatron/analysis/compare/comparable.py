@@ -14,7 +14,8 @@ import numpy as np
 
 from tst_megatron.analysis.compare.group_curve import diverged, runs_used
 from tst_megatron.analysis.compare.groups import Group
-from tst_megatron.analysis.compare.stories import every_story, stories_of, topics_of
+from tst_megatron.analysis.compare.settings import tells_flags
+from tst_megatron.analysis.compare.stories import every_story, settings_of, stories_of, topics_of
 from tst_megatron.methods.story import Story
 from tst_megatron.runs.facts import TOPICS, Topic, differences
 from tst_megatron.runs.run import RecordedRun, is_same_run
@@ -161,6 +162,12 @@ def _notes_on_group(found: Group) -> Iterator[str]:
         yield (
             f'"{found.name}" tells its tokenizer by name alone ({listed}): taken to hold the same '
             "as the others'."
+        )
+    if len(found.runs) > 1 and not all(tells_flags(settings_of(run)) for run in found.runs):
+        listed = ", ".join(run.name for run in found.runs)
+        yield (
+            f'The runs of "{found.name}" ({listed}) do not all tell their settings: they are taken '
+            "for seeds of one setting, so compare them one by one if they are not."
         )
     seeds = Counter(run.facts.seed for run in found.runs)
     for seed, times in seeds.items():

@@ -47,6 +47,15 @@ def compare_settings(baseline: RecordedRun | None, candidate: RecordedRun | None
     )
 
 
+def tells_flags(settings: Mapping[str, Any]) -> bool:
+    """Whether a source told Megatron's arguments, as W&B exports do not.
+
+    Args:
+        settings: as of `stories.settings_of`.
+    """
+    return "train_iters" in settings or "num_layers" in settings
+
+
 def known_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Names of the settings that both sides tell and that differ, sorted.
 
@@ -88,7 +97,7 @@ def _file_names(value: Any) -> list[str]:
 
 def _comparable_names(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     """Names of both, sorted; only those that both tell where one source tells no flags."""
-    if all("train_iters" in side or "num_layers" in side for side in (ours, theirs)):
+    if tells_flags(ours) and tells_flags(theirs):
         return sorted(ours.keys() | theirs.keys())
     return sorted(ours.keys() & theirs.keys())
 

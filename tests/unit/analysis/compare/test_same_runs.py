@@ -85,6 +85,15 @@ def test_an_export_of_both_sides_is_taken_apart(tmp_path: Path):
             found(*sides)
 
 
+def test_runs_that_tell_no_settings_are_said_to_be_taken_for_seeds(tmp_path: Path):
+    path = both(tmp_path)
+    compared = found(
+        export(tmp_path, "other", {step: loss + 1 for step, loss in BASE.items()}), path
+    )
+    (note,) = (note for note in compared.notes if "taken for seeds" in note)
+    assert note.startswith('The runs of "candidate" (base, tst) do not all tell their settings')
+
+
 def test_forced_it_is_compared_and_said(tmp_path: Path):
     path = both(tmp_path)
     compared = found(Path(f"{path}:tst"), Path(f"{path}:tst"), force=True)

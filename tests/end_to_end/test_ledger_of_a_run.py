@@ -3,11 +3,15 @@
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trainer import TINY, Job, Result, run
 
+from tst_megatron.analysis.compare.stories import vocabulary, words_of
 from tst_megatron.corpora.manifest import manifest_path, read_manifest
+from tst_megatron.runs.inputs import read_runs
+from tst_megatron.runs.run import is_same_run, run_of_ledger
 
 MOE = ("--num-experts=4", "--moe-router-topk=2", "--moe-router-load-balancing-type=aux_loss")
 MORE = (*MOE, "--moe-aux-loss-coeff=1e-2", "--moe-ffn-hidden-size=64", "--num-layers=2")
@@ -102,9 +106,17 @@ def test_tensorboard_has_the_same(ran: tuple[Result, Path]) -> None:
     for name in ("compute", "other", "data-wait", "evaluation", "checkpoint", "startup"):
         assert set(scalars(f"{name}-seconds")) == set(steps)
     assert set(scalars("gpu-hours")) == set(steps)
-    found = scalars("lm loss validation stderr")
-    for line in result.ledger.validations:
-        assert found[line["step"]] == pytest.approx(line["next_token_loss_stderr"])
+    # Megatron validates once more after the last step, on other samples: the first counts.
+    last = [event.value for event in events.Scalars("lm loss validation") if event.step == 10]
+    assert len(last) == 2
+    assert last[0] != last[1]
+    (told,) = read_runs([out / "tb"], vocabulary())
+    kept = run_of_ledger(result.ledger, "kept")
+    np.testing.assert_allclose(told.curve.losses, kept.curve.losses, rtol=1e-6)
+    np.testing.assert_allclose(told.curve.stderrs, kept.curve.stderrs, rtol=1e-6)
+    assert is_same_run(told, kept)
+    assert told.curve.losses[-1] == pytest.approx(last[0])
+    assert words_of(told) == "bags of 4 for 50 %"
 
 
 def test_the_log_says_what_the_other_run_needed(ran: tuple[Result, Path]) -> None:

@@ -24,7 +24,7 @@ _DECAYING_FROM_WARMUP = ("cosine", "linear", "inverse-square-root")
 _HARDWARE = ("device", "world_size")
 # Facts that say nothing more where both sides tell the one that they stand behind.
 _STANDS_FOR = {
-    "sha256": ("model file", "padded vocabulary"),
+    "sha256": ("padded vocabulary",),
     "data sha256": ("data",),
 }
 
@@ -78,6 +78,8 @@ class Facts:
         planned_steps: steps of a whole run; None if its arguments do not say.
         decay_start: the step after which the learning rate decays at the end; None likewise.
         batch_size: sequences of a step; None where unknown.
+        name_of_untold_tokenizer: what the tokenizer's files are called, where it is not told what
+            they hold; None where that is told, or not even the name is.
         flags: Megatron's arguments, none of which depends on when the header was written.
         settings: all that a run was trained with under one set of names, without the bookkeeping:
             flags by their names, and ``version of NAME``, ``device``, ``host``, ``world_size``,
@@ -93,6 +95,7 @@ class Facts:
     planned_steps: int | None
     decay_start: int | None
     batch_size: int | None
+    name_of_untold_tokenizer: str | None
     flags: Mapping[str, Any]
     settings: Mapping[str, Any]
 
@@ -124,6 +127,7 @@ def facts_of(header: Mapping[str, Any]) -> Facts:
         planned_steps=_steps(flags, "train_iters", "train_samples"),
         decay_start=_decay_start(flags),
         batch_size=size if isinstance(size, int) and size > 0 else None,
+        name_of_untold_tokenizer=_name_of_untold_tokenizer(header, flags),
         flags=flags,
         settings=_settings(header, flags),
     )
@@ -200,14 +204,20 @@ def _model(header: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any
 
 def _tokenizer(header: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
     told = header.get("tokenizer") or {}
-    model = told.get("model", flags.get("tokenizer_model"))
+    # Its files may be called anything.
     found = {
         "type": told.get("type", flags.get("tokenizer_type")),
         "sha256": told.get("sha256"),
-        "model file": None if model is None else PurePath(str(model)).name,
         "padded vocabulary": told.get("padded_vocab_size", flags.get("padded_vocab_size")),
     }
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _name_of_untold_tokenizer(header: Mapping[str, Any], flags: Mapping[str, Any]) -> str | None:
+    told = header.get("tokenizer") or {}
+    paths = [told.get("model"), *(flags.get(name) for name in Role.TOKENIZER.value)]
+    model = next((path for path in paths if path is not None), None)
+    return None if told.get("sha256") or model is None else PurePath(str(model)).name
 
 
 def _held_out_text(header: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:

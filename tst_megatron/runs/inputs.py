@@ -2,13 +2,15 @@
 
 The one idea: a path is looked at once to tell what it is, the module of that source makes a ledger
 of it, and from there on all are read the same. A run is called by its folder, and where two folders
-are called alike by as many of the folders above as tell them apart.
+are called alike by as many of the folders above as tell them apart. Of an export with several runs
+``FILE.csv:RUN`` names one.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from tst_megatron.errors import UserError
 from tst_megatron.runs.ledger import Ledger, read_ledger
@@ -22,51 +24,79 @@ _LEDGERS_BY_NAME = (".jsonl", ".jsonl.gz")
 _SUFFIXES = (".gz", ".jsonl", ".csv")
 # What folders and files are called in every run.
 _OF_ANY_RUN = ("ledger", "checkpoints", "tensorboard", "wandb")
+_CSV = ".csv"
 _PLAIN = Vocabulary()
 
 
-def read_runs(paths: Sequence[Path], vocabulary: Vocabulary = _PLAIN) -> list[RecordedRun]:
+class _Named(NamedTuple):
+    """A file or folder that is read, and the run in it that is meant; None for all."""
+
+    place: Path
+    run: str | None = None
+
+
+def read_runs(
+    paths: Sequence[Path], vocabulary: Vocabulary = _PLAIN, loss_columns: Sequence[str] = ()
+) -> list[RecordedRun]:
     """Read the runs that paths name.
 
     Args:
-        paths: each a ledger, an event file of TensorBoard or a CSV export of W&B; a run's folder
-            with its ledger or its event files; or a folder of ledgers or of runs' folders, such as
-            a demo's, a sweep's or a study's.
+        paths: each a ledger, an event file of TensorBoard or a CSV export of W&B, with a colon and
+            the name of one of its runs or not; a run's folder with its ledger or its event files;
+            or a folder of ledgers or of runs' folders, such as a demo's, a sweep's or a study's.
         vocabulary: of methods that the runs may have had, for sources that do not tell of them.
+        loss_columns: names of the held-out loss in W&B exports and TensorBoard folders, in place of
+            Megatron's; a source's is the first that it has.
 
     Returns:
         The runs in the paths' order, those of one folder by name; each once, with a note where it
         was named or copied more often.
 
     Raises:
-        UserError: a path holds no run or cannot be read.
+        UserError: a path holds no run, or not the one that is named; or it cannot be read.
     """
-    named = [place for path in paths for place in _runs_at(path)]
-    times = Counter(place.resolve() for place in named)
-    places = list({place.resolve(): place for place in named}.values())
+    named = [one for path in paths for one in _named_at(path)]
+    places = list({one.place.resolve(): one.place for one in named}.values())
     runs: list[RecordedRun] = []
     for place, name in zip(places, _names_of(places), strict=True):
-        found = _unique(_read(place, name, vocabulary), name, {run.name for run in runs})
-        if times[place.resolve()] > 1:
-            found = [_noted(run, "It is named more than once and counts once.") for run in found]
-        runs += found
+        asked = [one.run for one in named if one.place.resolve() == place.resolve()]
+        ledgers = _chosen(place, name, _ledgers(place, vocabulary, loss_columns), asked)
+        found = [run_of_ledger(of, own or name, vocabulary) for own, of in ledgers.items()]
+        times = Counter(asked)
+        found = [
+            _noted(run, "It is named more than once and counts once.")
+            if times[None] + times[run.name] > 1
+            else run
+            for run in found
+        ]
+        runs += _unique(found, name, {run.name for run in runs})
     return _once(runs)
 
 
-def _read(place: Path, name: str, vocabulary: Vocabulary) -> list[RecordedRun]:
-    return [
-        run_of_ledger(ledger, own or name, vocabulary)
-        for own, ledger in _ledgers(place, vocabulary).items()
-    ]
-
-
-def _ledgers(place: Path, vocabulary: Vocabulary) -> dict[str, Ledger]:
+def _ledgers(place: Path, vocabulary: Vocabulary, loss_columns: Sequence[str]) -> dict[str, Ledger]:
     """By the names that their source has for them; empty where it has none."""
     if place.is_dir() or is_event_file(place):
-        return {"": ledger_of_events(place, vocabulary)}
-    if place.suffix == ".csv":
-        return ledgers_of_csv(place, vocabulary)
+        return {"": ledger_of_events(place, vocabulary, loss_columns)}
+    if place.suffix == _CSV:
+        return ledgers_of_csv(place, vocabulary, loss_columns)
     return {"": read_ledger(place)}
+
+
+def _chosen(
+    place: Path, name: str, ledgers: dict[str, Ledger], asked: Sequence[str | None]
+) -> dict[str, Ledger]:
+    """Those of a source's runs that are meant."""
+    if None in asked:
+        return ledgers
+    # As a path has them: with one slash where a name has two.
+    there = {str(Path(own or name)): own for own in ledgers}
+    for run in asked:
+        if run not in there:
+            raise UserError(
+                f'{place} has no run "{run}": it has '
+                + ", ".join(f'"{own or name}"' for own in ledgers)
+            )
+    return {own: ledgers[own] for written, own in there.items() if written in asked}
 
 
 def _unique(runs: list[RecordedRun], name: str, taken: set[str]) -> list[RecordedRun]:
@@ -74,12 +104,26 @@ def _unique(runs: list[RecordedRun], name: str, taken: set[str]) -> list[Recorde
     return [replace(run, name=f"{name}: {run.name}") if run.name in taken else run for run in runs]
 
 
+def _named_at(path: Path) -> list[_Named]:
+    """What a path names: all that is there, or a run of an export."""
+    if path.exists():
+        return list(map(_Named, _runs_at(path)))
+    text = str(path)
+    # Names of files and of runs may have colons of their own: the longest file that is there.
+    for at in range(len(text) - 1, 0, -1):
+        file = Path(text[:at])
+        if text[at] == ":" and file.suffix == _CSV and file.is_file():
+            return [_Named(file, text[at + 1 :])]
+    raise UserError(
+        f"{path} is not there: give a run's ledger or its folder, or a run of an export as "
+        "FILE.csv:RUN"
+    )
+
+
 def _runs_at(path: Path) -> list[Path]:
     """What there is to read at a path."""
     if path.is_file():
         return [path]
-    if not path.is_dir():
-        raise UserError(f"{path} is not there: give a run's ledger or its folder")
     here = _in_folder(path)
     # A sweep's runs lie in a folder of their own below it.
     found = (
@@ -132,10 +176,14 @@ def _once(runs: Sequence[RecordedRun]) -> list[RecordedRun]:
 
 
 def _of_copies(copies: Sequence[RecordedRun]) -> RecordedRun:
-    # Some may have been made while it went on.
-    run = max(copies, key=lambda copy: max([0.0, *copy.steps.steps, *copy.curve.steps]))
+    # Some may have been made while it went on; of those that got as far a ledger tells most.
+    run = max(copies, key=lambda copy: (_last_step(copy), copy.source == "ledger"))
     others = [f"{copy.name} ({copy.path})" for copy in copies if copy is not run]
     return _noted(run, f"It is also in {', '.join(others)} and counts once.") if others else run
+
+
+def _last_step(run: RecordedRun) -> float:
+    return max([0.0, *run.steps.steps, *run.curve.steps])
 
 
 def _noted(run: RecordedRun, note: str) -> RecordedRun:

@@ -35,7 +35,8 @@ class Ledger:
         header: of the last start, in schema 3; without ``methods`` where it does not tell of them.
         steps: ``step`` lines, ascending, one a step; what a line does not tell of `PROGRESS` is
             None, and so is a number that was not finite; ``facts`` is None where they are not told.
-        validations: ``validation`` lines, likewise.
+        validations: ``validation`` lines, likewise; of several at one step the first, with the
+            clocks of the last.
         headers: of every start.
         path: what it was read from.
         notes: what was mended while reading, a sentence each.
@@ -135,13 +136,22 @@ class _Reading:
         else:
             self._carry_on(line)
         self._count_clocks(line)
-        lines = self._lines[line.kind]
-        # Megatron validates once more after the last step, so only steps are news.
-        if line.kind == "step" and line.step in lines:
-            self.note(line.number, "logs a step again: the later line counts")
-        lines[line.step] = line.fields
+        self._put(line)
         self._top = max(self._top, line.step)
         self._is_first_of_start = False
+
+    def _put(self, line: Line) -> None:
+        lines = self._lines[line.kind]
+        before = lines.get(line.step)
+        if before is not None and line.kind == "step":
+            self.note(line.number, "logs a step again: the later line counts")
+        elif before is not None:
+            # Megatron validates once more after the last step, on the samples that come next. All
+            # evaluations but that one come once, so the first one counts, here as of TensorBoard.
+            clocks = {name: line.fields[name] for name in _CLOCKS if line.fields[name] is not None}
+            lines[line.step] = before | clocks
+            return
+        lines[line.step] = line.fields
 
     def _completed(self, fields: dict[str, Any]) -> dict[str, Any]:
         """A line of schema 3, with all that every line has."""

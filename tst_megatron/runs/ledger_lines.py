@@ -185,6 +185,8 @@ def _checked(path: Path, number: int, value: Any) -> dict[str, Any]:
         raise _fault(where, "step", step, "a count of steps")
     kind = value["kind"]
     _check_numbers(where, value, (*_NUMBERS[kind], *old_schemas.NUMBERS[kind]))
+    if kind != "header":
+        _check_used(where, value)
     for name in _MAPPINGS[kind]:
         if not isinstance(value.get(name), dict | None):
             raise _fault(where, name, value[name], "a table")
@@ -206,6 +208,12 @@ def _check_numbers(where: str, fields: dict[str, Any], names: Iterable[str]) -> 
                 fields[name] = None
         elif type(number) is not int and number is not None:
             raise _fault(where, name, number, "a number")
+
+
+def _check_used(where: str, line: Mapping[str, Any]) -> None:
+    for name in PROGRESS:
+        if (number := line.get(name)) is not None and number < 0:
+            raise _fault(where, name, number, "0 or more, as a run uses up nothing less")
 
 
 def _check_header(where: str, header: Mapping[str, Any]) -> None:

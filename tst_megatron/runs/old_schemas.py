@@ -68,9 +68,10 @@ def flags_of_old(flags: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def methods_in_old_flags(flags: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A header's ``methods`` from arguments of those days; none of an ordinary run."""
-    return _methods(flags.get(f"{_PREFIX}{_METHOD}"), flags)
+def methods_in_old_flags(flags: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """A header's ``methods`` from arguments of those days; None of a program that had none."""
+    name = f"{_PREFIX}{_METHOD}"
+    return _methods(flags[name], flags) if name in flags else None
 
 
 def _methods(method: Mapping[str, Any] | None, flags: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -13,14 +13,18 @@ from typing import Any
 
 import numpy as np
 
+from tst_megatron.runs.active_parameters import impossible_count
 from tst_megatron.runs.facts import Facts, facts_of
+from tst_megatron.runs.flag_roles import Role
 from tst_megatron.runs.ledger import Ledger
 from tst_megatron.runs.spans import Span, spans_of
 from tst_megatron.runs.stages import Fact, Vocabulary
 from tst_megatron.statistics.array import Array
 
-# Logged learning rates went through single precision on the way.
+# What was logged went through single precision on the way.
 _TOLERANCE = 1e-6
+# Losses of an end alone, which sources have of several evaluations, tell no two runs apart.
+_FEWEST = 2
 _SPENT = ("flops", "gpu_hours", "data_tokens")
 _PLAIN = Vocabulary()
 
@@ -129,6 +133,11 @@ class RecordedRun:
         """What its header tells of it, read once."""
         return facts_of(self.header)
 
+    @property
+    def tells_methods(self) -> bool:
+        """Whether it is known by which methods it was trained; if not, it may have had any."""
+        return self.facts.methods is not None or any(self.steps.facts)
+
 
 def run_of_ledger(ledger: Ledger, name: str, vocabulary: Vocabulary = _PLAIN) -> RecordedRun:
     """A run as its ledger tells it; what its parents spent is in what it spent.
@@ -139,7 +148,11 @@ def run_of_ledger(ledger: Ledger, name: str, vocabulary: Vocabulary = _PLAIN) ->
         vocabulary: of methods that the run may have had, where its header does not tell of them.
     """
     assert ledger.path is not None
-    facts = facts_of(ledger.header)
+    header, notes = ledger.header, list(ledger.notes)
+    if (impossible := impossible_count(ledger)) is not None:
+        header = {name: value for name, value in header.items() if name != "parameters"}
+        notes.append(impossible)
+    facts = facts_of(header)
     steps = _steps(ledger.steps)
     last_step = 0 if ledger.last is None else ledger.last["step"]
     start = facts.decay_start
@@ -147,26 +160,80 @@ def run_of_ledger(ledger: Ledger, name: str, vocabulary: Vocabulary = _PLAIN) ->
         name=name,
         path=ledger.path,
         source=ledger.source,
-        header=ledger.header,
+        header=header,
         curve=_curve(ledger.validations),
         steps=steps,
         stages=spans_of(ledger, facts, vocabulary),
         num_steps=facts.planned_steps or last_step,
         decay_start=logged_decay_start(steps) if start is None else start,
-        notes=tuple(ledger.notes),
+        notes=tuple(notes),
     )
     return _with_parents(run) if facts.parents else run
 
 
 def is_same_run(one: RecordedRun, other: RecordedRun) -> bool:
-    """Whether both were read of one run: by its id, else by all that they tell of its way."""
+    """Whether both were read of one run, from whatever sources.
+
+    By its id where both tell one, else by its losses: two runs never have the same ones, to the
+    digit, at every step that both tell of.
+    """
     ids = [run.header.get("run_id") for run in (one, other)]
     if None not in ids:
         return bool(ids[0] == ids[1])
-    return one.header == other.header and all(
-        np.array_equal(getattr(ours, name), getattr(theirs, name), equal_nan=True)
-        for ours, theirs in ((one.curve, other.curve), (one.steps, other.steps))
-        for name in ("steps", "losses", "wall_clock_s")
+    seeds = {run.facts.seed for run in (one, other)} - {None}
+    if len(seeds) > 1 or _went_through_others(one.stages, other.stages):
+        return False
+    if _were_set_otherwise(one.facts, other.facts):
+        return False
+    if one.curve.steps.size and other.curve.steps.size:
+        return _have_same_losses(one.curve, other.curve)
+    if one.steps.steps.size and other.steps.steps.size:
+        return _have_same_losses(one.steps, other.steps)
+    return one.header == other.header
+
+
+def _were_set_otherwise(one: Facts, other: Facts) -> bool:
+    """Whether a number is told to differ, however sources write the rest.
+
+    One seed in two layouts gives losses that rounding alone tells apart.
+    """
+    numbers = [
+        {
+            name: value
+            for name, value in facts.flags.items()
+            if isinstance(value, int | float) and not Role.BOOKKEEPING.has(name)
+        }
+        for facts in (one, other)
+    ]
+    return any(numbers[1].get(name, value) != value for name, value in numbers[0].items())
+
+
+def _went_through_others(one: Sequence[Span], other: Sequence[Span]) -> bool:
+    """Whether the stages of two runs are known to differ, as far as both got."""
+    return any(
+        ours.stage.is_ordinary != theirs.stage.is_ordinary
+        or any(
+            ours.stage.facts[name] != value
+            for name, value in theirs.stage.facts.items()
+            if name in ours.stage.facts
+        )
+        for ours, theirs in zip(one, other, strict=False)
+    )
+
+
+def _have_same_losses(one: "Curve | StepSeries", other: "Curve | StepSeries") -> bool:
+    """Wherever the shorter one is measured, but for the end: of it sources have other samples."""
+    # Before any step, runs of one seed are alike.
+    shared, ours, theirs = np.intersect1d(one.steps, other.steps, return_indices=True)
+    pairs = np.array([one.losses[ours], other.losses[theirs]])[:, shared > 0]
+    fewest = min(np.count_nonzero(series.steps > 0) for series in (one, other))
+    if pairs.shape[1] < fewest:
+        return False
+    if pairs.shape[1] > _FEWEST:
+        pairs = pairs[:, :-1]
+    return bool(
+        np.isfinite(pairs).all(axis=0).any()
+        and np.allclose(pairs[0], pairs[1], rtol=_TOLERANCE, atol=0, equal_nan=True)
     )
 
 

@@ -3,12 +3,12 @@
 The one idea: both log Megatron's numbers under Megatron's names at Megatron's iterations, so only
 the reading differs, and what comes of it has the lines that a ledger of ours has. What they leave
 out follows from the flags where these are known: positions are samples times the sequence length,
-GPU hours are wall-clock times the world size.
+GPU hours are wall-clock times the world size. What neither tells stays unknown.
 """
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from tst_megatron.errors import UserError
 from tst_megatron.runs.facts import batch_size_changes
 from tst_megatron.runs.ledger import Ledger
 from tst_megatron.runs.stages import NEXT_TOKEN_LOSS, Vocabulary
@@ -29,12 +30,55 @@ COMPUTE_S, OTHER_S = "compute-seconds", "other-seconds"
 OWN = (STAGE, POSITIONS, DATA_TOKENS, FLOPS, GPU_HOURS, COMPUTE_S, OTHER_S)
 """What tst-megatron logs beside Megatron's own, and beside the facts of stages."""
 _STDERR = " stderr"
+_AMOUNTS = (POSITIONS, DATA_TOKENS, FLOPS, GPU_HOURS)
+_SHOWN_NAMES = 12
 _JUMPS = (
     "Its clock jumps back, first at step {}: it is carried on from there, so what passed between "
     "is not counted."
 )
 # Of several validation sets, Megatron names the loss on each.
 _VALIDATION_OF_A_SET = re.compile(rf"{VALIDATION}-.+(?<! ppl)(?<! stderr)")
+
+
+def held_out_name(names: Collection[str], asked: Sequence[str] = ()) -> str | None:
+    """The name under which a source has its held-out loss; None where it has none.
+
+    Args:
+        names: all that it has.
+        asked: names that the user gave, of which the first that is there counts; without any it is
+            Megatron's own, or that of one of several validation sets.
+    """
+    if asked:
+        return next((name for name in asked if name in names), None)
+    of_sets = sorted(filter(_VALIDATION_OF_A_SET.fullmatch, names))
+    return VALIDATION if VALIDATION in names else next(iter(of_sets), None)
+
+
+def no_held_out_loss(
+    path: Path, kind: str, names: Iterable[str], asked: Sequence[str]
+) -> UserError:
+    """What is said of a source without a held-out loss.
+
+    Args:
+        path: of the source.
+        kind: what it has its series in, such as ``column``.
+        names: all that it has.
+        asked: names that the user gave.
+    """
+    wanted = " or ".join(f'"{name}"' for name in asked or (VALIDATION,))
+    # What has to do with a loss is likely to be what was meant.
+    found = sorted(dict.fromkeys(filter(None, names)), key=lambda name: "loss" not in name)
+    shown = ", ".join(f'"{name}"' for name in found[:_SHOWN_NAMES])
+    more = len(found) - _SHOWN_NAMES
+    has = (
+        f"it has {shown}{f' and {more} more' if more > 0 else ''}"
+        if found
+        else "it has none at all"
+    )
+    return UserError(
+        f"{path} has no {kind} {wanted}: {has}; name the one of its held-out loss with "
+        "--loss-column, or give a source that has one"
+    )
 
 
 def objectives(vocabulary: Vocabulary) -> tuple[str, ...]:
@@ -103,6 +147,7 @@ def ledger_of_scalars(
     header: Mapping[str, Any],
     scalars: Scalars,
     vocabulary: Vocabulary,
+    held_out: str,
     notes: Sequence[str] = (),
 ) -> Ledger:
     """What a run logged as the lines of a ledger.
@@ -113,45 +158,60 @@ def ledger_of_scalars(
         header: what is known of its flags and methods.
         scalars: its logged values.
         vocabulary: losses and facts of stages that may be among them.
+        held_out: the tag of its held-out loss.
         notes: of how they were read.
+
+    Raises:
+        UserError: a clock or an amount is below 0.
     """
+    _check_amounts(path, scalars)
     jumps = scalars.let_clocks_go_on()
     note_on_clock = [_JUMPS.format(f"{step:,}") for step in jumps[:1]]
-    tag, note_on_tag = _validation_tag(scalars)
-    losses = scalars.values.get(tag, {})
+    losses = scalars.values.get(held_out, {})
     validated = sorted(losses)
     validations = {
-        **_progress(validated, header, scalars, (tag,), vocabulary),
+        **_progress(validated, header, scalars, (held_out,), vocabulary),
         "next_token_loss": _at(losses, validated),
-        "next_token_loss_stderr": _at(scalars.values.get(tag + _STDERR, {}), validated),
+        "next_token_loss_stderr": _at(scalars.values.get(held_out + _STDERR, {}), validated),
     }
     lines = _lines("validation", validated, validations)
     return Ledger(
         header=dict(header),
-        steps=_steps(header, scalars, vocabulary),
+        steps=_steps(header, scalars, vocabulary, held_out),
         validations=[line | {"facts": {}} for line in lines],
         headers=[dict(header)],
         path=path,
-        notes=[*notes, *note_on_clock, *note_on_tag],
+        notes=[*notes, *note_on_clock, *_note_on_held_out(scalars, held_out)],
         source=source,
     )
 
 
-def _validation_tag(scalars: Scalars) -> tuple[str, list[str]]:
-    """The tag of the held-out loss, and a note where there was a choice."""
-    if VALIDATION in scalars.values:
-        return VALIDATION, []
-    of_sets = sorted(tag for tag in scalars.values if _VALIDATION_OF_A_SET.fullmatch(tag))
-    if not of_sets:
-        return VALIDATION, []
-    if len(of_sets) == 1:
-        return of_sets[0], []
-    others = ", ".join(of_sets[1:])
-    return of_sets[0], [f"Of several validation sets {of_sets[0]} is used, not {others}."]
+def _check_amounts(path: Path, scalars: Scalars) -> None:
+    clocks = (("clock in seconds", of_tag) for of_tag in scalars.clocks.values())
+    amounts = ((tag, scalars.values[tag]) for tag in _AMOUNTS if tag in scalars.values)
+    for what, by_step in (*clocks, *amounts):
+        for step, value in by_step.items():
+            if value < 0:
+                raise UserError(
+                    f"{path}: its {what} is {value:.6g} at step {step:,}, and what a run has used "
+                    "up is 0 or more: give a source whose clock and counts are right, or take them "
+                    "out of it"
+                )
+
+
+def _note_on_held_out(scalars: Scalars, held_out: str) -> list[str]:
+    """Which of several it is, or that it is not Megatron's."""
+    of_sets = sorted(filter(_VALIDATION_OF_A_SET.fullmatch, scalars.values))
+    if held_out in of_sets and len(of_sets) > 1:
+        others = ", ".join(tag for tag in of_sets if tag != held_out)
+        return [f"Of several validation sets {held_out} is used, not {others}."]
+    if held_out == VALIDATION or held_out in of_sets:
+        return []
+    return [f'Its held-out loss is what it calls "{held_out}".']
 
 
 def _steps(
-    header: Mapping[str, Any], scalars: Scalars, vocabulary: Vocabulary
+    header: Mapping[str, Any], scalars: Scalars, vocabulary: Vocabulary, held_out: str
 ) -> list[dict[str, Any]]:
     names, facts = objectives(vocabulary), fact_tags(vocabulary)
     # Tags that name a logged step; others may come at evaluations.
@@ -167,7 +227,7 @@ def _steps(
     extras = sorted(
         tag
         for tag in scalars.values
-        if "loss" in tag and tag not in (*names, "loss-scale") and "validation" not in tag
+        if "loss" in tag and tag not in (*names, held_out, "loss-scale") and "validation" not in tag
     )
     return [
         line
@@ -231,11 +291,12 @@ def _progress(
     positions = _positions(steps, header, scalars)
     ranks = (header.get("flags") or {}).get("world_size")
     gpu_hours = _between(scalars.values.get(GPU_HOURS, {}), steps)
-    if isinstance(ranks, int):
-        gpu_hours = np.where(np.isfinite(gpu_hours), gpu_hours, seconds * ranks / 3600)
+    # Logged ones hold what these seconds do not, so one run has the one or the other.
+    if GPU_HOURS not in scalars.values and isinstance(ranks, int):
+        gpu_hours = seconds * ranks / 3600
     return {
         "positions": positions,
-        "data_tokens": _data_tokens(steps, positions, scalars, vocabulary),
+        "data_tokens": _data_tokens(steps, positions, header, scalars, vocabulary),
         "flops": _between(scalars.values.get(FLOPS, {}), steps),
         "wall_clock_s": seconds,
         "gpu_hours": gpu_hours,
@@ -256,15 +317,27 @@ def _positions(steps: Sequence[int], header: Mapping[str, Any], scalars: Scalars
 
 
 def _data_tokens(
-    steps: Sequence[int], positions: Array, scalars: Scalars, vocabulary: Vocabulary
+    steps: Sequence[int],
+    positions: Array,
+    header: Mapping[str, Any],
+    scalars: Scalars,
+    vocabulary: Vocabulary,
 ) -> Array:
-    """As logged; of a run that is ordinary all along, its positions."""
+    """As logged; of a run that tells that it is ordinary all along, its positions."""
     if DATA_TOKENS in scalars.values:
         return _between(scalars.values[DATA_TOKENS], steps)
-    is_ordinary = not any(name in scalars.values for name in vocabulary.losses) and all(
-        value == vocabulary.facts[name]
+    told = {
+        name: scalars.values[tag]
         for name, tag in fact_tags(vocabulary).items()
-        for value in scalars.values.get(tag, {}).values()
+        if tag in scalars.values
+    }
+    is_ordinary = (bool(told) or header.get("methods") == []) and not any(
+        name in scalars.values for name in vocabulary.losses
+    )
+    is_ordinary = is_ordinary and all(
+        value == vocabulary.facts[name]
+        for name, by_step in told.items()
+        for value in by_step.values()
         if math.isfinite(value)
     )
     return positions if is_ordinary else np.full(len(steps), np.nan)

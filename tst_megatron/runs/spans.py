@@ -52,7 +52,7 @@ class _Logged:
 
 
 def spans_of(ledger: Ledger, facts: Facts, vocabulary: Vocabulary) -> tuple[Span, ...]:
-    """The stages that a run went through, up to its last line; none for a run without progress.
+    """The stages that a run went through, up to its last line; none where nothing tells of them.
 
     Args:
         ledger: of the run.
@@ -77,6 +77,8 @@ def spans_of(ledger: Ledger, facts: Facts, vocabulary: Vocabulary) -> tuple[Span
         spans = _clipped(stages, ends, last_step)
         if all(_agrees(line, spans) for line in logged):
             return spans
+    if facts.methods is None and not any(line.facts for line in logged):
+        return ()
     return _from_lines(logged, last_step, stages or (), vocabulary)
 
 

@@ -2,12 +2,13 @@
 
 The one idea: every start of the run leaves an event file, which opens with all of Megatron's
 arguments as text. Its wall-clock is that of its events since the file was opened; the time between
-two starts is not the run's, and what a later start replays replaces what it replays.
+two starts is not the run's, and what a later start replays replaces what it replays. Of several
+evaluations at one step the first counts, as in a ledger.
 """
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,25 @@ from tst_megatron.errors import UserError
 from tst_megatron.runs.flag_roles import Role, begun_otherwise
 from tst_megatron.runs.ledger import Ledger
 from tst_megatron.runs.old_schemas import flags_of_old, methods_in_old_flags
-from tst_megatron.runs.scalars import VALIDATION, Scalars, ledger_of_scalars
+from tst_megatron.runs.scalars import (
+    VALIDATION,
+    Scalars,
+    held_out_name,
+    ledger_of_scalars,
+    no_held_out_loss,
+)
 from tst_megatron.runs.stages import Vocabulary
 
 _TEXT = "/text_summary"
 _BY_SAMPLES = " vs samples"
+_OF_EVALUATIONS = ("validation", "other-run-")
+# Clocks are set right by so much now and then.
+_SET_BACK_S = 1.0
+_HOURS = (
+    "Read from TensorBoard: its hours are the time from when an event file was opened to its last "
+    "event, evaluations, checkpoints and pauses in between among them; start-up before that, what "
+    "came after, and the time between starts are not in them."
+)
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 
 
@@ -45,32 +60,38 @@ def event_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_file() and is_event_file(path))
 
 
-def ledger_of_events(path: Path, vocabulary: Vocabulary) -> Ledger:
+def ledger_of_events(path: Path, vocabulary: Vocabulary, asked: Sequence[str] = ()) -> Ledger:
     """A run from an event file, or from a folder with those of all its starts.
 
     Args:
         path: of the file or folder.
         vocabulary: of methods that it may have had.
+        asked: names of the held-out loss, in place of Megatron's.
 
     Raises:
-        UserError: it has no scalars, or the files are of two runs.
+        UserError: it has no scalars, or none of a held-out loss; the files are of two runs; or a
+            clock is below 0.
     """
     files = event_files(path) if path.is_dir() else [path]
     starts = sorted(map(_read, files), key=lambda start: start.opened)
     _check_one_run(path, starts)
     scalars, passed = Scalars(), 0.0
     for start in starts:
-        _take_over(scalars, start, passed)
+        _take_over(scalars, start, passed, asked)
         passed += start.closed - start.opened
     if not scalars.values:
         raise UserError(f"{path} has no scalars in its event files: give another folder")
+    held_out = held_out_name(scalars.values, asked)
+    if held_out is None:
+        raise no_held_out_loss(path, "scalar", scalars.values, asked)
     return ledger_of_scalars(
         path,
         "tensorboard",
         _header(starts[-1].flags),
         scalars,
         vocabulary,
-        ["Read from TensorBoard: its clock starts when its event file was opened."],
+        held_out,
+        [_HOURS],
     )
 
 
@@ -120,29 +141,40 @@ def _check_one_run(path: Path, starts: list[_Start]) -> None:
             )
 
 
-def _take_over(scalars: Scalars, start: _Start, passed: float) -> None:
+def _take_over(scalars: Scalars, start: _Start, passed: float, asked: Sequence[str]) -> None:
     """Add what a start logged, in place of what it replays.
 
     Args:
         scalars: of the starts before.
         start: the next one.
         passed: seconds that those before took.
+        asked: names of the held-out loss, in place of Megatron's.
     """
     by_step = {tag: of for tag, of in start.events.items() if not tag.endswith(_BY_SAMPLES)}
-    steps = [event[0] for of_tag in by_step.values() for event in of_tag]
-    if not steps:
-        return
-    scalars.forget_after(min(steps) - 1)
+    trained = [
+        step
+        for tag, of_tag in by_step.items()
+        if tag not in asked and not any(word in tag for word in _OF_EVALUATIONS)
+        for step, _, _ in of_tag
+    ]
+    # A start that made no step, as of a run that is at its end, replays nothing.
+    if trained:
+        scalars.forget_after(min(trained) - 1)
     for tag, of_tag in by_step.items():
-        seen: set[int] = set()
         for step, value, time in of_tag:
-            # After the last step Megatron logs the loss on the test set under the same tag.
-            if tag.startswith(VALIDATION) and step in seen:
+            # After the last step Megatron validates once more, on other samples, and then on the
+            # test set, all under the same tag.
+            if (tag in asked or tag.startswith(VALIDATION)) and step in scalars.values.get(tag, {}):
                 continue
-            seen.add(step)
-            scalars.add(tag, step, value, passed + time - start.opened)
+            scalars.add(tag, step, value, passed + _elapsed(start, time))
         for step, samples in _samples(of_tag, start.events.get(tag + _BY_SAMPLES, [])):
             scalars.samples[step] = samples
+
+
+def _elapsed(start: _Start, time: float) -> float:
+    """Seconds since a file was opened."""
+    seconds = time - start.opened
+    return 0.0 if -_SET_BACK_S < seconds < 0 else seconds
 
 
 def _samples(
@@ -160,14 +192,16 @@ def _header(flags: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("seed", "world_size"):
         if flags.get(name) is not None:
             header[name] = flags[name]
-    if flags:
-        # Without either of both, the run is plain Megatron's.
-        header["methods"] = _methods(flags.get("methods")) or methods_in_old_flags(flags)
+    # Without either of both it was trained by another program, which may have had any method.
+    methods = _methods(flags.get("methods"))
+    methods = methods_in_old_flags(flags) if methods is None else methods
+    if methods is not None:
+        header["methods"] = methods
     return header
 
 
-def _methods(saved: Any) -> list[dict[str, Any]]:
+def _methods(saved: Any) -> list[dict[str, Any]] | None:
     """What a run's methods are in its arguments, as a ledger's header has them."""
     if not isinstance(saved, dict):
-        return []
+        return None
     return [{"name": name, **told} for name, told in saved.items() if isinstance(told, dict)]

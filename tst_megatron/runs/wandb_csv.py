@@ -1,16 +1,17 @@
-"""A CSV export of Weights & Biases as ledgers.
+"""A CSV export of Weights & Biases as ledgers, one a run.
 
-The one idea: a column is told by the end of its name. A chart's export has a column a run,
-``RUN - lm loss validation``, beside its smallest and largest value, which are left out; a history's
-has the bare names. What is not Megatron's is left out.
+The one idea: an export names its runs in one of two ways. A chart's has a column a run,
+``RUN - lm loss validation``, beside its smallest and largest value, which are left out; histories
+that were put together have the bare names, and a column that says of which run a line is. Either is
+taken apart by run before anything is read of it. What is not Megatron's is left out.
 """
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import compress
 from pathlib import Path
+from typing import TypeGuard
 
 from tst_megatron.errors import UserError
 from tst_megatron.runs.ledger import Ledger
@@ -21,7 +22,9 @@ from tst_megatron.runs.scalars import (
     VALIDATION,
     Scalars,
     fact_tags,
+    held_out_name,
     ledger_of_scalars,
+    no_held_out_loss,
     objectives,
 )
 from tst_megatron.runs.stages import Vocabulary
@@ -38,70 +41,214 @@ _SAMPLES = "samples vs steps"
 _METRICS = (LEARNING_RATE, GRAD_NORM, *OWN, _SAMPLES)
 _OF_A_RUN = " - "
 _IGNORED = ("__MIN", "__MAX")
+# Of the column that names the run of a line, letters alone; those of its id come last.
+_RUN_COLUMNS = ("run", "runname", "name", "displayname", "rundisplayname", "runid", "runpath")
 
 
-def ledgers_of_csv(path: Path, vocabulary: Vocabulary) -> dict[str, Ledger]:
+def ledgers_of_csv(
+    path: Path, vocabulary: Vocabulary, asked: Sequence[str] = ()
+) -> dict[str, Ledger]:
     """The runs of an export by their names there; empty for one that has none.
 
     Args:
         path: of the file.
         vocabulary: of methods that they may have had.
+        asked: names of the held-out loss, in place of Megatron's.
 
     Raises:
         UserError: it cannot be read, has no column of steps or none of a held-out loss, has a
-            column twice, or a cell is not a number or a step not a whole one.
+            column twice, a line does not say of which run it is, a cell is not a number, a step not
+            a whole one or a clock below 0; or it is of several runs and does not name them.
     """
+    heads, lines = _read(path)
     metrics = (*objectives(vocabulary), *fact_tags(vocabulary).values(), *_METRICS)
-    columns, rows = _read(path, metrics)
-    runs = sorted({run for run, metric in columns if metric.startswith(VALIDATION)})
-    if not runs:
-        raise UserError(
-            f'{path} has no column "{VALIDATION}": export a chart of it, with Step on its x-axis'
-        )
-    return {run: _ledger(path, columns, rows, run, metrics, vocabulary) for run in runs}
+    known = _Names((*metrics, *asked), any_validation=not asked)
+    columns = [known.column(head) for head in heads]
+    _check_once(path, [head for head, column in zip(heads, columns, strict=True) if column])
+    tables = [
+        _Table(path, run, heads, columns, of_run, tuple(metrics), tuple(asked))
+        for run, of_run in _taken_apart(path, heads, columns, lines).items()
+    ]
+    found = {table.run: table for table in tables if table.held_out is not None}
+    if not found:
+        shown = [head for head in heads if not head.endswith(_IGNORED)]
+        raise no_held_out_loss(path, "column", shown, asked)
+    without = ", ".join(f'"{table.run}"' for table in tables if table.run and not table.held_out)
+    note = [f"Its export also has {without}, without a held-out loss: left out."] if without else []
+    return {run: table.ledger(vocabulary, note) for run, table in sorted(found.items())}
 
 
 _Column = tuple[str, str]
-"""(run, metric) of a column; the run is empty where the file names none."""
+"""(run, metric) of a column; the run is empty where its head names none."""
+_Line = tuple[int, Sequence[str]]
+"""(number in the file, cells), as many cells as there are heads."""
 
 
 @dataclass(frozen=True)
-class _Row:
-    """A line of the file.
+class _Names:
+    """What columns may be called.
 
     Attributes:
-        line: its number in the file.
-        cells: None where one is empty or of a column that is not wanted.
+        metrics: names that are read.
+        any_validation: Megatron's held-out losses are among them, on whatever set they are.
     """
 
-    line: int
-    cells: list[float | None]
+    metrics: Sequence[str]
+    any_validation: bool
+
+    def column(self, head: str) -> _Column | None:
+        """What a column is of; None where it is not wanted."""
+        known = (*self.metrics, *_STEPS, *_SECONDS, *_EPOCHS)
+        if head in known:
+            return "", head
+        # The names of runs and metrics may have dashes of their own.
+        for metric in known:
+            if head.endswith(_OF_A_RUN + metric):
+                return head.removesuffix(_OF_A_RUN + metric), metric
+        run, _, metric = head.rpartition(_OF_A_RUN)
+        if self.any_validation and metric.startswith(VALIDATION) and not head.endswith(_IGNORED):
+            return run, metric
+        return None
 
 
-def _read(path: Path, metrics: Sequence[str]) -> tuple[list[_Column], list[_Row]]:
+@dataclass(frozen=True)
+class _Table:
+    """The lines of one run.
+
+    Attributes:
+        path: of the file.
+        run: its name there.
+        heads: of all columns.
+        columns: what they are of.
+        lines: of the run.
+        metrics: names that are read besides the held-out loss's.
+        asked: names of the held-out loss, in place of Megatron's.
+    """
+
+    path: Path
+    run: str
+    heads: Sequence[str]
+    columns: Sequence[_Column | None]
+    lines: Sequence[_Line]
+    metrics: Sequence[str]
+    asked: Sequence[str]
+
+    @property
+    def own(self) -> dict[str, int]:
+        """Places of the run's columns, by metric; those that name no run are every run's."""
+        found: dict[str, int] = {}
+        for of in ("", self.run):
+            found |= {c[1]: at for at, c in enumerate(self.columns) if c is not None and c[0] == of}
+        return found
+
+    @property
+    def held_out(self) -> str | None:
+        """The metric that is its held-out loss; None where it has none."""
+        return held_out_name(self.own, self.asked)
+
+    def ledger(self, vocabulary: Vocabulary, notes: Sequence[str]) -> Ledger:
+        """What the lines tell.
+
+        Args:
+            vocabulary: of methods that the run may have had.
+            notes: of the export.
+        """
+        own, held_out = self.own, self.held_out
+        assert held_out is not None
+        step_at = _first(own, _STEPS)
+        if step_at is None:
+            raise UserError(
+                f"{self.path} has no column of steps: export it with Step on the x-axis"
+            )
+        self._check_one_run(step_at, own[held_out])
+        seconds_at, epoch_at = _first(own, _SECONDS), _first(own, _EPOCHS)
+        clock_at = epoch_at if seconds_at is None else seconds_at
+        began = 0.0
+        if seconds_at is None and epoch_at is not None:
+            times = (self._number(line, epoch_at) for line in self.lines)
+            began = min((time for time in times if _is_finite(time)), default=0.0)
+        scalars = Scalars()
+        logged = {
+            metric: at
+            for metric, at in own.items()
+            if metric in self.metrics or metric == held_out or metric.startswith(VALIDATION)
+        }
+        for line in self.lines:
+            step = self._step(line, step_at)
+            if step is None:
+                continue
+            clock = None if clock_at is None else self._number(line, clock_at)
+            for metric, at in logged.items():
+                value = self._number(line, at)
+                if value is not None:
+                    scalars.add(metric, step, value, math.nan if clock is None else clock - began)
+        scalars.samples.update(scalars.values.pop(_SAMPLES, {}))
+        return ledger_of_scalars(
+            self.path,
+            "wandb",
+            {"flags": _flags(scalars.samples)},
+            scalars,
+            vocabulary,
+            held_out,
+            [*_notes(clock_at is not None, from_epoch=seconds_at is None), *notes],
+        )
+
+    def _check_one_run(self, step_at: int, loss_at: int) -> None:
+        """Most steps with two losses are two runs on top of each other, not one started again."""
+        losses: dict[int, set[float]] = {}
+        for line in self.lines:
+            step, loss = self._step(line, step_at), self._number(line, loss_at)
+            if step is not None and _is_finite(loss):
+                losses.setdefault(step, set()).add(loss)
+        twice = sum(len(of_step) > 1 for of_step in losses.values())
+        if twice > 1 and 2 * twice > len(losses):
+            raise UserError(
+                f"{self.path} has several held-out losses at {twice} of {len(losses)} steps, as of "
+                'several runs: add a column "run" that names the run of every line, or export them '
+                "apart"
+            )
+
+    def _step(self, line: _Line, at: int) -> int | None:
+        """The step that a line is of; None where it tells none."""
+        step = self._number(line, at)
+        if step is None or not math.isfinite(step):
+            return None
+        if step < 0 or not step.is_integer():
+            raise UserError(
+                f"{self.path}, line {line[0]}: the step is {step:.15g} and not a whole number of "
+                "0 or more: export it with Step on the x-axis"
+            )
+        return int(step)
+
+    def _number(self, line: _Line, at: int) -> float | None:
+        """A cell; NaN and the infinities are what a run that diverged has logged."""
+        number, cells = line
+        if cells[at].strip() in ("", "null", "None"):
+            return None
+        try:
+            return float(cells[at])
+        except ValueError:
+            raise UserError(
+                f'{self.path}, line {number}: "{self.heads[at]}" is {cells[at]!r} and not a number'
+            ) from None
+
+
+def _read(path: Path) -> tuple[list[str], list[_Line]]:
+    """Heads, and lines with something in them."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
-            heads = next(reader, [])
-            columns = [_column(head, metrics) for head in heads]
-            wanted = [_is_wanted(metric, metrics) for _, metric in columns]
-            _check_once(path, [head.strip() for head in compress(heads, wanted)])
-            rows = [_row(path, reader.line_num, heads, row, wanted) for row in reader if any(row)]
+            heads = [head.strip() for head in next(reader, [])]
+            lines: list[_Line] = [
+                (reader.line_num, [*row, *[""] * (len(heads) - len(row))])
+                for row in reader
+                if any(map(str.strip, row))
+            ]
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error):
         raise UserError(f"{path} is not a CSV file: export it from W&B as CSV") from None
-    return columns, rows
-
-
-def _row(
-    path: Path, line: int, heads: Sequence[str], row: Sequence[str], wanted: Sequence[bool]
-) -> _Row:
-    cells = [
-        _number(path, line, head, cell) if is_wanted else None
-        for head, cell, is_wanted in zip(heads, row, wanted, strict=False)
-    ]
-    return _Row(line, [*cells, *[None] * (len(heads) - len(cells))])
+    return heads, lines
 
 
 def _check_once(path: Path, heads: Sequence[str]) -> None:
@@ -113,88 +260,47 @@ def _check_once(path: Path, heads: Sequence[str]) -> None:
         )
 
 
-def _column(head: str, metrics: Sequence[str]) -> _Column:
-    run, separator, metric = head.strip().rpartition(_OF_A_RUN)
-    # The names of runs and metrics may have dashes of their own.
-    return (run, metric) if separator and _is_wanted(metric, metrics) else ("", head.strip())
-
-
-def _is_wanted(metric: str, metrics: Sequence[str]) -> bool:
-    known = (*metrics, *_STEPS, *_SECONDS, *_EPOCHS)
-    return not metric.endswith(_IGNORED) and (metric in known or metric.startswith(VALIDATION))
-
-
-def _number(path: Path, line: int, head: str, cell: str) -> float | None:
-    """A cell; NaN and the infinities are what a run that diverged has logged."""
-    if cell.strip() in ("", "null", "None"):
-        return None
-    try:
-        return float(cell)
-    except ValueError:
-        raise UserError(f'{path}, line {line}: "{head}" is {cell!r} and not a number') from None
-
-
-def _ledger(
+def _taken_apart(
     path: Path,
-    columns: Sequence[_Column],
-    rows: Sequence[_Row],
-    run: str,
-    metrics: Sequence[str],
-    vocabulary: Vocabulary,
-) -> Ledger:
-    own = {metric: at for at, (of, metric) in enumerate(columns) if of in ("", run)}
-    own |= {metric: at for at, (of, metric) in enumerate(columns) if of == run}
-    step_at = _first(own, _STEPS)
-    if step_at is None:
-        raise UserError(f"{path} has no column of steps: export it with Step on the x-axis")
-    seconds_at, epoch_at = _first(own, _SECONDS), _first(own, _EPOCHS)
-    clock_at = epoch_at if seconds_at is None else seconds_at
-    began = 0.0
-    if seconds_at is None and epoch_at is not None:
-        began = min(filter(math.isfinite, (_at(row, epoch_at) for row in rows)), default=0.0)
-    logged = {
-        metric: at
-        for metric, at in own.items()
-        if metric in metrics or (metric.startswith(VALIDATION) and _is_wanted(metric, metrics))
-    }
-    scalars = Scalars()
-    for row in rows:
-        step = _step(path, row, step_at)
-        if step is None:
-            continue
-        clock = math.nan if clock_at is None else _at(row, clock_at) - began
-        for metric, at in logged.items():
-            value = row.cells[at]
-            if value is not None:
-                scalars.add(metric, step, value, clock)
-    scalars.samples.update(scalars.values.pop(_SAMPLES, {}))
-    return ledger_of_scalars(
-        path,
-        "wandb",
-        {"flags": _flags(scalars.samples)},
-        scalars,
-        vocabulary,
-        _notes(has_clock=clock_at is not None, from_epoch=seconds_at is None),
-    )
-
-
-def _step(path: Path, row: _Row, at: int) -> int | None:
-    """The step that a row is of; None where it tells none."""
-    step = _at(row, at)
-    if not math.isfinite(step):
-        return None
-    if step < 0 or not step.is_integer():
+    heads: Sequence[str],
+    columns: Sequence[_Column | None],
+    lines: Sequence[_Line],
+) -> dict[str, list[_Line]]:
+    """The lines of every run, by its name; those that heads name share all lines."""
+    in_heads = dict.fromkeys(column[0] for column in columns if column is not None)
+    by_line = _run_columns(heads, lines)
+    if not by_line:
+        return {run: list(lines) for run in in_heads}
+    if any(in_heads):
         raise UserError(
-            f"{path}, line {row.line}: the step is {step:.15g} and not a whole number of 0 or "
-            "more: export it with Step on the x-axis"
+            f'{path} names its runs in its heads and in its column "{heads[by_line[0]]}": export '
+            "it in one of the two ways"
         )
-    return int(step)
+    found: dict[tuple[str, ...], list[_Line]] = {}
+    for number, cells in lines:
+        of = tuple(cells[at].strip() for at in by_line)
+        if not all(of):
+            raise UserError(
+                f'{path}, line {number}: its "{heads[by_line[of.index("")]]}" is empty, so it does '
+                "not say of which run it is: fill it in, or take the line out"
+            )
+        found.setdefault(of, []).append((number, cells))
+    names = [of[0] for of in found]
+    return {
+        of[0] if names.count(of[0]) == 1 else " ".join(of): of_run for of, of_run in found.items()
+    }
 
 
-def _at(row: _Row, at: int) -> float:
-    """A cell that says where a row belongs; NaN where it is empty."""
-    value = row.cells[at]
-    return math.nan if value is None else value
+def _run_columns(heads: Sequence[str], lines: Iterable[_Line]) -> list[int]:
+    """Places of the columns that say of which run a line is, the most readable first."""
+    called = ["".join(filter(str.isalnum, head)).lower() for head in heads]
+    found = [at for name in _RUN_COLUMNS for at, one in enumerate(called) if one == name]
+    told = list(lines)
+    return [at for at in found if any(cells[at].strip() for _, cells in told)]
+
+
+def _is_finite(value: float | None) -> TypeGuard[float]:
+    return value is not None and math.isfinite(value)
 
 
 def _first(own: Mapping[str, int], names: Sequence[str]) -> int | None:
@@ -212,10 +318,12 @@ def _flags(samples: Mapping[int, float]) -> dict[str, int]:
 def _notes(has_clock: bool, from_epoch: bool) -> list[str]:
     notes = [
         "Read from W&B, which keeps a step's last value: the held-out loss at its last step is "
-        "that of the test set where Megatron evaluated one."
+        "that of Megatron's last evaluation there, of the test set where it evaluated one."
     ]
     if not has_clock:
         notes.append("Its export has no time in it, so its wall-clock is not known.")
     elif from_epoch:
         notes.append("Its clock starts at the first line of its export.")
+    else:
+        notes.append("Its clock is W&B's, which starts when the run does so there.")
     return notes

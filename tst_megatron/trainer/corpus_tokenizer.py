@@ -39,7 +39,7 @@ def corpus_tokenizer_flags(args: argparse.Namespace) -> list[str]:
     known = {prefix: record for prefix, record in records.items() if record is not None}
     _check_same(known)
     if args.tokenizer_model is not None:
-        _check_model(Path(args.tokenizer_model), known)
+        _check_model(args.tokenizer_model, known)
         return []
     is_named = args.vocab_file is not None or args.tokenizer_type not in (None, *_NEEDS_A_MODEL)
     if is_named or not known or len(known) < len(records):
@@ -51,6 +51,45 @@ def corpus_tokenizer_flags(args: argparse.Namespace) -> list[str]:
             "back, or name the tokenizer with Megatron's flags"
         )
     return megatron_flags(prefix, record)
+
+
+def tokenizer_sha256(args: argparse.Namespace) -> str | None:
+    """SHA-256 of what a run's tokenizer holds, as manifests have it; None where it is not known.
+
+    That of the corpora's manifests, else of the file that defines the tokenizer, which of a Hugging
+    Face folder is its ``tokenizer.json``, as is that of a hub's tokenizer where it was downloaded.
+
+    Args:
+        args: Megatron's arguments; their tokenizer is that of the corpora
+            (`corpus_tokenizer_flags`).
+    """
+    prefixes = [] if args.mock_data or args.sft else all_prefixes(args)
+    known = {record.sha256 for prefix in prefixes if (record := _record(prefix)) is not None}
+    if len(known) == 1:
+        return known.pop()
+    file = None if args.tokenizer_model is None else _defining_file(args.tokenizer_model)
+    return None if file is None else sha256(file.read_bytes()).hexdigest()
+
+
+def _defining_file(model: str) -> Path | None:
+    """The file that a manifest would have the hash of; None where there is none here.
+
+    Megatron also takes the name of a tokenizer on a hub.
+    """
+    path = Path(model)
+    file = path / _HUGGING_FACE_FILE if path.is_dir() else path
+    if file.is_file():
+        return file
+    if path.exists() or is_remote(model):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        cached = try_to_load_from_cache(model, _HUGGING_FACE_FILE)
+    except HFValidationError:
+        return None
+    return Path(cached) if isinstance(cached, str) else None
 
 
 def _record(prefix: str) -> TokenizerRecord | None:
@@ -74,10 +113,9 @@ def _check_same(records: dict[str, TokenizerRecord]) -> None:
                 )
 
 
-def _check_model(model: Path, records: dict[str, TokenizerRecord]) -> None:
-    file = model / _HUGGING_FACE_FILE if model.is_dir() else model
-    if not records or not file.is_file():
-        # Megatron also takes the name of a tokenizer on a hub.
+def _check_model(model: str, records: dict[str, TokenizerRecord]) -> None:
+    file = _defining_file(model) if records else None
+    if file is None:
         return
     found = sha256(file.read_bytes()).hexdigest()
     for prefix, record in records.items():

@@ -21,6 +21,7 @@ from tst_megatron.corpora.sources import all_prefixes, sources_of_split
 from tst_megatron.errors import UserError
 from tst_megatron.methods.method import Run
 from tst_megatron.runs.flag_roles import Role
+from tst_megatron.trainer.corpus_tokenizer import tokenizer_sha256
 
 _PLAIN = (str, int, float, bool, type(None), list, tuple, dict)
 # Arguments that are no plain values and still read the same in every run.
@@ -58,7 +59,7 @@ def header_of(
         "tokenizer": {
             "type": args.tokenizer_type,
             "model": args.tokenizer_model,
-            "sha256": None if args.tokenizer_model is None else _sha256(args.tokenizer_model),
+            "sha256": tokenizer_sha256(args),
             "padded_vocab_size": args.padded_vocab_size,
         },
         "parameters": parameters,

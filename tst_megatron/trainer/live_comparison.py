@@ -50,7 +50,11 @@ class OtherRun:
         except UserError as error:
             raise UserError(f"--compare-with: {error}") from None
         if len(runs) != 1:
-            raise UserError(f"--compare-with {path} holds {len(runs)} runs: name one of them")
+            listed = ", ".join(run.name for run in runs)
+            raise UserError(
+                f"--compare-with {path} holds {len(runs)} runs ({listed}): name the path of one of "
+                "them, or, of an export, FILE.csv:RUN"
+            )
         self._run = runs[0]
         curve = self._run.curve
         measured = np.isfinite(curve.losses)

@@ -33,7 +33,7 @@ _REFUSED = [
     (DENSE, 1, "--tst-step-ratio=0.3", "--tst-step-ratio needs a bag size"),
     (DENSE, 1, "--rampup-batch-size 2 2 9", "does nothing .* as --step-batch-size-schedule '0:"),
     (DENSE, 1, "--bf16 --fp16", "Megatron refuses these flags: "),
-    (DENSE, 1, "--checkpoint-activations", "Megatron refuses .* use --recompute-activations"),
+    (DENSE, 1, "--checkpoint-activations", "is gone from Megatron: use --recompute-activations"),
     (DENSE, 1, "--attention-backend=local", "Megatron refuses .* only supported with --spec"),
 ]
 

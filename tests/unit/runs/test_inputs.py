@@ -110,11 +110,54 @@ def test_of_copies_the_one_that_got_furthest_counts(tmp_path: Path):
     assert (run.name, run.curve.steps.tolist()) == ("late", [50, 100])
 
 
-@pytest.mark.parametrize("other", [{"seed": 1}, {"losses": {50: 4.0, 100: 3.1}}])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"header": {"seed": 2}},
+        {"losses": {50: 4.1, 100: 3.0}},
+        {"losses": {50: 4.0, 100: 3.1}},
+        {"flags": {"hidden_size": 64}},
+        {"stages": [(4, 100)]},
+    ],
+)
 def test_runs_that_differ_in_anything_are_samples_of_their_own(tmp_path: Path, other: Any):
-    header = {"run_id": None, "seed": other.pop("seed", None)}
-    one = made_ledger(tmp_path, "one", {"run_id": None, "seed": None})
+    one = made_ledger(tmp_path, "one", {"run_id": None, "seed": 1}, flags={"hidden_size": 32})
+    header = {"run_id": None, "seed": 1} | other.pop("header", {})
+    other.setdefault("flags", {"hidden_size": 32})
     assert names(one, made_ledger(tmp_path, "two", header, **other)) == ["one", "two"]
+
+
+EXPORT = (
+    "Step,base - lm loss validation,lr:1e-3 - lm loss validation,a/b - lm loss validation\n"
+    "10,4,5,6\n20,3,4,5\n"
+)
+
+
+def test_a_run_of_an_export_is_named_after_a_colon(tmp_path: Path):
+    """Folders and runs may have colons in their names."""
+    folder = tmp_path / "at 10:30"
+    folder.mkdir()
+    path = folder / "both.csv"
+    path.write_text(EXPORT)
+    assert names(path) == ["a/b", "base", "lr:1e-3"]
+    for run in ("base", "lr:1e-3", "a/b"):
+        assert names(Path(f"{path}:{run}")) == [run]
+    assert names(Path(f"{path}:lr:1e-3"), Path(f"{path}:base")) == ["base", "lr:1e-3"]
+    (twice,) = read_runs([Path(f"{path}:base"), Path(f"{path}:base")])
+    assert twice.notes[-1] == "It is named more than once and counts once."
+    with pytest.raises(UserError) as refused:
+        read_runs([Path(f"{path}:tst")])
+    assert str(refused.value) == f'{path} has no run "tst": it has "a/b", "base", "lr:1e-3"'
+    with pytest.raises(UserError, match=r"is not there: .* or a run of an export as FILE.csv:RUN"):
+        read_runs([Path(f"{folder / 'other.csv'}:base")])
+
+
+def test_an_export_of_one_run_has_its_files_name(tmp_path: Path):
+    path = tmp_path / "one.csv"
+    path.write_text("Step,lm loss validation\n10,4\n20,3\n")
+    assert names(Path(f"{path}:one")) == ["one"]
+    with pytest.raises(UserError, match=r'has no run "two": it has "one"'):
+        read_runs([Path(f"{path}:two")])
 
 
 @pytest.mark.parametrize(("make", "says"), [(False, "is not there"), (True, "holds no run")])

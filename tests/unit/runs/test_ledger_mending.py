@@ -225,6 +225,33 @@ def test_going_back_without_a_start_replays(tmp_path: Path):
     assert "line 6 goes back without a start" in ledger.notes[0]
 
 
+def test_the_first_evaluation_at_a_step_counts(tmp_path: Path):
+    """After the last step Megatron validates once more, on other samples; hours are those after."""
+    lines = [step(10), validation(10, next_token_loss=3.0, facts={"switch_step": 5})]
+    again = {**HEADER, "step": 10}
+    for ledger in (
+        read(tmp_path, HEADER, *lines, validation(10, 99.0, next_token_loss=3.5)),
+        read(tmp_path, HEADER, *lines, again, validation(10, 99.0, next_token_loss=3.5)),
+    ):
+        (line,) = ledger.validations
+        assert (line["next_token_loss"], line["wall_clock_s"]) == (3.0, 99.0)
+        assert line["facts"] == {"switch_step": 5}
+        assert ledger.notes == []
+
+
+def test_a_step_that_is_replayed_is_evaluated_anew(tmp_path: Path):
+    lines = [step(9), step(10), validation(10, next_token_loss=3.0)]
+    later = [{**HEADER, "step": 9}, step(10, 40.0), validation(10, 41.0, next_token_loss=3.5)]
+    (line,) = read(tmp_path, HEADER, *lines, *later).validations
+    assert line["next_token_loss"] == 3.5
+
+
+@pytest.mark.parametrize("name", ["wall_clock_s", "gpu_hours", "data_tokens", "flops"])
+def test_less_than_nothing_is_refused(tmp_path: Path, name: str):
+    with pytest.raises(LedgerError, match=rf'line 2: its "{name}" is -1 and must be 0 or more'):
+        read(tmp_path, HEADER, step(1, **{name: -1}))
+
+
 def test_a_step_twice_counts_once(tmp_path: Path):
     ledger = read(tmp_path, HEADER, step(1), step(2, loss=9.0), step(2, loss=1.0))
     assert [line["loss"] for line in ledger.steps] == [4.9, 1.0]

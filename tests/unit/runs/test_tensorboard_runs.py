@@ -84,13 +84,15 @@ def test_megatrons_own_folder(tmp_path: Path):
     run = read(folder)
     assert (run.name, run.path, run.source) == ("base", folder, "tensorboard")
     assert (run.num_steps, run.decay_start) == (100, 90)
-    assert stages(run) == [(0, "single tokens", 1, 100)]
+    # It does not tell by what it was trained.
+    assert stages(run) == []
+    assert not run.tells_methods
     assert run.header["flags"] == FLAGS
     assert run.header["seed"] == 5
     np.testing.assert_array_equal(run.curve.steps, [20, 40, 60, 80, 100])
     np.testing.assert_allclose(run.curve.losses, [3.8, 3.6, 3.4, 3.2, 3.0], rtol=1e-6)
     np.testing.assert_array_equal(run.curve.positions, run.curve.steps * BATCH_SIZE * SEQ_LENGTH)
-    np.testing.assert_array_equal(run.curve.data_tokens, run.curve.positions)
+    assert np.isnan(run.curve.data_tokens).all()
     # The event file was opened a little before its first event.
     np.testing.assert_allclose(run.curve.wall_clock_s, run.curve.steps + 9.5, atol=5.0)
     np.testing.assert_allclose(run.curve.gpu_hours, run.curve.wall_clock_s * RANKS / 3600)
@@ -112,7 +114,9 @@ TOLD = {
 
 
 @pytest.mark.parametrize(
-    "told", [{"tst_superposition": SAVED}, {"methods": {"superposition": TOLD}}, {}]
+    # Without its arguments the bags that it logged tell.
+    "told",
+    [{"tst_superposition": SAVED}, {"methods": {"superposition": TOLD}}, {}],
 )
 def test_our_own_scalars(tmp_path: Path, told: dict[str, Any]):
     start = Written(tmp_path / "tst", FLAGS | told)
@@ -134,7 +138,7 @@ def test_our_own_scalars(tmp_path: Path, told: dict[str, Any]):
     start.scalar("lm loss validation stderr", 40, 0.01, 200.0, samples=False)
     start.writer.close()
     run = read(tmp_path / "tst")
-    assert words_of(run) == ("bags of 4 for 30 %" if told else "")
+    assert words_of(run) == "bags of 4 for 30 %"
     np.testing.assert_allclose(run.curve.flops, run.curve.steps * 1e9, rtol=1e-6)
     np.testing.assert_allclose(run.curve.gpu_hours, run.curve.steps / 10, rtol=1e-6)
     np.testing.assert_allclose(run.curve.stderrs, [np.nan, 0.01, np.nan, np.nan, np.nan], 1e-6)
@@ -153,6 +157,72 @@ def test_a_run_that_was_cut_short_is_called_as_a_whole_one(tmp_path: Path, told:
     start.steps(1, 20, loss="bag loss")
     start.writer.close()
     assert words_of(read(tmp_path / "cut")) == "bags of 4 for 30 %"
+
+
+@pytest.mark.parametrize("told", [{"tst_superposition": None}, {"methods": {}}])
+def test_a_run_that_tells_that_it_is_ordinary(tmp_path: Path, told: dict[str, Any]):
+    start = Written(tmp_path / "base", FLAGS | told)
+    start.steps(1, 100)
+    start.writer.close()
+    run = read(tmp_path / "base")
+    assert stages(run) == [(0, "single tokens", 1, 100)]
+    np.testing.assert_array_equal(run.curve.data_tokens, run.curve.positions)
+
+
+def test_the_first_evaluation_at_a_step_counts(tmp_path: Path):
+    """At the last one Megatron validates once more, and so does a start that has nothing to do."""
+    start = Written(tmp_path)
+    start.steps(1, 100)
+    for again, loss in enumerate((3.25, 9.0), start=1):
+        start.scalar("lm loss validation", 100, loss, 120.0 + again)
+    start.writer.close()
+    idle = Written(tmp_path, opened=1.0)
+    idle.scalar("lm loss validation", 100, 3.5, 5.0)
+    idle.writer.close()
+    run = read(tmp_path)
+    np.testing.assert_allclose(run.curve.losses[-1], 3.0)
+    np.testing.assert_array_equal(run.steps.steps, np.arange(1, 101))
+
+
+def test_its_hours_say_what_they_hold(tmp_path: Path):
+    start = Written(tmp_path)
+    start.steps(1, 40)
+    start.writer.close()
+    assert any("start-up before that" in note for note in read(tmp_path).notes)
+
+
+def test_hours_that_were_logged_are_not_mixed_with_others(tmp_path: Path):
+    """Those of the file hold less, so the run seemed to go back in time."""
+    start = Written(tmp_path)
+    start.steps(1, 40)
+    start.scalar("gpu-hours", 20, 50.0, 15.0, samples=False)
+    start.writer.close()
+    np.testing.assert_array_equal(read(tmp_path).curve.gpu_hours, [50.0, np.nan])
+
+
+def test_a_clock_before_the_file_was_opened_is_refused(tmp_path: Path):
+    start = Written(tmp_path)
+    start.steps(1, 40, clock=-3600.0)
+    start.writer.close()
+    with pytest.raises(UserError, match=r"its clock in seconds is -3[56]\d\d.* at step 1, and"):
+        read(tmp_path)
+
+
+def test_a_held_out_loss_of_another_name(tmp_path: Path):
+    start = Written(tmp_path)
+    for step in (10, 20):
+        start.scalar("learning-rate", step, 1.0, step)
+        start.scalar("val_loss", step, 4 - step / 100, step)
+        start.scalar("val_loss", step, 9.0, step)
+    start.writer.close()
+    (run,) = read_runs([tmp_path], loss_columns=["val_loss"])
+    np.testing.assert_allclose(run.curve.losses, [3.9, 3.8], rtol=1e-6)
+    assert 'Its held-out loss is what it calls "val_loss".' in run.notes
+    assert "val_loss" not in run.steps.extras
+    with pytest.raises(
+        UserError, match=r'has no scalar "lm loss validation": it has "val_loss", "learning-rate"; '
+    ):
+        read(tmp_path)
 
 
 def test_later_starts_replay_and_time_between_them_does_not_count(tmp_path: Path):

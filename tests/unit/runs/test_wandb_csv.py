@@ -131,6 +131,23 @@ def test_what_is_left_out_may_be_there_twice(tmp_path: Path):
         ("Step,lm loss validation\n10,4\n\n-20,3\n", r"export.csv, line 4: the step is -20 and"),
         ("Step,lm loss validation\n-2,4\n-1,3\n", r"line 2: the step is -2 and not a whole number"),
         ("_step,a - lm loss validation\n10.5,4\n20,3\n", r"line 2: the step is 10.5 and not a"),
+        (
+            "Step,lm loss validation\n10,4\n20,3\n30,2\n10,4.1\n20,3.1\n30,2\n",
+            r'several held-out losses at 2 of 3 steps.*: add a column "run"',
+        ),
+        (
+            "run,Step,lm loss validation\na,10,4\n,20,3\n",
+            r'line 3: its "run" is empty, so it does not say of which run it is',
+        ),
+        (
+            "run,Step,a - lm loss validation\na,10,4\n",
+            r'names its runs in its heads and in its column "run"',
+        ),
+        (
+            "Step,_runtime,lm loss validation\n10,-5,4\n20,5,3\n",
+            r"clock in seconds is -5 at step 10",
+        ),
+        ("Step,flops,lm loss validation\n10,-5,4\n20,5,3\n", r"its flops is -5 at step 10"),
     ],
 )
 def test_what_cannot_be_read_is_a_sentence(tmp_path: Path, text: str, says: str):
@@ -148,3 +165,96 @@ def test_what_is_no_text(tmp_path: Path):
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="is not a CSV file"):
         read_runs([path])
+
+
+HISTORIES = """run,run_id,_step,_runtime,lm loss validation
+base,a1,20,10,4.5
+base,a1,40,20,4.25
+base,a1,60,30,4.0
+tst,b2,20,11,4.4
+tst,b2,40,21,4.15
+tst,b2,60,31,3.9
+"""
+
+
+@pytest.mark.parametrize("column", ["run", "Name", "run_name", "Run ID", "displayName"])
+def test_histories_in_one_file_are_taken_apart(tmp_path: Path, column: str):
+    """Their lines were read as those of one run, of which the last at every step counted."""
+    text = HISTORIES.replace("run,run_id,", f"{column},kept_by,")
+    one, two = read(tmp_path, text)
+    assert (one.name, two.name) == ("base", "tst")
+    np.testing.assert_array_equal(one.curve.losses, [4.5, 4.25, 4.0])
+    np.testing.assert_array_equal(two.curve.losses, [4.4, 4.15, 3.9])
+    np.testing.assert_array_equal(one.curve.wall_clock_s, [10, 20, 30])
+
+
+def test_runs_of_one_name_are_told_apart_by_their_ids(tmp_path: Path):
+    one, two = read(tmp_path, HISTORIES.replace("tst", "base"))
+    assert (one.name, two.name) == ("base a1", "base b2")
+
+
+def test_a_clock_of_the_epoch_is_each_runs_own(tmp_path: Path):
+    text = HISTORIES.replace("_runtime", "_timestamp").replace("b2,20,11", "b2,20,9011")
+    text = text.replace("b2,40,21", "b2,40,9021").replace("b2,60,31", "b2,60,9031")
+    for run in read(tmp_path, text):
+        np.testing.assert_array_equal(run.curve.wall_clock_s, [0, 10, 20])
+
+
+def test_a_run_without_a_held_out_loss_is_named(tmp_path: Path):
+    (run,) = read(tmp_path, "Step,a - lm loss validation,b - lm loss\n10,4,5\n20,3,4\n")
+    assert run.name == "a"
+    assert 'Its export also has "b", without a held-out loss: left out.' in run.notes
+
+
+@pytest.mark.parametrize(
+    ("asked", "losses"), [(("val_loss",), [4.0, 3.0]), (("eval", "other_loss"), [2.0, 1.0])]
+)
+def test_a_held_out_loss_of_another_name(
+    tmp_path: Path, asked: tuple[str, ...], losses: list[float]
+):
+    path = tmp_path / "export.csv"
+    path.write_text(
+        "Step,a - lm loss validation,a - val_loss,a - val_loss__MIN,a - other_loss\n"
+        "10,9,4,0,2\n20,9,3,0,1\n"
+    )
+    (run,) = read_runs([path], loss_columns=asked)
+    assert run.name == "a"
+    np.testing.assert_array_equal(run.curve.losses, losses)
+    assert f'Its held-out loss is what it calls "{asked[-1]}".' in run.notes
+
+
+def test_the_training_loss_may_be_all_there_is(tmp_path: Path):
+    path = tmp_path / "export.csv"
+    path.write_text("Step,lm loss\n10,4\n20,3\n")
+    (run,) = read_runs([path], loss_columns=["lm loss"])
+    np.testing.assert_array_equal(run.curve.losses, [4.0, 3.0])
+    np.testing.assert_array_equal(run.steps.losses, [4.0, 3.0])
+
+
+def test_without_a_loss_the_columns_that_there_are_are_named(tmp_path: Path):
+    path = tmp_path / "export.csv"
+    path.write_text("Step,speed,val_loss,train_loss\n10,1,4,5\n")
+    for asked, wanted in (((), "lm loss validation"), (("vall_loss",), "vall_loss")):
+        with pytest.raises(UserError) as refused:
+            read_runs([path], loss_columns=asked)
+        assert str(refused.value) == (
+            f'{path} has no column "{wanted}": it has "val_loss", "train_loss", "Step", "speed"; '
+            "name the one of its held-out loss with --loss-column, or give a source that has one"
+        )
+
+
+@pytest.mark.parametrize("columns", ["lm loss,lm loss validation", "lm loss validation"])
+def test_what_it_was_trained_by_is_not_told(tmp_path: Path, columns: str):
+    """A run with bags logs these columns as well: it was called ordinary."""
+    cells = ",".join("4" for _ in columns.split(","))
+    (run,) = read(tmp_path, f"Step,samples vs steps,positions,{columns}\n10,40,5120,{cells}\n")
+    assert not run.tells_methods
+    assert run.stages == ()
+    assert np.isnan(run.curve.data_tokens).all()
+
+
+def test_a_resumed_history_has_some_steps_twice(tmp_path: Path):
+    (run,) = read(
+        tmp_path, "Step,lm loss validation\n10,5\n20,4.5\n20,4\n30,3.5\n30,3\n40,2\n50,1\n"
+    )
+    np.testing.assert_array_equal(run.curve.losses, [5, 4, 3, 2, 1])

@@ -1,6 +1,7 @@
 """A run's tokenizer comes from its corpora's manifests, which must agree with each other."""
 
 import argparse
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from tst_megatron.corpora.manifest import FileRecord, Manifest, TokenizerRecord,
 from tst_megatron.corpora.tokenizers.description import describe
 from tst_megatron.corpora.tokenizers.training import train_tokenizer
 from tst_megatron.errors import UserError
-from tst_megatron.trainer.corpus_tokenizer import corpus_tokenizer_flags
+from tst_megatron.trainer.corpus_tokenizer import corpus_tokenizer_flags, tokenizer_sha256
 
 EMPTY = FileRecord(0, "", [])
 
@@ -131,3 +132,27 @@ def test_a_tokenizer_that_has_gone(models: tuple[Path, Path], tmp_path: Path) ->
     (tmp_path / "corpus.tokenizer").rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="there is no folder"):
         corpus_tokenizer_flags(arguments(corpus))
+
+
+def test_what_a_tokenizer_holds_is_known_by_one_hash(
+    models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The manifest's, whatever file or folder it was given as; of a folder there was none."""
+    held = describe(str(models[0])).sha256
+    assert tokenizer_sha256(arguments(indexed(tmp_path, "one", str(models[0])))) == held
+    assert tokenizer_sha256(arguments(tokenizer_model=str(models[0]))) == held
+    for name in ("llama", "mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tokenizer.json").write_text("{}")
+    folders = [
+        tokenizer_sha256(arguments(tokenizer_model=f"{tmp_path / n}")) for n in ("llama", "mine")
+    ]
+    assert folders == [hashlib.sha256(b"{}").hexdigest()] * 2
+
+
+@pytest.mark.parametrize("model", ["", "a-hub/no-such", "s3://bucket/t.model", None, "a/b/c/d"])
+def test_what_a_tokenizer_holds_may_not_be_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert tokenizer_sha256(arguments(tokenizer_model=model)) is None

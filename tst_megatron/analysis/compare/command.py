@@ -16,10 +16,11 @@ examples:
   tst-megatron compare runs/baseline --with runs/tst --out report
   tst-megatron compare baseline-*/ --with tst-*/ --out report --price-per-gpu-hour 2.5 --watts 1200
   tst-megatron compare baseline.csv --with runs/tst --json > figures.json
+  tst-megatron compare both.csv:baseline --with both.csv:tst --loss-column val_loss
 
 Runs of equal settings but for the seed are one group. Several lengths of the baseline make whole
 runs comparable. A path is a run's ledger.jsonl (or .gz), its folder or a folder of such folders, a
-TensorBoard folder of Megatron's, or a CSV that W&B exported.
+TensorBoard folder of Megatron's, or a CSV that W&B exported; FILE.csv:RUN is one run of several.
 """
 
 _WIDTH_OF_A_LOG = 80
@@ -32,6 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--with", dest="candidate", nargs="+", type=Path, required=True, metavar="CANDIDATE",
         help="the runs that are compared with them",
+    )  # fmt: skip
+    parser.add_argument(
+        "--loss-column", action="append", default=[], metavar="NAME",
+        help='what W&B exports and TensorBoard folders call the held-out loss, where that is not '
+        '"lm loss validation"; again for a source that calls it otherwise',
     )  # fmt: skip
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="write report.html, .json, .png and .csv here"
@@ -74,7 +80,9 @@ def main(args: argparse.Namespace) -> int:
     from tst_megatron.analysis.compare.result import Prices
 
     prices = Prices(args.price_per_gpu_hour, args.watts)
-    findings = compare_paths(args.baseline, args.candidate, args.confidence, args.force, prices)
+    findings = compare_paths(
+        args.baseline, args.candidate, args.confidence, args.force, prices, args.loss_column
+    )
     if args.out is not None:
         _write(args.out, findings)
     if args.json:

@@ -14,7 +14,8 @@ import numpy as np
 
 from tst_megatron.analysis.compare.group_curve import diverged, runs_used
 from tst_megatron.analysis.compare.groups import Group
-from tst_megatron.analysis.compare.stories import every_story, stories_of, topics_of
+from tst_megatron.analysis.compare.settings import tells_flags
+from tst_megatron.analysis.compare.stories import every_story, settings_of, stories_of, topics_of
 from tst_megatron.methods.story import Story
 from tst_megatron.runs.facts import TOPICS, Topic, differences
 from tst_megatron.runs.run import RecordedRun, is_same_run
@@ -51,10 +52,11 @@ def reasons_against(baseline: Sequence[Group], candidate: Sequence[Group]) -> li
                 f"The {side} diverged at the end: its held-out loss is not finite at {steps}."
             )
     runs = [(found, run) for found in (*baseline, *candidate) for run in found.runs]
+    reasons += _on_both_sides(baseline, candidate)
     for topic in TOPICS:
         reasons += _first_difference(topic, runs)
     theirs = [_stories(found) for found in baseline]
-    if all(theirs) and not any(map(_stories, candidate)):
+    if all(theirs) and not any(_stories(found) or not _tells(found) for found in candidate):
         reasons += [story.swapped for found in theirs[:1] for story in found[:1]]
     return reasons
 
@@ -73,12 +75,15 @@ def notes_on(baseline: Sequence[Group], candidate: Sequence[Group]) -> list[str]
     notes += [
         f'"{found.name}" {absence}: the comparison is of two ordinary runs.'
         for found in candidate
-        if not _stories(found)
+        if not _stories(found) and _tells(found)
     ]
-    for ours in (run for found in baseline for run in found.runs):
-        for theirs in (run for found in candidate for run in found.runs):
-            if is_same_run(ours, theirs):
-                notes.append(f"{ours.path} is on both sides: a run is compared with itself.")
+    notes += [
+        f'"{found.name}" does not tell by which methods it was trained: it may be an ordinary run '
+        "or not, and how much text it read is not known."
+        for found in groups
+        if not _tells(found)
+    ]
+    notes += _hours_note([run for found in groups for run in found.runs])
     hardware = _hardware_difference([run for found in groups for run in found.runs])
     if hardware is not None:
         notes.append(
@@ -97,6 +102,35 @@ def clocks_compare(baseline: Sequence[Group], candidate: Sequence[Group]) -> boo
     """
     runs = [run for found in (*baseline, *candidate) for run in found.runs]
     return _hardware_difference(runs) is None
+
+
+def _on_both_sides(baseline: Sequence[Group], candidate: Sequence[Group]) -> Iterator[str]:
+    """Every run that is on both sides, in a sentence."""
+    for theirs in (run for found in baseline for run in found.runs):
+        for ours in (run for found in candidate for run in found.runs):
+            if is_same_run(theirs, ours):
+                where = [f'"{run.name}" ({run.path})' for run in (theirs, ours)]
+                what = where[0] if where[0] == where[1] else " and ".join(where)
+                one_of = ", of an export as FILE.csv:RUN" if theirs.source == "wandb" else ""
+                yield (
+                    f"A run would be compared with itself: {what} is on both sides, so name the "
+                    f"runs of each{one_of}."
+                )
+
+
+def _tells(found: Group) -> bool:
+    """Whether it is known of all its runs by which methods they were trained."""
+    return all(run.tells_methods for run in found.runs)
+
+
+def _hours_note(runs: Sequence[RecordedRun]) -> Iterator[str]:
+    """What the hours of a ledger hold and others do not."""
+    timed = {run.source for run in runs if np.isfinite(run.curve.wall_clock_s).any()}
+    if "ledger" in timed and len(timed) > 1:
+        yield (
+            "Hours are not all of one kind: those of ledgers hold start-up and what restarts lost, "
+            "and those of TensorBoard and W&B do not."
+        )
 
 
 def _first_difference(topic: Topic, runs: Sequence[tuple[Group, RecordedRun]]) -> Iterator[str]:
@@ -122,6 +156,19 @@ def _notes_on_group(found: Group) -> Iterator[str]:
         *most, last = untold
         listed = f"{', '.join(most)} or {last}" if most else last
         yield f'"{found.name}" does not tell its {listed}: taken to be the same as the others\'.'
+    names = {name for run in found.runs if (name := run.facts.name_of_untold_tokenizer)}
+    if names:
+        listed = ", ".join(f'"{name}"' for name in sorted(names))
+        yield (
+            f'"{found.name}" tells its tokenizer by name alone ({listed}): taken to hold the same '
+            "as the others'."
+        )
+    if len(found.runs) > 1 and not all(tells_flags(settings_of(run)) for run in found.runs):
+        listed = ", ".join(run.name for run in found.runs)
+        yield (
+            f'The runs of "{found.name}" ({listed}) do not all tell their settings: they are taken '
+            "for seeds of one setting, so compare them one by one if they are not."
+        )
     seeds = Counter(run.facts.seed for run in found.runs)
     for seed, times in seeds.items():
         if seed is not None and times > 1:

@@ -26,7 +26,7 @@ from tst_megatron.analysis.compare.compare_notes import (
 )
 from tst_megatron.analysis.compare.courses import Fit, fit_baseline
 from tst_megatron.analysis.compare.derived import read_sides
-from tst_megatron.analysis.compare.equal_budget import equal_data, equal_flops
+from tst_megatron.analysis.compare.equal_budget import equal_data, equal_flops, equal_steps
 from tst_megatron.analysis.compare.equal_loss import (
     along_baseline,
     at_baseline_final,
@@ -69,6 +69,7 @@ def compare_paths(
     confidence: float,
     force: bool,
     prices: Prices,
+    loss_columns: Sequence[str] = (),
 ) -> Findings:
     """Compare the runs at some paths.
 
@@ -78,6 +79,7 @@ def compare_paths(
         confidence: of the intervals.
         force: compare also where it means nothing; the findings then say why it does not.
         prices: for energy and cost.
+        loss_columns: names of the held-out loss in sources that are no ledgers (`read_runs`).
 
     Raises:
         UserError: the confidence is more than can be told, a run cannot be read, or the sides
@@ -89,7 +91,7 @@ def compare_paths(
             f"--confidence {confidence:g} is more than {DRAWS:,} draws can tell: give at most "
             f"{most:g}"
         )
-    of_baseline, of_candidate = read_sides(baseline, candidate)
+    of_baseline, of_candidate = read_sides(baseline, candidate, loss_columns)
     ours, theirs = group(of_candidate, "candidate"), group(of_baseline, "baseline")
     reasons = reasons_against(theirs, ours)
     if reasons and not force:
@@ -146,6 +148,9 @@ def compare_group(
     data, read_by = equal_data(drawn.baselines, rows, confidence)
     flops = equal_flops(first, rows, confidence)
     notes += equal_budget_notes("flops", flops.flops, first, rows, flops.unlike)
+    steps = equal_steps(first, rows, confidence)
+    if steps is not None:
+        notes += equal_budget_notes("steps", steps.steps, first, rows, steps.unlike)
     notes += equal_budget_notes("data_tokens", data.data_tokens, read_by, rows, data.unlike)
     return Comparison(
         baseline=groups,
@@ -154,6 +159,7 @@ def compare_group(
         equal_loss_along=found.along,
         equal_loss_at_baseline=found.at_baseline,
         equal_flops=flops,
+        equal_steps=steps,
         equal_data=data,
         saving=saving_by_loss(first, rows, confidence),
         fit=None if found.fit is None else _power_law(found.fit),

@@ -15,6 +15,8 @@ from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.analysis.compare.result import EqualLoss
 from tst_megatron.analysis.compare.rows import Resampled, Rows
 
+_BUDGETS = {"flops": "FLOPs", "steps": "steps", "data_tokens": "data tokens"}
+
 
 def reading_notes(groups: Sequence[Group], curves: Sequence[GroupCurve | None]) -> list[str]:
     """What could not be used of the runs.
@@ -136,7 +138,7 @@ def equal_budget_notes(
     """
     if baseline is None or at is None:
         return []
-    words = f"At equal {'FLOPs' if name == 'flops' else 'data tokens'}"
+    words = f"At equal {_BUDGETS[name]}"
     notes = []
     for side, rows in (("the baseline", baseline), ("the candidate", candidate)):
         step, last = step_of(rows, name, at), float(rows.steps[-1])

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tst_megatron.analysis.compare.stories import vocabulary
+from tst_megatron.errors import UserError
 from tst_megatron.runs.facts import differences
 from tst_megatron.runs.inputs import read_runs
 from tst_megatron.runs.run import Curve, RecordedRun, StepSeries
@@ -22,18 +23,24 @@ _TOLERANCE = 1e-3
 
 
 def read_sides(
-    baseline: Sequence[Path], candidate: Sequence[Path]
+    baseline: Sequence[Path], candidate: Sequence[Path], loss_columns: Sequence[str] = ()
 ) -> tuple[list[RecordedRun], list[RecordedRun]]:
     """Read both sides, each completed with what only the other tells.
 
     Args:
         baseline: as of `read_runs`.
         candidate: likewise.
+        loss_columns: likewise.
 
     Raises:
-        UserError: as `read_runs`.
+        UserError: as `read_runs`; or there is nothing that the columns could be of.
     """
-    theirs, ours = (read_runs(side, vocabulary()) for side in (baseline, candidate))
+    theirs, ours = (read_runs(side, vocabulary(), loss_columns) for side in (baseline, candidate))
+    if loss_columns and all(run.source == "ledger" for run in (*theirs, *ours)):
+        raise UserError(
+            f"--loss-column {loss_columns[0]} is for W&B exports and TensorBoard folders, and all "
+            "runs are ledgers, which have one held-out loss: leave it out"
+        )
     return complete(theirs, ours), complete(ours, theirs)
 
 
@@ -73,16 +80,16 @@ def _with_positions(run: RecordedRun, others: Sequence[RecordedRun]) -> Recorded
         return run
     return _noted(
         run,
-        _at_rate(run.curve, rate, _reads_more(run)),
-        _at_rate(run.steps, rate, _reads_more(run)),
+        _at_rate(run.curve, rate, _may_read_more(run)),
+        _at_rate(run.steps, rate, _may_read_more(run)),
         f"{rate:,.0f} positions a step",
     )
 
 
-def _at_rate[T: (Curve, StepSeries)](series: T, rate: float, reads_more: bool) -> T:
+def _at_rate[T: (Curve, StepSeries)](series: T, rate: float, may_read_more: bool) -> T:
     positions = series.steps * rate
     tokens = series.data_tokens
-    if not reads_more:
+    if not may_read_more:
         tokens = np.where(np.isnan(tokens), positions, tokens)
     return replace(series, positions=positions, data_tokens=tokens)
 
@@ -104,9 +111,9 @@ def _noted(run: RecordedRun, curve: Curve, steps: StepSeries, what: str) -> Reco
     return replace(run, curve=curve, steps=steps, notes=(*run.notes, note))
 
 
-def _reads_more(run: RecordedRun) -> bool:
-    """Whether a position of some stage is not one token."""
-    return any(span.stage.tokens_a_position != 1 for span in run.stages)
+def _may_read_more(run: RecordedRun) -> bool:
+    """Whether a position of some stage is not one token, or that is not known."""
+    return not run.tells_methods or any(span.stage.tokens_a_position != 1 for span in run.stages)
 
 
 def _is_unknown(run: RecordedRun, column: Callable[[Curve], Array]) -> bool:

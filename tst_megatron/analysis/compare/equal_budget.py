@@ -1,4 +1,4 @@
-"""The loss difference where both sides have spent equally: FLOPs, or data tokens.
+"""The loss difference where both sides have spent equally: FLOPs, steps, or data tokens.
 
 The one idea: what is spent leads to a step of each side, and the step to its smooth loss.
 """
@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from tst_megatron.analysis.compare.group_curve import decay_share, why_unlike
-from tst_megatron.analysis.compare.result import EqualData, EqualFlops
+from tst_megatron.analysis.compare.result import EqualData, EqualFlops, EqualSteps
 from tst_megatron.analysis.compare.rows import Rows
 from tst_megatron.statistics.array import Array
 from tst_megatron.statistics.crossing import values_at
@@ -31,10 +31,7 @@ def equal_flops(baseline: Rows, candidate: Rows, confidence: float) -> EqualFlop
     first = max(spent[0][0], spent[1][0])
     if first > last:
         return EqualFlops(Interval(), None, False, _NONE, _NONE, _NONE, _NONE)
-    if at_end:
-        difference = candidate.finals - baseline.finals
-    else:
-        difference = _difference(baseline, candidate, spent[0], spent[1], last)
+    difference = _at_last(baseline, candidate, spent[0], spent[1], last)
     inner = spent[1][(spent[1] >= first) & (spent[1] < last * (1 - _TOLERANCE))]
     found = [
         interval(_difference(baseline, candidate, spent[0], spent[1], float(at)), confidence)
@@ -46,6 +43,26 @@ def equal_flops(baseline: Rows, candidate: Rows, confidence: float) -> EqualFlop
     )
     unlike = _unlike(baseline, candidate, "flops", last)
     return EqualFlops(found[-1], last, at_end, np.append(inner, last), values, lows, highs, unlike)
+
+
+def equal_steps(baseline: Rows, candidate: Rows, confidence: float) -> EqualSteps | None:
+    """At the largest number of steps that both sides have, where FLOPs are not known.
+
+    Returns:
+        None where they are, or the sides share no step.
+    """
+    if _spent(baseline, "flops") is not None and _spent(candidate, "flops") is not None:
+        return None
+    last = float(min(baseline.steps[-1], candidate.steps[-1]))
+    if last < max(baseline.steps[0], candidate.steps[0]):
+        return None
+    difference = _at_last(baseline, candidate, baseline.steps, candidate.steps, last)
+    return EqualSteps(
+        interval(difference, confidence),
+        last,
+        bool(baseline.steps[-1] == candidate.steps[-1]),
+        _unlike(baseline, candidate, "steps", last),
+    )
 
 
 def equal_data(
@@ -85,7 +102,7 @@ def equal_data(
 
 def step_of(rows: Rows, name: str, spent: float) -> float:
     """The step at which a group had spent so much; NaN where that is not known."""
-    column = _spent(rows, name)
+    column = rows.steps if name == "steps" else _spent(rows, name)
     return float("nan") if column is None else _step_at(rows.steps, column, spent)
 
 
@@ -100,6 +117,13 @@ def _spent(rows: Rows, name: str) -> Array | None:
     if not np.isfinite(spent).all() or (np.diff(spent) <= 0).any():
         return None
     return np.asarray(spent)
+
+
+def _at_last(baseline: Rows, candidate: Rows, theirs: Array, ours: Array, at: float) -> Array:
+    """`_difference` at the largest count that both have; of the final losses if both end there."""
+    if math.isclose(theirs[-1], ours[-1], rel_tol=_TOLERANCE):
+        return candidate.finals - baseline.finals
+    return _difference(baseline, candidate, theirs, ours, at)
 
 
 def _difference(baseline: Rows, candidate: Rows, theirs: Array, ours: Array, at: float) -> Array:

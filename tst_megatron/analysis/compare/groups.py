@@ -67,7 +67,7 @@ def group(runs: Sequence[RecordedRun], side: Side) -> list[Group]:
             groups.append([run])
         else:
             equals.append(run)
-    names = _names([found[0] for found in groups], side)
+    names = _names(groups, side)
     return [
         Group(name, tuple(found), found[0].num_steps)
         for name, found in zip(names, groups, strict=True)
@@ -139,10 +139,10 @@ def _differing(run: RecordedRun, other: RecordedRun) -> list[str]:
     ]
 
 
-def _names(firsts: Sequence[RecordedRun], side: Side) -> list[str]:
+def _names(groups: Sequence[Sequence[RecordedRun]], side: Side) -> list[str]:
     """Names of groups, each by one of its runs."""
-    ordinary = "baseline" if side == "baseline" else "ordinary"
-    names = [words_of(run) or ordinary for run in firsts]
+    firsts = [found[0] for found in groups]
+    names = [words_of(found[0]) or _without_methods(found, side) for found in groups]
     if len({run.num_steps for run in firsts}) > 1:
         names = [
             f"{name} of {run.num_steps:,} steps" for name, run in zip(names, firsts, strict=True)
@@ -159,6 +159,13 @@ def _names(firsts: Sequence[RecordedRun], side: Side) -> list[str]:
         f"{name} ({run.name})" if full.count(name) > 1 else name
         for name, run in zip(full, firsts, strict=True)
     ]
+
+
+def _without_methods(runs: Sequence[RecordedRun], side: Side) -> str:
+    """What runs are called that tell of no method: ordinary only where they would tell."""
+    if side == "candidate" and all(run.tells_methods for run in runs):
+        return "ordinary"
+    return side
 
 
 def _apart(run: RecordedRun, alike: Sequence[RecordedRun]) -> list[str]:

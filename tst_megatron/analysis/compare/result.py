@@ -125,6 +125,23 @@ class EqualFlops:
 
 
 @dataclass(frozen=True)
+class EqualSteps:
+    """The loss difference at equal steps, the largest number that both sides have.
+
+    Attributes:
+        loss_difference: there.
+        steps: that number.
+        at_end: both sides end there.
+        unlike: why the losses are not alike, as of `EqualLoss`.
+    """
+
+    loss_difference: Interval
+    steps: float
+    at_end: bool
+    unlike: str = ""
+
+
+@dataclass(frozen=True)
 class EqualData:
     """The loss difference at equal data tokens, the largest count both sides have read.
 
@@ -201,6 +218,7 @@ class Comparison:
         equal_loss_at_baseline: at the baseline's final loss where the candidate ended lower: both
             measured.
         equal_flops: at equal FLOPs.
+        equal_steps: at equal steps, where FLOPs are not known; else None.
         equal_data: at equal data tokens.
         saving: by loss.
         fit: of the baseline, where one was made.
@@ -223,6 +241,12 @@ class Comparison:
     uncertainty: str
     one_seed: bool = False
     notes: tuple[str, ...] = ()
+    equal_steps: EqualSteps | None = None
+
+    @property
+    def equal_work(self) -> EqualFlops | EqualSteps:
+        """The loss difference where both have worked equally: FLOPs, else steps."""
+        return self.equal_flops if self.equal_steps is None else self.equal_steps
 
 
 @dataclass(frozen=True)

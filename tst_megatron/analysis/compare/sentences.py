@@ -26,16 +26,17 @@ _IN_ORDER = (GPU_HOURS, WALL_CLOCK, FLOPS, STEPS)
 
 
 def headline(comparison: Comparison, clocks_compare: bool = True) -> str:
-    """The result in two sentences: at equal loss, then at equal FLOPs; what claims nothing is last.
+    """The result in two sentences: at equal loss, then at equal FLOPs, or steps where those are not
+    known; what claims nothing is last.
 
     Args:
         comparison: what was found.
         clocks_compare: hours of both sides are of the same hardware.
     """
     amount = _lead_amount([comparison], clocks_compare)
-    sentences = [_equal_loss(comparison, amount), _equal_flops(comparison)]
-    flops = comparison.equal_flops
-    claimed = flops.at_end and not flops.unlike and not flops.loss_difference.holds(0)
+    sentences = [_equal_loss(comparison, amount), _equal_work(comparison)]
+    work = comparison.equal_work
+    claimed = work.at_end and not work.unlike and not work.loss_difference.holds(0)
     if comparison.equal_loss.unlike and claimed:
         sentences.reverse()
     return " ".join(sentence for sentence in sentences if sentence)
@@ -150,13 +151,15 @@ def _why_nothing(comparison: Comparison) -> str:
     return "; ".join(told) or "a side has no held-out loss"
 
 
-def _equal_flops(comparison: Comparison) -> str:
-    found = comparison.equal_flops.loss_difference
+def _equal_work(comparison: Comparison) -> str:
+    work = comparison.equal_work
+    found = work.loss_difference
     if found.value is None:
         return ""
-    where = "At equal FLOPs" if comparison.equal_flops.at_end else "At the largest equal FLOPs"
-    if comparison.equal_flops.unlike:
-        return f"{where} nothing is claimed, as {comparison.equal_flops.unlike}."
+    what = "FLOPs" if work is comparison.equal_flops else "steps (FLOPs are not known)"
+    where = f"At equal {what}" if work.at_end else f"At the largest equal {what}"
+    if work.unlike:
+        return f"{where} nothing is claimed, as {work.unlike}."
     ends = _interval(comparison, formats.difference_range(found))
     if comparison.one_seed:
         ends += f"; {ONE_SEED}"

@@ -47,6 +47,15 @@ def compare_settings(baseline: RecordedRun | None, candidate: RecordedRun | None
     )
 
 
+def tells_flags(settings: Mapping[str, Any]) -> bool:
+    """Whether a source told Megatron's arguments, as W&B exports do not.
+
+    Args:
+        settings: as of `stories.settings_of`.
+    """
+    return "train_iters" in settings or "num_layers" in settings
+
+
 def known_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Names of the settings that both sides tell and that differ, sorted.
 
@@ -60,7 +69,8 @@ def known_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[
 def same_content(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether a setting is a path to what is the same on both sides, wherever it lies.
 
-    By its hash where both sides tell one, else by the names of its files.
+    By its hash where both sides tell one. Else of corpora by the names of their files; what a
+    tokenizer is called says nothing of it.
 
     Args:
         name: of the setting.
@@ -75,6 +85,8 @@ def same_content(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) ->
         return False
     if sha256 in one and sha256 in other:
         return not _differ(one[sha256], other[sha256])
+    if name in Role.TOKENIZER.value:
+        return True
     return _file_names(one[name]) == _file_names(other[name])
 
 
@@ -85,7 +97,7 @@ def _file_names(value: Any) -> list[str]:
 
 def _comparable_names(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     """Names of both, sorted; only those that both tell where one source tells no flags."""
-    if all("train_iters" in side or "num_layers" in side for side in (ours, theirs)):
+    if tells_flags(ours) and tells_flags(theirs):
         return sorted(ours.keys() | theirs.keys())
     return sorted(ours.keys() & theirs.keys())
 

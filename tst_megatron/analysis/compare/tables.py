@@ -97,11 +97,13 @@ def equal_loss_table(equal: EqualLoss, confidence: float, findings: Findings) ->
 
 
 def loss_table(comparison: Comparison) -> Table:
-    """The loss differences at equal FLOPs and at equal data."""
-    flops, data = comparison.equal_flops, comparison.equal_data
-    end = " (end)" if flops.at_end else ""
+    """The loss differences at equal FLOPs, or steps where those are not known, and equal data."""
+    flops, steps, data = comparison.equal_flops, comparison.equal_steps, comparison.equal_data
+    end = " (end)" if comparison.equal_work.at_end else ""
     rows = (
-        ("Equal FLOPs", flops, f"{formats.flops(flops.flops)}{end}"),
+        ("Equal FLOPs", flops, f"{formats.flops(flops.flops)}{end}")
+        if steps is None
+        else ("Equal steps", steps, f"{formats.count(steps.steps)}{end}"),
         ("Equal data", data, formats.count(data.data_tokens)),
     )
     return Table(
@@ -125,9 +127,11 @@ def loss_table(comparison: Comparison) -> Table:
 def groups_table(findings: Findings) -> Table:
     """Every candidate group in a row."""
     amount = lead_amount(findings)
+    work = "FLOPs" if all(one.equal_steps is None for one in findings.comparisons) else "steps"
     rows = []
     for one in findings.comparisons:
-        found, difference = amount.ratio(one.equal_loss), one.equal_flops.loss_difference
+        found = amount.ratio(one.equal_loss)
+        difference = (one.equal_flops if work == "FLOPs" else one.equal_work).loss_difference
         rows.append(
             (
                 one.candidate.name,
@@ -140,7 +144,7 @@ def groups_table(findings: Findings) -> Table:
         )
     return Table(
         f"Every candidate group, the lowest final loss first (ratio: of {amount.label})",
-        ("candidate group", "loss", "equal FLOPs", "ratio", "interval", ""),
+        ("candidate group", "loss", f"equal {work}", "ratio", "interval", ""),
         tuple(rows),
         remarks=frozenset({5}),
     )

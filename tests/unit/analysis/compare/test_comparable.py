@@ -7,13 +7,13 @@ from made_runs import made_run
 
 from tst_megatron.analysis.compare.comparable import clocks_compare, notes_on, reasons_against
 from tst_megatron.analysis.compare.compare import compare_so_far
-from tst_megatron.analysis.compare.groups import Group, group
+from tst_megatron.analysis.compare.groups import Group, group, settings_notes
 from tst_megatron.analysis.compare.sentences import first_sentences
 
 HEADER = {
     "device": "cpu",
     "world_size": 1,
-    "parameters": {"total": 524928, "active": 475776},
+    "parameters": {"total": 524928, "active": 275776},
     "tokenizer": {"type": "A", "model": "/a/t.model", "sha256": "0" * 64, "padded_vocab_size": 384},
     "data": [{"path": "/a/corpus", "manifest_sha256": "1" * 64}],
 }
@@ -88,7 +88,6 @@ def test_lengths_and_places_may_differ(tmp_path: Path):
             '000 in "baseline" and 222222222222 in "bags of 4 for 25 %".',
         ),
         ({"tokenizer": {"type": "B"}}, {}, "type is A in"),
-        ({"tokenizer": {"model": "/a/u.model"}}, {}, "model file is t.model in"),
         ({"tokenizer": {"padded_vocab_size": 512}}, {}, "padded vocabulary is 384 in"),
         ({"data": [{"path": "/a/corpus", "manifest_sha256": "2" * 64}]}, {}, "data sha256 is 1111"),
         ({"data": []}, {"data_path": ["/a/other"]}, "data is corpus in"),
@@ -154,13 +153,51 @@ def test_all_of_the_held_out_text_is_the_same_in_however_many_batches(tmp_path: 
     assert reasons_against(*sides) == []
 
 
+def test_tokenizers_are_told_apart_by_what_they_hold(tmp_path: Path):
+    """By the manifest's hash, of Hugging Face folders too: a folder may be called anything."""
+
+    def of(name: str, folder: str, sha256: str | None, bags: bool) -> list[Group]:
+        told = {"type": "HuggingFaceTokenizer", "model": folder, "sha256": sha256}
+        flags = {"tokenizer_model": folder, "tokenizer_type": "HuggingFaceTokenizer"}
+        return side(tmp_path, name, {"tokenizer": told}, flags, bags)
+
+    base = of("base", "/a/llama", "1" * 64, False)
+    renamed = of("renamed", "/b/mine", "1" * 64, True)
+    assert reasons_against(base, renamed) == []
+    assert notes_on(base, renamed) == []
+    assert settings_notes(base[0].runs[0], renamed[0].runs[0]) == []
+    (reason,) = reasons_against(base, of("other", "/b/llama", "2" * 64, True))
+    assert "The tokenizers differ" in reason
+    untold = of("untold", "/b/mine", None, True)
+    assert reasons_against(base, untold) == []
+    assert notes_on(base, untold) == [
+        '"bags of 4 for 25 %" tells its tokenizer by name alone ("mine"): taken to hold the same '
+        "as the others'."
+    ]
+
+
+def test_a_candidate_that_does_not_tell_its_method_is_not_called_ordinary(tmp_path: Path):
+    bare = replace(made_run(tmp_path, "bare", losses={50: 3.0, 100: 2.0}), header={}, stages=())
+    bare = replace(bare, steps=replace(bare.steps, facts=({},) * bare.steps.steps.size))
+    ours = group([bare], "candidate")
+    assert ours[0].name == "candidate"
+    bags, ordinary = side(tmp_path, "tst", bags=True), side(tmp_path, "base")
+    assert reasons_against(bags, ours) == []
+    told = notes_on(ordinary, ours)
+    assert any('"candidate" does not tell by which methods it was trained' in note for note in told)
+    assert not any("ordinary runs" in note for note in told)
+
+
 def test_what_is_not_told_is_a_note(tmp_path: Path):
-    bare = replace(made_run(tmp_path, "bare"), header={})
+    bare = made_run(tmp_path, "bare")
+    bare = replace(bare, header={}, steps=replace(bare.steps, facts=({},) * bare.steps.steps.size))
     sides = group([bare], "baseline"), side(tmp_path, "tst", bags=True)
     assert reasons_against(*sides) == []
     assert notes_on(*sides) == [
         '"baseline" does not tell its model, tokenizer, held-out text or batch: taken to be the '
-        "same as the others'."
+        "same as the others'.",
+        '"baseline" does not tell by which methods it was trained: it may be an ordinary run or '
+        "not, and how much text it read is not known.",
     ]
     assert clocks_compare(*sides)
 
@@ -194,7 +231,12 @@ def test_two_ordinary_runs_and_two_with_bags_may_be_compared(tmp_path: Path):
 
 def test_a_run_against_itself_and_a_seed_twice(tmp_path: Path):
     once = side(tmp_path, "a")
-    assert any("compared with itself" in note for note in notes_on(once, once))
+    (reason,) = reasons_against(once, once)
+    path = tmp_path / "a" / "ledger.jsonl"
+    assert reason == (
+        f'A run would be compared with itself: "a" ({path}) is on both sides, so name the runs of '
+        "each."
+    )
     told, flags = {**HEADER, "seed": None}, {**FLAGS, "seed": 1234}
     runs = [made_run(tmp_path, name, told, flags=flags) for name in ("b", "c")]
     assert any(

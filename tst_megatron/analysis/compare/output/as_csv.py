@@ -91,11 +91,14 @@ def _figures(one: Comparison) -> Iterator[tuple[Any, ...]]:
             for name, found in vars(needed).items():
                 where = equal.where
                 yield (section, f"{side}_{name}", *_ends(found), where, extrapolated, "", *marks)
-    flops, data = one.equal_flops, one.equal_data
+    flops, steps, data = one.equal_flops, one.equal_steps, one.equal_data
     for section, difference, where in (
         ("equal_flops", flops, f"{flops.flops} FLOPs"),
+        ("equal_steps", steps, "" if steps is None else f"{steps.steps} steps"),
         ("equal_data", data, f"{data.data_tokens} data tokens"),
     ):
+        if difference is None:
+            continue
         found = difference.loss_difference
         marks = (False, False, bool(difference.unlike))
         yield (
@@ -137,7 +140,10 @@ def _logged(run: RecordedRun, extras: list[str]) -> Iterator[tuple[object, ...]]
     unknown = np.full(series.steps.size, np.nan)
     columns = [
         *(getattr(series, field).tolist() for field in USED),
-        *([of.get(name, usual) for of in series.facts] for name, usual in ordinary_facts().items()),
+        *(
+            [of.get(name, usual if run.tells_methods else None) for of in series.facts]
+            for name, usual in ordinary_facts().items()
+        ),
         series.loss_names,
         *(getattr(series, field).tolist() for field in ("losses", *_MEASURED)),
         *(series.extras.get(name, unknown).tolist() for name in extras),

@@ -16,6 +16,7 @@ from tst_megatron.analysis.compare.result import (
     EqualData,
     EqualFlops,
     EqualLoss,
+    EqualSteps,
     Findings,
     Needed,
     Prices,
@@ -112,6 +113,7 @@ def _comparison(one: Comparison, findings: Findings) -> dict[str, Any]:
         "equal_loss_at_baseline": one.equal_loss_at_baseline
         and _equal_loss(one.equal_loss_at_baseline, prices),
         "equal_flops": _equal_flops(one.equal_flops),
+        "equal_steps": one.equal_steps and _equal_steps(one.equal_steps),
         "equal_data": _equal_data(one.equal_data),
         "saving": {name: values.tolist() for name, values in vars(one.saving).items()},
         "fit": None if one.fit is None else asdict(one.fit),
@@ -167,6 +169,15 @@ def _equal_flops(found: EqualFlops) -> dict[str, Any]:
             "low": found.lows.tolist(),
             "high": found.highs.tolist(),
         },
+    }
+
+
+def _equal_steps(found: EqualSteps) -> dict[str, Any]:
+    return {
+        **_difference(found.loss_difference),
+        "steps": found.steps,
+        "at_end": found.at_end,
+        "unlike_decays": bool(found.unlike),
     }
 
 

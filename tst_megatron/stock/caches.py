@@ -59,7 +59,7 @@ class CorpusDataset(GPTDataset):
             # Where Megatron keeps it, beside the corpus.
             folder = Path(self.dataset.path_prefix, "cache", f"{type(self).__name__}_indices")
         self._kept = _Kept(self, folder, self.index_split, _ORDER_OF_CORPUS)
-        return self._kept.order(super()._build_document_sample_shuffle_indices)
+        return self._kept.order(self, super()._build_document_sample_shuffle_indices)
 
     def _query_document_sample_shuffle_indices(self, idx: int) -> Any:
         if self.shuffle_index is None:
@@ -83,7 +83,7 @@ class CorpusBlend(BlendedDataset):
 
     def _build_indices(self) -> Any:
         self._kept = _Kept(self, self.config.path_to_cache, self.split, _ORDER_OF_BLEND)
-        return self._kept.order(super()._build_indices)
+        return self._kept.order(self, super()._build_indices)
 
     def __getitem__(self, idx: int) -> Any:
         """Megatron's sample, with the ``dataset_id`` of its source."""
@@ -111,7 +111,7 @@ class _Kept:
     """The files that one data set's order is kept in.
 
     Args:
-        dataset: it has its description and its configuration.
+        dataset: it has the description that they are named by.
         folder: of the files; None where nothing is kept.
         split: of the data set.
         arrays: names of its arrays, and the numbers of their dimensions.
@@ -120,22 +120,22 @@ class _Kept:
     def __init__(
         self, dataset: Any, folder: Any, split: Any, arrays: Sequence[tuple[str, int]]
     ) -> None:
-        self._dataset = dataset
         self._folder = None if not folder else Path(folder)
         name = f"{dataset.unique_description_hash}-{type(dataset).__name__}-{split.name}"
         self._description = f"{name}-description.txt"
         self._arrays = [(f"{name}-{array}.npy", dimensions) for array, dimensions in arrays]
 
-    def order(self, build: Callable[[], Any]) -> Indices:
+    def order(self, dataset: Any, build: Callable[[], Any]) -> Indices:
         """The order, from its files or laid out.
 
         Args:
+            dataset: whose it is; not held, as it holds this.
             build: Megatron's own, which lays it out.
 
         Raises:
             UserError: it is not kept, and cannot be laid out or written.
         """
-        config = self._dataset.config
+        config = dataset.config
         if self._folder is None:
             return tuple(build())
         is_late = config.defer_npy_index_mmap
@@ -148,7 +148,7 @@ class _Kept:
                     f"--dataloader-fast-cache-load reads an order of samples that is not whole in "
                     f"{self._folder}: start once without it"
                 )
-            self._write(self._laid_out(build))
+            self._write(dataset.unique_description, _laid_out(dataset, build))
             found = self.read_late()
         return (None,) * len(self._arrays) if is_late else found
 
@@ -184,27 +184,14 @@ class _Kept:
             )
         return None
 
-    def _laid_out(self, build: Callable[[], Any]) -> Sequence[npt.NDArray[Any]]:
-        """By Megatron's own code, which in memory does it on any rank."""
-        config = self._dataset.config
-        in_memory = self._dataset.config = copy(config)
-        # None is a folder beside the corpus.
-        in_memory.path_to_cache = ""
-        in_memory.defer_npy_index_mmap = False
-        try:
-            with _saved_by_us():
-                return tuple(build())
-        finally:
-            self._dataset.config = config
-
-    def _write(self, arrays: Sequence[npt.NDArray[Any]]) -> None:
+    def _write(self, description: str, arrays: Sequence[npt.NDArray[Any]]) -> None:
         assert self._folder is not None
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             # All are written before the first takes its name.
             with ExitStack() as stack:
                 file = stack.enter_context(put_when_whole(self._folder / self._description))
-                file.write(self._dataset.unique_description.encode())
+                file.write(description.encode())
                 for (name, _), array in zip(self._arrays, arrays, strict=True):
                     file = stack.enter_context(put_when_whole(self._folder / name))
                     np.save(file, array, allow_pickle=False)
@@ -215,6 +202,20 @@ class _Kept:
                 f"the order of samples cannot be kept in {self._folder}: {reason}; name a folder "
                 "with room in it with --data-cache-path"
             ) from None
+
+
+def _laid_out(dataset: Any, build: Callable[[], Any]) -> Sequence[npt.NDArray[Any]]:
+    """The order by Megatron's own code, which in memory does it on any rank."""
+    config = dataset.config
+    in_memory = dataset.config = copy(config)
+    # None is a folder beside the corpus.
+    in_memory.path_to_cache = ""
+    in_memory.defer_npy_index_mmap = False
+    try:
+        with _saved_by_us():
+            return tuple(build())
+    finally:
+        dataset.config = config
 
 
 def _whole_array(path: Path, dimensions: int) -> npt.NDArray[Any] | None:

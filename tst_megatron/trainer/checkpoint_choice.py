@@ -86,6 +86,7 @@ def check_load(args: argparse.Namespace, looks_at_files: bool) -> None:
     Raises:
         UserError: it cannot.
     """
+    _check_object_storage(args)
     chosen = checkpoint_of(args)
     if looks_at_files:
         _say_what_is_left_to_megatron(args)
@@ -209,19 +210,29 @@ def _check_that_it_may_begin(args: argparse.Namespace) -> None:
         )
 
 
-def _say_what_is_left_to_megatron(args: argparse.Namespace) -> None:
-    for flag, path in (("load", args.load), ("pretrained-checkpoint", args.pretrained_checkpoint)):
-        if path is not None and is_remote(path):
-            logger.warning(
-                "--%s %s is in object storage, which only Megatron reads: that its checkpoint is "
-                "whole and of this schedule and vocabulary is not checked here.",
-                flag,
-                path,
+def _check_object_storage(args: argparse.Namespace) -> None:
+    """Without its client Megatron takes such a path for a folder here, which is not there."""
+    for flag in ("load", "pretrained_checkpoint", "save"):
+        path = getattr(args, flag)
+        if path is not None and is_remote(path) and not args.enable_msc:
+            raise UserError(
+                f"--{flag.replace('_', '-')} {path} is in object storage, where Megatron reads and "
+                "writes checkpoints with --enable-msc alone: add it"
             )
+
+
+def _say_what_is_left_to_megatron(args: argparse.Namespace) -> None:
+    left = "that its checkpoint is whole and of this schedule and vocabulary is not checked here."
+    for flag in ("load", "pretrained_checkpoint"):
+        path = getattr(args, flag)
+        if path is not None and is_remote(path):
+            named = f"--{flag.replace('_', '-')} {path}"
+            logger.warning("%s is in object storage, which Megatron alone reads: %s", named, left)
     if args.load is not None and args.non_persistent_ckpt_type == "local":
         logger.warning(
-            "Local non-persistent checkpoints are left to Megatron: that they are whole and of "
-            "this schedule and vocabulary is not checked here."
+            "A local non-persistent checkpoint may be newer than --load %s, and Megatron alone "
+            "looks for it: %s",
+            *(args.load, left),
         )
 
 

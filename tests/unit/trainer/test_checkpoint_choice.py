@@ -211,11 +211,17 @@ def test_non_persistent_checkpoints(root: Path) -> None:
 
 def test_what_is_left_to_megatron_is_said(tmp_path: Path, caplog) -> None:
     assert checkpoint_of(parse("--load=msc://bucket/run")) is None
-    check("--load=msc://bucket/run", "--exit-on-missing-checkpoint")
-    assert "--load msc://bucket/run is in object storage" in caplog.text
+    check("--load=msc://bucket/run", "--enable-msc", "--exit-on-missing-checkpoint")
+    assert "--load msc://bucket/run is in object storage, which Megatron alone" in caplog.text
     local = ("--non-persistent-ckpt-type=local", f"--non-persistent-local-ckpt-dir={tmp_path}")
     check(f"--load={tmp_path}", *local)
-    assert "Local non-persistent checkpoints are left to Megatron" in caplog.text
+    assert f"checkpoint may be newer than --load {tmp_path}" in caplog.text
+
+
+@pytest.mark.parametrize("flag", ["--load", "--save", "--pretrained-checkpoint"])
+def test_object_storage_without_its_client_is_no_folder(flag: str) -> None:
+    with pytest.raises(UserError, match=rf"{flag} s3://bucket/run is in object storage.*add it"):
+        check(f"{flag}=s3://bucket/run")
 
 
 def test_a_format_that_is_not_the_runs(root: Path) -> None:

@@ -242,9 +242,8 @@ def _validate(args: argparse.Namespace, gpu: Gpu) -> None:
                 validate_args(args, {"tokenizer_type": _default_tokenizer(args)})
         except SystemExit:
             # Of flags that are gone Megatron prints what replaces them, and leaves.
-            raise UserError(
-                f"Megatron refuses these flags: {' '.join(printed.getvalue().split())}"
-            ) from None
+            said = printed.getvalue().strip().rpartition("\n")[2]
+            raise UserError(f"Megatron refuses these flags: {said}") from None
 
 
 def _default_tokenizer(args: argparse.Namespace) -> str:

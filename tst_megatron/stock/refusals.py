@@ -43,8 +43,8 @@ def _sentence(error: Exception) -> str | None:
         )
     if type(error).__module__.partition(".")[0] == "wandb":
         return (
-            f"--wandb-project does not start ({said}): log in with wandb login, set "
-            "WANDB_MODE=offline, or leave it out"
+            f"--wandb-project does not start ({said}): log in, set WANDB_MODE=offline, or leave "
+            "it out"
         )
     if isinstance(error, _REFUSALS) and said:
         return f"Megatron refuses these flags: {said}"

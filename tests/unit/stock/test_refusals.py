@@ -44,6 +44,13 @@ def test_a_tokenizer(tmp_path) -> None:
         build_tokenizer(args)
 
 
+def test_a_service_that_does_not_start() -> None:
+    unknown = type("UsageError", (Exception,), {"__module__": "wandb.errors.errors"})
+    sentence = r"^--wandb-project does not start \(no key\): log in, set WANDB_MODE=offline"
+    with pytest.raises(UserError, match=sentence), refusals_as_sentences():
+        raise unknown("no\nkey")
+
+
 def test_faults_stay_faults() -> None:
     with pytest.raises(KeyError), refusals_as_sentences():
         raise KeyError("ours")

@@ -32,11 +32,13 @@ def check_machine(args: argparse.Namespace, on_gpu: bool) -> None:
     Raises:
         UserError: something is lacking.
     """
-    lacking = [] if on_gpu else _without_gpu(args)
+    of_gpu = [] if on_gpu else _asked_of_gpu(args)
+    lacking = [_without_gpu(of_gpu)] if of_gpu else []
+    refused = {one.flag for one in of_gpu}
     lacking += [
         f"{one.flag} needs {one.package}, which is not installed here: {one.instead}"
         for one in _PACKAGES
-        if one.is_asked(args) and find_spec(one.module) is None
+        if one.is_asked(args) and one.flag not in refused and find_spec(one.module) is None
     ]
     if lacking:
         raise UserError("; ".join(lacking))
@@ -46,19 +48,20 @@ def check_machine(args: argparse.Namespace, on_gpu: bool) -> None:
         check_fp8(args)
 
 
-def _without_gpu(args: argparse.Namespace) -> list[str]:
-    """A sentence of all that needs a GPU, if anything does."""
+def _asked_of_gpu(args: argparse.Namespace) -> list[NeedsGpu]:
     asked = [
         NeedsGpu(flag.format_map(vars(args)), instead)
         for is_asked, flag, instead in _NEEDS_GPU
         if is_asked(args)
     ]
-    asked += needs_gpu(args)
-    if not asked:
-        return []
+    return [*asked, *needs_gpu(args)]
+
+
+def _without_gpu(asked: Sequence[NeedsGpu]) -> str:
+    """A sentence of all that needs one."""
     flags = _listed([one.flag for one in asked])
     needs = "needs" if len(asked) == 1 else "need"
-    return [f"{flags} {needs} a GPU, and there is none here: {_instead(asked)}"]
+    return f"{flags} {needs} a GPU, and there is none here: {_instead(asked)}"
 
 
 def _instead(asked: Sequence[NeedsGpu]) -> str:
@@ -75,7 +78,9 @@ def _listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
-# (Is it asked for, the flag with arguments of the run in it, what to do without a GPU.)
+# (Is it asked for, the flag with arguments of the run in it, what to do without a GPU.) What only
+# says how something is computed or sent is not here, as it is computed and sent all the same:
+# --attention-backend, --moe-grouped-gemm, --overlap-grad-reduce, settings of NCCL.
 _NEEDS_GPU: tuple[tuple[Asked, str, str], ...] = (
     (
         lambda a: a.transformer_impl != "local",
@@ -138,12 +143,6 @@ _NEEDS_GPU: tuple[tuple[Asked, str, str], ...] = (
     (lambda a: a.use_megatron_fsdp, "--use-megatron-fsdp", "use --use-torch-fsdp2"),
     (lambda a: a.nccl_ub, "--use-nccl-ub", _LEAVE_OUT),
     (lambda a: a.use_sharp, "--use-sharp", _LEAVE_OUT),
-    (
-        lambda a: a.nccl_communicator_config_path,
-        "--nccl-communicator-config-path",
-        _LEAVE_OUT,
-    ),
-    (lambda a: a.high_priority_stream_groups, "--high-priority-stream-groups", _LEAVE_OUT),
     # Instruments.
     (
         lambda a: a.profile and not a.use_pytorch_profiler,
@@ -247,6 +246,10 @@ _PACKAGES = (
         "install it, or use --optimizer adam",
     ),
     Package(lambda a: a.log_energy, "--log-energy", "pynvml", "nvidia-ml-py"),
+    Package(lambda a: a.log_straggler, "--log-straggler", "pynvml", "nvidia-ml-py"),
+    Package(
+        lambda a: a.log_device_memory_used, "--log-device-memory-used", "pynvml", "nvidia-ml-py"
+    ),
     Package(
         lambda a: any(prefix.startswith("s3://") for prefix in all_prefixes(a)),
         "text in s3://",

@@ -11,11 +11,11 @@ from counted_corpora import parse
 from launch_flags import Gpt2Files, flags_of, gpt2_files, without
 from trainer import Job, run_all
 
+from tst_megatron.backends import FLAGS
 from tst_megatron.errors import UserError
 from tst_megatron.planner.hardware import GPUS
 from tst_megatron.planner.plan import make_plan
 from tst_megatron.trainer import machine
-from tst_megatron.trainer.cpu import patches as cpu
 
 # What the sentence on a CPU names.
 _NEEDS_GPU = {
@@ -75,14 +75,14 @@ def test_each_is_planned_whole(script: str, corpus, gpt2, tmp_path: Path) -> Non
 def test_what_a_cpu_cannot_do_is_one_sentence(corpus, gpt2, tmp_path: Path) -> None:
     for script, flags in _NEEDS_GPU.items():
         kept = without(words(script, corpus, gpt2, tmp_path), *_ASIDE[script])
-        asked = parse(*cpu.FLAGS, *kept)
+        asked = parse(*FLAGS, *kept)
         if not flags:
             machine.check_machine(asked, on_gpu=False)
             continue
         with pytest.raises(UserError) as refused:
             machine.check_machine(asked, on_gpu=False)
         assert all(flag in str(refused.value) for flag in flags)
-        machine.check_machine(parse(*cpu.FLAGS, *without(kept, *flags)), on_gpu=False)
+        machine.check_machine(parse(*FLAGS, *without(kept, *flags)), on_gpu=False)
 
 
 def test_each_trains(corpus, gpt2, tmp_path: Path) -> None:

@@ -103,6 +103,11 @@ def parse(flags: Sequence[str]) -> argparse.Namespace:
         setattr(args, name, parser.get_default(name))
     check_flags(args)
     _check_countable(args)
+    # Training's, where there are files of it; a plan by itself needs none.
+    default = DEFAULT_TOKENIZER if args.vocab_file is not None else "NullTokenizer"
+    args.tokenizer_type = args.tokenizer_type or default
+    # Once: every layout of a sweep pads it anew.
+    args.num_tokens = _num_tokens(args) if args.padded_vocab_size is None else None
     return args
 
 
@@ -128,7 +133,9 @@ def validated(parsed: argparse.Namespace, num_gpus: int, gpu: Gpu) -> argparse.N
             )
         _check_divides(args)
         _validate(args, gpu)
-        args.padded_vocab_size = _padded_vocabulary(args)
+        if args.padded_vocab_size is None:
+            padded = vocab_size_with_padding(args.num_tokens, args, logging_enabled=False)
+            args.padded_vocab_size = int(padded)
     return args
 
 
@@ -239,55 +246,45 @@ def _validate(args: argparse.Namespace, gpu: Gpu) -> None:
         printed = stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         try:
             with refusals_as_sentences():
-                validate_args(args, {"tokenizer_type": _default_tokenizer(args)})
+                validate_args(args)
         except SystemExit:
             # Of flags that are gone Megatron prints what replaces them, and leaves.
             said = printed.getvalue().strip().rpartition("\n")[2]
             raise UserError(f"Megatron refuses these flags: {said}") from None
 
 
-def _default_tokenizer(args: argparse.Namespace) -> str:
-    """Training's, where there are files of it; a plan by itself needs none."""
-    return DEFAULT_TOKENIZER if args.vocab_file is not None else "NullTokenizer"
-
-
-def _padded_vocabulary(args: argparse.Namespace) -> int:
-    if args.padded_vocab_size is not None:
-        return int(args.padded_vocab_size)
-    size = _size_of_vocabulary(args)
-    if size is None:
+def _num_tokens(args: argparse.Namespace) -> int:
+    """The tokenizer's own, where it is here, as in training; else ``--vocab-size``."""
+    told: int | None = args.vocab_size
+    if args.tokenizer_type == GPT2:
+        if not _has_gpt2_files(args):
+            # GPT-2's own have always as many.
+            return told or GPT2_VOCABULARY
+        with refusals_as_sentences():
+            return _num_read(args)
+    model: str | None = args.tokenizer_model
+    if model is not None and (told is None or Path(model).exists()):
+        try:
+            return _num_read(args)
+        except Exception as error:  # Each tokenizer library has errors of its own.
+            if told is None:
+                raise UserError(
+                    f"--tokenizer-model {model} cannot be read here ({type(error).__name__}): add "
+                    "--vocab-size"
+                ) from None
+    if told is None:
         raise UserError(
             "the size of the vocabulary is not known: add --vocab-size or --tokenizer-model"
         )
-    return int(vocab_size_with_padding(size, args, logging_enabled=False))
+    return told
 
 
-def _size_of_vocabulary(args: argparse.Namespace) -> int | None:
-    """The tokenizer's own where it is here, as in training; else ``--vocab-size``."""
-    if args.tokenizer_type == GPT2:
-        return _size_of_gpt2(args)
-    model: str | None = args.tokenizer_model
-    if model is None or (args.vocab_size is not None and not Path(model).exists()):
-        size: int | None = args.vocab_size
-        return size
-    try:
-        return int(build_tokenizer(args).vocab_size)
-    except Exception as error:  # Each tokenizer library has errors of its own.
-        if args.vocab_size is not None:
-            return int(args.vocab_size)
-        raise UserError(
-            f"--tokenizer-model {model} cannot be read here ({type(error).__name__}): add "
-            "--vocab-size"
-        ) from None
-
-
-def _size_of_gpt2(args: argparse.Namespace) -> int:
-    """That of its files where they are here; GPT-2's own have always one."""
-    if not _has_gpt2_files(args):
-        return int(args.vocab_size or GPT2_VOCABULARY)
+def _num_read(args: argparse.Namespace) -> int:
     read_gpt2_from_its_files()
-    with refusals_as_sentences():
-        return int(build_tokenizer(args).vocab_size)
+    # It writes the padded size to what it is given.
+    given = argparse.Namespace(**vars(args), rank=1)
+    with quiet():
+        return int(build_tokenizer(given).vocab_size)
 
 
 def _has_gpt2_files(args: argparse.Namespace) -> bool:
@@ -297,9 +294,8 @@ def _has_gpt2_files(args: argparse.Namespace) -> bool:
 
 def assumes_gpt2(args: argparse.Namespace) -> bool:
     """Whether validated arguments have the size of a vocabulary that nobody has told or read."""
-    assumed = int(vocab_size_with_padding(GPT2_VOCABULARY, args, logging_enabled=False))
-    is_told = args.vocab_size is not None or args.padded_vocab_size != assumed
-    return args.tokenizer_type == GPT2 and not is_told and not _has_gpt2_files(args)
+    is_asked = args.tokenizer_type == GPT2 and args.num_tokens is not None
+    return is_asked and args.vocab_size is None and not _has_gpt2_files(args)
 
 
 @contextmanager

@@ -8,20 +8,20 @@ import pytest
 from counted_corpora import parse
 from megatron.core.models.common.language_module.language_module import LanguageModule
 
+from tst_megatron.backends import FLAGS
 from tst_megatron.errors import UserError
 from tst_megatron.trainer import machine
-from tst_megatron.trainer.cpu import patches as cpu
 
 
 def refusal(*flags: str, on_gpu: bool = False) -> str:
     """The sentence that refuses them."""
     with pytest.raises(UserError) as refused:
-        machine.check_machine(parse(*cpu.FLAGS, *flags), on_gpu)
+        machine.check_machine(parse(*FLAGS, *flags), on_gpu)
     return str(refused.value)
 
 
 def test_an_ordinary_run_lacks_nothing() -> None:
-    machine.check_machine(parse(*cpu.FLAGS), on_gpu=False)
+    machine.check_machine(parse(*FLAGS), on_gpu=False)
 
 
 def test_one_flag() -> None:
@@ -49,7 +49,7 @@ def test_what_a_method_needs_is_in_the_same_sentence() -> None:
     said = refusal("--tst-bag-size=4", "--cross-entropy-loss-fusion", "--fp8-format=hybrid")
     assert "--fp8-format and --cross-entropy-loss-fusion with bags need a GPU" in said
     # Ordinary losses are Megatron's, which runs as it is where torch compiles nothing.
-    machine.check_machine(parse(*cpu.FLAGS, "--cross-entropy-loss-fusion"), on_gpu=False)
+    machine.check_machine(parse(*FLAGS, "--cross-entropy-loss-fusion"), on_gpu=False)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_packages_that_megatron_imports_late(
     assert flag.partition("=")[0] in said
     assert "is not installed here" in said
     here.add(package)
-    machine.check_machine(parse(*cpu.FLAGS, flag), on_gpu=False)
+    machine.check_machine(parse(*FLAGS, flag), on_gpu=False)
 
 
 def test_a_gpu_and_a_package_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +94,7 @@ def test_variables_are_those_that_megatrons_model_sets(
     for name in machine.ATTENTION_VARIABLES:
         monkeypatch.setenv(name, "0")
         monkeypatch.delenv(name)
-    args = parse(*cpu.FLAGS, f"--attention-backend={backend}")
+    args = parse(*FLAGS, f"--attention-backend={backend}")
     config = Namespace(attention_backend=args.attention_backend, flash_attention_version=None)
     LanguageModule._set_attention_backend(Namespace(config=config))
     assert machine._ATTENTION[backend] == tuple(

@@ -22,7 +22,7 @@ from shapes import Shape
 
 from tst_megatron.methods.registry import add_arguments, run_of
 from tst_megatron.planner import fake_ranks
-from tst_megatron.trainer.cpu import patches as cpu
+from tst_megatron.trainer.cpu import FLAGS
 
 _RUN = (
     *("--micro-batch-size=1", "--global-batch-size=1024", "--train-iters=100", "--lr=1e-4"),
@@ -34,7 +34,7 @@ NO_FILES = ("--tokenizer-type=NullTokenizer", "--vocab-size=1000")
 
 ON_META = "--init-model-with-meta-device"
 
-LOCAL = tuple(cpu.FLAGS)
+LOCAL = FLAGS
 """Megatron's own modules. Its norm, torch's, refuses sequence parallelism, which changes no shape:
 with these flags tensor parallelism goes without."""
 

@@ -8,7 +8,6 @@ the GPU of the plan; what they would open (corpora, folders, checkpoints) is not
 import argparse
 import contextlib
 import copy
-import difflib
 import io
 import logging
 import os
@@ -32,6 +31,7 @@ from megatron.training.arguments import add_megatron_arguments, validate_args
 from tst_megatron.errors import UserError
 from tst_megatron.methods.registry import add_arguments, check_flags
 from tst_megatron.planner.hardware import Gpu
+from tst_megatron.recipes.keys import no_flag
 
 # What Megatron's counterpart of a run is asked for, where a plan needs none.
 _DEFAULTS = {"tokenizer_type": "NullTokenizer"}
@@ -83,11 +83,7 @@ def parse(flags: Sequence[str]) -> argparse.Namespace:
         add_arguments(add_megatron_arguments(parser))
         args, unknown = parser.parse_known_args(list(flags))
     if unknown:
-        known = [name for action in parser._actions for name in action.option_strings]
-        name = unknown[0].partition("=")[0]
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f": did you mean {near[0]}?" if near else ": leave it out"
-        raise UserError(f"{name} is no flag of Megatron's or ours{hint}")
+        raise UserError(no_flag(unknown[0], parser._option_string_actions))
     if args.yaml_cfg is not None:
         raise UserError("--yaml-cfg is not planned: give the flags on the command line")
     check_flags(args)

@@ -1,6 +1,6 @@
 """``tst-megatron recipe``: list, show, diff and flags.
 
-All but ``show`` answer at once: they read YAML and ask nothing of Megatron, nor of torch.
+They answer at once: they read YAML, and of Megatron a table of its flags.
 """
 
 import argparse
@@ -14,9 +14,9 @@ from tst_megatron.corpora.blend import load_blend
 from tst_megatron.errors import UserError
 from tst_megatron.methods import registry
 from tst_megatron.recipes import COMMAND_LINE, Recipe, Setting, Variant
+from tst_megatron.recipes.keys import check_keys, main_name
 from tst_megatron.report.table import Table, print_table
 from tst_megatron.report.terminal import console
-from tst_megatron.trainer.cpu import prepare_backend
 
 EXAMPLES = "tst-megatron recipe JOB --help shows a job's flags."
 _LIST_EXAMPLES = """\
@@ -120,9 +120,6 @@ def _show(args: argparse.Namespace) -> None:
     recipe = recipes.read(args.recipe)
     if args.overrides and not args.overrides[0].startswith("--"):
         raise UserError(f"{args.overrides[0]!r} follows the recipe and is no flag: write --FLAG")
-    prepare_backend()
-    from tst_megatron.recipes.keys import check_keys, main_name
-
     given = recipe.overridden(args.overrides, main_name)
     check_keys(given)
     rows = []

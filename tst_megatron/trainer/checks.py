@@ -7,18 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from megatron.training import get_tokenizer
-from megatron.training.arguments import add_megatron_arguments
-
 from tst_megatron.corpora import budget
 from tst_megatron.corpora.blend import is_remote
 from tst_megatron.corpora.sources import all_prefixes
 from tst_megatron.errors import UserError
 from tst_megatron.methods.method import Run
 from tst_megatron.methods.registry import add_arguments, check_flags
-from tst_megatron.trainer.ledger_header import header_of
 from tst_megatron.trainer.live_comparison import OtherRun
-from tst_megatron.trainer.memory import check_resume
 from tst_megatron.trainer.reading import check_validation, reading_from_args
 
 # Tokenizers whose --tokenizer-model is a file on this machine.
@@ -27,6 +22,8 @@ _TOKENIZERS_IN_A_FILE = ("SentencePieceTokenizer", "Llama2Tokenizer", "TikTokeni
 
 def check_before_validation(args: argparse.Namespace, on_gpu: bool) -> None:
     """Check what Megatron's own validation would trip over.
+
+    It is asked before torch is imported, and again of Megatron's own parser.
 
     Raises:
         UserError: a file is missing, a folder cannot be written, or a flag needs a GPU.
@@ -106,6 +103,9 @@ def check_after_validation(args: argparse.Namespace, run: Run) -> None:
     Raises:
         UserError: they do not fit.
     """
+    from tst_megatron.trainer.ledger_header import header_of
+    from tst_megatron.trainer.memory import check_resume
+
     _check_vocabulary(args)
     run.check(args)
     if _is_first_of_node():
@@ -176,6 +176,8 @@ def repeat_free_steps(flags: list[str], train_iters: int) -> int:
     Raises:
         UserError: a flag is wrong, or the corpus is missing.
     """
+    from megatron.training.arguments import add_megatron_arguments
+
     parser = add_arguments(add_megatron_arguments(argparse.ArgumentParser(allow_abbrev=False)))
     args = parser.parse_args([*flags, f"--train-iters={train_iters}"])
     check_flags(args)
@@ -184,6 +186,8 @@ def repeat_free_steps(flags: list[str], train_iters: int) -> int:
 
 
 def _check_vocabulary(args: argparse.Namespace) -> None:
+    from megatron.training import get_tokenizer
+
     tokenizer = get_tokenizer()
     size = int(tokenizer.vocab_size)
     if "Null" not in args.tokenizer_type and args.vocab_size not in (None, size):

@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from functools import wraps
 from typing import Any
 
@@ -41,20 +42,21 @@ def main(argv: list[str]) -> None:
     Leaves with code 2 and one sentence where the flags, files or their combination cannot run.
     """
     started = time.time()
-    _be_the_only_rank()
-    machine_flags = prepare_backend()
-    from tst_megatron.corpora.blend import expand_blend
-    from tst_megatron.recipes import expand_recipe, named_recipe
+    from tst_megatron.recipes import named_recipe
+    from tst_megatron.trainer.command_line import check_at_once, words_of
 
     with user_errors_exit():
-        _check_recipe(argv)
-        # Megatron parses sys.argv; so does every library it hands the command line on to.
-        sys.argv = [sys.argv[0], *machine_flags, *expand_blend(expand_recipe(argv))]
+        words = words_of(argv)
+        check_at_once(words)
+        _be_the_only_rank()
+        machine_flags = prepare_backend()
         recipe, overrides = named_recipe(argv)
         args, run = _parse(
+            [*machine_flags, *words],
             on_gpu=not machine_flags,
             recipe=None if recipe is None else {"name": recipe, "overrides": overrides},
         )
+        _say_what_it_will_do(args, run)
     _train(args, run, started)
 
 
@@ -69,37 +71,19 @@ def _be_the_only_rank() -> None:
     os.environ |= alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
-def _check_recipe(argv: list[str]) -> None:
-    """Megatron would name a flag that it does not know, and not the file that has it."""
-    from tst_megatron.recipes import named_recipe, read
-    from tst_megatron.recipes.keys import check_keys
-
-    name, _ = named_recipe(argv)
-    if name is not None:
-        check_keys(read(name))
-
-
-def _parse(on_gpu: bool, recipe: dict[str, Any] | None = None) -> tuple[argparse.Namespace, Any]:
-    from megatron.training.arguments import parse_and_validate_args, parse_args
+def _parse(
+    words: list[str], on_gpu: bool, recipe: dict[str, Any] | None = None
+) -> tuple[argparse.Namespace, Any]:
+    from megatron.training.arguments import parse_and_validate_args
 
     from tst_megatron.methods.registry import add_arguments, check_flags, run_of
     from tst_megatron.trainer import checks
-    from tst_megatron.trainer.corpus_tokenizer import corpus_tokenizer_flags
+    from tst_megatron.trainer.command_line import check_words
     from tst_megatron.trainer.fp8_support import check_fp8
     from tst_megatron.trainer.memory import remember
 
     # Twice, because Megatron's validation opens files and so fails in its own ways first.
-    flags = parse_args(add_arguments)
-    if not hasattr(flags, "ledger"):
-        raise UserError(
-            "--yaml-cfg takes the place of the command line, so that none of our flags is read: "
-            "give the flags on the command line, or as a --recipe"
-        )
-    check_flags(flags, on_gpu)
-    if tokenizer_flags := corpus_tokenizer_flags(flags):
-        sys.argv += tokenizer_flags
-        flags = parse_args(add_arguments)
-    checks.check_before_validation(flags, on_gpu)
+    flags = check_words(words, _parse_with_megatron, on_gpu)
     if on_gpu:
         check_fp8(flags)
     args = parse_and_validate_args(
@@ -113,6 +97,29 @@ def _parse(on_gpu: bool, recipe: dict[str, Any] | None = None) -> tuple[argparse
     checks.check_after_validation(args, run)
     remember(args, run)
     return args, run
+
+
+def _parse_with_megatron(words: Sequence[str]) -> argparse.Namespace:
+    from megatron.training.arguments import parse_args
+
+    from tst_megatron.methods.registry import add_arguments
+
+    # Megatron parses sys.argv; so does every library it hands the command line on to.
+    sys.argv[1:] = words
+    flags: argparse.Namespace = parse_args(add_arguments)
+    if not hasattr(flags, "ledger"):
+        raise UserError(
+            "--yaml-cfg takes the place of the command line, so that none of our flags is read: "
+            "give the flags on the command line, or as a --recipe"
+        )
+    return flags
+
+
+def _say_what_it_will_do(args: argparse.Namespace, run: Any) -> None:
+    from tst_megatron.trainer.opening import opening
+
+    if args.rank == 0:
+        print(*opening(args, run), sep="\n", flush=True)
 
 
 def _train(args: argparse.Namespace, run: Any, started: float) -> None:

@@ -472,20 +472,6 @@ ENTRIES: list[Entry] = [
 ]
 
 
-FLAGS = (
-    "--distributed-backend=gloo",
-    "--transformer-impl=local",
-    "--no-masked-softmax-fusion",
-    "--no-bias-gelu-fusion",
-    "--no-bias-swiglu-fusion",
-    "--no-bias-dropout-fusion",
-    "--no-rope-fusion",
-    "--no-persist-layer-norm",
-    "--no-gradient-accumulation-fusion",
-)
-"""Megatron's own flags for what only a GPU has; put before the user's, which win."""
-
-
 @cache
 def install() -> None:
     """Answer every entry, once a process; later calls do nothing."""

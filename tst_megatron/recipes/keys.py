@@ -1,8 +1,8 @@
 """Are a recipe's keys and a command line's words flags, and do they take their values?
 
-Answered before torch is imported, by a table of Megatron's flags (`tst_megatron.stock.megatron_flags`)
-and by our own. The one idea: the parser is argparse's and has the flags of the run's own, so what is
-refused here the run would refuse as well, some seconds later and in a thousand lines.
+Answered before torch is imported, by a table of Megatron's flags and by our own. The one idea: the
+parser is argparse's and has the flags of the run's own, so what is refused here the run would
+refuse as well, some seconds later and in a thousand lines.
 """
 
 import argparse

@@ -91,7 +91,7 @@ def add_megatron_flags(parser: argparse.ArgumentParser) -> argparse.ArgumentPars
     Raises:
         NotKnownError: by the parser, where help is asked for.
     """
-    parser.add_argument("-h", "--help", nargs=0, action=_Help)
+    parser.add_argument("-h", "--help", nargs=0, action=_Help, default=argparse.SUPPRESS)
     if is_of_installed_megatron():
         for row in _table()["flags"]:
             _add(parser, row)

@@ -8,8 +8,8 @@ fails when one is gone or takes other arguments. What is done at an event is the
   everything else.
 - ``save_checkpoint_and_time``: the event ``saved``; likewise.
 - ``load_checkpoint``: a method may load another model's.
-- ``training_log``: the events ``stepped`` and ``step_logged``; to put stage, positions, data tokens,
-  pace and the time that is left into Megatron's log line.
+- ``training_log``: the events ``stepped`` and ``step_logged``; to put stage, positions, data
+  tokens, pace and the time that is left into Megatron's log line.
 - ``evaluate``: the events ``evaluating`` and ``evaluated``; to measure a method's losses beside the
   next-token loss; with ``--fixed-validation``, on the same samples every time.
 - ``evaluate_and_print_results``: only it knows whether the test set is evaluated.
@@ -27,6 +27,7 @@ import torch
 from megatron.training import get_tensorboard_writer
 from megatron.training import training as trainer
 
+from tst_megatron.errors import was_interrupted
 from tst_megatron.methods.events import Evaluated, Listener, LoggedStep, Progress, Scalar
 from tst_megatron.methods.method import Evaluation, Run
 from tst_megatron.runs.stages import NEXT_TOKEN_LOSS, stage_at
@@ -134,6 +135,8 @@ class _Hooks:
 
     def train_step(self, *args: Any, **kwargs: Any) -> Any:
         """Megatron's, timed."""
+        if was_interrupted():
+            raise KeyboardInterrupt
         bound = signature(_ORIGINALS["train_step"]).bind(*args, **kwargs).arguments
         self._start(bound["model"])
         stage = stage_at(self.run.stages, self.args.consumed_train_samples)
@@ -365,4 +368,3 @@ def _scalar_at(step: int) -> Scalar:
 
 def _add_scalar(writer: Any, step: int, name: str, value: float) -> None:
     writer.add_scalar(name, value, step)
-

@@ -15,6 +15,7 @@ from functools import wraps
 from typing import Any
 
 from tst_megatron.errors import UserError, user_errors_exit
+from tst_megatron.noise import OF_MEGATRON_ALONE, leave_out
 from tst_megatron.trainer.cpu import prepare_backend
 
 EXAMPLES = """\
@@ -49,6 +50,7 @@ def main(argv: list[str]) -> None:
         words = words_of(argv)
         check_at_once(words)
         _be_the_only_rank()
+        leave_out(OF_MEGATRON_ALONE)
         machine_flags = prepare_backend()
         recipe, overrides = named_recipe(argv)
         args, run = _parse(

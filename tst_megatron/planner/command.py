@@ -6,7 +6,7 @@ import json
 from contextlib import suppress
 
 from tst_megatron.errors import UserError
-from tst_megatron.methods.registry import check_flags
+from tst_megatron.planner.countable import check_planned
 from tst_megatron.planner.hardware import GB, GPUS, TERA, Gpu, gpu_named
 from tst_megatron.recipes import expand_recipe, is_path, read
 from tst_megatron.recipes.keys import check_keys, read_words
@@ -135,7 +135,7 @@ def _check_at_once(recipe: str | None, flags: list[str]) -> None:
     if recipe is not None:
         check_keys(read(recipe))
     with suppress(NotKnownError):
-        check_flags(read_words(flags, own._option_string_actions))
+        check_planned(read_words(flags, own._option_string_actions))
 
 
 def _recipe_for(args: argparse.Namespace) -> tuple[str, tuple[int, str] | None]:

@@ -14,7 +14,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NoReturn
 from unittest.mock import patch
@@ -29,7 +29,8 @@ from megatron.core.tokenizers.utils.build_tokenizer import build_tokenizer, voca
 from megatron.training.arguments import add_megatron_arguments, validate_args
 
 from tst_megatron.errors import UserError
-from tst_megatron.methods.registry import add_arguments, check_flags
+from tst_megatron.methods.registry import add_arguments
+from tst_megatron.planner.countable import check_planned
 from tst_megatron.planner.hardware import Gpu
 from tst_megatron.recipes.keys import no_flag
 
@@ -84,10 +85,7 @@ def parse(flags: Sequence[str]) -> argparse.Namespace:
         args, unknown = parser.parse_known_args(list(flags))
     if unknown:
         raise UserError(no_flag(unknown[0], parser._option_string_actions))
-    if args.yaml_cfg is not None:
-        raise UserError("--yaml-cfg is not planned: give the flags on the command line")
-    check_flags(args)
-    _check_countable(args)
+    check_planned(args)
     return args
 
 
@@ -122,46 +120,6 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"Megatron does not take these flags: {message}")
-
-
-_NOT_COUNTED: tuple[tuple[Callable[[argparse.Namespace], Any], str], ...] = (
-    (lambda a: a.use_torch_fsdp2, "--use-torch-fsdp2"),
-    (lambda a: a.use_megatron_fsdp, "--use-megatron-fsdp"),
-    (lambda a: a.multi_latent_attention, "--multi-latent-attention"),
-    (lambda a: a.experimental_attention_variant, "--experimental-attention-variant"),
-    (lambda a: a.attention_output_gate, "--attention-output-gate"),
-    (lambda a: a.mtp_num_layers, "--mtp-num-layers"),
-    (lambda a: a.moe_latent_size, "--moe-latent-size"),
-    (
-        lambda a: set(a.hybrid_layer_pattern or "") - set("*-E|"),
-        "layers other than *, - and E in --hybrid-layer-pattern",
-    ),
-    (lambda a: a.window_size, "--window-size"),
-    (lambda a: a.fp4, "--fp4-format"),
-    (lambda a: a.optimizer != "adam", "--optimizer other than adam"),
-    (lambda a: a.optimizer_cpu_offload, "--optimizer-cpu-offload"),
-    (
-        lambda a: (a.num_distributed_optimizer_instances or 1) > 1,
-        "--num-distributed-optimizer-instances",
-    ),
-    (
-        lambda a: (a.tensor_parallel_num_weight_shards or 1) > a.tensor_model_parallel_size,
-        "--tensor-parallel-num-weight-shards",
-    ),
-    (
-        lambda a: a.heterogeneous_layers_config_path or a.heterogeneous_layers_config_encoded_json,
-        "--heterogeneous-layers-config-path",
-    ),
-    (lambda a: a.hybrid_context_parallel, "--hybrid-context-parallel"),
-    (lambda a: a.use_tp_pp_dp_mapping, "--use-tp-pp-dp-mapping"),
-    (lambda a: a.sft, "--sft"),
-)
-
-
-def _check_countable(args: argparse.Namespace) -> None:
-    for is_asked, flag in _NOT_COUNTED:
-        if is_asked(args):
-            raise UserError(f"the planner does not count {flag}: leave that out to plan the rest")
 
 
 def _check_divides(args: argparse.Namespace) -> None:

@@ -56,6 +56,7 @@ def test_a_refusal_comes_before_torch(tmp_path: Path) -> None:
         "plan --recipe smollm3-3b-tst --gpus 0": "--gpus 0",
         f"plan --recipe {slip}": "did you mean num-layers?",
         "plan --tst-step-ratio 0.3": "add --tst-bag-size",
+        "plan --recipe smollm3-3b-tst --use-torch-fsdp2": "does not count --use-torch-fsdp2",
         "recipe show tiny --lrr 3": "did you mean lr?",
         "recipe show tiny --lr abc": "lr: abc",
     }

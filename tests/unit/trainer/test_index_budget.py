@@ -15,7 +15,7 @@ from tst_megatron.corpora.budget import Budget, times
 from tst_megatron.corpora.index_file import write_index
 from tst_megatron.errors import UserError
 from tst_megatron.methods.registry import add_arguments as add_own_arguments
-from tst_megatron.trainer.commands.index_budget import _check_no_slip, add_arguments, main
+from tst_megatron.trainer.commands.index_budget import add_arguments, main
 from tst_megatron.trainer.reading import reading_from_args
 
 USUAL = ("--seq-length=16", "--global-batch-size=4", "--train-iters=100", "--eval-iters=0")
@@ -130,7 +130,7 @@ def test_a_schedule_of_batch_sizes_is_counted(folder: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        ("--tst-bag-sise=4 --data-path {folder}/web", "there is no flag --tst-bag-sise"),
+        ("--tst-bag-sise=4 --data-path {folder}/web", "did you mean --tst-bag-size?"),
         ("--tst-bag-size=0 --data-path {folder}/web", "bag size 0 is below 1"),
         ("--tst-bag-size=4", "there is no training data"),
         ("--data-path {folder}/gone", "gone is missing"),
@@ -142,6 +142,8 @@ def test_a_schedule_of_batch_sizes_is_counted(folder: Path, capsys) -> None:
         ("--blend {folder}/blend.yaml --data-path a", "two forms of one thing"),
         ("--data-path {folder}/web --allow-repeat", "did you mean --allow-repeats"),
         ("--bled={folder}/blend.yaml", "did you mean --blend"),
+        ("--data-path {folder}/web --train-itres 100", "did you mean --train-iters?"),
+        ("--data-path {folder}/web --lr abc", "argument --lr: invalid float value"),
     ],
 )
 def test_mistakes_are_one_sentence(folder: Path, flags: str, says: str) -> None:
@@ -164,11 +166,6 @@ def test_every_flag_of_ours_and_every_default_is_known() -> None:
                 same.default,
                 same.nargs,
             )
-
-
-def test_no_flag_of_megatrons_is_taken_for_a_slip() -> None:
-    for name in add_megatron_arguments(argparse.ArgumentParser())._option_string_actions:
-        _check_no_slip(name)
 
 
 def test_neither_megatron_nor_torch_is_imported(folder: Path) -> None:

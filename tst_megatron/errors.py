@@ -57,7 +57,7 @@ def _say_of_others(unraisable: "sys.UnraisableHookArgs") -> None:
 
 
 def was_interrupted() -> bool:
-    """Whether Ctrl-C was pressed, since `user_errors_exit` was entered."""
+    """Whether Ctrl-C was pressed, in a `user_errors_exit`."""
     answer = signal.getsignal(signal.SIGINT)
     return isinstance(answer, _CtrlC) and answer.was_pressed
 
@@ -65,16 +65,28 @@ def was_interrupted() -> bool:
 @contextmanager
 def user_errors_exit() -> Iterator[None]:
     """Turn a `UserError` raised inside into its sentence and exit code 2; Ctrl-C likewise, 130."""
-    # Whoever has an answer of his own keeps it: Megatron's --exit-signal, a shell's background job.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _CtrlC())
+    with _ctrl_c_remembered():
+        try:
+            yield
+        except UserError as error:
+            _exit_with(f"error: {error}")
+        except KeyboardInterrupt:
+            _exit_with("stopped by Ctrl-C", INTERRUPTED_EXIT_CODE)
+        except Exception:
+            if was_interrupted():
+                _exit_with("stopped by Ctrl-C", INTERRUPTED_EXIT_CODE)
+            raise
+
+
+@contextmanager
+def _ctrl_c_remembered() -> Iterator[None]:
+    """Whoever has an answer of his own keeps it: Megatron's ``--exit-signal``, a job behind."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, _CtrlC())
     try:
         yield
-    except UserError as error:
-        _exit_with(f"error: {error}")
-    except KeyboardInterrupt:
-        _exit_with("stopped by Ctrl-C", INTERRUPTED_EXIT_CODE)
-    except Exception:
-        if was_interrupted():
-            _exit_with("stopped by Ctrl-C", INTERRUPTED_EXIT_CODE)
-        raise
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -11,10 +11,9 @@ from tst_megatron.errors import UserError, user_errors_exit, was_interrupted
 
 
 @pytest.fixture(autouse=True)
-def answers_as_before() -> Iterator[None]:
-    answer, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook
+def hook_as_before() -> Iterator[None]:
+    hook = sys.unraisablehook
     yield
-    signal.signal(signal.SIGINT, answer)
     sys.unraisablehook = hook
 
 
@@ -76,8 +75,11 @@ def test_a_ctrl_c_that_python_drops_is_remembered(capsys: pytest.CaptureFixture[
 
 
 def test_errors_of_ours_stay_and_so_do_others_answers() -> None:
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(RuntimeError), user_errors_exit():
         raise RuntimeError
+    assert signal.getsignal(signal.SIGINT) is before
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with user_errors_exit():
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    signal.signal(signal.SIGINT, before)

@@ -90,6 +90,8 @@ def _text(args: argparse.Namespace, run: Run) -> str:
     if args.sft:
         return f"{line}: conversations, which are not counted"
     sources = sources_of_split(args, "train")
+    if not sources:
+        return f"{line}: no corpus is named"
     corpora = "1 corpus" if len(sources) == 1 else f"{len(sources):,} corpora"
     if any(source.is_remote for source in sources):
         return f"{line}: {corpora}, some in object storage, where nothing is counted"

@@ -68,6 +68,9 @@ def test_text_that_is_there_is_counted(corpus) -> None:
     assert said(mock_data=False, **data)[2] == (
         f"25,600 tokens of text needed, {corpus.num_tokens:,} there, in 1 corpus"
     )
+    nothing = {"data_path": None, "train_data_path": None, "valid_data_path": None}
+    more = {"test_data_path": None, "per_split_data_args_path": None}
+    assert said(mock_data=False, **{**data, **nothing, **more})[2].endswith("no corpus is named")
     far = {**data, "data_path": ["1", "s3://a/b", "1", str(corpus.prefix)]}
     assert said(mock_data=False, **far)[2] == (
         "25,600 tokens of text needed: 2 corpora, some in object storage, where nothing is counted"

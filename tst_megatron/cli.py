@@ -127,9 +127,8 @@ def main() -> None:
         if command is not PRETRAIN:
             # Megatron says as it is imported what this machine lacks to train; these do not train.
             warnings.simplefilter("ignore")
-            sys.exit(_module(command).main(*given))
-    # Out here, so that Ctrl-C shows where training stood.
-    _module(command).main(*given)
+        # A number, since to torch's launcher an exit without one is a failure.
+        sys.exit(_module(command).main(*given) or 0)
 
 
 def _named(words: list[str]) -> Command:

@@ -8,6 +8,7 @@ where it was cut off.
 
 import argparse
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -28,8 +29,11 @@ from tst_megatron.experiments.launch import end_on_signals
 from tst_megatron.experiments.text import PreparedText
 from tst_megatron.experiments.words import of_length, parted
 from tst_megatron.files import write_whole
+from tst_megatron.methods.registry import check_own_flags
+from tst_megatron.recipes.keys import read_words
 from tst_megatron.runs.ledger import Ledger, LedgerError, read_ledger
 from tst_megatron.runs.run import run_of_ledger
+from tst_megatron.stock.megatron_flags import NotKnownError
 
 EXAMPLES = """\
 examples:
@@ -261,6 +265,8 @@ def main(args: argparse.Namespace, other_flags: list[str]) -> int:
     shared_flags, tst_flags = parted(other_flags, lambda name: name.startswith("tst-"))
     if not any(flag.startswith(("--tst-bag-size", "--tst-schedule")) for flag in tst_flags):
         tst_flags = (*usual_tst_flags(), *tst_flags)
+    with suppress(NotKnownError):
+        check_own_flags(read_words([*shared_flags, *tst_flags]))
     settings = Settings(
         corpus=None if args.corpus is None else str(Path(args.corpus).resolve()),
         steps=QUICK_STEPS if args.quick else args.steps,

@@ -1,13 +1,17 @@
 """Errors that a user can cause, as opposed to bugs: one sentence, no traceback, exit code 2.
 
-Ctrl-C is one of them, with the exit code that shells give it.
+Ctrl-C is one of them, with the exit code that shells give it. It reaches every process of a run, so
+that what falls over behind it is no error of its own: a data loader whose workers have gone, a rank
+whose neighbour has.
 """
 
 import os
+import signal
 import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn
 
 USAGE_EXIT_CODE = 2
@@ -32,12 +36,59 @@ def exit_with(message: str, code: int = USAGE_EXIT_CODE) -> NoReturn:
     sys.exit(code)
 
 
+class _CtrlC:
+    """Python's own answer to Ctrl-C, which is remembered.
+
+    Where it comes in the midst of a callback, such as the one after a fork, Python prints the
+    ``KeyboardInterrupt`` and goes on; the next step ends the run.
+    """
+
+    def __init__(self) -> None:
+        self.was_pressed = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> NoReturn:
+        self.was_pressed = True
+        sys.unraisablehook = _say_of_others
+        signal.default_int_handler(number, frame)
+
+
+def _say_of_others(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Print what cannot be raised, but for Ctrl-C."""
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+
+
+def was_interrupted() -> bool:
+    """Whether Ctrl-C was pressed, in a `user_errors_exit`."""
+    answer = signal.getsignal(signal.SIGINT)
+    return isinstance(answer, _CtrlC) and answer.was_pressed
+
+
 @contextmanager
 def user_errors_exit() -> Iterator[None]:
     """Turn a `UserError` raised inside into its sentence and exit code 2; Ctrl-C likewise, 130."""
+    with _ctrl_c_remembered():
+        try:
+            yield
+        except UserError as error:
+            exit_with(f"error: {error}")
+        except KeyboardInterrupt:
+            exit_with("stopped by Ctrl-C", INTERRUPTED_EXIT_CODE)
+        except Exception:
+            if was_interrupted():
+                exit_with("stopped by Ctrl-C", INTERRUPTED_EXIT_CODE)
+            raise
+
+
+@contextmanager
+def _ctrl_c_remembered() -> Iterator[None]:
+    """Whoever has an answer of his own keeps it: Megatron's ``--exit-signal``, a job behind."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, _CtrlC())
     try:
         yield
-    except UserError as error:
-        exit_with(f"error: {error}")
-    except KeyboardInterrupt:
-        exit_with("stopped by Ctrl-C", INTERRUPTED_EXIT_CODE)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -90,6 +90,9 @@ def test_the_log_line_and_tensorboard_carry_the_phase(runs) -> None:
         assert part in line
     later = next(x for x in result.output.splitlines() if " iteration        4/      10" in x)
     assert "bag loss" not in later
+    fields = dict(part.split(": ") for part in line.strip(" |").split(" | ")[1:])
+    assert list(fields)[-2:] == ["data tokens per second", "time left"]
+    assert float(fields["data tokens per second"]) > 0
     events = EventAccumulator(str(job.out / "tb"))
     events.Reload()
     assert [event.value for event in events.Scalars("bag-size")] == [4] * 3 + [1] * 7
@@ -97,6 +100,28 @@ def test_the_log_line_and_tensorboard_carry_the_phase(runs) -> None:
     assert events.Scalars("data-tokens")[-1].value == (3 * 4 + 7) * 64
     assert len(events.Scalars("bag loss validation")) == 1
     assert len(events.Scalars("lm loss validation")) == 6
+
+
+def test_a_run_says_what_it_will_do_and_which_stage_begins(runs, corpus) -> None:
+    said = {
+        name: [x.removeprefix("tst-megatron: ") for x in lines if x.startswith("tst-megatron: ")]
+        for name in ("both", "ordinary")
+        if (lines := runs[name][1].output.splitlines())
+    }
+    layout = (
+        "1 rank: TP 1, PP 1, EP 1, CP 1, DP 1; micro-batch 2, global batch 4 samples of 16 "
+        "positions"
+    )
+    assert said["both"][:2] == [
+        "10 steps: 3 of bags of 4 (768 tokens), then 7 of single tokens (448 tokens)",
+        layout,
+    ]
+    assert said["both"][2].startswith("1,216 tokens of text needed, ")
+    assert said["both"][3:] == ["stage 1 begins with step 4: single tokens, 7 steps, 448 tokens"]
+    assert said["ordinary"][:2] == ["10 steps: 10 of single tokens (640 tokens)", layout]
+    assert len(said["ordinary"]) == 3
+    # Dropout off, a model of two layers: what would be said of each layer's generator is not.
+    assert "RNG state changed" not in runs["both"][1].output
 
 
 def test_averages_over_an_interval_with_the_switch_in_it(corpus, tmp_path) -> None:

@@ -19,8 +19,8 @@ from tst_megatron.trainer import pretrain
 
 
 def main() -> None:
-    out, sys.argv[1:] = sys.argv[1], [*machine_flags, *sys.argv[2:]]
-    args, superposition = pretrain._parse(on_gpu=False)
+    out, *flags = sys.argv[1:]
+    args, superposition = pretrain._parse([*machine_flags, *flags], on_gpu=False)
     trainer.initialize_megatron()
     config = pretrain._model_config(args, superposition)
     groups = ProcessGroupCollection.use_mpu_process_groups()

@@ -305,6 +305,8 @@ class Method:
     def check_beside(self, args: argparse.Namespace) -> None:
         """Check what of Megatron's the method cannot go with.
 
+        It is asked before torch is imported, too, and imports neither torch nor Megatron.
+
         Args:
             args: all of Megatron's, before and again after its validation.
 

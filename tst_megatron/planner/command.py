@@ -3,14 +3,15 @@
 import argparse
 import dataclasses
 import json
-from typing import TYPE_CHECKING
+from contextlib import suppress
 
 from tst_megatron.errors import UserError
+from tst_megatron.planner.countable import check_planned
 from tst_megatron.planner.hardware import GB, GPUS, TERA, Gpu, gpu_named
+from tst_megatron.recipes import expand_recipe, is_path, read
+from tst_megatron.recipes.keys import check_keys, read_words
 from tst_megatron.report.terminal import console
-
-if TYPE_CHECKING:
-    from tst_megatron.planner.plan import Assumptions
+from tst_megatron.stock.megatron_flags import NotKnownError, is_of_installed_megatron
 
 EXAMPLES = """\
 examples:
@@ -76,25 +77,27 @@ def main(args: argparse.Namespace, others: list[str]) -> None:
         UserError: the flags are wrong, do not divide, ask for what is not counted, or do not fit;
             in the last case the plan has been printed.
     """
-    # Before Megatron, which looks for a GPU as it is imported; also where there is one.
-    from tst_megatron.trainer.cpu import patches as cpu
-
-    cpu.install()
-    from tst_megatron.planner import as_text
-    from tst_megatron.planner.plan import make_plan
-    from tst_megatron.planner.sweep import sweep
-    from tst_megatron.recipes import expand_recipe
-
+    if args.gpus is not None and args.gpus < 1:
+        raise UserError(f"--gpus {args.gpus} is not a number of GPUs: give 1 or more")
     machine = recipe = None
     if args.recipe is not None:
         recipe, machine = _recipe_for(args)
     number, kind = machine or (None, _DEFAULT_GPU)
     gpu = _with_figures(args, gpu_named(args.gpu or kind))
-    assumptions = _assumptions(args)
-    if args.gpus is not None and args.gpus < 1:
-        raise UserError(f"--gpus {args.gpus} is not a number of GPUs: give 1 or more")
+    shares = _shares(args)
     num_gpus = args.gpus or number or gpu.gpus_per_node
     flags = others if recipe is None else expand_recipe(["--recipe", recipe, *others])
+    if is_of_installed_megatron():
+        _check_at_once(recipe, flags)
+    # Before Megatron, which looks for a GPU as it is imported; also where there is one.
+    from tst_megatron.trainer.cpu import patches as cpu
+
+    cpu.install()
+    from tst_megatron.planner import as_text
+    from tst_megatron.planner.plan import Assumptions, make_plan
+    from tst_megatron.planner.sweep import sweep
+
+    assumptions = Assumptions(**shares)
     out = console(_WIDTH_OF_A_LOG)
     if args.sweep:
         swept = sweep(flags, num_gpus, gpu, assumptions)
@@ -121,21 +124,32 @@ def main(args: argparse.Namespace, others: list[str]) -> None:
         )
 
 
+def _check_at_once(recipe: str | None, flags: list[str]) -> None:
+    """Refuse before torch is imported what the plan would be refused for after it.
+
+    Raises:
+        UserError: the recipe has a key that is no flag, or a flag is wrong.
+    """
+    own = argparse.ArgumentParser(add_help=False)
+    add_arguments(own)
+    if recipe is not None:
+        check_keys(read(recipe))
+    with suppress(NotKnownError):
+        check_planned(read_words(flags, own._option_string_actions))
+
+
 def _recipe_for(args: argparse.Namespace) -> tuple[str, tuple[int, str] | None]:
     """The recipe in its layout for the GPUs that were asked for, and the GPUs of its layout."""
-    from tst_megatron import recipes
-    from tst_megatron.recipes import is_path
-
     name: str = args.recipe
     # A file's own name may hold a plus.
     base, *parts = [name] if is_path(name) else name.split("+")
-    bare = recipes.read(base)
+    bare = read(base)
     if not any(part in bare.layouts for part in parts):
         number, kind = bare.machine or (None, _DEFAULT_GPU)
         wanted = f"{args.gpus or number}x{(args.gpu or kind).lower()}"
         if wanted in bare.layouts and wanted != bare.layout:
             name = "+".join((base, wanted, *parts))
-    return name, recipes.read(name).machine
+    return name, read(name).machine
 
 
 def _with_figures(args: argparse.Namespace, gpu: Gpu) -> Gpu:
@@ -164,9 +178,8 @@ def _above_0(args: argparse.Namespace, name: str) -> float | None:
     return value
 
 
-def _assumptions(args: argparse.Namespace) -> "Assumptions":
-    from tst_megatron.planner.plan import Assumptions
-
+def _shares(args: argparse.Namespace) -> dict[str, float]:
+    """What is taken on trust, where it is not as usual."""
     given = {
         name: value
         for name in ("mfu", "efficiency", "reserve")
@@ -177,4 +190,4 @@ def _assumptions(args: argparse.Namespace) -> "Assumptions":
             raise UserError(f"--{name} {value:g} is no share: give a number between 0 and 1")
     if (storage := _above_0(args, "storage")) is not None:
         given["storage"] = storage * GB
-    return Assumptions(**given)
+    return given

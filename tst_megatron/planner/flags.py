@@ -8,13 +8,12 @@ the GPU of the plan; what they would open (corpora, folders, checkpoints) is not
 import argparse
 import contextlib
 import copy
-import difflib
 import io
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,10 +28,11 @@ from megatron.core.num_microbatches_calculator import (
 from megatron.core.tokenizers.utils.build_tokenizer import build_tokenizer, vocab_size_with_padding
 from megatron.training.arguments import add_megatron_arguments, validate_args
 
-from tst_megatron.corpora.blend import DATA_FORMS
 from tst_megatron.errors import UserError
-from tst_megatron.methods.registry import add_arguments, check_flags
+from tst_megatron.methods.registry import add_arguments
+from tst_megatron.planner.countable import check_planned
 from tst_megatron.planner.hardware import Gpu
+from tst_megatron.recipes.keys import no_flag
 from tst_megatron.stock.refusals import refusals_as_sentences
 from tst_megatron.trainer.gpt2_tokenizer import (
     DEFAULT_TOKENIZER,
@@ -40,9 +40,6 @@ from tst_megatron.trainer.gpt2_tokenizer import (
     GPT2_VOCABULARY,
     read_gpt2_from_its_files,
 )
-
-# A plan is the same whatever text is read: these are passed over, right or wrong.
-_WHAT_IS_READ = (*(flag for form in DATA_FORMS for flag in form), "--split", "--data-cache-path")
 
 
 @contextmanager
@@ -91,18 +88,8 @@ def parse(flags: Sequence[str]) -> argparse.Namespace:
         add_arguments(add_megatron_arguments(parser))
         args, unknown = parser.parse_known_args(list(flags))
     if unknown:
-        known = [name for action in parser._actions for name in action.option_strings]
-        name = unknown[0].partition("=")[0]
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f": did you mean {near[0]}?" if near else ": leave it out"
-        raise UserError(f"{name} is no flag of Megatron's or ours{hint}")
-    if args.yaml_cfg is not None:
-        raise UserError("--yaml-cfg is not planned: give the flags on the command line")
-    for flag in _WHAT_IS_READ:
-        name = flag[2:].replace("-", "_")
-        setattr(args, name, parser.get_default(name))
-    check_flags(args)
-    _check_countable(args)
+        raise UserError(no_flag(unknown[0], parser._option_string_actions))
+    check_planned(args)
     # Training's, where there are files of it; a plan by itself needs none.
     default = DEFAULT_TOKENIZER if args.vocab_file is not None else "NullTokenizer"
     args.tokenizer_type = args.tokenizer_type or default
@@ -144,46 +131,6 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"Megatron does not take these flags: {message}")
-
-
-_NOT_COUNTED: tuple[tuple[Callable[[argparse.Namespace], Any], str], ...] = (
-    (lambda a: a.use_torch_fsdp2, "--use-torch-fsdp2"),
-    (lambda a: a.use_megatron_fsdp, "--use-megatron-fsdp"),
-    (lambda a: a.multi_latent_attention, "--multi-latent-attention"),
-    (lambda a: a.experimental_attention_variant, "--experimental-attention-variant"),
-    (lambda a: a.attention_output_gate, "--attention-output-gate"),
-    (lambda a: a.mtp_num_layers, "--mtp-num-layers"),
-    (lambda a: a.moe_latent_size, "--moe-latent-size"),
-    (
-        lambda a: set(a.hybrid_layer_pattern or "") - set("*-E|"),
-        "layers other than *, - and E in --hybrid-layer-pattern",
-    ),
-    (lambda a: a.window_size, "--window-size"),
-    (lambda a: a.fp4, "--fp4-format"),
-    (lambda a: a.optimizer != "adam", "--optimizer other than adam"),
-    (lambda a: a.optimizer_cpu_offload, "--optimizer-cpu-offload"),
-    (
-        lambda a: (a.num_distributed_optimizer_instances or 1) > 1,
-        "--num-distributed-optimizer-instances",
-    ),
-    (
-        lambda a: (a.tensor_parallel_num_weight_shards or 1) > a.tensor_model_parallel_size,
-        "--tensor-parallel-num-weight-shards",
-    ),
-    (
-        lambda a: a.heterogeneous_layers_config_path or a.heterogeneous_layers_config_encoded_json,
-        "--heterogeneous-layers-config-path",
-    ),
-    (lambda a: a.hybrid_context_parallel, "--hybrid-context-parallel"),
-    (lambda a: a.use_tp_pp_dp_mapping, "--use-tp-pp-dp-mapping"),
-    (lambda a: a.sft, "--sft"),
-)
-
-
-def _check_countable(args: argparse.Namespace) -> None:
-    for is_asked, flag in _NOT_COUNTED:
-        if is_asked(args):
-            raise UserError(f"the planner does not count {flag}: leave that out to plan the rest")
 
 
 def _check_divides(args: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
 """``tst-megatron recipe``: list, show, diff and flags.
 
-All but ``show`` answer at once: they read YAML and ask nothing of Megatron, nor of torch.
+They answer at once: they read YAML, and of Megatron a table of its flags.
 """
 
 import argparse
@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 from tst_megatron import recipes
-from tst_megatron.backends import prepare_backend
 from tst_megatron.corpora.blend import load_blend
 from tst_megatron.errors import UserError
 from tst_megatron.methods import registry
 from tst_megatron.recipes import COMMAND_LINE, Recipe, Setting, Variant
+from tst_megatron.recipes.keys import check_keys, main_name
 from tst_megatron.report.table import Table, print_table
 from tst_megatron.report.terminal import console
 
@@ -120,9 +120,6 @@ def _show(args: argparse.Namespace) -> None:
     recipe = recipes.read(args.recipe)
     if args.overrides and not args.overrides[0].startswith("--"):
         raise UserError(f"{args.overrides[0]!r} follows the recipe and is no flag: write --FLAG")
-    prepare_backend()
-    from tst_megatron.recipes.keys import check_keys, main_name
-
     given = recipe.overridden(args.overrides, main_name)
     check_keys(given)
     rows = []

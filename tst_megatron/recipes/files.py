@@ -118,7 +118,9 @@ def _path(recipe: str, missing: str, beside: Path | None = None) -> Path:
         return path
     path = FOLDER / f"{recipe}.yaml"
     if not recipe or "/" in recipe or not path.is_file():
-        raise UserError(f"{missing}: {nearest(recipe, names())}, or a .yaml file")
+        known = names()
+        otherwise = f"use one of {', '.join(known)}, or a .yaml file"
+        raise UserError(f"{missing}: {nearest(recipe, known, otherwise)}")
     return path
 
 

@@ -6,9 +6,6 @@ import os
 import tempfile
 from pathlib import Path
 
-from megatron.training import get_tokenizer
-from megatron.training.arguments import add_megatron_arguments
-
 from tst_megatron.corpora import budget
 from tst_megatron.corpora.blend import is_remote
 from tst_megatron.corpora.sources import all_prefixes
@@ -18,9 +15,7 @@ from tst_megatron.methods.registry import add_arguments, check_flags
 from tst_megatron.stock.unheeded import say_unheeded
 from tst_megatron.trainer.checkpoint_choice import check_load
 from tst_megatron.trainer.gpt2_tokenizer import DEFAULT_TOKENIZER, GPT2, check_gpt2_files
-from tst_megatron.trainer.ledger_header import header_of
 from tst_megatron.trainer.live_comparison import OtherRun
-from tst_megatron.trainer.memory import check_resume
 from tst_megatron.trainer.reading import (
     check_data_flags,
     check_held_out,
@@ -43,11 +38,11 @@ logger = logging.getLogger(__name__)
 def check_before_validation(args: argparse.Namespace) -> None:
     """Check what Megatron's own validation would trip over.
 
+    It is asked before torch is imported, and again of Megatron's own parser.
+
     Raises:
         UserError: a file is missing, a folder cannot be written, or a flag needs another.
     """
-    if _is_first():
-        say_unheeded(args)
     if args.num_experts and args.tensor_model_parallel_size > 1 and not args.sequence_parallel:
         # Megatron's own refusal, which comes with the first forward pass (moe_layer.py).
         raise UserError(
@@ -58,7 +53,6 @@ def check_before_validation(args: argparse.Namespace) -> None:
     _check_object_storage(args)
     if _is_first_of_node():
         budget.check_files(_local_prefixes(args))
-        check_load(args, looks_at_files=_is_first())
     for flag in ("save", "tensorboard_dir", "wandb_save_dir", "data_cache_path"):
         folder = getattr(args, flag)
         if folder is not None and not is_remote(folder):
@@ -112,12 +106,29 @@ def _check_object_storage(args: argparse.Namespace) -> None:
         )
 
 
+def check_checkpoint(args: argparse.Namespace) -> None:
+    """Check that the run can go on from what ``--load`` names, and say which flags nothing heeds.
+
+    Once a start: with a look at every file of a checkpoint it is long for its many files.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if _is_first():
+        say_unheeded(args)
+    if _is_first_of_node():
+        check_load(args, looks_at_files=_is_first())
+
+
 def check_after_validation(args: argparse.Namespace, run: Run) -> None:
     """Check data, vocabulary and checkpoint against what the run's methods make of it.
 
     Raises:
         UserError: they do not fit.
     """
+    from tst_megatron.trainer.ledger_header import header_of
+    from tst_megatron.trainer.memory import check_resume
+
     _check_vocabulary(args)
     run.check(args)
     if _is_first_of_node():
@@ -199,6 +210,8 @@ def repeat_free_steps(flags: list[str], train_iters: int) -> int:
     Raises:
         UserError: a flag is wrong, or the corpus is missing.
     """
+    from megatron.training.arguments import add_megatron_arguments
+
     parser = add_arguments(add_megatron_arguments(argparse.ArgumentParser(allow_abbrev=False)))
     args = parser.parse_args([*flags, f"--train-iters={train_iters}"])
     check_flags(args)
@@ -207,6 +220,8 @@ def repeat_free_steps(flags: list[str], train_iters: int) -> int:
 
 
 def _check_vocabulary(args: argparse.Namespace) -> None:
+    from megatron.training import get_tokenizer
+
     tokenizer = get_tokenizer()
     size = int(tokenizer.vocab_size)
     if args.vocab_size not in (None, size) and args.rank == 0:

@@ -1,7 +1,7 @@
 """The forward step that Megatron's schedules call; the sample index says which stage it is of."""
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache, partial
 from typing import Any
 
@@ -75,7 +75,7 @@ class ForwardStep:
         stage = self._stage_of(data_iterator, model)
         timers("batch-generator", log_level=2).start()
         waiting = nullcontext() if self.clock is None else self.clock.measure(DATA_WAIT)
-        with waiting, self._straggler_timer(bdata=True):
+        with waiting, self._looking_for_stragglers(bdata=True):
             batch = self.get_batch(stage, args, data_iterator, model)
         timers("batch-generator").stop()
         reduce_loss = partial(
@@ -85,7 +85,7 @@ class ForwardStep:
             model,
         )
         inputs = (batch.tokens, batch.position_ids, batch.attention_mask)
-        with self._straggler_timer:
+        with self._looking_for_stragglers():
             if return_schedule_plan:
                 plan = model.build_schedule_plan(
                     *inputs, labels=batch.labels, loss_mask=batch.loss_mask
@@ -98,6 +98,16 @@ class ForwardStep:
                 packed_seq_params=batch.packed_seq_params,
             )
         return output, reduce_loss
+
+    @contextmanager
+    def _looking_for_stragglers(self, bdata: bool = False) -> Iterator[None]:
+        """Megatron's timer, without its own context, which logs a traceback of Ctrl-C, too."""
+        timer = self._straggler_timer(bdata)
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.stop()
 
     def _stage_of(self, data_iterator: Any, model: Any) -> Stage:
         """The stage of this micro-batch; the same on every rank."""

@@ -8,8 +8,8 @@ fails when one is gone or takes other arguments. What is done at an event is the
   everything else.
 - ``save_checkpoint_and_time``: the event ``saved``; likewise.
 - ``load_checkpoint``: a method may load another model's.
-- ``training_log``: the events ``stepped`` and ``step_logged``; to put stage, positions and data
-  tokens into Megatron's log line.
+- ``training_log``: the events ``stepped`` and ``step_logged``; to put stage, positions, data
+  tokens, pace and the time that is left into Megatron's log line.
 - ``evaluate``: the events ``evaluating`` and ``evaluated``; to measure a method's losses beside the
   next-token loss; with ``--fixed-validation``, on the same samples every time.
 - ``evaluate_and_print_results``: only it knows whether the test set is evaluated.
@@ -27,6 +27,7 @@ import torch
 from megatron.training import get_tensorboard_writer
 from megatron.training import training as trainer
 
+from tst_megatron.errors import was_interrupted
 from tst_megatron.methods.events import Evaluated, Listener, LoggedStep, Progress, Scalar
 from tst_megatron.methods.method import Evaluation, Run
 from tst_megatron.runs.stages import NEXT_TOKEN_LOSS, stage_at
@@ -34,6 +35,8 @@ from tst_megatron.trainer.datasets import DatasetsProvider
 from tst_megatron.trainer.live_comparison import LiveComparison
 from tst_megatron.trainer.memory import remember
 from tst_megatron.trainer.metrics import HeadMetrics, RouterMetrics
+from tst_megatron.trainer.opening import StageLines
+from tst_megatron.trainer.pace import Pace
 from tst_megatron.trainer.progress import ProgressCounter
 from tst_megatron.trainer.reading import validation_tokens
 from tst_megatron.trainer.run_ledger import RunLedger
@@ -114,6 +117,7 @@ class _Hooks:
         ledger = RunLedger(args, run, self.progress, started)
         self.listeners: tuple[Listener, ...] = (
             *run.listeners(args),
+            StageLines(args, run, self.progress, lambda line: trainer.print_rank_last(line)),
             self.routers,
             self.heads,
             TensorBoardScalars(args, ledger.gpu_hours),
@@ -122,6 +126,8 @@ class _Hooks:
             ledger,
         )
         self.clock = clock
+        self.pace = Pace()
+        self._logged = self.progress.now
         self.losses = LossAverages(tuple({NEXT_TOKEN_LOSS, *(s.loss for s in run.stages)}))
         self.load_checkpoint = run.load_checkpoint(_ORIGINALS["load_checkpoint"])
         self._has_started = False
@@ -129,6 +135,8 @@ class _Hooks:
 
     def train_step(self, *args: Any, **kwargs: Any) -> Any:
         """Megatron's, timed."""
+        if was_interrupted():
+            raise KeyboardInterrupt
         bound = signature(_ORIGINALS["train_step"]).bind(*args, **kwargs).arguments
         self._start(bound["model"])
         stage = stage_at(self.run.stages, self.args.consumed_train_samples)
@@ -166,9 +174,10 @@ class _Hooks:
         scalar = _scalar_at(iteration)
         for listener in self.listeners:
             listener.stepped(progress, scalar)
+        seconds = self._seconds_since_logged(progress) if logs else {}
         # The line is made and printed in there; that it is printed is all there is to hold on to.
         original_print = trainer.print_rank_last
-        trainer.print_rank_last = lambda line: original_print(f"{line} {_in_words(progress)} |")
+        trainer.print_rank_last = lambda line: original_print(f"{line}{self._in_words(progress)}")
         try:
             result = _ORIGINALS["training_log"](*bound.args, **bound.kwargs)
         finally:
@@ -183,13 +192,29 @@ class _Hooks:
                 losses={name: loss_dict[name] for name in self.losses.names if name in loss_dict},
                 learning_rate=learning_rate,
                 grad_norm=None if norm is None else float(norm),
-                seconds=self.clock.take(),
+                seconds=seconds,
                 extras={},
                 scalar=scalar,
             )
             for listener in self.listeners:
                 listener.step_logged(step)
         return result
+
+    def _seconds_since_logged(self, progress: Progress) -> dict[str, float]:
+        seconds = self.clock.take()
+        self.pace.measure(self._logged, progress, seconds)
+        self._logged = progress
+        return seconds
+
+    def _in_words(self, progress: Progress) -> str:
+        """For the log line, in Megatron's form."""
+        stage = progress.stage
+        facts = (f" {name.replace('_', ' ')}: {value} |" for name, value in stage.facts.items())
+        return (
+            f" phase: {stage.method or 'ordinary'} | stage: {progress.stage_index} |"
+            f"{''.join(facts)} positions: {progress.positions} | data tokens: "
+            f"{progress.data_tokens} |{self.pace.in_words(self.run.stages, progress.samples)}"
+        )
 
     def evaluate_and_print_results(self, prefix: str, *args: Any, **kwargs: Any) -> Any:
         """Megatron's; its prefix tells the test set from the validation set."""
@@ -236,6 +261,7 @@ class _Hooks:
         self.progress.start()
         if not self._has_started:
             self._has_started = True
+            self._logged = self.progress.now
             for listener in self.listeners:
                 listener.started(model)
         self.clock.start()
@@ -342,13 +368,3 @@ def _scalar_at(step: int) -> Scalar:
 
 def _add_scalar(writer: Any, step: int, name: str, value: float) -> None:
     writer.add_scalar(name, value, step)
-
-
-def _in_words(progress: Progress) -> str:
-    """For the log line, in Megatron's form."""
-    stage = progress.stage
-    facts = "".join(f"{name.replace('_', ' ')}: {value} | " for name, value in stage.facts.items())
-    return (
-        f"phase: {stage.method or 'ordinary'} | stage: {progress.stage_index} | {facts}"
-        f"positions: {progress.positions} | data tokens: {progress.data_tokens}"
-    )

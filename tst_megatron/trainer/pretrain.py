@@ -10,13 +10,14 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
 from tst_megatron.backends import prepare_backend
 from tst_megatron.errors import NO_STEP_EXIT_CODE, UserError, exit_with, user_errors_exit
+from tst_megatron.noise import OF_MEGATRON_ALONE, leave_out
 from tst_megatron.trainer.step_clock import StepClock
 
 EXAMPLES = """\
@@ -52,20 +53,23 @@ def main(argv: list[str]) -> None:
 
 
 def _run(argv: list[str], started: float, clock: StepClock) -> None:
-    _be_the_only_rank()
-    machine_flags = prepare_backend()
-    from tst_megatron.corpora.blend import expand_blend
-    from tst_megatron.recipes import expand_recipe, named_recipe
+    from tst_megatron.recipes import named_recipe
+    from tst_megatron.trainer.command_line import check_at_once, words_of
 
     with user_errors_exit():
-        _check_recipe(argv)
-        # Megatron parses sys.argv; so does every library it hands the command line on to.
-        sys.argv = [sys.argv[0], *machine_flags, *expand_blend(expand_recipe(argv))]
+        words = words_of(argv)
+        is_checked = check_at_once(words)
+        _be_the_only_rank()
+        leave_out(OF_MEGATRON_ALONE)
+        machine_flags = prepare_backend()
         recipe, overrides = named_recipe(argv)
         args, run = _parse(
+            [*machine_flags, *words],
             on_gpu=not machine_flags,
+            is_checked=is_checked,
             recipe=None if recipe is None else {"name": recipe, "overrides": overrides},
         )
+        _say_what_it_will_do(args, run)
     _train(args, run, started, clock)
 
 
@@ -98,42 +102,25 @@ def _be_the_only_rank() -> None:
     os.environ |= alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
-def _check_recipe(argv: list[str]) -> None:
-    """Megatron would name a flag that it does not know, and not the file that has it."""
-    from tst_megatron.recipes import named_recipe, read
-    from tst_megatron.recipes.keys import check_keys
-
-    name, _ = named_recipe(argv)
-    if name is not None:
-        check_keys(read(name))
-
-
-def _parse(on_gpu: bool, recipe: dict[str, Any] | None = None) -> tuple[argparse.Namespace, Any]:
+def _parse(
+    words: list[str], on_gpu: bool, is_checked: bool, recipe: dict[str, Any] | None = None
+) -> tuple[argparse.Namespace, Any]:
     from megatron.training import get_tokenizer
-    from megatron.training.arguments import parse_and_validate_args, parse_args
+    from megatron.training.arguments import parse_and_validate_args
 
     from tst_megatron.methods.registry import add_arguments, check_flags, run_of
     from tst_megatron.stock.refusals import refusals_as_sentences
     from tst_megatron.trainer import checks
-    from tst_megatron.trainer.corpus_tokenizer import corpus_tokenizer_flags
+    from tst_megatron.trainer.command_line import check_words
     from tst_megatron.trainer.gpt2_tokenizer import DEFAULT_TOKENIZER, read_gpt2_from_its_files
     from tst_megatron.trainer.machine import check_machine
     from tst_megatron.trainer.memory import keep_vocabulary, remember
 
     # Twice, because Megatron's validation opens files and so fails in its own ways first.
-    with refusals_as_sentences():
-        flags = parse_args(add_arguments)
-    if not hasattr(flags, "ledger"):
-        raise UserError(
-            "--yaml-cfg takes the place of the command line, so that none of our flags is read: "
-            "give the flags on the command line, or as a --recipe"
-        )
-    check_flags(flags)
+    flags = check_words(words, _parse_with_megatron)
     check_machine(flags, on_gpu)
-    if tokenizer_flags := corpus_tokenizer_flags(flags):
-        sys.argv += tokenizer_flags
-        flags = parse_args(add_arguments)
-    checks.check_before_validation(flags)
+    if not is_checked:
+        checks.check_checkpoint(flags)
     read_gpt2_from_its_files()
     with refusals_as_sentences():
         args = parse_and_validate_args(
@@ -148,6 +135,31 @@ def _parse(on_gpu: bool, recipe: dict[str, Any] | None = None) -> tuple[argparse
     checks.check_after_validation(args, run)
     remember(args, run)
     return args, run
+
+
+def _parse_with_megatron(words: Sequence[str]) -> argparse.Namespace:
+    from megatron.training.arguments import parse_args
+
+    from tst_megatron.methods.registry import add_arguments
+    from tst_megatron.stock.refusals import refusals_as_sentences
+
+    # Megatron parses sys.argv; so does every library it hands the command line on to.
+    sys.argv[1:] = words
+    with refusals_as_sentences():
+        flags: argparse.Namespace = parse_args(add_arguments)
+    if not hasattr(flags, "ledger"):
+        raise UserError(
+            "--yaml-cfg takes the place of the command line, so that none of our flags is read: "
+            "give the flags on the command line, or as a --recipe"
+        )
+    return flags
+
+
+def _say_what_it_will_do(args: argparse.Namespace, run: Any) -> None:
+    from tst_megatron.trainer.opening import opening
+
+    if args.rank == 0:
+        print(*opening(args, run), sep="\n", flush=True)
 
 
 def _train(args: argparse.Namespace, run: Any, started: float, clock: StepClock) -> None:

@@ -41,7 +41,7 @@ def test_quick_commands_do_without_megatron() -> None:
         "from tst_megatron.recipes import command\n"
         "parser = argparse.ArgumentParser()\n"
         "command.add_arguments(parser)\n"
-        "for words in ('list', 'diff tiny tiny-tst', 'flags tiny', 'flags tiny-tst'):\n"
+        "for words in ('list', 'diff tiny tiny-tst', 'flags tiny', 'show tiny-tst --lr 1'):\n"
         "    command.main(parser.parse_args(words.split()))\n"
         "assert not {'torch', 'megatron'} & sys.modules.keys()\n"
     )

@@ -4,7 +4,8 @@ import pytest
 
 from tst_megatron import recipes
 from tst_megatron.errors import UserError
-from tst_megatron.recipes.keys import check_keys, main_name
+from tst_megatron.recipes.keys import check_keys, check_together, main_name, read_words
+from tst_megatron.stock.megatron_flags import NotKnownError
 
 _OF_RECIPES = ("extends", "about", "layout", "layouts", "precision", "precisions", "only-on")
 
@@ -69,3 +70,43 @@ def test_a_flag_has_one_name_in_recipes() -> None:
     assert main_name("disable-tp-comm-overlap-ag") == "no-tp-comm-overlap-ag"
     assert main_name("lr") == "lr"
     assert main_name("no-such-flag") == "no-such-flag"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            "--mirco-batch-size 2",
+            "--mirco-batch-size is no flag .*: did you mean --micro-batch-siz",
+        ),
+        ("--tst-bagsize=4", "--tst-bagsize is no flag .*: did you mean --tst-bag-size?"),
+        ("--gpu-mem 80", "did you mean --gpu-memory?"),
+        ("--zzz", "--zzz is no flag of Megatron's or ours: leave it out"),
+        ("--seq-len 3", "--seq-len is no flag .* did you mean --seq-length?"),
+        (
+            "--micro-batch-size 2 4",
+            "the word '4' belongs to no flag: leave it out, or put its flag",
+        ),
+        ("--lr", "cannot be read: argument --lr: expected one argument"),
+        ("--lr abc", "argument --lr: invalid float value: 'abc'"),
+        ("--tst-superpose none", "argument --tst-superpose: invalid choice: 'none'"),
+        ("--bf16=1", "argument --bf16: ignored explicit argument '1'"),
+    ],
+)
+def test_a_slip_in_a_command_line_is_one_sentence(words: str, says: str) -> None:
+    with pytest.raises(UserError, match=says) as raised:
+        read_words(words.split(), ["--gpu-memory"])
+    assert "\n" not in str(raised.value)
+
+
+def test_a_command_line_is_read() -> None:
+    flags = read_words(["--lr=1e-3", "--data-path", "0.5", "a", "--seed", "-1"])
+    assert (flags.lr, flags.data_path, flags.seed) == (1e-3, ["0.5", "a"], -1)
+    with pytest.raises(NotKnownError):
+        read_words(["--lr", "1", "--help"])
+
+
+def test_flags_that_contradict_one_another_are_named() -> None:
+    check_together(["--recipe=tiny-tst", "--moe-layer-freq=2"])
+    with pytest.raises(UserError, match=r"--tst-schedule and .* two forms"):
+        check_together(["--tst-schedule=4:0.1", "--tst-bag-size=2"])

@@ -15,7 +15,7 @@ from tst_megatron.corpora.budget import Budget, times
 from tst_megatron.corpora.index_file import write_index
 from tst_megatron.errors import UserError
 from tst_megatron.methods.registry import add_arguments as add_own_arguments
-from tst_megatron.trainer.commands.index_budget import _check_no_slip, add_arguments, main
+from tst_megatron.trainer.commands.index_budget import add_arguments, main
 from tst_megatron.trainer.reading import reading_from_args
 
 USUAL = ("--seq-length=16", "--global-batch-size=4", "--train-iters=100", "--eval-iters=0")
@@ -147,7 +147,7 @@ def test_a_schedule_of_batch_sizes_is_counted(folder: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        ("--tst-bag-sise=4 --data-path {folder}/web", "there is no flag --tst-bag-sise"),
+        ("--tst-bag-sise=4 --data-path {folder}/web", "did you mean --tst-bag-size?"),
         ("--tst-bag-size=0 --data-path {folder}/web", "bag size 0 is below 1"),
         ("--tst-bag-size=4", "there is no training data"),
         ("--data-path {folder}/gone", "gone is missing"),
@@ -166,6 +166,8 @@ def test_a_schedule_of_batch_sizes_is_counted(folder: Path, capsys) -> None:
         ("--data-path {folder}/web --seed=4294967296", "is no seed: give one from 1 to 4,294,967"),
         ("--data-path {folder}/web --train-iters=-5", "--train-iters -5 is below 0"),
         ("--data-path {folder}/web --mock-data", "--data-path and --mock-data are two forms"),
+        ("--data-path {folder}/web --train-itres 100", "did you mean --train-iters?"),
+        ("--data-path {folder}/web --lr abc", "argument --lr: invalid float value"),
     ],
 )
 def test_mistakes_are_one_sentence(folder: Path, flags: str, says: str) -> None:
@@ -188,11 +190,6 @@ def test_every_flag_of_ours_and_every_default_is_known() -> None:
                 same.default,
                 same.nargs,
             )
-
-
-def test_no_flag_of_megatrons_is_taken_for_a_slip() -> None:
-    for name in add_megatron_arguments(argparse.ArgumentParser())._option_string_actions:
-        _check_no_slip(name)
 
 
 def test_neither_megatron_nor_torch_is_imported(folder: Path) -> None:

@@ -1,13 +1,13 @@
 """``tst-megatron index budget``: what a run would read, and whether it is there, without a GPU.
 
 It takes the command line of ``pretrain`` as it is. Flags of Megatron's that say nothing about the
-text are passed over unread; a flag with the prefix of a method that has none such is refused.
+text are passed over; a word that is no flag of Megatron's or ours is refused.
 """
 
 import argparse
 import json
 from collections.abc import Sequence
-from difflib import get_close_matches
+from contextlib import suppress
 from itertools import groupby
 from typing import Any
 
@@ -24,6 +24,8 @@ from tst_megatron.corpora.sources import all_prefixes
 from tst_megatron.errors import UserError
 from tst_megatron.methods import registry
 from tst_megatron.recipes import expand_recipe
+from tst_megatron.recipes.keys import read_words
+from tst_megatron.stock.megatron_flags import NotKnownError
 from tst_megatron.trainer.reading import check_data_flags, check_held_out, reading_from_args
 
 NOT_ENOUGH_EXIT_CODE = 1
@@ -37,8 +39,6 @@ examples:
 It takes the whole command line of pretrain. The exit code is 0 if the text is there, 1 if not.
 """
 
-# Alike enough to be a slip; no flag of Megatron's is so like one of ours.
-_A_SLIP = 0.87
 _OF_MOCK_DATA = "Mock data are made up as they are read: there is enough of them for any run."
 _LOG_WIDTH = 160  # Of a file or a pipe, which have none of their own.
 
@@ -118,29 +118,13 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     add_arguments(parser)
     args, others = parser.parse_known_args(expand_blend(expand_recipe(list(argv))))
-    for word in others:
-        if word.startswith("--"):
-            _check_no_slip(word.partition("=")[0])
+    with suppress(NotKnownError):
+        read_words(others, parser._option_string_actions)
     if args.step_batch_size_schedule is not None and args.global_batch_size is not None:
         raise UserError(
             "--step-batch-size-schedule and --global-batch-size are two forms of one thing: use one"
         )
     return args
-
-
-def _check_no_slip(name: str) -> None:
-    """Refuse a word that is passed over and was meant for a flag of ours.
-
-    Args:
-        name: of a flag that is not read here, most likely one of Megatron's.
-    """
-    if name.startswith(tuple(f"--{method.flag_prefix}-" for method in registry.methods())):
-        raise UserError(f"there is no flag {name}: see tst-megatron index budget --help")
-    ours = argparse.ArgumentParser(add_help=False)
-    registry.add_arguments(ours)
-    near = get_close_matches(name, ours._option_string_actions, n=1, cutoff=_A_SLIP)
-    if near:
-        raise UserError(f"there is no flag {name}: did you mean {near[0]}?")
 
 
 def _problems(args: argparse.Namespace, found: Budget) -> list[str]:

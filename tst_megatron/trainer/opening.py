@@ -1,0 +1,138 @@
+"""What a run says of itself: as it starts what it will do, and a line as each stage begins.
+
+Asked of the run's methods, in words that are no method's: stages, steps, tokens.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
+from typing import Any
+
+from tst_megatron.corpora.budget import tokens_of
+from tst_megatron.corpora.sources import sources_of_split
+from tst_megatron.methods.events import Listener
+from tst_megatron.methods.method import Run
+from tst_megatron.report.formats import count
+from tst_megatron.runs.stages import Stage, data_tokens, stage_index
+from tst_megatron.stock.batch_sizes import BatchSizes, train_steps
+from tst_megatron.trainer.progress import ProgressCounter
+from tst_megatron.trainer.reading import text_of_run
+
+_MARK = "tst-megatron:"
+
+
+def opening(args: argparse.Namespace, run: Run) -> list[str]:
+    """What a run will do, a line each: its stages, its layout, its text.
+
+    Args:
+        args: Megatron's validated arguments.
+        run: what its methods make of it.
+    """
+    lines = (_course(args, run), _layout(args), _text(args, run))
+    return [f"{_MARK} {line}" for line in lines]
+
+
+def _course(args: argparse.Namespace, run: Run) -> str:
+    stages = run.stages
+    if not any(stage.samples for stage in stages):
+        return "no steps: it validates alone"
+    steps = _steps_of(args, stages)
+    parts = [
+        f"{steps[index]:,} of {stage.name} ({count(_tokens(args, stage))} tokens)"
+        for index, stage in enumerate(stages)
+        if stage.samples
+    ]
+    line = f"{sum(steps):,} steps: {', then '.join(parts)}"
+    if _ends_are_open(args, run):
+        line += "; where a stage ends is decided as the run goes"
+    return line
+
+
+def _ends_are_open(args: argparse.Namespace, run: Run) -> bool:
+    """Whether there is text for more samples than the run has: for any end that may be decided."""
+    parts = text_of_run(run, train_steps(args), args.seq_length)
+    return sum(part.samples for part in parts) > sum(stage.samples for stage in run.stages)
+
+
+def _steps_of(args: argparse.Namespace, stages: Sequence[Stage]) -> list[int]:
+    """Steps of every stage."""
+    sizes = BatchSizes.from_args(args)
+    ends = accumulate((stage.samples for stage in stages), initial=0)
+    return [then - now for now, then in pairwise(map(sizes.steps_of_samples, ends))]
+
+
+def _tokens(args: argparse.Namespace, stage: Stage) -> int:
+    return data_tokens([stage], stage.samples, int(args.seq_length))
+
+
+def _layout(args: argparse.Namespace) -> str:
+    sizes = {
+        "TP": args.tensor_model_parallel_size,
+        "PP": args.pipeline_model_parallel_size,
+        "EP": args.expert_model_parallel_size,
+        "CP": args.context_parallel_size,
+        "DP": args.data_parallel_size,
+    }
+    ranks = "1 rank" if args.world_size == 1 else f"{args.world_size:,} ranks"
+    batches = [size for _, size in BatchSizes.from_args(args).changes]
+    batch = f"{batches[0]:,}" if len(batches) == 1 else f"{batches[0]:,} to {batches[-1]:,}"
+    return (
+        f"{ranks}: {', '.join(f'{name} {size}' for name, size in sizes.items())}; micro-batch "
+        f"{args.micro_batch_size:,}, global batch {batch} samples of {args.seq_length:,} positions"
+    )
+
+
+def _text(args: argparse.Namespace, run: Run) -> str:
+    needed = sum(_tokens(args, stage) for stage in run.stages)
+    line = f"{count(needed)} tokens of text needed"
+    if args.mock_data:
+        return f"{line}: mock data"
+    if args.sft:
+        return f"{line}: conversations, which are not counted"
+    sources = sources_of_split(args, "train")
+    if not sources:
+        return f"{line}: no corpus is named"
+    corpora = "1 corpus" if len(sources) == 1 else f"{len(sources):,} corpora"
+    if any(source.is_remote for source in sources):
+        return f"{line}: {corpora}, some in object storage, where nothing is counted"
+    return f"{line}, {count(sum(map(tokens_of, sources)))} there, in {corpora}"
+
+
+class StageLines(Listener):
+    """Says which stage begins, on the rank that has the log.
+
+    Args:
+        args: Megatron's validated arguments.
+        run: what its methods make of it.
+        progress: of the run.
+        say: prints a line in the log.
+    """
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        run: Run,
+        progress: ProgressCounter,
+        say: Callable[[str], None],
+    ) -> None:
+        self._args = args
+        self._run = run
+        self._progress = progress
+        self._say = say
+        # What a run begins with has been said by its opening.
+        self._index: int | None = None
+
+    def stepping(self, stage: Stage, optimizer: Any) -> None:
+        """A line at the first step of a stage, and at the first of a run that goes on."""
+        stages = self._run.stages
+        index = stage_index(stages, self._args.consumed_train_samples)
+        before, self._index = self._index, index
+        step = self._progress.now.step
+        if index == before or not step:
+            return
+        begins = f"stage {index} begins with" if before is not None else f"stage {index} goes on at"
+        steps = _steps_of(self._args, stages)[index]
+        tokens = count(_tokens(self._args, stage))
+        self._say(
+            f"{_MARK} {begins} step {step + 1:,}: {stage.name}, {steps:,} steps, {tokens} tokens"
+        )

@@ -7,7 +7,6 @@ what each method says of itself; there is nothing else to save or to compare.
 import argparse
 import logging
 from pathlib import Path
-from typing import Any
 
 from megatron.core import dist_checkpointing
 from megatron.training.checkpointing import get_checkpoint_name, get_checkpoint_tracker_filename
@@ -29,23 +28,24 @@ def remember(args: argparse.Namespace, run: Run) -> None:
     }
 
 
-def check_resume(args: argparse.Namespace, run: Run) -> None:
+def check_resume(args: argparse.Namespace, run: Run) -> argparse.Namespace | None:
     """Let every method go on from the checkpoint that is to be loaded, if there is one.
 
     Args:
         args: Megatron's validated arguments.
         run: what the run's methods make of it.
 
+    Returns:
+        The checkpoint's arguments; None where there is none, or one that the run begins anew from.
+
     Raises:
         UserError: a method says that it is not the same run.
     """
     if args.load is None or args.finetune:
-        return
-    if args.allow_schedule_change and not any(part.restores for part in run.parts):
-        return
+        return None
     step, saved = _saved_arguments(args)
     if saved is None:
-        return
+        return None
     parts = {part.name: part for part in run.parts}
     for method in methods():
         before = method.remembered(saved)
@@ -54,9 +54,10 @@ def check_resume(args: argparse.Namespace, run: Run) -> None:
         elif before is not None and args.rank == 0:
             # Without the method's flags the run is Megatron's own, and so may be meant.
             logger.warning("The checkpoint in %s %s.", args.load, method.goes_on_without(before))
+    return saved if step else None
 
 
-def _saved_arguments(args: argparse.Namespace) -> tuple[int, Any]:
+def _saved_arguments(args: argparse.Namespace) -> tuple[int, argparse.Namespace | None]:
     """Step and arguments of the checkpoint that Megatron would load; None where there is none."""
     tracker = Path(get_checkpoint_tracker_filename(args.load))
     if not tracker.is_file():

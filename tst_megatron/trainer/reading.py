@@ -13,8 +13,12 @@ from tst_megatron.methods.method import Run
 from tst_megatron.stock.batch_sizes import train_steps
 
 
-def reading_from_args(args: argparse.Namespace) -> Reading:
+def reading_from_args(args: argparse.Namespace, run: Run | None = None) -> Reading:
     """What a run reads, from Megatron's flags and ours.
+
+    Args:
+        args: the flags.
+        run: what its methods make of it, where it is known to go on from another.
 
     Raises:
         UserError: there are no training data, or flags do not say how much is read of them.
@@ -26,7 +30,8 @@ def reading_from_args(args: argparse.Namespace) -> Reading:
     if not sources:
         raise UserError("there is no training data: add --data-path, --train-data-path or --blend")
     check_sources(sources)
-    return reading_of_run(args, registry.run_of(args), sources, args.mid_level_dataset_surplus)
+    run = run or registry.run_of(args)
+    return reading_of_run(args, run, sources, args.mid_level_dataset_surplus)
 
 
 def reading_of_run(

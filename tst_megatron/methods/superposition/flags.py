@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--tst-step-ratio",
-        type=float,
+        type=_step_ratio,
         metavar="R",
         help=f"share of the steps in the superposition phase (default {DEFAULT_STEP_RATIO})",
     )
@@ -82,6 +82,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="mce",
         help="multi-hot cross-entropy (default) or the bag's total probability",
     )
+
+
+def _step_ratio(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no share of the steps: write for example 0.3, or steps or tokens as "
+            "--tst-schedule BAG_SIZE:6000steps"
+        ) from None
 
 
 def superposes(args: argparse.Namespace) -> bool:

@@ -57,6 +57,13 @@ def test_lengths_in_steps_and_tokens() -> None:
     assert "4:20000steps ends after the 100 steps" in refusal("--tst-schedule=4:20000steps")
 
 
+def test_a_step_ratio_is_a_share(capsys) -> None:
+    with pytest.raises(SystemExit):
+        parse("--tst-bag-size=4", "--tst-step-ratio=6000steps")
+    said = capsys.readouterr().err
+    assert "'6000steps' is no share of the steps: write for example 0.3, or steps" in said
+
+
 def test_tokens_that_are_no_whole_steps_are_told(caplog) -> None:
     for schedule, told in (("4:10Ktokens", 1), ("4:10240tokens", 0), ("4:20steps", 0)):
         args = parse(f"--tst-schedule={schedule}", "--seq-length=16")

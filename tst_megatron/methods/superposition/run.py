@@ -166,17 +166,18 @@ class SuperposedRun(Run):
             args: Megatron's validated arguments.
             text: bag size and samples of the stages by which it did.
         """
-        self._laid_out = tuple(BagStage(*stage) for stage in text)
-        schedule = self._schedules(train_steps(args))
-        if self.superposition.reads_bags and not (
-            sizes_read(schedule.stages) <= sizes_read(self._laid_out)
-        ):
+        laid_out = tuple(BagStage(*stage) for stage in text)
+        has_all = sizes_read(self.superposition.schedule.stages) <= sizes_read(laid_out)
+        if has_all or not self.superposition.reads_bags:
+            self._laid_out = laid_out
+            schedule = self._schedules(train_steps(args))
+            self.superposition = replace(self.superposition, schedule=schedule)
+        elif not args.allow_schedule_change:
             raise UserError(
                 f"the run of the checkpoint in {args.load} was to end in bags, so all documents "
                 "were shared out among them and none is left for the longer run: begin it anew, "
                 "or add --allow-schedule-change to share them out again and read some twice"
             )
-        self.superposition = replace(self.superposition, schedule=schedule)
 
     def _in_refusal(self, args: argparse.Namespace, before: Any) -> str:
         """Why the run does not go on from a checkpoint, and what to do."""
@@ -185,7 +186,7 @@ class SuperposedRun(Run):
         instead = "use the same flags"
         if before is not None and before | {"stages": None} == now | {"stages": None}:
             steps = in_steps(before["stages"], args)
-            if steps is not None and "auto" not in now:
+            if steps is not None:
                 instead += f", or in a run of another length --tst-schedule {steps}"
         return (
             f"the checkpoint in {args.load} was trained under the schedule {json.dumps(before)} "

@@ -137,6 +137,9 @@ def test_a_run_of_nothing_but_bags_has_no_text_to_go_on_with(folder: Path) -> No
     long = run_of_length(folder, "one corpus", 40)
     with pytest.raises(UserError, match="was to end in bags"):
         gone_on(short, run_of(short), 12, long)
+    args = run_of_length(folder, "one corpus", 40, "--allow-schedule-change")
+    (part,) = gone_on(short, run_of(short), 12, args).parts
+    assert part.superposition.schedule.laid_out is None
     # With output alone superposed it reads as any run does.
     output = "--tst-superpose=output"
     short, long = (run_of_length(folder, "one corpus", steps, output) for steps in (18, 40))

@@ -28,7 +28,9 @@ def check_learning_rate(args: argparse.Namespace, saved: argparse.Namespace) -> 
     chosen = args.override_opt_param_scheduler or args.use_checkpoint_opt_param_scheduler
     saved = _filled_up(saved, args)
     # What a run took from its own checkpoint, its arguments do not tell.
-    if chosen or saved.use_checkpoint_opt_param_scheduler or args.no_load_optim or args.skip_train:
+    if chosen or saved.use_checkpoint_opt_param_scheduler or args.no_load_optim:
+        return
+    if not (_trains(saved) and _trains(args)):
         return
     before, now = learning_rate_schedule(saved), learning_rate_schedule(args)
     changed = [
@@ -70,16 +72,24 @@ def learning_rate_schedule(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def steps_before(args: argparse.Namespace, saved: argparse.Namespace) -> int | None:
-    """Steps of this run's batch size in the checkpoint's whole run; None if as many as in this one.
+    """Steps of this run's batch size in the checkpoint's whole run; None if as many as in this one,
+    or if one of them evaluates alone.
 
     Args:
         args: Megatron's validated arguments.
         saved: those of the checkpoint.
     """
     saved = _filled_up(saved, args)
+    if not (_trains(saved) and _trains(args)):
+        return None
     samples = BatchSizes.from_args(saved).samples_of_steps(train_steps(saved))
     before = BatchSizes.from_args(args).steps_of_samples(samples)
     return None if before == train_steps(args) else before
+
+
+def _trains(args: argparse.Namespace) -> bool:
+    """Whether a run has steps, and does not evaluate alone."""
+    return bool(args.train_iters or args.train_samples) and not args.skip_train
 
 
 def _filled_up(saved: argparse.Namespace, args: argparse.Namespace) -> argparse.Namespace:

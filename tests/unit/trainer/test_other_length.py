@@ -120,3 +120,8 @@ def test_lengths_are_compared_in_samples(corpus: str) -> None:
     assert steps_before(reading(corpus, 40, "--global-batch-size=8"), saved) == 20
     del saved.step_batch_size_schedule
     assert steps_before(reading(corpus, 40), saved) is None
+    # Evaluation alone has no length.
+    for alone in (reading(corpus, 0), reading(corpus, 50, "--skip-train")):
+        assert steps_before(alone, saved) is None
+        assert steps_before(saved, alone) is None
+        check_learning_rate(alone, saved)

@@ -48,8 +48,12 @@ def _is_decided(auto: dict[str, Any], step: int) -> bool:
     return auto["switch_step"] is not None or step >= auto["last_switch"]
 
 
-def stages_of_text(before: dict[str, Any], saved: argparse.Namespace) -> list[tuple[int, int]]:
+def stages_of_text(
+    before: dict[str, Any], saved: argparse.Namespace
+) -> list[tuple[int, int]] | None:
     """Bag size and samples of the stages by which a checkpoint's run laid out its text.
+
+    None where its arguments do not tell how long it was, as of one that was made by other programs.
 
     Args:
         before: what the checkpoint remembers.
@@ -57,6 +61,8 @@ def stages_of_text(before: dict[str, Any], saved: argparse.Namespace) -> list[tu
     """
     if TEXT in before:
         return [(size, samples) for size, samples in before[TEXT]]
+    if not hasattr(saved, "train_iters"):
+        return None
     batches = BatchSizes.from_args(saved)
     total = batches.samples_of_steps(train_steps(saved))
     if "auto" in before:

@@ -156,7 +156,7 @@ class SuperposedRun(Run):
                 from tst_megatron.methods.superposition.switch import take_over
 
                 take_over(self.switch, before["auto"], step)
-        elif is_same:
+        elif is_same and before[TEXT] is not None:
             self._read_on(args, before[TEXT])
 
     def _read_on(self, args: argparse.Namespace, text: Sequence[tuple[int, int]]) -> None:

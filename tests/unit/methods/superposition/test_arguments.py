@@ -183,8 +183,9 @@ def test_a_checkpoint_knows_the_boundary(monkeypatch) -> None:
     saved = run_of(parse("--tst-bag-size=4")).saved()
     assert saved.pop("bag_boundary") == "any"
     args = parse("--load=somewhere")
-    carried = argparse.Namespace(**vars(parse()), tst_superposition=saved)
-    monkeypatch.setattr(memory, "_saved_arguments", lambda args: (0, carried))
+    monkeypatch.setattr(
+        memory, "_saved_arguments", lambda args: (0, argparse.Namespace(tst_superposition=saved))
+    )
     memory.check_resume(args, run_of(parse("--tst-bag-size=4")))
     with pytest.raises(UserError, match=r'"any".*"document"'):
         memory.check_resume(args, run_of(parse(*OF_DOCUMENTS)))

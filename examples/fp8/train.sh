@@ -9,7 +9,7 @@
 # trades. PRECISION chooses one. A run keeps its precision: begin another in a folder of its own.
 set -euo pipefail
 
-RECIPE=${RECIPE:?the recipe with its layout, as in tst-megatron recipe list}
+RECIPE=${RECIPE:?the recipe with its layout; flags of your own go to examples/single-node, --fp8-format too}
 RUN=${RUN:?the folder of this run: checkpoints, logs, ledger}
 GPUS_PER_NODE=${GPUS_PER_NODE:-$(nvidia-smi --list-gpus | wc -l)}
 if [ -z "${PRECISION:-}" ]; then

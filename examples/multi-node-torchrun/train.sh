@@ -5,6 +5,8 @@
 #       examples/multi-node-torchrun/train.sh --data-path /shared/data/fineweb \
 #       --data-cache-path /shared/cache
 #
+# or with flags of your own in place of RECIPE, or beside it: they go to Megatron and win.
+#
 # HEAD is any one of the nodes, by the name that all of them know it by. The agents meet there and
 # number the nodes. A node that is lost: start the same command on another one of its name, or of any
 # other, and it joins those that wait. HEAD itself lost: the others end; start all of them again.
@@ -13,7 +15,7 @@ set -euo pipefail
 HEAD=${HEAD:?the node where the agents meet}
 NNODES=${NNODES:?how many nodes}
 JOB=${JOB:?a name for the job, the same on every node}
-RECIPE=${RECIPE:?the recipe, as in tst-megatron recipe list}
+[ $# -gt 0 ] || : "${RECIPE:?the recipe, as in tst-megatron recipe list, or give flags}"
 RUN=${RUN:?the folder of this run, which every node sees}
 GPUS_PER_NODE=${GPUS_PER_NODE:-$(nvidia-smi --list-gpus | wc -l)}
 
@@ -40,6 +42,6 @@ exec torchrun \
     --rdzv-backend c10d --rdzv-endpoint "$HEAD:29500" --rdzv-id "$JOB" \
     --rdzv-conf join_timeout=1800 \
     --log-dir "$RUN/logs/$(hostname)" --tee 3 --local-ranks-filter 0 \
-    -m tst_megatron pretrain --recipe "$RECIPE" \
+    -m tst_megatron pretrain ${RECIPE:+--recipe "$RECIPE"} \
     --save "$RUN/checkpoints" --load "$RUN/checkpoints" --tensorboard-dir "$RUN/tensorboard" \
     --distributed-timeout-seconds-after-init 600 "$@"

@@ -58,9 +58,14 @@ def test_whatever_is_written_lies_on_a_volume(train: dict[str, Any]) -> None:
 
 def test_what_has_no_default_is_asked_for(train: dict[str, Any]) -> None:
     text = (FOLDER / "compose.yaml").read_text()
-    for name in ("RECIPE", "DATA", "RUN", "CACHE"):
+    for name in ("DATA", "RUN", "CACHE"):
         assert f"${{{name}:?" in text
     assert not re.search(r"\$\{\w+\}", text)
+
+
+def test_the_command_line_is_the_user_s_own(train: dict[str, Any]) -> None:
+    assert train["command"] == []
+    assert not [word for word in train["entrypoint"] if word.startswith("--recipe")]
 
 
 def test_no_secret_is_written_down(train: dict[str, Any]) -> None:

@@ -87,7 +87,14 @@ def machine(tmp_path: Path) -> Machine:
         "--query-gpu=compute_cap) for gpu in {1..20000}; do echo 9.0; done ;;",
         "esac",
     )
-    machine.add("scontrol", '[ "$1 $2" = "show hostnames" ]', 'tr , "\\n" <<< "$3"')
+    machine.add(
+        "scontrol",
+        'case "$1" in',
+        'show) [ "$2" = hostnames ]; tr , "\\n" <<< "$3" ;;',
+        'requeue) echo "requeued $2" ;;',
+        "esac",
+    )
+    machine.add("squeue", "echo RUNNING")
     machine.add("srun", 'while [[ "$1" == -* ]]; do shift; done', 'exec "$@"')
     return machine
 
@@ -122,6 +129,25 @@ def test_all_end_in_the_same_command(machine: Machine, name: str) -> None:
     assert tuple(tail[: len(TAIL)]) == TAIL
     # Words of the user's stay whole.
     assert tail[-3:] == ["--data-path", "a b", "--lr=1"]
+
+
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "fp8"])
+def test_a_command_line_of_one_s_own_takes_the_place_of_a_recipe(
+    machine: Machine, name: str
+) -> None:
+    words = command(machine, name, "--num-layers", "2", "--save=mine", RECIPE="")
+    assert "--recipe" not in words
+    tail = tuple(words[words.index("-m") :])
+    own = (*TAIL[:3], *TAIL[5:])
+    assert tail[: len(own)] == own
+    # Last, so that they win.
+    assert tail[-3:] == ("--num-layers", "2", "--save=mine")
+
+
+def test_fp8_chooses_a_recipe_s_precision_alone(machine: Machine) -> None:
+    done = machine.run(SCRIPTS["fp8"], ("--num-layers", "2"), **(ENVIRONMENT | {"RECIPE": ""}))
+    assert done.returncode != 0
+    assert "flags of your own go to examples/single-node" in done.stderr
 
 
 @pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "slurm"])
@@ -222,7 +248,9 @@ def test_the_jobset_s_pods_are_the_job_s_nodes(
     name, replicated = jobset["metadata"]["name"], jobset["spec"]["replicatedJobs"][0]["name"]
     assert jobset["spec"]["network"]["enableDNSHostnames"] is True
     assert values["HEAD"] == f"{name}-{replicated}-0-0.{name}"
-    assert values["RECIPE"].endswith(f"+{8 * job['parallelism']}xb200")
+    recipe = container["args"][0]
+    assert recipe.startswith("--recipe=")
+    assert recipe.endswith(f"+{8 * job['parallelism']}xb200")
 
 
 def test_the_jobset_s_container_is_no_root_and_has_its_volumes(
@@ -254,7 +282,8 @@ def test_the_jobset_runs_the_command_of_the_scripts(
     machine: Machine, container: dict[str, Any]
 ) -> None:
     values = environment(container) | {"RECIPE": "R", "RUN": "/run"}
-    ours = container["command"]
+    # The user's are in args, the recipe among them.
+    ours = [*container["command"], "--recipe=$(RECIPE)"]
     for name, said in values.items():
         ours = [word.replace(f"$({name})", said) for word in ours]
     script = command(machine, "multi-node-torchrun", **values, JOB="tst")
@@ -307,23 +336,85 @@ def test_a_single_node_for_real(corpus, tmp_path: Path) -> None:
     finished(tmp_path / "run", num_ranks=2)
 
 
+# Sends TERM to all that it has started, as Slurm does, once the run has made a step.
+PREEMPTING = """
+import os, pathlib, psutil, signal, time
+ledger = pathlib.Path(os.environ["RUN"]) / "checkpoints/ledger.jsonl"
+while not ledger.exists() or '"step"' not in ledger.read_text():
+    time.sleep(0.05)
+for process in psutil.Process(os.getppid()).children(recursive=True):
+    if process.pid != os.getpid() and process.name() != "sleep":
+        process.send_signal(signal.SIGTERM)
+"""
+
+
 def test_slurm_for_real(corpus, tmp_path: Path) -> None:
-    """One agent a node, both nodes this machine."""
-    machine = Machine(tmp_path)
-    machine.add("scontrol", "echo localhost", "echo localhost")
+    """One agent a node, both nodes this machine: preempted, queued again, and on to the end."""
+    machine, run = Machine(tmp_path), tmp_path / "run"
+    machine.add(
+        "scontrol", 'if [ "$1" = requeue ]; then echo "requeued $2"; else echo localhost; fi'
+    )
+    machine.add("squeue", "echo RUNNING")
     machine.add(
         "srun",
         'while [[ "$1" == -* ]]; do shift; done',
         'SLURM_NODEID=0 "$@" &',
         'SLURM_NODEID=1 "$@" &',
+        '[ -z "${PREEMPTING:-}" ] || python -c "$PREEMPTING"',
         "wait -n && wait -n",
     )
-    done = machine.run(
-        SCRIPTS["slurm"],
-        (*TINY, *corpus.flags),
+    given = {
         **ON_CPU,
-        **{"RUN": str(tmp_path / "run"), "GPUS_PER_NODE": "1", "SLURM_JOB_NODELIST": "localhost"},
+        **{"RUN": str(run), "GPUS_PER_NODE": "1", "SLURM_JOB_NODELIST": "localhost"},
         **{"SLURM_NNODES": "2", "SLURM_JOB_ID": "1"},
+    }
+    flags = (*TINY, *corpus.flags, "--train-iters=150", "--save-interval=150")
+
+    def start(**more: str) -> str:
+        done = machine.run(SCRIPTS["slurm"], flags, **given, **more)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout
+
+    assert "requeued 1" in start(PREEMPTING=PREEMPTING)
+    saved = int((run / "checkpoints/latest_checkpointed_iteration.txt").read_text())
+    assert 0 < saved < 150
+    assert "requeued" not in start()
+    ledger = read_ledger(run / "checkpoints/ledger.jsonl")
+    assert [line["step"] for line in ledger.steps] == list(range(1, 151))
+    assert (run / "checkpoints/latest_checkpointed_iteration.txt").read_text() == "150"
+    assert len(list((run / "logs").rglob("attempt_0/*/stdout.log"))) == 4
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "COMPLETING"])
+def test_a_job_that_is_cancelled_stays_so(machine: Machine, tmp_path: Path, state: str) -> None:
+    """TERM comes with a cancellation as well, and the state tells the two apart."""
+    run = tmp_path / "run"
+    machine.add("torchrun", f'touch "{run}/stopped-7"')
+    machine.add("squeue", f"echo {state}")
+    done = machine.run(SCRIPTS["slurm"], (), **(ENVIRONMENT | {"RUN": str(run)}))
+    assert (done.returncode, "requeued 7" in done.stdout) == (0, state == "RUNNING")
+
+
+def test_an_agent_hears_no_term_and_its_workers_do(machine: Machine, tmp_path: Path) -> None:
+    """It would kill them 30 s after passing it on (torch.distributed.elastic)."""
+    run = tmp_path / "run"
+    # In Python, as in Megatron: a shell cannot trap what its parent ignores.
+    worker = (
+        f"import pathlib, signal, time; run = pathlib.Path({str(run)!r}); told = run / 'told'; "
+        "signal.signal(signal.SIGTERM, lambda *_: told.touch()); (run / 'ready').touch(); "
+        "[time.sleep(0.1) for _ in iter(told.exists, True)]"
     )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    finished(tmp_path / "run", num_ranks=2)
+    machine.add("torchrun", f"{sys.executable} -c {shlex.quote(worker)}", f"touch {run}/ended")
+    machine.add(
+        "srun",
+        'while [[ "$1" == -* ]]; do shift; done',
+        '"$@" &',
+        f"while [ ! -e {run}/ready ]; do sleep 0.1; done",
+        "kill -TERM $!",
+        "wait $!",
+    )
+    done = machine.run(SCRIPTS["slurm"], (), **(ENVIRONMENT | {"RUN": str(run)}))
+    assert done.returncode == 0, done.stderr
+    assert "requeued 7" in done.stdout
+    assert (run / "told").exists()
+    assert (run / "ended").exists()

@@ -121,6 +121,22 @@ def test_another_schedule_is_run_when_allowed(corpus, unbroken: Job, tmp_path: P
     assert [bag_size(line) for line in changed.ledger.steps] == [4, 1]
 
 
+def test_a_longer_run_goes_on_as_the_shorter_one(corpus, unbroken: Job, tmp_path: Path) -> None:
+    """Begun in shares of 10 steps, extended in steps before its decay: no other schedule."""
+    longer = (
+        *(*TINY, *corpus.flags, f"--load={unbroken.out / 'checkpoints'}", "--ckpt-step=4"),
+        *("--train-iters=14", "--override-opt_param-scheduler"),
+        *("--tst-schedule=4:3steps,2:2steps", f"--save={tmp_path / 'checkpoints'}"),
+    )
+    went_on = Job(tmp_path, (*longer, "--save-interval=14"))
+    run(went_on)
+    whole, rest = lines(unbroken), lines(went_on)
+    assert sorted(rest) == list(range(5, 15))
+    # Steps 5 to 7 have the same rate, step 8 the weights that they lead to: bit for bit.
+    assert [rest[step] for step in (5, 6, 7)] == [whole[step] for step in (5, 6, 7)]
+    assert rest[8][0] == whole[8][0]
+
+
 def test_stock_megatron_goes_on_from_a_superposed_checkpoint(
     corpus, unbroken: Job, tmp_path: Path
 ) -> None:

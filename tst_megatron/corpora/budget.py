@@ -26,6 +26,9 @@ from tst_megatron.corpora.parts import (
 from tst_megatron.corpora.sources import Source, normalized
 from tst_megatron.errors import UserError
 
+# Of an epoch: what is read of the last one, for it to be shuffled by itself.
+_APART_BELOW = 0.80
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -75,6 +78,21 @@ class StageBudget:
     def epochs(self) -> float:
         """How often it reads its documents."""
         return self.needed / self.available if self.available else float("inf")
+
+    @property
+    def shuffles(self) -> tuple[int, bool]:
+        """Epochs that are laid out, and whether the last is shuffled by itself.
+
+        With documents and seed they decide the order of the samples (``GPTDataset`` of
+        megatron/core/datasets/gpt_dataset.py).
+        """
+        epochs = -(-self.needed // self.available) if self.available else 1
+        if epochs <= 1:
+            return 1, False
+        step, shared = self.part.step, self.part.shared
+        before_last = ((epochs - 1) * self.available - shared) // step
+        of_last = (self.needed - shared) // step - before_last
+        return epochs, of_last < int(_APART_BELOW * ((self.available - shared) // step))
 
     @property
     def is_met(self) -> bool:
@@ -168,6 +186,18 @@ class Budget:
         there = [max(0, own) for own in there]
         total = sum(there) or 1
         return [(n, n) for n in (-(-samples * own // total) for own in there)]
+
+    def in_another_order(self, train_iters: int) -> list[StageBudget]:
+        """The stages whose samples come in another order than in a run of another length.
+
+        Args:
+            train_iters: of that run, which has its documents shared out likewise.
+        """
+        if len(self._texts) > 1 and self.reading.sources[0].weight is None:
+            # Megatron lays out one epoch of each.
+            return []
+        pairs = zip(self.stages_of(train_iters), self.stages, strict=True)
+        return [now for other, now in pairs if other.shuffles != now.shuffles]
 
     def steps_that_fit(self, at_most: int | None = None) -> int:
         """The most steps of the same schedule within what the sources allow.

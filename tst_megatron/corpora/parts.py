@@ -34,6 +34,8 @@ class TextPart:
         tokens_a_position: places of text that a position reads.
         unit: places that a document takes up whole multiples of; 1 where places are tokens.
         facts: what sets the part apart, by name, for programs.
+        laid_out: samples by which documents are shared out among parts, where a run goes on from
+            one of another length, which has shared them out; None where they are the part's own.
     """
 
     name: str
@@ -43,6 +45,7 @@ class TextPart:
     tokens_a_position: int = 1
     unit: int = 1
     facts: Mapping[str, Any] = field(default_factory=dict)
+    laid_out: int | None = None
 
     @property
     def shared(self) -> int:
@@ -57,7 +60,16 @@ class TextPart:
     @property
     def needed(self) -> int:
         """Places that the samples read."""
-        return self.samples * self.step + self.shared
+        return self.places_of(self.samples)
+
+    @property
+    def claim(self) -> int:
+        """Places by which its share of the documents is measured."""
+        return self.places_of(self.samples if self.laid_out is None else self.laid_out)
+
+    def places_of(self, samples: int) -> int:
+        """Places that so many samples of it read."""
+        return samples * self.step + self.shared
 
     @property
     def data_tokens(self) -> int:
@@ -92,13 +104,13 @@ class DocumentPart:
 
 
 def document_parts(parts: Sequence[TextPart]) -> list[DocumentPart]:
-    """The documents of every part, in proportion to the places it reads.
+    """The documents of every part, in proportion to the places it claims.
 
     A part that is the only one has them all, so that an ordinary run's data are Megatron's own.
     """
-    needed = [part.needed for part in parts]
-    total = sum(needed)
-    bounds = tuple(float(Fraction(n, total)) for n in accumulate(needed, initial=0))
+    claims = [part.claim for part in parts]
+    total = sum(claims)
+    bounds = tuple(float(Fraction(n, total)) for n in accumulate(claims, initial=0))
     units = tuple(part.unit for part in parts)
     if max(units, default=1) == 1:
         units = ()

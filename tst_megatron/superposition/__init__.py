@@ -11,8 +11,9 @@ if TYPE_CHECKING:
         SuperposedHybridModel,
         superpose,
     )
-    from tst_megatron.methods.superposition.schedule import BagSchedule, ScheduleError, Stage
+    from tst_megatron.methods.superposition.schedule import BagSchedule, Stage
     from tst_megatron.methods.superposition.settings import BagObjective
+    from tst_megatron.methods.superposition.stage_lengths import ScheduleError
 
 __all__ = [
     "EMPTY",
@@ -31,7 +32,7 @@ _MODULE_OF_NAME = {
     "EMPTY": "bags",
     "BagObjective": "settings",
     "BagSchedule": "schedule",
-    "ScheduleError": "schedule",
+    "ScheduleError": "stage_lengths",
     "Stage": "schedule",
     "SuperposedGPTModel": "model",
     "SuperposedHybridModel": "model",

@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from tst_megatron.corpora import budget
@@ -16,6 +17,7 @@ from tst_megatron.stock.unheeded import say_unheeded
 from tst_megatron.trainer.checkpoint_choice import check_load
 from tst_megatron.trainer.gpt2_tokenizer import DEFAULT_TOKENIZER, GPT2, check_gpt2_files
 from tst_megatron.trainer.live_comparison import OtherRun
+from tst_megatron.trainer.other_length import check_learning_rate, check_order, steps_before
 from tst_megatron.trainer.reading import (
     check_data_flags,
     check_held_out,
@@ -131,16 +133,19 @@ def check_after_validation(args: argparse.Namespace, run: Run) -> None:
 
     _check_vocabulary(args)
     run.check(args)
+    # First: a run that goes on reads on in the documents that were its own before.
+    saved = check_resume(args, run)
     if _is_first_of_node():
         if args.compare_with is not None:
             other = OtherRun(Path(args.compare_with))
             other.check_like(header_of(args, run, 0, None))
         _check_ids(args)
-        _check_budget(args, run)
+        if saved is not None:
+            check_learning_rate(args, saved)
+        _check_budget(args, run, saved)
         if not (args.mock_data or args.sft):
             # With full validation every data-parallel rank has a sample of its own.
             check_held_out(args, args.data_parallel_size if args.full_validation else 1)
-    check_resume(args, run)
 
 
 def check_writable(folder: Path, flag: str) -> None:
@@ -182,22 +187,44 @@ def _local_prefixes(args: argparse.Namespace) -> list[str]:
     return [prefix for prefix in all_prefixes(args) if not is_remote(prefix)]
 
 
-def _check_budget(args: argparse.Namespace, run: Run) -> None:
-    """Of an ordinary run, only a blend of ours says how often its text may be read."""
+def _check_budget(args: argparse.Namespace, run: Run, saved: argparse.Namespace | None) -> None:
+    """Of an ordinary run, only a blend of ours says how often its text may be read.
+
+    Args:
+        args: Megatron's validated arguments.
+        run: what the run's methods make of it.
+        saved: the arguments of the checkpoint that it goes on from, if there is one.
+    """
     if args.mock_data or args.sft:
         return
+    before = None
+    if saved is not None and not args.allow_schedule_change:
+        before = steps_before(args, saved)
     if not run.reads_text_once and args.blend is None:
         if run.stages[0].samples:
             check_some_text(args)
+        if before is not None:
+            _tell_of_order(args, run, before)
         return
-    reading = reading_from_args(args)
+    reading = reading_from_args(args, run)
     if any(source.is_remote for source in reading.sources):
         return
     found = budget.Budget(reading)
+    if before is not None:
+        check_order(args, found, before, must_be_kept=run.reads_text_once)
     if args.allow_repeats:
         budget.check_no_empty_stage(found.stages)
     else:
         budget.check_budget(found)
+
+
+def _tell_of_order(args: argparse.Namespace, run: Run, before: int) -> None:
+    """Of a run that Megatron trains as it is, so that what is wrong with its data is Megatron's to
+    say."""
+    with suppress(UserError):
+        reading = reading_from_args(args, run)
+        if not any(source.is_remote for source in reading.sources):
+            check_order(args, budget.Budget(reading), before, must_be_kept=False)
 
 
 def repeat_free_steps(flags: list[str], train_iters: int) -> int:

@@ -34,26 +34,27 @@ def remember(args: argparse.Namespace, run: Run) -> None:
     }
 
 
-def check_resume(args: argparse.Namespace, run: Run) -> None:
+def check_resume(args: argparse.Namespace, run: Run) -> argparse.Namespace | None:
     """Let every method go on from the checkpoint that is to be loaded, if there is one.
 
     Args:
         args: Megatron's validated arguments.
         run: what the run's methods make of it.
 
+    Returns:
+        The checkpoint's arguments; None where there is none, or one that the run begins anew from.
+
     Raises:
         UserError: the model is of another shape, or a method says that it is not the same run.
     """
     chosen = checkpoint_of(args)
     if chosen is None or chosen.is_pretrained or args.finetune:
-        return
-    saved = saved_state(chosen).get("args")
+        return None
+    saved: argparse.Namespace | None = saved_state(chosen).get("args")
     if saved is None:
-        return
+        return None
     _check_shape(args, chosen, saved)
     _check_optimizer(args, chosen, saved)
-    if args.allow_schedule_change and not any(part.restores for part in run.parts):
-        return
     parts = {part.name: part for part in run.parts}
     for method in methods():
         before = method.remembered(saved)
@@ -62,6 +63,7 @@ def check_resume(args: argparse.Namespace, run: Run) -> None:
         elif before is not None and args.rank == 0:
             # Without the method's flags the run is Megatron's own, and so may be meant.
             logger.warning("The checkpoint in %s %s.", args.load, method.goes_on_without(before))
+    return saved if chosen.step else None
 
 
 def _check_shape(args: argparse.Namespace, chosen: Checkpoint, saved: Any) -> None:

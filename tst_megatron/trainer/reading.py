@@ -47,8 +47,12 @@ def check_seed(seed: int) -> None:
         raise UserError(f"--seed {seed} is no seed: give one from 1 to {_LARGEST_SEED:,}")
 
 
-def reading_from_args(args: argparse.Namespace) -> Reading:
+def reading_from_args(args: argparse.Namespace, run: Run | None = None) -> Reading:
     """What a run reads, from Megatron's flags and ours.
+
+    Args:
+        args: the flags.
+        run: what its methods make of it, where it is known to go on from another.
 
     Raises:
         UserError: there are no training data, flags do not say how much is read of them, or do so
@@ -65,7 +69,8 @@ def reading_from_args(args: argparse.Namespace) -> Reading:
     if not sources:
         raise UserError(_NO_TEXT)
     check_sources(sources)
-    return reading_of_run(args, registry.run_of(args), sources, args.mid_level_dataset_surplus)
+    run = run or registry.run_of(args)
+    return reading_of_run(args, run, sources, args.mid_level_dataset_surplus)
 
 
 def reading_of_run(

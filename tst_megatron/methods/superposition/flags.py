@@ -9,16 +9,20 @@ from collections.abc import Callable
 
 from tst_megatron.errors import UserError
 from tst_megatron.methods.superposition.open_schedule import OpenSchedule, is_auto, parse_auto
-from tst_megatron.methods.superposition.schedule import (
-    BagSchedule,
-    ScheduleError,
-    parse_shares,
-)
+from tst_megatron.methods.superposition.schedule import BagSchedule
 from tst_megatron.methods.superposition.settings import (
     BAG_BOUNDARIES,
     BAG_WEIGHTS,
     OBJECTIVES,
     SUPERPOSE,
+)
+from tst_megatron.methods.superposition.stage_lengths import (
+    TOKENS,
+    RunLength,
+    ScheduleError,
+    StageLength,
+    check_lengths,
+    parse_lengths,
 )
 from tst_megatron.stock.batch_sizes import BatchSizes
 
@@ -40,16 +44,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--tst-step-ratio",
-        type=float,
+        type=_step_ratio,
         metavar="R",
         help=f"share of the steps in the superposition phase (default {DEFAULT_STEP_RATIO})",
     )
     group.add_argument(
         "--tst-schedule",
-        metavar="S:R,...",
-        help="several phases as bag size : share of the steps, such as 16:0.2,4:0.1; "
-        "the rest is ordinary; or auto:S[:MIN,MAX], one phase that ends by measurement, between "
-        "these shares (default 0.1,0.5)",
+        metavar="S:LENGTH,...",
+        help="several phases as bag size : length, such as 16:0.2,4:0.1; a length is a share of "
+        "the steps, or steps or tokens of text, which stay where they are in a longer run: "
+        "16:6000steps, 4:2Btokens; the rest is ordinary; or auto:S[:LEAST,MOST], one phase that "
+        "ends by measurement, between these lengths (default 0.1,0.5)",
     )
     group.add_argument(
         "--tst-superpose",
@@ -77,6 +82,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="mce",
         help="multi-hot cross-entropy (default) or the bag's total probability",
     )
+
+
+def _step_ratio(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no share of the steps: write for example 0.3, or steps or tokens as "
+            "--tst-schedule BAG_SIZE:6000steps"
+        ) from None
 
 
 def superposes(args: argparse.Namespace) -> bool:
@@ -131,26 +146,40 @@ def _check_schedule(args: argparse.Namespace) -> None:
     if args.tst_step_ratio is not None and args.tst_bag_size is None:
         raise UserError("--tst-step-ratio needs a bag size: add --tst-bag-size")
     if superposes(args):
-        # A run long enough for any share, so that only the shares themselves can be at fault.
-        _schedule(args, train_iters=10**9, samples_of_steps=lambda steps: steps)
+        _named(args, _check_lengths)
+
+
+def _check_lengths(args: argparse.Namespace) -> None:
+    if is_auto(args.tst_schedule):
+        parse_auto(args.tst_schedule)
+    else:
+        check_lengths(lengths(args))
 
 
 def schedule_of_steps(args: argparse.Namespace) -> Callable[[int], BagSchedule]:
     """The schedule of a run that superposes, as a function of its steps.
 
-    The function raises UserError where a stage rounds to 0 steps.
+    The function raises UserError where a stage rounds to 0 steps, or does not fit.
     """
     samples_of_steps = BatchSizes.from_args(args).samples_of_steps
-    return lambda steps: _schedule(args, steps, samples_of_steps)
+
+    def schedule_of(steps: int) -> BagSchedule:
+        run = RunLength(steps, samples_of_steps, tokens_of_sample(args))
+        return _named(args, lambda args: _schedule(args, run))
+
+    return schedule_of
 
 
-def _schedule(
-    args: argparse.Namespace, train_iters: int, samples_of_steps: Callable[[int], int]
-) -> BagSchedule:
+def _schedule(args: argparse.Namespace, run: RunLength) -> BagSchedule:
+    if is_auto(args.tst_schedule):
+        return OpenSchedule(parse_auto(args.tst_schedule), run)
+    return BagSchedule.from_lengths(lengths(args), run)
+
+
+def _named[T](args: argparse.Namespace, of_flags: Callable[[argparse.Namespace], T]) -> T:
+    """What is made of the flags; an error names them."""
     try:
-        if is_auto(args.tst_schedule):
-            return OpenSchedule(parse_auto(args.tst_schedule), train_iters, samples_of_steps)
-        return BagSchedule.from_shares(_shares(args), train_iters, samples_of_steps)
+        return of_flags(args)
     except ScheduleError as error:
         flag = (
             "--tst-schedule" if args.tst_schedule is not None else "--tst-bag-size/--tst-step-ratio"
@@ -158,8 +187,38 @@ def _schedule(
         raise UserError(f"{flag}: {error}") from None
 
 
-def _shares(args: argparse.Namespace) -> tuple[tuple[int, float], ...]:
+def lengths(args: argparse.Namespace) -> tuple[tuple[int, StageLength], ...]:
+    """Bag size and length of every stage, as they are given; not of ``auto``."""
     if args.tst_schedule is not None:
-        return parse_shares(args.tst_schedule)
+        return parse_lengths(args.tst_schedule)
     ratio = DEFAULT_STEP_RATIO if args.tst_step_ratio is None else args.tst_step_ratio
-    return ((args.tst_bag_size, ratio),)
+    return ((args.tst_bag_size, StageLength(ratio)),)
+
+
+def tokens_of_sample(args: argparse.Namespace) -> Callable[[int], int] | None:
+    """Tokens that a sample of some bag size reads; None where the sequence length is not known."""
+    seq_length = getattr(args, "seq_length", None)
+    if not seq_length:
+        return None
+    return lambda bag_size: seq_length * (1 if args.tst_superpose == "output" else bag_size)
+
+
+def rounded_stages(args: argparse.Namespace, schedule: BagSchedule) -> list[str]:
+    """Stages given in tokens that are no whole number of steps, in words.
+
+    Args:
+        args: of a run whose sequence length is known.
+        schedule: of the run.
+    """
+    of_sample = tokens_of_sample(args)
+    if is_auto(args.tst_schedule) or of_sample is None:
+        return []
+    words = []
+    for (bag_size, length), stage in zip(lengths(args), schedule.stages, strict=False):
+        reads = stage.num_samples * of_sample(bag_size)
+        if length.unit == TOKENS and reads != length.amount:
+            words.append(
+                f"--tst-schedule: {bag_size}:{length} is no whole number of steps, and the nearest "
+                f"reads {reads:,} tokens in {stage.num_samples:,} samples"
+            )
+    return words

@@ -7,6 +7,7 @@ from typing import Any
 from tst_megatron.methods.method import Method, NeedsGpu, Run
 from tst_megatron.methods.superposition import flags
 from tst_megatron.methods.superposition.combinations import check_combinations
+from tst_megatron.methods.superposition.resumption import TEXT, settings, stages_of_text
 from tst_megatron.methods.superposition.run import SuperposedRun
 from tst_megatron.methods.superposition.search import BagSearch
 from tst_megatron.methods.superposition.story import SuperpositionStory
@@ -53,10 +54,11 @@ class SuperpositionMethod(Method):
         before = super().remembered(saved)
         if before is None:
             before = getattr(saved, "tst_superposition", None)
-        # Of one saved before there was a choice.
         if before is None:
             return None
-        return before | {"bag_boundary": before.get("bag_boundary", "any")}
+        # Of one saved before there was a choice, or another length.
+        boundary = before.get("bag_boundary", "any")
+        return before | {"bag_boundary": boundary, TEXT: stages_of_text(before, saved)}
 
     def search(self) -> BagSearch:
         """Bag sizes and shares of the steps."""
@@ -65,8 +67,8 @@ class SuperpositionMethod(Method):
     def goes_on_without(self, before: Any) -> str:
         """With what becomes of its data."""
         return (
-            f"was trained under the schedule {json.dumps(before)}, and this run goes on without "
-            "one: its data begin anew"
+            f"was trained under the schedule {json.dumps(settings(before))}, and this run goes on "
+            "without one: its data begin anew"
         )
 
     def story(self) -> SuperpositionStory:

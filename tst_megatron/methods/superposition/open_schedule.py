@@ -5,30 +5,38 @@ closed. Closing it moves the switch alone, to where no sample has been read yet;
 read stays as it is. The switch lies in shared memory, where the data loader's workers see it.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import RawValue
 
-from tst_megatron.methods.superposition.schedule import BagSchedule, ScheduleError, Stage
+from tst_megatron.methods.superposition.schedule import BagSchedule, Stage
+from tst_megatron.methods.superposition.stage_lengths import (
+    SHARE,
+    RunLength,
+    ScheduleError,
+    StageLength,
+    parse_bag_size,
+    parse_length,
+)
 
 AUTO = "auto"
-DEFAULT_MIN_SHARE = 0.1
-DEFAULT_MAX_SHARE = 0.5  # arXiv 2605.06546, Section 4: beyond, the loss rises for every bag size.
+DEFAULT_LEAST = StageLength(0.1)
+# arXiv 2605.06546, Section 4: beyond, the loss rises for every bag size.
+DEFAULT_MOST = StageLength(0.5)
 
 
 @dataclass(frozen=True)
-class AutoShares:
-    """``auto:S:min_share,max_share``.
+class AutoLengths:
+    """``auto:S:least,most``.
 
     Attributes:
         bag_size: s of the superposed stage.
-        min_share: of the steps, that are superposed whatever is measured.
-        max_share: of the steps, that may be superposed.
+        least: that is superposed whatever is measured.
+        most: that may be superposed.
     """
 
     bag_size: int
-    min_share: float = DEFAULT_MIN_SHARE
-    max_share: float = DEFAULT_MAX_SHARE
+    least: StageLength = DEFAULT_LEAST
+    most: StageLength = DEFAULT_MOST
 
 
 def is_auto(text: str | None) -> bool:
@@ -36,30 +44,33 @@ def is_auto(text: str | None) -> bool:
     return text is not None and text.partition(":")[0].strip() == AUTO
 
 
-def parse_auto(text: str) -> AutoShares:
-    """Read ``auto:4`` or ``auto:4:0.1,0.5``.
+def parse_auto(text: str) -> AutoLengths:
+    """Read ``auto:4``, ``auto:4:0.1,0.5`` or ``auto:4:2000steps,6000steps``.
 
     Raises:
         ScheduleError: the text has another form, or its numbers are out of range.
     """
     try:
-        _, bag_size, *shares = text.split(":")
-        low, high = map(float, shares[0].split(",")) if shares else (None, None)
-        if len(shares) > 1:
-            raise ValueError
-        size = int(bag_size)
+        _, bag_size, *lengths = text.split(":")
+        auto = AutoLengths(parse_bag_size(bag_size))
+        if lengths:
+            (limits,) = lengths
+            least, most = map(parse_length, limits.split(","))
+            auto = AutoLengths(auto.bag_size, least, most)
     except ValueError:
         raise ScheduleError(
-            f"{text!r} is not auto:BAG_SIZE or auto:BAG_SIZE:MIN_SHARE,MAX_SHARE: write for "
-            "example auto:4:0.1,0.5"
+            f"{text!r} is not auto:BAG_SIZE or auto:BAG_SIZE:LEAST,MOST, in shares, steps or "
+            "tokens: write for example auto:4:0.1,0.5 or auto:4:2000steps,6000steps"
         ) from None
-    auto = AutoShares(size) if low is None or high is None else AutoShares(size, low, high)
     if auto.bag_size < 2:
         raise ScheduleError(f"bag size {auto.bag_size} leaves nothing to decide: use 2 or more")
-    if not 0.0 <= auto.min_share < auto.max_share <= 1.0:
+    shares = [length.amount for length in (auto.least, auto.most) if length.unit == SHARE]
+    if not all(0.0 <= share <= 1.0 for share in shares) or not (
+        auto.least.unit != auto.most.unit or auto.least.amount < auto.most.amount
+    ):
         raise ScheduleError(
-            f"the shares {auto.min_share:g} and {auto.max_share:g} are not a least and a most "
-            "share of the steps: use two between 0 and 1, the smaller one first"
+            f"{auto.least} and {auto.most} are not the least and the most that is superposed: use "
+            "two shares between 0 and 1, or steps or tokens, the smaller one first"
         )
     return auto
 
@@ -68,40 +79,44 @@ class OpenSchedule(BagSchedule):
     """One superposed stage that may be closed early, and an ordinary one.
 
     Args:
-        shares: the flag's.
-        train_iters: steps of the whole run.
-        samples_of_steps: samples consumed in the first n steps.
+        lengths: the flag's.
+        run: what turns them into steps.
 
     Attributes:
-        shares: the flag's.
+        bag_size: s of the superposed stage.
         first_switch: the step after which the superposed stage ends at the earliest.
         last_switch: the step after which it ends at the latest.
 
     Raises:
-        ScheduleError: the superposed stage rounds to 0 steps.
+        ScheduleError: the superposed stage rounds to 0 steps or ends after the run, or its least
+            is not below its most.
     """
 
-    def __init__(
-        self, shares: AutoShares, train_iters: int, samples_of_steps: Callable[[int], int]
-    ) -> None:
-        self.shares = shares
-        self.first_switch = round(shares.min_share * train_iters)
-        self.last_switch = round(shares.max_share * train_iters)
+    def __init__(self, lengths: AutoLengths, run: RunLength) -> None:
+        self.bag_size = lengths.bag_size
+        (self.first_switch,) = run.ends_of([(lengths.bag_size, lengths.least)])
+        (self.last_switch,) = run.ends_of([(lengths.bag_size, lengths.most)])
         if not self.last_switch:
             raise ScheduleError(
-                f"the most share {shares.max_share:g} rounds to 0 of {train_iters} steps: raise it "
-                "or the number of steps"
+                f"the most that is superposed, {lengths.most}, rounds to 0 of {run.train_iters} "
+                "steps: raise it or the number of steps"
             )
-        self._samples_of_steps = samples_of_steps
-        self._num_samples = samples_of_steps(train_iters)
+        if not self.first_switch <= self.last_switch <= run.train_iters:
+            raise ScheduleError(
+                f"{lengths.least} and {lengths.most} are {self.first_switch:,} and "
+                f"{self.last_switch:,} steps of {run.train_iters:,}: use a least below the most, "
+                "and a most within the run"
+            )
+        self._samples_of_steps = run.samples_of_steps
+        self._num_samples = run.samples_of_steps(run.train_iters)
         # Not torch's: a budget, which waits for neither, makes a schedule, too.
-        self._end = RawValue("q", samples_of_steps(self.last_switch))
+        self._end = RawValue("q", self._samples_of_steps(self.last_switch))
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """As they are now: the superposed stage is as long as may be until it is closed."""
         end = int(self._end.value)
-        return Stage(self.shares.bag_size, end), Stage(1, self._num_samples - end)
+        return Stage(self.bag_size, end), Stage(1, self._num_samples - end)
 
     @property
     def starts(self) -> tuple[int, ...]:
@@ -113,9 +128,7 @@ class OpenSchedule(BagSchedule):
         """Text for the longest superposed stage and for the longest ordinary one."""
         longest = self._samples_of_steps(self.last_switch)
         shortest = self._samples_of_steps(self.first_switch)
-        return BagSchedule(
-            (Stage(self.shares.bag_size, longest), Stage(1, self._num_samples - shortest))
-        )
+        return BagSchedule((Stage(self.bag_size, longest), Stage(1, self._num_samples - shortest)))
 
     def close(self, switch_step: int | None) -> None:
         """End the superposed stage after a step; None opens it again.

@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +12,17 @@ from tst_megatron.corpora.parts import TextPart
 from tst_megatron.errors import UserError
 from tst_megatron.methods.events import Listener
 from tst_megatron.methods.method import Evaluation, MicroBatch, Positions, Run
-from tst_megatron.methods.superposition.flags import schedule_of_steps
+from tst_megatron.methods.superposition.flags import rounded_stages, schedule_of_steps
 from tst_megatron.methods.superposition.open_schedule import OpenSchedule
+from tst_megatron.methods.superposition.resumption import (
+    TEXT,
+    in_steps,
+    is_same_schedule,
+    settings,
+    sizes_read,
+)
 from tst_megatron.methods.superposition.schedule import BagSchedule
+from tst_megatron.methods.superposition.schedule import Stage as BagStage
 from tst_megatron.methods.superposition.settings import BAG_LOSS, BagObjective, Superposition
 from tst_megatron.methods.superposition.text import held_out_text, text_of_stages
 from tst_megatron.runs.stages import ORDINARY, Stage
@@ -20,6 +30,8 @@ from tst_megatron.stock.batch_sizes import train_steps
 
 if TYPE_CHECKING:
     from tst_megatron.methods.superposition.switch import AutoSwitch
+
+logger = logging.getLogger(__name__)
 
 
 class SuperposedRun(Run):
@@ -33,14 +45,15 @@ class SuperposedRun(Run):
         superposition: what the flags say.
 
     Raises:
-        UserError: a stage rounds to 0 steps, or the run has no number of steps.
+        UserError: a stage rounds to 0 steps or does not fit, or the run has no number of steps.
     """
 
     name = "superposition"
 
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
-        self._schedules = schedule_of_steps(args)
+        self._as_given = schedule_of_steps(args)
+        self._laid_out: tuple[BagStage, ...] | None = None
         self.superposition = Superposition(
             schedule=self._schedules(train_steps(args)),
             superpose=args.tst_superpose,
@@ -56,6 +69,12 @@ class SuperposedRun(Run):
     def stages_of(self, train_iters: int) -> tuple[Stage, ...]:
         """Likewise."""
         return self._in_words(self._schedules(train_iters))
+
+    def _schedules(self, train_iters: int) -> BagSchedule:
+        schedule = self._as_given(train_iters)
+        if self._laid_out is None or self._laid_out == schedule.stages:
+            return schedule
+        return replace(schedule, laid_out=self._laid_out)
 
     def _in_words(self, schedule: BagSchedule) -> tuple[Stage, ...]:
         *superposed, ordinary = schedule.stages
@@ -77,7 +96,7 @@ class SuperposedRun(Run):
     @property
     def facts(self) -> Mapping[str, Any]:
         """As a checkpoint remembers them."""
-        return self.saved()
+        return {name: value for name, value in self.saved().items() if name != TEXT}
 
     @cached_property
     def switch(self) -> "AutoSwitch | None":
@@ -90,7 +109,10 @@ class SuperposedRun(Run):
         return AutoSwitch(schedule, rule_of(self._args, schedule))
 
     def check(self, args: argparse.Namespace) -> None:
-        """Check that a decision by measurement can be made, and in time."""
+        """Check that a decision by measurement can be made, and in time; tell of rounded stages."""
+        if args.rank == 0:
+            for words in rounded_stages(args, self.superposition.schedule):
+                logger.warning("%s.", words)
         if self.switch is not None:
             from tst_megatron.methods.superposition.switch import check_auto_switch
 
@@ -100,14 +122,19 @@ class SuperposedRun(Run):
         """What tells a resume under another schedule, and what a switch is decided on."""
         superposition = self.superposition
         stages = superposition.schedule.superposed_stages
-        saved = {
+        saved: dict[str, Any] = {
             "stages": [(stage.bag_size, stage.num_samples) for stage in stages],
             "superpose": superposition.superpose,
             "bag_weights": superposition.bag_objective.weights,
             "objective": superposition.bag_objective.objective,
             "bag_boundary": superposition.bag_boundary,
         }
-        return saved if self.switch is None else saved | {"auto": self.switch.as_saved()}
+        if self.switch is not None:
+            saved["auto"] = self.switch.as_saved()
+        text = superposition.schedule.text
+        if text.stages != superposition.schedule.stages:
+            saved[TEXT] = [(stage.bag_size, stage.num_samples) for stage in text.stages]
+        return saved
 
     @property
     def restores(self) -> bool:
@@ -119,18 +146,52 @@ class SuperposedRun(Run):
 
         What has been measured for an open schedule is taken over.
         """
-        from tst_megatron.methods.superposition.switch import take_over, without_measurements
+        is_same = before is not None and is_same_schedule(before, self.saved(), step)
+        if not is_same and not args.allow_schedule_change:
+            raise UserError(self._in_refusal(args, before))
+        if before is None:
+            return
+        if self.switch is not None:
+            if "auto" in before:
+                from tst_megatron.methods.superposition.switch import take_over
 
-        # Lists come back as tuples or the other way about; JSON has one of them.
-        before_text = json.dumps(None if before is None else without_measurements(before))
-        now_text = json.dumps(without_measurements(self.saved()))
-        if before_text != now_text and not args.allow_schedule_change:
+                take_over(self.switch, before["auto"], step)
+        elif is_same and before[TEXT] is not None:
+            self._read_on(args, before[TEXT])
+
+    def _read_on(self, args: argparse.Namespace, text: Sequence[tuple[int, int]]) -> None:
+        """Go on in the documents that the checkpoint's run has shared out.
+
+        Args:
+            args: Megatron's validated arguments.
+            text: bag size and samples of the stages by which it did.
+        """
+        laid_out = tuple(BagStage(*stage) for stage in text)
+        has_all = sizes_read(self.superposition.schedule.stages) <= sizes_read(laid_out)
+        if has_all or not self.superposition.reads_bags:
+            self._laid_out = laid_out
+            schedule = self._schedules(train_steps(args))
+            self.superposition = replace(self.superposition, schedule=schedule)
+        elif not args.allow_schedule_change:
             raise UserError(
-                f"the checkpoint in {args.load} was trained under the schedule {before_text} and "
-                f"this run has {now_text}: use the same flags, or add --allow-schedule-change"
+                f"the run of the checkpoint in {args.load} was to end in bags, so all documents "
+                "were shared out among them and none is left for the longer run: begin it anew, "
+                "or add --allow-schedule-change to share them out again and read some twice"
             )
-        if before is not None and self.switch is not None and "auto" in before:
-            take_over(self.switch, before["auto"], step)
+
+    def _in_refusal(self, args: argparse.Namespace, before: Any) -> str:
+        """Why the run does not go on from a checkpoint, and what to do."""
+        now = settings(self.saved())
+        before = None if before is None else settings(before)
+        instead = "use the same flags"
+        if before is not None and before | {"stages": None} == now | {"stages": None}:
+            steps = in_steps(before["stages"], args)
+            if steps is not None:
+                instead += f", or in a run of another length --tst-schedule {steps}"
+        return (
+            f"the checkpoint in {args.load} was trained under the schedule {json.dumps(before)} "
+            f"and this run has {json.dumps(now)}: {instead}, or add --allow-schedule-change"
+        )
 
     @property
     def reads_text_once(self) -> bool:

@@ -7,16 +7,15 @@ needs no state of its own. Resuming, another data-parallel size or a batch-size 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
 
+from tst_megatron.methods.superposition.stage_lengths import (
+    SHARE,
+    RunLength,
+    ScheduleError,
+    StageLength,
+    check_lengths,
+)
 from tst_megatron.runs.stages import index_at, starts_of
-
-# Shares typed as decimals add up to 1 only within rounding.
-_SHARE_TOLERANCE = 1e-9
-
-
-class ScheduleError(ValueError):
-    """A schedule that cannot be run; the message is one sentence for the user."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +48,12 @@ class BagSchedule:
 
     Attributes:
         stages: at least one; the last has bag size 1 (and perhaps no samples).
+        laid_out: the stages that text was laid out for, where the run goes on from one of another
+            length; None where they are its own.
     """
 
     stages: tuple[Stage, ...]
+    laid_out: tuple[Stage, ...] | None = None
 
     @classmethod
     def from_shares(
@@ -65,27 +67,52 @@ class BagSchedule:
         Args:
             shares: in the order of training.
             train_iters: steps of the whole run.
-            samples_of_steps: samples consumed in the first n steps (n · global batch size without
-                a batch-size ramp), so that stages end between two steps.
+            samples_of_steps: samples consumed in the first n steps.
 
         Raises:
-            ScheduleError: a bag size is below 1, a share is not above 0, the shares sum past 1, or
-                a stage rounds to 0 steps.
+            ScheduleError: as `from_lengths`.
         """
-        _check_shares(shares)
-        ends = [round(total * train_iters) for total in accumulate(share for _, share in shares)]
+        stages = [(bag_size, StageLength(share)) for bag_size, share in shares]
+        return cls.from_lengths(stages, RunLength(train_iters, samples_of_steps))
+
+    @classmethod
+    def from_lengths(
+        cls, lengths: Sequence[tuple[int, StageLength]], run: RunLength
+    ) -> "BagSchedule":
+        """Stages as (bag size, length); what is left over is ordinary.
+
+        Args:
+            lengths: in the order of training.
+            run: what turns them into steps.
+
+        Raises:
+            ScheduleError: as `check_lengths`; a stage rounds to 0 steps, tokens cannot be counted,
+                or the stages end after the run.
+        """
+        check_lengths(lengths)
+        ends = run.ends_of(lengths)
+        if all(length.unit == SHARE for _, length in lengths):
+            # They sum to 1 within rounding, which is more than a step of a long run.
+            ends = [min(end, run.train_iters) for end in ends]
         stages, start = [], 0
-        for (bag_size, share), end in zip(shares, ends, strict=True):
-            end = min(end, train_iters)
+        for (bag_size, length), end in zip(lengths, ends, strict=True):
             if end <= start:
                 raise ScheduleError(
-                    f"the stage {bag_size}:{share:g} rounds to 0 of {train_iters} steps: "
+                    f"the stage {bag_size}:{length} rounds to 0 of {run.train_iters} steps: "
                     "raise its share or the number of steps"
+                    if length.unit == SHARE
+                    else f"the stage {bag_size}:{length} is nearer to 0 steps than to 1: raise it"
                 )
-            stages.append(Stage(bag_size, samples_of_steps(end) - samples_of_steps(start)))
+            if end > run.train_iters:
+                raise ScheduleError(
+                    f"the stage {bag_size}:{length} ends after the {run.train_iters:,} steps of "
+                    "the run: shorten the stages or train for more steps"
+                )
+            samples = run.samples_of_steps(end) - run.samples_of_steps(start)
+            stages.append(Stage(bag_size, samples))
             start = end
-        stages.append(Stage(1, samples_of_steps(train_iters) - samples_of_steps(start)))
-        return cls(tuple(stages))
+        ordinary = run.samples_of_steps(run.train_iters) - run.samples_of_steps(start)
+        return cls((*stages, Stage(1, ordinary)))
 
     @cached_property
     def starts(self) -> tuple[int, ...]:
@@ -104,8 +131,9 @@ class BagSchedule:
 
     @property
     def text(self) -> "BagSchedule":
-        """The samples that text is laid out for: these, as they are."""
-        return self
+        """The samples by which text is laid out: those of the run that this one goes on from, or
+        else its own."""
+        return self if self.laid_out is None else BagSchedule(self.laid_out)
 
     def locate(self, sample_index: int) -> Location:
         """Stage, bag size and index in the stage of a global sample index.
@@ -128,43 +156,3 @@ class BagSchedule:
             if stage.bag_size == location.bag_size
         )
         return before + location.index
-
-
-def parse_shares(text: str) -> tuple[tuple[int, float], ...]:
-    """Read ``16:0.2,4:0.1`` as ((16, 0.2), (4, 0.1)).
-
-    Raises:
-        ScheduleError: the text has another form.
-    """
-    shares = []
-    for part in text.split(","):
-        bag_size, colon, share = part.partition(":")
-        try:
-            if not colon:
-                raise ValueError
-            shares.append((int(bag_size), float(share)))
-        except ValueError:
-            raise ScheduleError(
-                f"the stage {part.strip()!r} is not BAG_SIZE:SHARE_OF_STEPS: "
-                "write for example 16:0.2,4:0.1"
-            ) from None
-    return tuple(shares)
-
-
-def _check_shares(shares: Sequence[tuple[int, float]]) -> None:
-    if not shares:
-        raise ScheduleError("the schedule has no stage: name at least one, for example 4:0.3")
-    for bag_size, share in shares:
-        if bag_size < 1:
-            raise ScheduleError(f"bag size {bag_size} is below 1: use 1 or more")
-        # Written so that NaN fails too.
-        if not share > 0.0:
-            raise ScheduleError(
-                f"the share {share:g} of the stage with bag size {bag_size} is not above 0: "
-                "use a share of the steps between 0 and 1"
-            )
-    total = sum(share for _, share in shares)
-    if not total <= 1.0 + _SHARE_TOLERANCE:
-        raise ScheduleError(
-            f"the shares of the stages sum to {total:g}, past 1: lower them to 1 or less"
-        )

@@ -130,7 +130,7 @@ def loss_on_all_ranks(loss: Tensor | None) -> float:
 def rule_of(args: argparse.Namespace, schedule: OpenSchedule) -> Rule:
     """What decides a run's switch beside its measurements."""
     return Rule(
-        bag_size=schedule.shares.bag_size,
+        bag_size=schedule.bag_size,
         train_iters=train_steps(args),
         warmup_steps=_warmup_steps(args),
         first_switch=schedule.first_switch,
@@ -138,16 +138,8 @@ def rule_of(args: argparse.Namespace, schedule: OpenSchedule) -> Rule:
     )
 
 
-def without_measurements(saved: dict[str, Any]) -> dict[str, Any]:
-    """Of what a checkpoint remembers, that which a run cannot change while it goes on."""
-    if "auto" not in saved:
-        return saved
-    auto = {k: v for k, v in saved["auto"].items() if k not in ("points", "switch_step")}
-    return {name: value for name, value in saved.items() if name != "stages"} | {"auto": auto}
-
-
 def take_over(switch: AutoSwitch, saved: dict[str, Any], step: int) -> None:
-    """Take over what another run, or this one under another length or shares, has measured.
+    """Take over what another run, or this one under another length or limits, has measured.
 
     Args:
         switch: of this run.
@@ -163,11 +155,10 @@ def take_over(switch: AutoSwitch, saved: dict[str, Any], step: int) -> None:
     ended = saved["last_switch"] if saved["switch_step"] is None else saved["switch_step"]
     end = switch.rule.last_switch if switch.decision is None else switch.decision.switch_step
     if ended <= step < end:
-        share = ended / switch.rule.train_iters
         raise UserError(
             f"the run has left its bags after step {ended}, and --tst-schedule auto of "
             f"{switch.rule.train_iters} steps would go back to them at step {step}: end them where "
-            f"they ended, with --tst-schedule {saved['bag_size']}:{share:.6g}"
+            f"they ended, with --tst-schedule {saved['bag_size']}:{ended}steps"
         )
 
 

@@ -5,6 +5,8 @@ from the same documents, in turn. Bags that are cut from the running text (bound
 the text what tokens are; with ``document`` a document takes up whole bags.
 """
 
+from dataclasses import replace
+
 from tst_megatron.corpora.parts import TextPart
 from tst_megatron.methods.superposition.schedule import BagSchedule
 from tst_megatron.methods.superposition.settings import Superposition
@@ -17,22 +19,21 @@ def text_of_stages(
 
     Args:
         schedule: bag size of every sample, as the data see it; an open one reads the text of the
-            longest stages that it can come to have.
+            longest stages that it can come to have, and a run that goes on under another length
+            shares documents out as the one before it did.
         seq_length: L.
         bag_boundary: whether a bag ends with its document.
     """
     text = schedule.text
     sizes = dict.fromkeys(stage.bag_size for stage in text.stages if stage.num_samples)
-    return [
-        text_of_bags(
-            bag_size,
-            text.samples_of_bag_size(bag_size),
-            seq_length,
-            bag_boundary,
-            _name(bag_size, text),
-        )
-        for bag_size in sizes
-    ]
+    parts = []
+    for bag_size in sizes:
+        laid_out = text.samples_of_bag_size(bag_size)
+        # No fewer than were laid out: their order is of all of them.
+        samples = max(laid_out, schedule.samples_of_bag_size(bag_size))
+        part = text_of_bags(bag_size, samples, seq_length, bag_boundary, _name(bag_size, text))
+        parts.append(replace(part, laid_out=laid_out))
+    return parts
 
 
 def text_of_bags(

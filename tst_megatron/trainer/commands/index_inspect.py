@@ -1,7 +1,7 @@
 """``tst-megatron index inspect``: what an indexed corpus holds, for the eye."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from tst_megatron.trainer.sample_view import as_text, draw_samples
 _SPLIT = "969, 30, 1"  # Megatron's, for --data-path without --split.
 _INPUTS_SHOWN = 5
 _TRIED_STEPS = 1 << 10  # Of a run as long as its text: where to begin to look.
+_MOST_TRIED_STEPS = 1 << 40
 
 EXAMPLES = """\
 examples:
@@ -187,7 +188,7 @@ def _sampled_run(args: argparse.Namespace) -> tuple[Run, Reading]:
         # The surplus is of blends with weights alone.
         return run, reading_of_run(flags, run, sources, surplus=0.0)
 
-    steps = args.train_iters or Budget(of_steps(_TRIED_STEPS)[1]).steps_that_fit()
+    steps = args.train_iters or Budget(_first_that_is_one(of_steps)[1]).steps_that_fit()
     if not steps:
         raise UserError(
             f"the corpus {args.prefix} is too small for one sample of every stage: lower "
@@ -196,6 +197,17 @@ def _sampled_run(args: argparse.Namespace) -> tuple[Run, Reading]:
     run, reading = of_steps(steps)
     check_no_empty_stage(Budget(reading).stages)
     return run, reading
+
+
+def _first_that_is_one(of_steps: Callable[[int], tuple[Run, Reading]]) -> tuple[Run, Reading]:
+    """A run long enough for stages of a number of steps of their own."""
+    steps = _TRIED_STEPS
+    while steps < _MOST_TRIED_STEPS:
+        try:
+            return of_steps(steps)
+        except UserError:
+            steps *= 2
+    return of_steps(steps)
 
 
 def _summary(

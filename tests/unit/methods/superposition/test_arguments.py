@@ -49,6 +49,35 @@ def test_the_two_forms_of_a_schedule() -> None:
     assert stages("--tst-schedule=4:1.0") == [(4, 800), (1, 0)]
 
 
+def test_lengths_in_steps_and_tokens() -> None:
+    assert stages("--tst-schedule=16:0.2,4:25steps") == [(16, 160), (4, 200), (1, 440)]
+    # A step of bags of 4 reads 8 · 16 · 4 tokens; with output alone superposed, single ones.
+    tokens = ("--tst-schedule=4:10Ktokens", "--seq-length=16")
+    assert stages(*tokens) == [(4, 20 * 8), (1, 80 * 8)]
+    assert stages(*tokens, "--tst-superpose=output") == [(4, 78 * 8), (1, 22 * 8)]
+    assert "add --seq-length" in refusal("--tst-schedule=4:10Ktokens")
+    assert "4:20000steps ends after the 100 steps" in refusal("--tst-schedule=4:20000steps")
+
+
+def test_a_step_ratio_is_a_share(capsys) -> None:
+    with pytest.raises(SystemExit):
+        parse("--tst-bag-size=4", "--tst-step-ratio=6000steps")
+    said = capsys.readouterr().err
+    assert "'6000steps' is no share of the steps: write for example 0.3, or steps" in said
+
+
+def test_tokens_that_are_no_whole_steps_are_told(caplog) -> None:
+    for schedule, told in (("4:10Ktokens", 1), ("4:10240tokens", 0), ("4:20steps", 0)):
+        args = parse(f"--tst-schedule={schedule}", "--seq-length=16")
+        args.rank = 0
+        caplog.clear()
+        run_of(args).check(args)
+        assert len(caplog.records) == told
+        if told:
+            assert "4:10000tokens is no whole number of steps" in caplog.text
+            assert "reads 10,240 tokens in 160 samples" in caplog.text
+
+
 def test_a_switch_left_to_measurement() -> None:
     validated = ("--eval-interval=5", "--eval-iters=2")
     # Superposed as long as may be, until it is decided.
@@ -175,6 +204,8 @@ def test_a_checkpoint_knows_the_boundary(tmp_path: Path) -> None:
         (("--tst-schedule=4:0.001",), ("4:0.001", "0 of 100 steps")),
         (("--tst-schedule=four:0.1",), ("four:0.1", "BAG_SIZE:SHARE")),
         (("--tst-schedule=",), ("BAG_SIZE:SHARE",)),
+        (("--tst-schedule=4:6000stpes",), ("4:6000stpes", "BAG_SIZE:Nsteps", "BAG_SIZE:Ntokens")),
+        (("--tst-schedule=4:6000",), ("past 1", "6000steps")),
         (("--tst-schedule=4:0.3", "--tst-bag-size=4"), ("--tst-schedule", "--tst-bag-size")),
         (("--tst-step-ratio=0.3",), ("--tst-step-ratio", "add --tst-bag-size")),
         (("--tst-objective=mce-alt",), ("--tst-objective", "add --tst-bag-size")),

@@ -6,13 +6,14 @@ import json
 import pytest
 
 from tst_megatron.errors import UserError
-from tst_megatron.methods.superposition.open_schedule import AutoShares, OpenSchedule
+from tst_megatron.methods.superposition.open_schedule import AutoLengths, OpenSchedule
+from tst_megatron.methods.superposition.resumption import is_same_schedule, settings
+from tst_megatron.methods.superposition.stage_lengths import RunLength, StageLength
 from tst_megatron.methods.superposition.switch import (
     AutoSwitch,
     check_auto_switch,
     rule_of,
     take_over,
-    without_measurements,
 )
 from tst_megatron.methods.superposition.switch_rule import Rule
 
@@ -22,7 +23,8 @@ STEPS = 1000
 def switch_of(
     high: float = 0.5, bag_size: int = 4, steps: int = STEPS
 ) -> tuple[AutoSwitch, OpenSchedule]:
-    schedule = OpenSchedule(AutoShares(bag_size, 0.1, high), steps, lambda steps: 8 * steps)
+    lengths = AutoLengths(bag_size, most=StageLength(high))
+    schedule = OpenSchedule(lengths, RunLength(steps, lambda steps: 8 * steps))
     return AutoSwitch(schedule, rule_of(arguments(train_iters=steps), schedule)), schedule
 
 
@@ -85,12 +87,33 @@ def test_a_resume_compares_the_rule_and_not_the_measurements() -> None:
     switch, _ = switch_of()
 
     def saved(of: AutoSwitch) -> dict[str, object]:
-        return without_measurements({"stages": [], "superpose": "both", "auto": of.as_saved()})
+        return settings({"stages": [], "superpose": "both", "auto": of.as_saved()})
 
     before = saved(switch)
     trained(switch, 480)
     assert saved(switch) == before != saved(switch_of(0.6)[0])
-    assert without_measurements({"stages": [(4, 8)]}) == {"stages": [(4, 8)]}
+    assert settings({"stages": [(4, 8)]}) == {"stages": [(4, 8)]}
+
+
+def test_a_switch_that_is_decided_may_be_fixed_where_it_is() -> None:
+    """So that a run of ``auto`` can be extended: its stages are what a fixed schedule has."""
+    switch, schedule = switch_of()
+    trained(switch, 480)
+    assert switch.decision is not None
+
+    def saved(auto: AutoSwitch | None, samples: int) -> dict[str, object]:
+        return {"stages": [(4, samples)]} | ({} if auto is None else {"auto": auto.as_saved()})
+
+    end = schedule.stages[0].num_samples
+    before, fixed = saved(switch, end), saved(None, end)
+    assert is_same_schedule(before, fixed, step=481)
+    assert not is_same_schedule(before, saved(None, end + 8), step=481)
+    # Not yet decided, it may come to be another.
+    undecided, open_schedule = switch_of()
+    longest = open_schedule.stages[0].num_samples
+    before, fixed = saved(undecided, longest), saved(None, longest)
+    assert not is_same_schedule(before, fixed, step=499)
+    assert is_same_schedule(before, fixed, step=500)
 
 
 def test_a_longer_run_goes_on_with_what_was_measured() -> None:
@@ -111,11 +134,11 @@ def test_a_longer_run_does_not_go_back_to_bags() -> None:
     assert decided.decision is not None
     ended = decided.decision.switch_step
     longer, schedule = switch_of(steps=4 * STEPS)
-    with pytest.raises(UserError, match=rf"left its bags after step {ended}, .* 4:{ended / 4000}"):
+    with pytest.raises(UserError, match=rf"left its bags after step {ended}, .* 4:{ended}steps"):
         take_over(longer, decided.as_saved(), 600)
     # One that ended where it had to.
     undecided, _ = switch_of()
-    with pytest.raises(UserError, match=r"left its bags after step 500, .* 4:0\.125"):
+    with pytest.raises(UserError, match=r"left its bags after step 500, .* 4:500steps"):
         take_over(longer, undecided.as_saved(), 500)
     take_over(longer, undecided.as_saved(), 499)
     assert schedule.last_switch == 2000
@@ -130,7 +153,7 @@ def test_a_longer_run_does_not_go_back_to_bags() -> None:
     ],
 )
 def test_the_warm_up_is_megatrons(flags: dict[str, object], steps: int) -> None:
-    schedule = OpenSchedule(AutoShares(4), STEPS, lambda steps: 8 * steps)
+    schedule = OpenSchedule(AutoLengths(4), RunLength(STEPS, lambda steps: 8 * steps))
     assert rule_of(arguments(**flags), schedule).warmup_steps == steps
 
 

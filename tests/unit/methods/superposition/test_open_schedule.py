@@ -5,21 +5,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tst_megatron.methods.superposition.open_schedule import (
-    AutoShares,
+    AutoLengths,
     OpenSchedule,
     is_auto,
     parse_auto,
 )
-from tst_megatron.methods.superposition.schedule import BagSchedule, ScheduleError, Stage
+from tst_megatron.methods.superposition.schedule import BagSchedule, Stage
+from tst_megatron.methods.superposition.stage_lengths import (
+    RunLength,
+    ScheduleError,
+    StageLength,
+)
 
 
 def open_schedule(train_iters=100, low=0.1, high=0.5):
-    return OpenSchedule(AutoShares(4, low, high), train_iters, lambda steps: 8 * steps)
+    lengths = AutoLengths(4, StageLength(low), StageLength(high))
+    return OpenSchedule(lengths, RunLength(train_iters, lambda steps: 8 * steps))
+
+
+def given_as(text, train_iters=100):
+    run = RunLength(train_iters, lambda steps: 8 * steps, lambda bag_size: 16 * bag_size)
+    return OpenSchedule(parse_auto(text), run)
 
 
 def test_the_flag():
-    assert parse_auto("auto:4") == AutoShares(4, 0.1, 0.5)
-    assert parse_auto("auto:8:0.2,0.4") == AutoShares(8, 0.2, 0.4)
+    assert parse_auto("auto:4") == AutoLengths(4, StageLength(0.1), StageLength(0.5))
+    assert parse_auto("auto:8:0.2,0.4") == AutoLengths(8, StageLength(0.2), StageLength(0.4))
+    limits = StageLength(2000, "steps"), StageLength(10**9, "tokens")
+    assert parse_auto("auto:8:2000steps,1Btokens") == AutoLengths(8, *limits)
     assert is_auto("auto:4")
     assert not is_auto("4:0.1")
     assert not is_auto(None)
@@ -38,6 +51,8 @@ def test_the_flag():
         ("auto:4:0.5,0.5", "the smaller one first"),
         ("auto:4:0.1,1.1", "between 0 and 1"),
         ("auto:4:nan,0.5", "between 0 and 1"),
+        ("auto:4:20steps,10steps", "the smaller one first"),
+        ("auto:4:20step,30steps", "auto:4:2000steps,6000steps"),
     ],
 )
 def test_another_form_is_refused(text, says):
@@ -48,6 +63,26 @@ def test_another_form_is_refused(text, says):
 def test_a_stage_of_no_steps_is_refused():
     with pytest.raises(ScheduleError, match="rounds to 0 of 10 steps"):
         open_schedule(10, 0.0, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "last"),
+    [
+        ("auto:4:20steps,0.5", 20, 50),
+        ("auto:4:0.1,60steps", 10, 60),
+        # A step reads 8 samples of 16 positions of 4 tokens.
+        ("auto:4:0steps,10Ktokens", 0, round(10_000 / (8 * 16 * 4))),
+    ],
+)
+def test_limits_in_steps_and_tokens(text, first, last):
+    schedule = given_as(text)
+    assert (schedule.first_switch, schedule.last_switch) == (first, last)
+
+
+@pytest.mark.parametrize("text", ["auto:4:60steps,0.5", "auto:4:0.1,101steps"])
+def test_limits_that_do_not_fit_the_run_are_told_in_steps(text):
+    with pytest.raises(ScheduleError, match="steps of 100: use a least below the most"):
+        given_as(text)
 
 
 def test_open_it_is_superposed_as_long_as_may_be():

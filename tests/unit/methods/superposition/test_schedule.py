@@ -7,9 +7,13 @@ from hypothesis import strategies as st
 from tst_megatron.methods.superposition.schedule import (
     BagSchedule,
     Location,
-    ScheduleError,
     Stage,
-    parse_shares,
+)
+from tst_megatron.methods.superposition.stage_lengths import (
+    RunLength,
+    ScheduleError,
+    StageLength,
+    parse_lengths,
 )
 
 
@@ -224,22 +228,92 @@ class TestErrors:
         ],
     )
     def test_text(self, text, named):
-        assert f"the stage {named} is not" in message_of(lambda: parse_shares(text))
+        assert f"the stage {named} is not" in message_of(lambda: parse_lengths(text))
 
 
-class TestParseShares:
+class TestParseLengths:
     @pytest.mark.parametrize(
-        ("text", "shares"),
+        ("text", "stages"),
         [
-            ("4:0.3", ((4, 0.3),)),
-            ("16:0.2,4:0.1", ((16, 0.2), (4, 0.1))),
-            (" 16 : 0.2 , 4:1e-1 ", ((16, 0.2), (4, 0.1))),
-            ("6:1", ((6, 1.0),)),
+            ("4:0.3", [(4, 0.3)]),
+            ("16:0.2,4:0.1", [(16, 0.2), (4, 0.1)]),
+            (" 16 : 0.2 , 4:1e-1 ", [(16, 0.2), (4, 0.1)]),
+            ("6:1", [(6, 1.0)]),
+            ("16:6000steps", [(16, 6000, "steps")]),
+            ("16:0.2,4:2Btokens", [(16, 0.2), (4, 2 * 10**9, "tokens")]),
+            ("4:1.5KSteps, 2:250mTOKENS", [(4, 1500, "steps"), (2, 250 * 10**6, "tokens")]),
+            ("4:2e9tokens,2:0.25Ttokens", [(4, 2 * 10**9, "tokens"), (2, 25 * 10**10, "tokens")]),
         ],
     )
-    def test_it_reads(self, text, shares):
-        assert parse_shares(text) == shares
+    def test_it_reads(self, text, stages):
+        expected = tuple((size, StageLength(*length)) for size, *length in stages)
+        assert parse_lengths(text) == expected
 
     @given(st.lists(st.tuples(st.integers(1, 64), st.floats(0.001, 1.0)), min_size=1, max_size=5))
     def test_it_reads_what_is_written(self, shares):
-        assert parse_shares(",".join(f"{s}:{share!r}" for s, share in shares)) == tuple(shares)
+        text = ",".join(f"{s}:{share!r}" for s, share in shares)
+        assert parse_lengths(text) == tuple((s, StageLength(share)) for s, share in shares)
+
+    @pytest.mark.parametrize(
+        "length",
+        [
+            *("6000step", "6000 steps", "6000stpes", "2Btoken", "2Gtokens", "2B", "tokens"),
+            *("Ksteps", "0.5steps", "1.2345Ksteps", "-3steps", "2BBtokens", "6_000steps"),
+            *("1e999steps", "0_1"),
+        ],
+    )
+    def test_a_misspelt_length_is_one_sentence(self, length):
+        message = message_of(lambda: parse_lengths(f"8:0.1,4:{length}"))
+        assert f"the stage '4:{length}' is not BAG_SIZE:SHARE, BAG_SIZE:Nsteps or " in message
+
+
+class TestStepsAndTokens:
+    """A step is 8 samples of 16 positions."""
+
+    def stages_of(self, text, train_iters=100, samples_of_steps=None):
+        run = RunLength(train_iters, samples_of_steps or of_batches(8), lambda size: 16 * size)
+        stages = BagSchedule.from_lengths(parse_lengths(text), run).stages
+        return [(stage.bag_size, stage.num_samples) for stage in stages]
+
+    def test_steps_stay_where_they_are_in_a_longer_run(self):
+        assert self.stages_of("16:20steps,4:10steps") == [(16, 160), (4, 80), (1, 560)]
+        assert self.stages_of("16:20steps,4:10steps", 200) == [(16, 160), (4, 80), (1, 1360)]
+
+    def test_shares_beside_them_are_of_the_whole_run(self):
+        assert self.stages_of("16:0.2,4:10steps") == [(16, 160), (4, 80), (1, 560)]
+        assert self.stages_of("16:10steps,4:0.2", 200) == [(16, 80), (4, 320), (1, 1200)]
+
+    @given(st.integers(1, 16), st.integers(2_000, 100_000))
+    def test_tokens_are_the_nearest_whole_number_of_steps(self, bag_size, tokens):
+        of_step = 8 * 16 * bag_size
+        (_, samples), _ = self.stages_of(f"{bag_size}:{tokens}tokens", 10_000)
+        assert samples % 8 == 0
+        assert abs(samples // 8 * of_step - tokens) <= of_step / 2
+
+    def test_tokens_are_counted_from_where_their_stage_begins(self):
+        # The batch doubles after 10 steps: 15 more of 16 samples read 16 · 16 · 4 · 15 tokens.
+        def ends(steps):
+            return 8 * steps + 8 * max(0, steps - 10)
+
+        assert self.stages_of("16:10steps,4:15360tokens", 100, ends) == [
+            (16, 80),
+            (4, 240),
+            (1, 8 * 190 - 320),
+        ]
+
+    def test_what_does_not_fit_the_run_is_told(self):
+        for text in ("4:101steps", "4:0.6,2:41steps", "2:41steps,4:0.6", "4:1Btokens"):
+            message = message_of(lambda text=text: self.stages_of(text))
+            assert "ends after the 100 steps of the run" in message
+        assert self.stages_of("4:100steps") == [(4, 800), (1, 0)]
+
+    def test_nothing_is_told(self):
+        assert "the length 0steps of the stage" in message_of(lambda: self.stages_of("4:0steps"))
+        message = message_of(lambda: self.stages_of("4:100tokens"))
+        assert "4:100tokens is nearer to 0 steps than to 1" in message
+
+    def test_tokens_need_a_sequence_length(self):
+        run = RunLength(100, of_batches(8))
+        lengths = parse_lengths("4:10000tokens")
+        message = message_of(lambda: BagSchedule.from_lengths(lengths, run))
+        assert "add --seq-length" in message

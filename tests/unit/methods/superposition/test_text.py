@@ -2,9 +2,10 @@
 
 import pytest
 
-from tst_megatron.methods.superposition.open_schedule import AutoShares, OpenSchedule
+from tst_megatron.methods.superposition.open_schedule import AutoLengths, OpenSchedule
 from tst_megatron.methods.superposition.schedule import BagSchedule
 from tst_megatron.methods.superposition.settings import BagObjective, Superposition
+from tst_megatron.methods.superposition.stage_lengths import RunLength, StageLength
 from tst_megatron.methods.superposition.text import held_out_text, text_of_bags, text_of_stages
 
 L = 8
@@ -44,7 +45,8 @@ def test_a_bag_that_ends_with_its_document_is_a_unit(boundary: str, unit: int) -
 
 
 def test_an_open_schedule_has_text_for_the_longest_of_either_stage() -> None:
-    parts = text_of_stages(OpenSchedule(AutoShares(4, 0.2, 0.6), 40, lambda steps: steps * 4), L)
+    lengths = AutoLengths(4, StageLength(0.2), StageLength(0.6))
+    parts = text_of_stages(OpenSchedule(lengths, RunLength(40, lambda steps: steps * 4)), L)
     assert [part.samples for part in parts] == [24 * 4, 32 * 4]
 
 

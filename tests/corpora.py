@@ -64,6 +64,7 @@ def write_its_manifest(prefix: Path, vocab_size: int = 500, **changes: Any) -> M
     index = read_index(prefix)
     values: dict[str, Any] = {
         "inputs": [InputRecord(f"{prefix.name}.jsonl", 1000, "0" * 64, index.num_documents)],
+        "left_out": [],
         "settings": {"append_eod": True, "eod": EOD, "field": "text"},
         "tokenizer": TokenizerRecord(
             kind="null",

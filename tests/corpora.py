@@ -14,6 +14,7 @@ from tst_megatron.corpora.index_file import bin_path, index_path, read_index
 from tst_megatron.corpora.manifest import (
     FileRecord,
     InputRecord,
+    LeftOutRecord,
     Manifest,
     TokenizerRecord,
     write_manifest,
@@ -64,6 +65,7 @@ def write_its_manifest(prefix: Path, vocab_size: int = 500, **changes: Any) -> M
     index = read_index(prefix)
     values: dict[str, Any] = {
         "inputs": [InputRecord(f"{prefix.name}.jsonl", 1000, "0" * 64, index.num_documents)],
+        "left_out": [LeftOutRecord(prefix.name, {".pdf": 3})],
         "settings": {"append_eod": True, "eod": EOD, "field": "text"},
         "tokenizer": TokenizerRecord(
             kind="null",

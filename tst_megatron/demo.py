@@ -166,7 +166,7 @@ def _prepare_data(folder: Folder, settings: Settings, console: Console) -> None:
     if settings.corpus is None:
         files = small_corpora.bundled_files()
     else:
-        files = small_corpora.corpus_files(settings.corpus)
+        files = small_corpora.corpus_files(settings.corpus, console)
     folder.text.make(files, settings.vocab_size, console)
 
 

@@ -27,7 +27,10 @@ OLD_NAMES: Mapping[str, str] = {
 NEW_NAMES: Mapping[str, str] = {old: new for new, old in OLD_NAMES.items()}
 
 
-BOTH_SPELLINGS = "{} and {}, two spellings of one flag"
+def name_now(key: str) -> str:
+    """A flag's name, as a file may spell it, in the spelling of now: with dashes inside."""
+    dashed = key.replace("_", "-")
+    return NEW_NAMES.get(dashed, dashed)
 
 
 def with_new_names(words: Sequence[str]) -> list[str]:
@@ -40,8 +43,9 @@ def with_new_names(words: Sequence[str]) -> list[str]:
     new_names = {f"--{old}": f"--{new}" for old, new in NEW_NAMES.items() if f"--{old}" in given}
     for old, new in new_names.items():
         if new in given:
-            both = BOTH_SPELLINGS.format(old, new)
-            raise UserError(f"the command line has {both}: leave {old} out")
+            raise UserError(
+                f"the command line has {old} and {new}, two spellings of one flag: leave {old} out"
+            )
     warn_of_old_names("the command line", [old.removeprefix("--") for old in new_names], "--")
     renamed = []
     for word in words:

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from tst_megatron import strict_yaml
 from tst_megatron.errors import UserError
-from tst_megatron.old_flags import OLD_NAMES
+from tst_megatron.old_flags import name_now
 
 SPLITS = ("train", "valid", "test")
 """Megatron's ``Split``, in its order."""
@@ -115,17 +114,9 @@ def load_blend(file: str) -> BlendFile:
         UserError: it cannot be read, or is not a blend.
     """
     where = f"the blend {file}"
-    try:
-        content = yaml.safe_load(Path(file).read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
-        raise UserError(f"{where} cannot be read: {reason}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
-    if isinstance(content, dict):
-        # A recipe, perhaps in its old spelling.
-        carried = (content.get(key) for key in ("blend", OLD_NAMES["blend"]))
-        content = next((blend for blend in carried if isinstance(blend, dict)), content)
+    content = strict_yaml.read(Path(file), where, name_now)
+    if isinstance(content, dict) and isinstance(content.get("blend"), dict):
+        content = content["blend"]  # Of a recipe.
     names = set(content) if isinstance(content, dict) else set()
     if names != {"sources"} and not {"train"} <= names <= set(SPLITS):
         raise UserError(

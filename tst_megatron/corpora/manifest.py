@@ -12,7 +12,8 @@ from typing import Any
 from tst_megatron.errors import UserError
 from tst_megatron.files import write_whole
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_WITHOUT_LEFT_OUT = 1
 
 CHECKSUM_BLOCK = 8 << 20
 """Bytes of a file that each entry of ``block_sha256`` is of."""
@@ -36,12 +37,26 @@ class InputRecord:
 
 
 @dataclass(frozen=True)
+class LeftOutRecord:
+    """What a folder or a glob had beside the files that were read.
+
+    Attributes:
+        path: the folder or the glob, as it was given.
+        kinds: how many files of each kind, by the ending of their names or by what they are.
+    """
+
+    path: str
+    kinds: dict[str, int]
+
+
+@dataclass(frozen=True)
 class SkippedRecord:
     """A record that was left out.
 
     Attributes:
         path: of its file.
-        record: its line (JSON lines, text), row (Parquet, Arrow) or element (JSON array), from 1.
+        record: its line (JSON lines, text), row (Parquet, Arrow, and CSV under its header) or
+            element (JSON array), from 1.
         reason: what is wrong with it.
     """
 
@@ -98,6 +113,7 @@ class Manifest:
 
     Attributes:
         inputs: the files, in the order of the documents.
+        left_out: what folders and globs had beside them.
         settings: flags that the documents depend on, by name.
         tokenizer: what wrote the ids.
         dtype: of the ids in the ``.bin`` file.
@@ -106,7 +122,8 @@ class Manifest:
         text_bytes: UTF-8 bytes of the documents' text; 0 where ids were read.
         longest_document: tokens of it.
         filtered: records that ``--where`` left out.
-        skipped: how many records were left out for each reason.
+        skipped: how many records were left out for each reason: bad ones, if that was asked for,
+            and documents without a token.
         skipped_records: the first of them.
         versions: of the packages that had a hand in it.
         bin: the tokens' file.
@@ -114,6 +131,7 @@ class Manifest:
     """
 
     inputs: list[InputRecord]
+    left_out: list[LeftOutRecord]
     settings: dict[str, Any]
     tokenizer: TokenizerRecord
     dtype: str
@@ -167,7 +185,9 @@ def read_manifest(prefix: str | Path) -> Manifest | None:
     try:
         content = json.loads(path.read_bytes())
         version = content.pop("schema_version")
-        if version != SCHEMA_VERSION:
+        if version == _WITHOUT_LEFT_OUT:
+            content["left_out"] = []
+        elif version != SCHEMA_VERSION:
             raise UserError(
                 f"{path} has schema version {version} and this tst-megatron reads "
                 f"{SCHEMA_VERSION}: use the version that wrote it, or index the corpus again"
@@ -177,6 +197,7 @@ def read_manifest(prefix: str | Path) -> Manifest | None:
             **content
             | {
                 "inputs": [InputRecord(**one) for one in content["inputs"]],
+                "left_out": [LeftOutRecord(**one) for one in content["left_out"]],
                 "tokenizer": TokenizerRecord(**content["tokenizer"]),
                 "skipped_records": [SkippedRecord(**one) for one in content["skipped_records"]],
                 "bin": FileRecord(**content["bin"]),

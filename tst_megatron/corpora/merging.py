@@ -258,6 +258,7 @@ def _added(
     records = [record for one in manifests for record in one.skipped_records]
     return Manifest(
         inputs=[record for one in manifests for record in one.inputs],
+        left_out=[record for one in manifests for record in one.left_out],
         settings={name: v for name, v in first.settings.items() if name not in differing},
         tokenizer=_added_tokenizer([one.tokenizer for one in manifests], folder),
         dtype=first.dtype,

@@ -36,16 +36,23 @@ def bundled_files() -> list[InputFile]:
         raise UserError(
             f"{root} holds no source files to train on: give a corpus of your own with --corpus"
         )
-    return _in_drawn_order(find_inputs([str(path) for path in found], "text"))
+    return _in_drawn_order(find_inputs([str(path) for path in found], "text").files)
 
 
-def corpus_files(corpus: str) -> list[InputFile]:
+def corpus_files(corpus: str, console: Console) -> list[InputFile]:
     """The files of a corpus, in an order drawn once: a file, a folder of them, or a glob.
+
+    Args:
+        corpus: names it.
+        console: is told what is left out.
 
     Raises:
         UserError: the corpus is missing or holds no file that can be read.
     """
-    return _in_drawn_order(find_inputs([corpus]))
+    inputs = find_inputs([corpus])
+    for left_out in inputs.left_out:
+        console.print(left_out.in_words, highlight=False, markup=False, soft_wrap=True)
+    return _in_drawn_order(inputs.files)
 
 
 def documents_of(files: list[InputFile]) -> Iterator[str]:

@@ -1,8 +1,9 @@
 """One recipe file: its flags, what it extends, and its layouts and precisions.
 
-Strict, since a slip in a file would otherwise train for weeks: a key that stands twice, a section
-that is no mapping, a parent that is missing or comes round again are refused. Whether a key is a
-flag at all is Megatron's to say (`tst_megatron.recipes.keys`).
+Strict, since a slip in a file would otherwise train for weeks: what its YAML leaves in doubt
+(`tst_megatron.strict_yaml`), a section that is no mapping, a parent that is missing or comes round
+again are refused. Whether a key is a flag at all is Megatron's to say
+(`tst_megatron.recipes.keys`).
 """
 
 import re
@@ -13,10 +14,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from tst_megatron import strict_yaml
 from tst_megatron.errors import UserError
-from tst_megatron.old_flags import BOTH_SPELLINGS, NEW_NAMES, warn_of_old_names
+from tst_megatron.old_flags import name_now, warn_of_old_names
 
 FOLDER = Path(str(files("tst_megatron") / "recipes"))
 _SUFFIXES = (".yaml", ".yml")
@@ -149,20 +149,18 @@ def _read(path: Path) -> RecipeFile:
 
 
 def _mapping(name: str, path: Path) -> dict[str, Any]:
-    try:
-        loader = _Loader(path.read_text())
-        values = loader.get_single_data()
-    except OSError as error:
-        raise UserError(f"the recipe {name} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"the recipe {name} is not YAML: it is not text in UTF-8") from None
-    except _KeyError as error:
-        raise UserError(f"the recipe {name} has {error}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"the recipe {name} is not YAML: {' '.join(str(error).split())}") from None
+    old_names: list[str] = []
+
+    def spelled(key: str) -> str:
+        now = name_now(key)
+        if now != (dashed := key.replace("_", "-")):
+            old_names.append(dashed)
+        return now
+
+    values = strict_yaml.read(path, f"the recipe {name}", spelled)
     if not isinstance(values, dict):
         raise UserError(f"the recipe {name} is not a mapping of flags to values")
-    warn_of_old_names(f"the recipe {name}", loader.old_names)
+    warn_of_old_names(f"the recipe {name}", old_names)
     return values
 
 
@@ -194,37 +192,3 @@ def _check_flags(where: str, flags: Mapping[str, Any]) -> None:
                 f"the recipe {where} has {key} with values inside values: a flag takes one, or a "
                 "list"
             )
-
-
-class _KeyError(Exception):
-    """A key that cannot stand where it does."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML whose keys are names of flags, each once, spelled with dashes and as they are now.
-
-    Attributes:
-        old_names: keys that were spelled as they were once.
-    """
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.old_names: list[str] = []
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        values: dict[Any, Any] = {}
-        spelled: dict[str, str] = {}
-        for key_node, value_node in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise _KeyError("a key that is no name of a flag")
-            given = key_node.value.replace("_", "-")
-            key = NEW_NAMES.get(given, given)
-            if key in values and spelled[key] != given:
-                raise _KeyError(f"{BOTH_SPELLINGS.format(spelled[key], given)}: leave one out")
-            if key in values:
-                raise _KeyError(f"the key {key} twice: leave one of them out")
-            if key != given:
-                self.old_names.append(given)
-            values[key] = self.construct_object(value_node, deep=True)
-            spelled[key] = given
-        return values

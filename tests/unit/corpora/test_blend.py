@@ -61,6 +61,11 @@ def test_the_last_blend_wins_and_stands_alone(tmp_path: Path) -> None:
         expand_blend(["--blend"])
 
 
+def test_a_number_may_have_an_exponent(tmp_path: Path) -> None:
+    file = write(tmp_path, "sources: [{path: /a, weight: 1e-3}, {path: /b, weight: 2E+1}]")
+    assert load_blend(file).flags == ["--data-path", "0.001", "/a", "20.0", "/b"]
+
+
 def test_a_recipe_carries_a_blend(tmp_path: Path) -> None:
     recipe = write(
         tmp_path,
@@ -109,7 +114,12 @@ def test_data_on_the_command_line_replace_the_recipes(tmp_path: Path) -> None:
         ("sources: [{path: a, weight: 0}]", "source 1 has the weight 0"),
         ("sources: [{path: a, weight: -2}]", "source 1 has the weight -2"),
         ("sources: [{path: a, weight: .inf}]", "source 1 has the weight inf"),
-        ("sources: [{path: a, weight: yes}]", "source 1 has the weight True"),
+        ("sources: [{path: a, weight: true}]", "source 1 has the weight True"),
+        ("sources: [{path: a, weight: yes}]", "has yes on line 1"),
+        ("sources: [{path: a, weight: 1, weight: 2}]", "the key weight twice, on lines 1 and 1"),
+        ("sources: [{path: a}]\nsources: [{path: b}]", "the key sources twice, on lines 1 and 2"),
+        ("sources: [{path: a, weight: !!float 1}]", "has the tag"),
+        ("blend: {sources: []}\ntst-blend: {sources: []}", "two spellings of one key"),
         ("sources: [{path: a, weight: '1'}]", "source 1 has the weight '1'"),
         ("sources: [{path: a, epochs: 0.5}]", "source 1 has epochs 0.5"),
         ("sources: [{path: a, epochs: many}]", "source 1 has the epochs 'many'"),

@@ -132,6 +132,7 @@ def test_manifests_are_added(tmp_path: Path, parts: list[Path], capsys) -> None:
     assert made.skipped == {"not JSON": 5, "no field": 4}
     assert made.skipped_records == skipped
     assert made.filtered == 3
+    assert [one.path for one in made.left_out] == [part.name for part in parts]
     assert made.versions == {"python": "3; 4"}
     assert made.tokenizer.encoder == "ids 1; ids 2"
     assert (made.tokenizer.checked_documents, made.tokenizer.fell_back) == (5, "why")

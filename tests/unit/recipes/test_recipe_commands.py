@@ -99,7 +99,7 @@ def test_show_says_where_every_value_comes_from(capsys) -> None:
         *("49983", "moe-10b-a1b-tst.yaml", "125000", "(moe-10b-a1b-baseline.yaml)")
     ]
     assert shown["--lr"][1:] == [
-        *("1e-3", "command", "line", "0.0003", "(moe-10b-a1b-baseline.yaml)")
+        *("1e-3", "command", "line", "3.0e-4", "(moe-10b-a1b-baseline.yaml)")
     ]
     assert shown["--tst-bag-size"][1:5] == ["left", "out", "command", "line"]
     assert shown["--seed"][1:] == ["7", "command", "line"]

@@ -56,6 +56,16 @@ def test_flags_after_the_recipe_win(mine) -> None:
     assert recipes.expand_recipe(["--lr", "1"]) == ["--lr", "1"]
 
 
+def test_values_are_handed_on_as_they_are_written(mine) -> None:
+    """YAML 1.1 has 240.3, 8 and 1.1 here."""
+    recipe = mine("tst-schedule: 4:0.3\nwandb-exp-name: 010\nwandb-project: 1.10\nlr: 1e-3\n")
+    assert recipes.expand_recipe(["--recipe", recipe]) == [
+        *("--tst-schedule", "4:0.3", "--wandb-exp-name", "010"),
+        *("--wandb-project", "1.10", "--lr", "1e-3"),
+    ]
+    assert recipes.load(recipe)["lr"] == 0.001
+
+
 def test_one_form_of_the_schedule_replaces_the_other(mine) -> None:
     bags = mine("tst-bag-size: 4\ntst-step-ratio: 0.3\nlr: 1\n", "bags.yaml")
     schedule = mine("tst-schedule: 4:0.3\nlr: 1\n", "schedule.yaml")
@@ -146,12 +156,13 @@ def test_a_bad_recipe_is_named(argv: list[str], says: str) -> None:
     ("content", "says"),
     [
         ("a: [", "is not YAML"),
+        ("swiglu: yes\n", "has yes on line 1, .*: write true or false"),
         ("- a\n- b\n", "not a mapping"),
         ("just text", "not a mapping"),
         ("lr: 1\nlr: 2\n", "the key lr twice"),
-        ("num_layers: 1\nnum-layers: 2\n", "the key num-layers twice"),
+        ("num_layers: 1\nnum-layers: 2\n", "num_layers and num-layers, two spellings of one key"),
         ("layouts: {8xh100: {lr: 1, lr: 2}}", "the key lr twice"),
-        ("? [a, b]\n: 1\n", "no name of a flag"),
+        ("? [a, b]\n: 1\n", "a key that is no word"),
         ("lr: {a: 1}\n", "values inside values"),
         ("extends: 3\n", "has 3 as extends"),
         ("extends: tiny-tsd\n", "extends 'tiny-tsd', which is not there: did you mean tiny-tst"),
@@ -173,7 +184,7 @@ def test_a_broken_recipe_is_named(mine, content: str, says: str) -> None:
 def test_a_recipe_that_is_not_text_is_named(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match=r"mine\.yaml is not YAML"):
+    with pytest.raises(UserError, match=r"mine\.yaml cannot be read: it is not text in UTF-8"):
         recipes.load(str(recipe))
 
 

@@ -132,6 +132,7 @@ def test_documents_are_printed_as_text(real: Path, capsys) -> None:
     assert "gigatoken 0.10, 12 documents checked with the reference" in said
     assert "corpus.jsonl: 60 documents" in said
     assert "2 not JSON" in said
+    assert f"of {real.name}: 3 .pdf" in said
 
 
 def test_without_a_tokenizer_ids_are_printed(tmp_path: Path, capsys) -> None:

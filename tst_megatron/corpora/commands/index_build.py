@@ -5,6 +5,11 @@ import shlex
 import time
 
 from tst_megatron.corpora.commands.input_flags import add_input_arguments, read_options
+from tst_megatron.corpora.commands.tokenizer_flags import (
+    TOKENIZERS,
+    add_gpt2_arguments,
+    tokenizer_spec,
+)
 from tst_megatron.errors import UserError
 
 EXAMPLES = """\
@@ -14,6 +19,8 @@ examples:
       --where 'language_score>=0.9 and len(text)>200' --workers 64
   tst-megatron index build dolma/*.json.gz --tokenizer tokenizer.json --eod-token '<|endoftext|>' \\
       --output data/dolma --on-error skip
+  tst-megatron index build reviews.csv --field review --where 'stars >= 3' --output data/reviews \\
+      --vocab-file gpt2-vocab.json --merge-file gpt2-merges.txt
   tst-megatron index build ids.jsonl --tokenizer null:32000 --field input_ids --output data/ids
 
 Stopped or killed at any moment, the same command goes on from what is done.
@@ -25,11 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_input_arguments(parser)
     parser.add_argument(
         "--tokenizer",
-        required=True,
         metavar="MODEL_OR_JSON",
-        help="a SentencePiece .model, a Hugging Face tokenizer.json or its folder, a tiktoken "
-        "vocabulary, or null:VOCAB_SIZE for ids that are already there",
+        help=f"{TOKENIZERS} for ids that are already there",
     )
+    add_gpt2_arguments(parser)
     parser.add_argument(
         "--encoder",
         choices=("fastest", "reference"),
@@ -69,10 +75,10 @@ def main(args: argparse.Namespace) -> None:
     if args.chunk_bytes is not None and args.chunk_bytes < 1:
         raise UserError(f"--chunk-bytes {args.chunk_bytes} is below 1: leave it out")
     prefix = named_prefix(args.output)
-    tokenizer = describe(args.tokenizer, args.eod_token)
+    tokenizer = describe(tokenizer_spec(args, "--tokenizer"), args.eod_token)
     if tokenizer.eod is None and not args.no_eod:
         raise UserError(
-            f"the tokenizer {args.tokenizer} has no end-of-document token: name one with "
+            f"the tokenizer {tokenizer.source} has no end-of-document token: name one with "
             "--eod-token, or add --no-eod"
         )
     settings = BuildSettings(
@@ -101,7 +107,7 @@ def main(args: argparse.Namespace) -> None:
         + (f", {manifest.bytes_per_token:.2f} bytes a token" if manifest.text_bytes else ""),
         f"{read / 1e6:,.1f} MB read in {seconds:.1f} s, ids by {manifest.tokenizer.encoder}",
     ]
-    lines += [f"{count:,} records skipped: {why}" for why, count in manifest.skipped.items()]
+    lines += [f"{count:,} records left out: {why}" for why, count in manifest.skipped.items()]
     if manifest.filtered:
         lines.append(f"{manifest.filtered:,} records left out by --where")
     lines.append(f"To train on it: --data-path {shlex.quote(str(prefix))}")

@@ -17,14 +17,14 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="files, folders and globs: JSON lines, JSON arrays, Parquet, Arrow, text; also "
-        "compressed as .gz, .zst, .bz2, .xz",
+        help="files, folders and globs: JSON lines, JSON arrays, CSV, TSV, Parquet, Arrow, text; "
+        "also compressed as .gz, .zst, .bz2, .xz, .lz4",
     )
     parser.add_argument(
         "--format", choices=get_args(Format), help="of all inputs, instead of by their names"
     )
     parser.add_argument(
-        "--field", default="text", help="of the text, or a dotted path; default text"
+        "--field", default="text", help="of the text, a dotted path, or a column; default text"
     )
     parser.add_argument(
         "--where", metavar="EXPR", help="keep records for which this holds: 'score>=3'"
@@ -39,7 +39,8 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
         "--on-error",
         choices=("fail", "skip"),
         default="fail",
-        help="at a bad record: stop and say which, or leave it out, count it and list it",
+        help="at a bad record: stop and say which, or leave it out, count it and list it (as is "
+        "always done with documents that give no token)",
     )
     parser.add_argument(
         "--max-document-bytes",

@@ -10,6 +10,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from tst_megatron.corpora.commands.tokenizer_flags import (
+    TOKENIZERS,
+    add_gpt2_arguments,
+    tokenizer_spec,
+)
 from tst_megatron.corpora.token_text import TokenText
 from tst_megatron.corpora.tokenizers.description import TokenizerDescription, describe
 from tst_megatron.corpora.tokenizers.encoders import Encoder
@@ -31,10 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
     parser.add_argument(
         "tokenizer",
+        nargs="?",
         metavar="MODEL_OR_JSON",
-        help="a SentencePiece .model, a Hugging Face tokenizer.json or its folder, a tiktoken "
-        "vocabulary, or null:VOCAB_SIZE",
+        help=TOKENIZERS,
     )
+    add_gpt2_arguments(parser)
     parser.add_argument("--eod-token", metavar="TOKEN", help="the token that ends a document")
     text = parser.add_mutually_exclusive_group()
     text.add_argument("--text", help="show its pieces and how many bytes a token takes")
@@ -47,7 +53,7 @@ def main(args: argparse.Namespace) -> None:
     Raises:
         UserError: the tokenizer or the text cannot be read or encoded.
     """
-    description = describe(args.tokenizer, args.eod_token)
+    description = describe(tokenizer_spec(args, "MODEL_OR_JSON"), args.eod_token)
     text = _text(args)
     try:
         chosen = choose_encoder(description, [] if text is None else [text])

@@ -71,6 +71,8 @@ def main(args: argparse.Namespace) -> None:
     """
     from rich.console import Console
 
+    from tst_megatron.corpora.reading.chunks import read_documents
+    from tst_megatron.corpora.reading.inputs import find_inputs
     from tst_megatron.corpora.tokenizers.training import train_tokenizer
 
     if args.max_lines < 1:
@@ -87,11 +89,16 @@ def main(args: argparse.Namespace) -> None:
             status.update(f"Reading: {num_documents:,} documents")
         status.update("Training the tokenizer")
 
+    inputs = find_inputs(args.inputs, args.format)
+    for left_out in inputs.left_out:
+        console.print(left_out.in_words, highlight=False, markup=False, soft_wrap=True)
+    options = read_options(args, "text")
+    documents = read_documents(inputs.files, options, skips=args.on_error == "skip")
     try:
         model_file.parent.mkdir(parents=True, exist_ok=True)
         with console.status("Reading") as status:
             train_tokenizer(
-                counted(_documents(args)),
+                counted(documents),
                 model_file,
                 args.vocab_size,
                 args.model,
@@ -107,11 +114,3 @@ def main(args: argparse.Namespace) -> None:
         f"To look at it: tst-megatron tokenizer inspect {shlex.quote(str(model_file))}",
     ):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _documents(args: argparse.Namespace) -> Iterator[str]:
-    from tst_megatron.corpora.reading.chunks import read_documents
-    from tst_megatron.corpora.reading.inputs import find_inputs
-
-    files = find_inputs(args.inputs, args.format)
-    return read_documents(files, read_options(args, "text"), skips=args.on_error == "skip")

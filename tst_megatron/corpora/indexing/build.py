@@ -43,6 +43,7 @@ from tst_megatron.corpora.indexing.workers import EncodersDifferError, Job, fini
 from tst_megatron.corpora.manifest import (
     FileRecord,
     InputRecord,
+    LeftOutRecord,
     Manifest,
     SkippedRecord,
     TokenizerRecord,
@@ -53,7 +54,7 @@ from tst_megatron.corpora.manifest import (
 from tst_megatron.corpora.reading.batches import BrokenFile
 from tst_megatron.corpora.reading.chunks import Chunk, cut, read_span
 from tst_megatron.corpora.reading.documents import ReadOptions
-from tst_megatron.corpora.reading.inputs import InputFile, find_inputs
+from tst_megatron.corpora.reading.inputs import InputFile, Inputs, find_inputs
 from tst_megatron.corpora.tokenizers.proof import Chosen, choose_encoder
 from tst_megatron.errors import UserError
 
@@ -78,7 +79,10 @@ def build(settings: BuildSettings, prefix: Path, console: Console) -> Manifest:
         UserError: an input, a record or a setting is wrong; another process builds the same; the
             disk is full; or a corpus of that name is there with other inputs or settings.
     """
-    files = find_inputs(settings.inputs, settings.format)
+    inputs = find_inputs(settings.inputs, settings.format)
+    for left_out in inputs.left_out:
+        console.print(left_out.in_words, highlight=False, markup=False, soft_wrap=True)
+    files = inputs.files
     built = _built_before(settings, files, prefix)
     if built is not None:
         remove_leftovers(prefix)
@@ -101,11 +105,11 @@ def build(settings: BuildSettings, prefix: Path, console: Console) -> Manifest:
             # It may have fallen back when most of the corpus was read.
             chosen = replace(chosen, encoder=chosen.reference, fell_back=begun.fell_back)
         try:
-            return _Build(settings, files, chunk_bytes, chunks, chosen, console).run(output)
+            return _Build(settings, inputs, chunk_bytes, chunks, chosen, console).run(output)
         except EncodersDifferError as difference:
             output.clear()
             chosen = replace(chosen, encoder=chosen.reference, fell_back=str(difference))
-            return _Build(settings, files, chunk_bytes, chunks, chosen, console).run(output)
+            return _Build(settings, inputs, chunk_bytes, chunks, chosen, console).run(output)
 
 
 def _chunk_bytes(files: list[InputFile]) -> int:
@@ -166,19 +170,20 @@ class _Build:
     def __init__(
         self,
         settings: BuildSettings,
-        files: list[InputFile],
+        inputs: Inputs,
         chunk_bytes: int,
         chunks: list[Chunk],
         chosen: Chosen,
         console: Console,
     ) -> None:
         self._settings = settings
-        self._files = files
+        self._files = inputs.files
+        self._left_out = inputs.left_out
         self._chunks = chunks
         self._chosen = chosen
         self._console = console
         self._dtype = dtype_of_vocabulary(settings.tokenizer.vocab_size)
-        self._plan = make_plan(settings, files, chunk_bytes, chosen)
+        self._plan = make_plan(settings, inputs.files, chunk_bytes, chosen)
 
     def run(self, output: CorpusOutput) -> Manifest:
         begun = read_plan(output.folder)
@@ -211,7 +216,7 @@ class _Build:
         note = output.journal()
         num_joined = note.get("shards", 0)
         whole = ShardSummary.from_json(note["summary"]) if note else ShardSummary()
-        if whole.skipped and not self._settings.skips:
+        if whole.has_bad and not self._settings.skips:
             raise UserError(
                 f"{output.folder} holds an unfinished build in which records were skipped: add "
                 f"--on-error skip, or delete {output.folder} to begin anew"
@@ -244,11 +249,23 @@ class _Build:
                         path.unlink()
                     joined, unsynced = [], 0
         if not whole.documents:
-            raise UserError(
-                f"the inputs hold no documents: {sum(whole.skipped.values()):,} records were "
-                f"skipped and {whole.filtered:,} filtered out"
-            )
+            output.clear()  # Nothing in it is worth going on from.
+            raise UserError(self._no_documents(whole))
         return whole
+
+    def _no_documents(self, whole: ShardSummary) -> str:
+        first = next(iter(self._skipped_records(whole)), None)
+        which = "" if first is None else f" ({first.path}, record {first.record:,}: {first.reason})"
+        return (
+            f"the inputs hold no documents: {sum(whole.skipped.values()):,} records were skipped"
+            f"{which} and {whole.filtered:,} filtered out"
+        )
+
+    def _skipped_records(self, whole: ShardSummary) -> list[SkippedRecord]:
+        return [
+            SkippedRecord(str(self._files[one.input].path), one.record, one.reason)
+            for one in whole.skipped_records
+        ]
 
     def _job(self, output: CorpusOutput) -> Job:
         tokenizer = self._settings.tokenizer
@@ -271,8 +288,7 @@ class _Build:
         path = job.shard(number)
         if not path.exists():
             return False
-        skipped = read_shard(path, self._dtype.itemsize).summary.skipped
-        return self._settings.skips or not skipped
+        return self._settings.skips or not read_shard(path, self._dtype.itemsize).summary.has_bad
 
     @contextmanager
     def _progress(self, num_todo: int) -> Iterator[Callable[[int], None]]:
@@ -302,6 +318,7 @@ class _Build:
                 )
                 for i, file in enumerate(self._files)
             ],
+            left_out=[LeftOutRecord(one.spec, one.kinds) for one in self._left_out],
             settings=_settings_of_manifest(self._settings),
             tokenizer=TokenizerRecord(
                 kind=tokenizer.kind,
@@ -321,10 +338,7 @@ class _Build:
             longest_document=whole.longest_document,
             filtered=whole.filtered,
             skipped=whole.skipped,
-            skipped_records=[
-                SkippedRecord(str(self._files[one.input].path), one.record, one.reason)
-                for one in whole.skipped_records
-            ],
+            skipped_records=self._skipped_records(whole),
             versions=_versions(self._chosen),
             bin=bin,
             idx=idx,

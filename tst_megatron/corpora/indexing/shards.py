@@ -16,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from tst_megatron.corpora.reading.batches import LEFT_OUT
 from tst_megatron.files import replace_when_whole
 
 _SIZE = struct.Struct("<Q")
@@ -88,6 +89,11 @@ class ShardSummary:
             for key, count in theirs.items():
                 mine[key] = mine.get(key, 0) + count
         self.sha256_of_input |= other.sha256_of_input
+
+    @property
+    def has_bad(self) -> bool:
+        """Whether a record was left out that would have stopped a build without ``skips``."""
+        return any(reason not in LEFT_OUT for reason in self.skipped)
 
     def as_json(self) -> dict[str, Any]:
         """For a file."""

@@ -33,8 +33,21 @@ from tst_megatron.corpora.indexing.shards import (
     Skipped,
     write_shard,
 )
-from tst_megatron.corpora.reading.batches import BrokenFile, DocumentBatch, sentence
-from tst_megatron.corpora.reading.chunks import Chunk, Span, read_span, records_before
+from tst_megatron.corpora.reading.batches import (
+    LEFT_OUT,
+    NO_TOKENS,
+    Bad,
+    BrokenFile,
+    DocumentBatch,
+    sentence,
+)
+from tst_megatron.corpora.reading.chunks import (
+    Chunk,
+    Span,
+    advice_on_fields,
+    read_span,
+    records_before,
+)
 from tst_megatron.corpora.reading.documents import ReadOptions
 from tst_megatron.corpora.reading.inputs import InputFile
 from tst_megatron.corpora.tokenizers.encoders import Encoded, Encoder
@@ -46,7 +59,6 @@ _CHECKED_CHARACTERS = 4_096
 _SHOWN_EVERY_S = 0.2
 _LOOKS_EVERY_S = 0.2
 
-_NO_TOKENS = "the document has no tokens"
 _NOT_ENCODABLE = "the document cannot be encoded"
 
 
@@ -163,6 +175,7 @@ class _SpanWriter:
         self._writer = writer
         self._summary = ShardSummary()
         self._documents = self._records = 0
+        self._begun = span.begin > 0  # Whether the file has given a document.
 
     def write(self) -> None:
         number = str(self._span.file)
@@ -179,19 +192,22 @@ class _SpanWriter:
                 with self._shared.bytes_read.get_lock():
                     self._shared.bytes_read.value += batch.bytes_read
         except BrokenFile as broken:
-            self._leave_out(broken.record, broken.reason, broken.detail)
+            self._leave_out(broken)
         self._summary.documents_of_input[number] = self._documents
         self._summary.records_of_input[number] = self._records
         self._summary.documents = self._documents
         self._writer.summary.add(self._summary)
 
     def _write_batch(self, batch: DocumentBatch) -> None:
+        first = batch.numbers[0] if batch.numbers else None
         for bad in batch.bad:
-            self._leave_out(bad.record, bad.reason, bad.detail)
+            self._begun = self._begun or (first is not None and first < bad.record)
+            self._leave_out(bad)
+        self._begun = self._begun or first is not None
         encoded = self._encode(batch)
         self._check(batch.documents)
         for i in np.flatnonzero(encoded.lengths == 0):
-            self._leave_out(batch.numbers[i], _NO_TOKENS)
+            self._leave_out(Bad(batch.numbers[i], NO_TOKENS))
         tokens, lengths = with_ends(
             encoded.ids,
             encoded.lengths[encoded.lengths > 0],
@@ -219,7 +235,7 @@ class _SpanWriter:
             try:
                 self._job.encoder.encode([document])
             except ValueError as error:
-                self._leave_out(number, _NOT_ENCODABLE, str(error))
+                self._leave_out(Bad(number, _NOT_ENCODABLE, str(error)))
             else:
                 good.append(document)
                 numbers.append(number)
@@ -238,18 +254,26 @@ class _SpanWriter:
             raise EncodersDifferError(f"it gives other ids for a document of {path}")
         self._summary.checked_documents += 1
 
-    def _leave_out(self, record: int, reason: str, detail: str = "") -> None:
-        what = sentence(reason, detail)
-        if not self._job.skips:
-            where = str(self._job.files[self._span.file].path)
-            if record:  # Of a file that cannot be read at all there is none.
-                where += f", record {records_before(self._job.files, self._span) + record:,}"
-            raise UserError(
-                f"{where}: {what}; repair it, or leave such records out with --on-error skip"
-            )
-        self._summary.skipped[reason] = self._summary.skipped.get(reason, 0) + 1
+    def _leave_out(self, bad: Bad | BrokenFile) -> None:
+        what = sentence(bad)
+        if bad.reason not in LEFT_OUT and not self._job.skips:
+            raise UserError(f"{self._place(bad)}: {what}; {self._remedy(bad)}")
+        self._summary.skipped[bad.reason] = self._summary.skipped.get(bad.reason, 0) + 1
         if len(self._summary.skipped_records) < MAX_SKIPPED_LISTED:
-            self._summary.skipped_records.append(Skipped(self._span.file, record, what))
+            self._summary.skipped_records.append(Skipped(self._span.file, bad.record, what))
+
+    def _place(self, bad: Bad | BrokenFile) -> str:
+        path = str(self._job.files[self._span.file].path)
+        if not bad.record:  # Of a file that cannot be read at all there is none.
+            return path
+        before = records_before(self._job.files, self._span)
+        return f"{path}, record {before + bad.record:,}"
+
+    def _remedy(self, bad: Bad | BrokenFile) -> str:
+        if bad.has and not self._begun:
+            # No slip of a record's: the flag names another field than the file has.
+            return advice_on_fields(bad, self._job.options)
+        return "repair it, or leave such records out with --on-error skip"
 
 
 def with_ends(

@@ -1,7 +1,13 @@
 """What reading gives: documents in batches, and what could not be read."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
+
+NO_TEXT = "the file is empty"
+NO_TOKENS = "the document has no tokens"
+LEFT_OUT = (NO_TEXT, NO_TOKENS)
+"""Reasons for which nothing is wrong with a record, and it is left out whatever is asked for."""
 
 
 class UnusableError(Exception):
@@ -10,12 +16,14 @@ class UnusableError(Exception):
     Args:
         reason: one of a few, so that they can be counted.
         detail: what is particular to this record; may be empty.
+        has: the fields that are there, where one is asked for that is not.
     """
 
-    def __init__(self, reason: str, detail: str = "") -> None:
+    def __init__(self, reason: str, detail: str = "", has: Iterable[str] = ()) -> None:
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
+        self.has = tuple(has)
 
 
 class DamagedError(UnusableError):
@@ -30,13 +38,15 @@ class BrokenFile(Exception):  # noqa: N818 — the name that stands in messages
             nothing can be read.
         reason: one of a few, so that they can be counted.
         detail: what is particular to this file; may be empty.
+        has: the fields that are there, where one is asked for that is not.
     """
 
-    def __init__(self, record: int, reason: str, detail: str = "") -> None:
+    def __init__(self, record: int, reason: str, detail: str = "", has: Iterable[str] = ()) -> None:
         super().__init__(record, reason, detail)
         self.record = record
         self.reason = reason
         self.detail = detail
+        self.has = tuple(has)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +55,22 @@ class Bad:
 
     Attributes:
         record: its number, from 1 within the span: of its line (JSON lines; the line that a
-            document of a text file begins in), row, or element.
+            document of a text file begins in), row (of CSV, from the one under the header), or
+            element.
         reason: one of a few, so that they can be counted.
         detail: what is particular to this record; may be empty.
+        has: the fields that are there, where one is asked for that is not.
     """
 
     record: int
     reason: str
     detail: str = ""
+    has: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, record: int, error: UnusableError) -> Self:
+        """What an error says of a record."""
+        return cls(record, error.reason, error.detail, error.has)
 
 
 @dataclass(slots=True)
@@ -80,6 +98,12 @@ class DocumentBatch:
     bytes_read: int = 0
 
 
-def sentence(reason: str, detail: str) -> str:
-    """Reason and detail in one line."""
-    return f"{reason}: {detail}" if detail else reason
+_FIELDS_NAMED = 20
+
+
+def sentence(bad: Bad | BrokenFile) -> str:
+    """What is wrong, in one line; of very many fields the first."""
+    has = ", ".join(bad.has[:_FIELDS_NAMED])
+    if len(bad.has) > _FIELDS_NAMED:
+        has += f" and {len(bad.has) - _FIELDS_NAMED:,} more"
+    return ": ".join(filter(None, (bad.reason, bad.detail, has and f"it has {has}")))

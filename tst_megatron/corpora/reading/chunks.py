@@ -11,7 +11,14 @@ from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tst_megatron.corpora.reading.batches import BrokenFile, DocumentBatch, sentence
+from tst_megatron.corpora.reading.batches import (
+    LEFT_OUT,
+    Bad,
+    BrokenFile,
+    DocumentBatch,
+    sentence,
+)
+from tst_megatron.corpora.reading.csv_files import read_csv
 from tst_megatron.corpora.reading.documents import ReadOptions
 from tst_megatron.corpora.reading.inputs import InputFile
 from tst_megatron.corpora.reading.json_files import read_json_array, read_json_lines
@@ -177,10 +184,10 @@ def read_documents(
     Args:
         files: the inputs.
         options: what is a document.
-        skips: whether a record that gives none is passed over, and the rest of a broken file.
+        skips: whether a bad record is passed over, and the rest of a broken file.
 
     Raises:
-        UserError: a record gives none, or a file is broken; the message names it.
+        UserError: a record is bad, or a file is broken; the message names it.
     """
     with TemporaryDirectory(prefix="tst-megatron-") as scratch:
         for chunk in cut(files, options, _SEQUENTIAL_CHUNK_BYTES):
@@ -188,17 +195,28 @@ def read_documents(
                 path = files[span.file].path
                 try:
                     for batch in read_span(files, span, options, Path(scratch)):
-                        if batch.bad and not skips:
-                            bad = batch.bad[0]
-                            what = sentence(bad.reason, bad.detail)
-                            raise UserError(f"{path}, record {bad.record:,}: {what}")
+                        bad = [one for one in batch.bad if one.reason not in LEFT_OUT]
+                        if bad and not skips:
+                            raise UserError(
+                                f"{path}, record {bad[0].record:,}: {_said(bad[0], options)}"
+                            )
                         yield from batch.documents
                 except BrokenFile as error:
                     if skips:
                         continue
-                    what = sentence(error.reason, error.detail)
                     where = f"{path}, record {error.record:,}" if error.record else path
-                    raise UserError(f"{where}: {what}") from None
+                    raise UserError(f"{where}: {_said(error, options)}") from None
+
+
+def _said(error: Bad | BrokenFile, options: ReadOptions) -> str:
+    advice = f"; {advice_on_fields(error, options)}" if error.has else ""
+    return f"{sentence(error)}{advice}"
+
+
+def advice_on_fields(error: Bad | BrokenFile, options: ReadOptions) -> str:
+    """What to do about a field that is not there, where others are."""
+    flag = "--field" if f'"{options.field}"' in error.reason else "--where"
+    return f"name one of these with {flag}"
 
 
 def _read(
@@ -223,6 +241,8 @@ def _read(
         batches = read_json_lines(file, span.begin, end, options)
     elif file.format == "json":
         batches = read_json_array(file, options)
+    elif file.format in ("csv", "tsv"):
+        batches = read_csv(file, options)
     elif options.text_documents == "file":
         batches = read_whole(file, options)
     else:

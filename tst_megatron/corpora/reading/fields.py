@@ -48,7 +48,9 @@ def field_reader(path: str) -> Callable[[Mapping[str, Any]], Any]:
             if step not in value:
                 parent = ".".join(steps[:done])
                 raise UnusableError(
-                    f'no field "{path}"', f'"{parent}" has no "{step}"' if parent else ""
+                    f'no field "{path}"',
+                    f'"{parent}" has no "{step}"' if parent else "",
+                    (".".join((*steps[:done], name)) for name in value),
                 )
             value = value[step]
         return value

@@ -66,7 +66,7 @@ def json_parser(options: ReadOptions, one: str) -> Parser:
                 append_number(record_number)
                 num_bytes += length
             except UnusableError as error:
-                batch.bad.append(Bad(record_number, error.reason, error.detail))
+                batch.bad.append(Bad.of(record_number, error))
             except orjson.JSONDecodeError as error:
                 if content is None:
                     reason = f"the {one} is longer than {options.max_record_bytes:,} bytes"

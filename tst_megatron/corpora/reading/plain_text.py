@@ -11,6 +11,7 @@ from itertools import accumulate, chain
 from pathlib import Path
 
 from tst_megatron.corpora.reading.batches import (
+    NO_TEXT,
     Bad,
     BrokenFile,
     DamagedError,
@@ -55,7 +56,10 @@ def read_whole(file: InputFile, options: ReadOptions) -> Iterator[tuple[Document
     content = b"".join(pieces).removeprefix(BYTE_ORDER_MARK)
     pieces.clear()
     batch = DocumentBatch(records=1)
-    _add(1, content if len(content) <= limit else None, options, batch)
+    if content:
+        _add(1, content if len(content) <= limit else None, options, batch)
+    else:
+        batch.bad.append(Bad(1, NO_TEXT))
     yield batch, file.size
 
 
@@ -158,7 +162,7 @@ def _add(line: int, content: bytes | None, options: ReadOptions, batch: Document
             raise too_long(options.max_document_bytes)
         document, num_bytes = document_checker(options)(decoded(content))
     except UnusableError as error:
-        batch.bad.append(Bad(line, error.reason, error.detail))
+        batch.bad.append(Bad.of(line, error))
     else:
         batch.documents.append(document)
         batch.numbers.append(line)

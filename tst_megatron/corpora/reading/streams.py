@@ -1,7 +1,7 @@
 """The bytes of a file, unpacked if it is compressed, a block at a time.
 
 The one idea: whatever could be unpacked before the bytes turned bad is given before the error is.
-Files made of several members (gzip), frames (zstd) or streams (bz2, xz) are read whole.
+Files made of several members (gzip), frames (zstd, lz4) or streams (bz2, xz) are read whole.
 """
 
 import bz2
@@ -15,12 +15,14 @@ from typing import BinaryIO, Literal, Protocol
 
 from tst_megatron.corpora.reading.batches import DamagedError
 
-Compression = Literal["gz", "zst", "bz2", "xz"]
+Compression = Literal["gz", "zst", "bz2", "xz", "lz4"]
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _PIECE_BYTES = 1 << 20
 # A zstd block of four bytes can become 128 KiB: what is given at a time bounds what comes out.
 _ZSTD_INPUT_BYTES = 16 << 10
+# Of what pyarrow has unpacked, it keeps a piece for itself when it meets bytes that are bad.
+_LZ4_PIECE_BYTES = 16 << 10
 _ZSTD_LARGEST_WINDOW = 1 << 31  # Files of ``zstd --long=31``.
 _LARGEST_BLOCK_BYTES = 64 << 20
 
@@ -71,7 +73,8 @@ def open_stream(path: Path, compression: Compression | None, begin: int = 0) -> 
 class _Unpacked:
     def __init__(self, raw: BinaryIO, compression: Compression) -> None:
         self._raw = raw
-        self._pieces = _zstd_pieces(raw) if compression == "zst" else _pieces(raw, compression)
+        own = {"zst": _zstd_pieces, "lz4": _lz4_pieces}.get(compression)
+        self._pieces = _pieces(raw, compression) if own is None else own(raw)
         self._held = b""
 
     def read(self, size: int, /) -> bytes:
@@ -154,6 +157,39 @@ def _zstd_pieces(raw: BinaryIO) -> Iterator[bytes]:
                 yield piece
     if not (begun and complete):
         raise _ends_early("zst")
+
+
+class _KeptOpen:
+    """A file as pyarrow reads one, which it would close as soon as it has come to the end."""
+
+    closed = False
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self.read = raw.read
+
+    def close(self) -> None:
+        """Leave that to who has opened it."""
+
+
+def _lz4_pieces(raw: BinaryIO) -> Iterator[bytes]:
+    """Unpacked bytes of lz4's frames."""
+    import pyarrow as pa
+
+    stream = pa.CompressedInputStream(_KeptOpen(raw), "lz4")
+    while True:
+        try:
+            piece = stream.read(_LZ4_PIECE_BYTES)
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            if "Truncated" in str(error):
+                raise _ends_early("lz4") from None
+            raise _bad_data("lz4", error) from None
+        if not piece:
+            break
+        yield piece
+    if not raw.tell():
+        raise _ends_early("lz4")
 
 
 def _ends_early(compression: Compression) -> DamagedError:

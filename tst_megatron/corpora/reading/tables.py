@@ -228,12 +228,11 @@ def _column(schema: pa.Schema, path: str) -> tuple[tuple[str, ...], pa.DataType]
 def _document_column(schema: pa.Schema, options: ReadOptions) -> tuple[str, ...]:
     found = _column(schema, options.field)
     if found is None:
-        has = ", ".join(schema.names)
-        raise BrokenFile(0, f'no column "{options.field}"', f"it has {has}")
+        raise BrokenFile(0, f'no column "{options.field}"', has=schema.names)
     names, kind = found
     if not (_is_text(kind) or (options.reads == "ids" and _is_ids(kind))):
         what = "strings" if options.reads == "text" else "lists of ids"
-        raise BrokenFile(0, f'column "{options.field}" is {kind}, not {what}')
+        raise BrokenFile(0, f'column "{options.field}" is {kind}, not {what}', has=schema.names)
     return names
 
 
@@ -332,7 +331,7 @@ def _batch(
         try:
             document, length = check(decoded(value) if isinstance(value, bytes) else value)
         except UnusableError as error:
-            batch.bad.append(Bad(row, error.reason, error.detail))
+            batch.bad.append(Bad.of(row, error))
         else:
             batch.documents.append(document)
             batch.numbers.append(row)
@@ -367,7 +366,8 @@ def _wanted_rows(
     for path in where.fields:
         found = _column(table.schema, path)
         if found is None:
-            columns.append(repeat(Missing(UnusableError(f'no field "{path}"')), table.num_rows))
+            missing = Missing(UnusableError(f'no field "{path}"', has=table.schema.names))
+            columns.append(repeat(missing, table.num_rows))
         else:
             columns.append(_values(table, found[0]).to_pylist())
     wanted = []
@@ -378,7 +378,7 @@ def _wanted_rows(
             else:
                 batch.filtered += 1
         except UnusableError as error:
-            batch.bad.append(Bad(number + row + 1, error.reason, error.detail))
+            batch.bad.append(Bad.of(number + row + 1, error))
     return np.array(wanted, np.int64)
 
 

@@ -28,7 +28,8 @@ class TokenizerDescription:
         kind: ``sentencepiece``, ``huggingface``, ``tiktoken`` or ``null``.
         source: as the user named it.
         files: by name, the files that Megatron reads; none for ``null``.
-        sha256: of the file that defines the tokenizer; of ``source`` where there is none.
+        sha256: of the file that defines the tokenizer, or of GPT-2's two; of ``source`` where there
+            is none.
         vocab_size: number of ids, as Megatron's tokenizer counts them.
         eod: the id that ends a document, as Megatron's tokenizer has it; None if it has none.
         megatron_flags: for training; ``{folder}`` stands for the folder of the files.
@@ -66,7 +67,8 @@ def describe(spec: str, eod_token: str | None = None) -> TokenizerDescription:
     """Read a tokenizer.
 
     Args:
-        spec: a SentencePiece model; a Hugging Face ``tokenizer.json`` or a folder with one; a
+        spec: a SentencePiece model; a Hugging Face ``tokenizer.json`` or a folder with one; GPT-2's
+            two files as ``VOCABULARY,MERGES`` or a folder with ``vocab.json`` and ``merges.txt``; a
             tiktoken vocabulary as Megatron reads it, in JSON or as ranks, with options after a
             question mark (``vocab.json?pattern=v1&num_special_tokens=1000&vocab_size=131072``); or
             ``null:VOCAB_SIZE``, ``null:VOCAB_SIZE:eod=ID``, for ids that are there already.
@@ -89,6 +91,9 @@ def describe(spec: str, eod_token: str | None = None) -> TokenizerDescription:
 
 def _from_files(spec: str, eod_token: str | None) -> TokenizerDescription:
     path, options = Path(spec), {}
+    if not path.exists() and "," in spec:
+        vocabulary, _, merges = spec.partition(",")
+        return _gpt2(spec, Path(vocabulary), Path(merges), eod_token)
     if not path.exists():
         name, _, query = spec.partition("?")
         path, options = Path(name), dict(parse_qsl(query, keep_blank_values=True))
@@ -98,7 +103,7 @@ def _from_files(spec: str, eod_token: str | None) -> TokenizerDescription:
         raise UserError(f"the tokenizer {path} is a folder, which takes no options after a ?")
     try:
         if path.is_dir():
-            return _huggingface(spec, path, eod_token)
+            return _huggingface(spec, huggingface.read(path, eod_token))
         content = path.read_bytes()
         start = content[:64].lstrip()[:1]
         if start == b"[" or tiktoken_vocabulary.looks_like_ranks(content):
@@ -106,7 +111,7 @@ def _from_files(spec: str, eod_token: str | None) -> TokenizerDescription:
         if options:
             raise UserError(f"the tokenizer {path} takes no options: it is no tiktoken vocabulary")
         if start == b"{":
-            return _huggingface(spec, path, eod_token)
+            return _huggingface(spec, huggingface.read(path, eod_token))
         return _sentencepiece(spec, content)
     except OSError as error:
         raise UserError(f"the tokenizer {spec} cannot be read: {error.strerror}") from None
@@ -154,8 +159,16 @@ def _is_normal(processor: Any, token: int) -> bool:
     )
 
 
-def _huggingface(spec: str, path: Path, eod_token: str | None) -> TokenizerDescription:
-    read = huggingface.read(path, eod_token)
+def _gpt2(spec: str, vocabulary: Path, merges: Path, eod_token: str | None) -> TokenizerDescription:
+    try:
+        return _huggingface(spec, huggingface.read_gpt2(vocabulary, merges, eod_token))
+    except OSError as error:
+        raise UserError(
+            f"the tokenizer file {error.filename} cannot be read: {error.strerror}"
+        ) from None
+
+
+def _huggingface(spec: str, read: huggingface.HuggingFaceFiles) -> TokenizerDescription:
     ids = read.tokenizer.get_vocab(with_added_tokens=True).values()
     if max(ids) >= (count := len(ids)):
         raise UserError(
@@ -167,7 +180,7 @@ def _huggingface(spec: str, path: Path, eod_token: str | None) -> TokenizerDescr
         kind="huggingface",
         source=spec,
         files=read.files,
-        sha256=sha256(read.files[huggingface.TOKENIZER_FILE]).hexdigest(),
+        sha256=sha256(read.defining).hexdigest(),
         vocab_size=count,
         eod=read.tokenizer.token_to_id(read.eod_token),
         megatron_flags=(

@@ -3,7 +3,7 @@
 Megatron hands a folder to transformers' ``AutoTokenizer``, and what a folder's configuration says
 can change what its ``tokenizer.json`` does. So a folder with one is loaded by ``AutoTokenizer``
 here as well, and a bare ``tokenizer.json``, which gets a configuration of ours that changes
-nothing, by the library alone, seconds sooner.
+nothing, by the library alone, seconds sooner; so are GPT-2's two files, made into one.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
-from tst_megatron.corpora.tokenizers import auto_tokenizer
+from tst_megatron.corpora.tokenizers import auto_tokenizer, gpt2_files
 from tst_megatron.corpora.tokenizers.auto_tokenizer import AutoTokenizerOf
 from tst_megatron.errors import UserError
 
@@ -23,13 +23,14 @@ TOKENIZER_FILE = "tokenizer.json"
 _CONFIG_FILE = "tokenizer_config.json"
 _SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 # All that AutoTokenizer may look at; code is not among it, as Megatron would not trust it.
+_MODEL_CONFIG_FILE = "config.json"
 _OTHER_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
-    "config.json",
-    "merges.txt",
+    _MODEL_CONFIG_FILE,
+    gpt2_files.MERGES_FILE,
     "tokenizer.model",
-    "vocab.json",
+    gpt2_files.VOCABULARY_FILE,
 )
 # As models have called it, the most telling first.
 _USUAL_EOD_TOKENS = (
@@ -56,9 +57,16 @@ class HuggingFaceFiles:
     tokenizer: Tokenizer
     eod_token: str
 
+    @property
+    def defining(self) -> bytes:
+        """The file that defines the ids, or the two of GPT-2's kind."""
+        names = (gpt2_files.VOCABULARY_FILE, gpt2_files.MERGES_FILE)
+        one = self.files.get(TOKENIZER_FILE)
+        return b"\0".join(self.files[name] for name in names) if one is None else one
+
 
 def read(path: Path, eod_token: str | None) -> HuggingFaceFiles:
-    """Read a ``tokenizer.json``, or a folder with one.
+    """Read a ``tokenizer.json``, or a folder with one or with GPT-2's two files.
 
     Raises:
         UserError: it cannot be loaded, or no token ends a document.
@@ -68,16 +76,37 @@ def read(path: Path, eod_token: str | None) -> HuggingFaceFiles:
     if path.is_dir():
         path = path / TOKENIZER_FILE
         if not path.is_file():
-            raise UserError(
-                f"the tokenizer {folder} is a folder without a {TOKENIZER_FILE}: name a file, or "
-                "a folder with one"
-            )
+            return _of_two_files(folder, eod_token)
     files = {TOKENIZER_FILE: path.read_bytes()}
     if path.name == TOKENIZER_FILE:
         files |= _beside(folder)
     if files.keys().isdisjoint((_CONFIG_FILE, _SPECIAL_TOKENS_FILE)):
         return _bare(path, files[TOKENIZER_FILE], eod_token)
     return _configured(path, files, eod_token)
+
+
+def _of_two_files(folder: Path, eod_token: str | None) -> HuggingFaceFiles:
+    vocabulary, merges = folder / gpt2_files.VOCABULARY_FILE, folder / gpt2_files.MERGES_FILE
+    if not (vocabulary.is_file() and merges.is_file()):
+        raise UserError(
+            f"the tokenizer {folder} is a folder without a {TOKENIZER_FILE}, or a "
+            f"{vocabulary.name} and a {merges.name}: name a file, or a folder with these"
+        )
+    files = _beside(folder)
+    if files.keys().isdisjoint((_CONFIG_FILE, _SPECIAL_TOKENS_FILE, _MODEL_CONFIG_FILE)):
+        return read_gpt2(vocabulary, merges, eod_token)
+    # Of another model, perhaps, which cuts text in another way.
+    return _configured(vocabulary, files, eod_token)
+
+
+def read_gpt2(vocabulary: Path, merges: Path, eod_token: str | None) -> HuggingFaceFiles:
+    """Read GPT-2's two files.
+
+    Raises:
+        UserError: they are not what they should be, or no token ends a document.
+        OSError: a file cannot be read.
+    """
+    return _bare(vocabulary, gpt2_files.tokenizer_json(vocabulary, merges), eod_token)
 
 
 def _beside(folder: Path) -> dict[str, bytes]:
@@ -113,6 +142,11 @@ def _load(path: Path, content: bytes) -> Tokenizer:
     try:
         return Tokenizer.from_str(content.decode())
     except Exception as error:  # The library raises no narrower one.
+        if gpt2_files.is_vocabulary(content):
+            raise UserError(
+                f"the tokenizer {path} is a vocabulary without its merges: name the folder of its "
+                "vocab.json and merges.txt, or both files with --vocab-file and --merge-file"
+            ) from None
         raise UserError(f"the tokenizer {path} cannot be loaded: {_reason(error)}") from None
 
 

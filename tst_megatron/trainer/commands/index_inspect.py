@@ -13,6 +13,7 @@ from tst_megatron.corpora.index_file import IndexFile, bin_path
 from tst_megatron.corpora.indexing.partial import leftovers
 from tst_megatron.corpora.lengths import Lengths, draw_histogram, histogram_lines, lengths_of
 from tst_megatron.corpora.manifest import Manifest
+from tst_megatron.corpora.reading.inputs import kinds_in_words
 from tst_megatron.corpora.sources import Source, split_bounds
 from tst_megatron.corpora.token_text import TokenText, recorded_tokenizer
 from tst_megatron.corpora.tokenizers.description import TokenizerDescription, describe
@@ -254,6 +255,8 @@ def _origin(manifest: Manifest) -> list[tuple[str, str]]:
         rows.append(("", f"{one.path}: {one.documents:,} documents"))
     if len(manifest.inputs) > _INPUTS_SHOWN:
         rows.append(("", f"and {len(manifest.inputs) - _INPUTS_SHOWN:,} more"))
+    for left_out in manifest.left_out:
+        rows.append(("left out", f"of {left_out.path}: {kinds_in_words(left_out.kinds)}"))
     if manifest.filtered:
         rows.append(("filtered", f"{manifest.filtered:,} records, by --where"))
     if manifest.skipped:

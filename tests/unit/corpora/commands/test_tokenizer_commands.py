@@ -8,8 +8,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tokenizers import pre_tokenizers
 
-from tst_megatron.corpora.commands import tokenizer_inspect, tokenizer_train
+from tst_megatron.corpora.commands import index_build, tokenizer_inspect, tokenizer_train
 from tst_megatron.corpora.tokenizers.description import describe
 from tst_megatron.errors import UserError
 
@@ -121,3 +122,41 @@ def test_what_train_refuses(flags: tuple[str, ...], says: str, train: Callable[.
 def test_what_inspect_refuses(flags: tuple[str, ...], says: str) -> None:
     with pytest.raises(UserError, match=says):
         call(tokenizer_inspect, "null:100", *flags)
+
+
+def test_train_says_what_is_left_out(
+    train: Callable[..., Path], inputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (inputs / "c.pdf").touch()
+    (inputs / "d.txt").touch()  # Empty, and no error.
+    train()
+    assert f"Left out of {inputs}: 1 .pdf\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("", "no tokenizer is named: give --tokenizer, or --vocab-file and --merge-file"),
+        ("--vocab-file a", "two halves of a tokenizer: give both"),
+        ("--merge-file a --tokenizer b", "--merge-file are two tokenizers: give one"),
+        ("--vocab-file a --merge-file b", "the tokenizer file a cannot be read"),
+    ],
+)
+def test_a_tokenizer_is_named_in_one_way(tmp_path: Path, flags: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        call(index_build, "x.jsonl", f"--output={tmp_path}/c", *flags.split())
+
+
+def test_gpt2s_two_files_are_named_as_in_megatrons_scripts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    characters = pre_tokenizers.ByteLevel.alphabet()
+    tokens = {token: i for i, token in enumerate([*sorted(characters), "th", "<|endoftext|>"])}
+    (tmp_path / "gpt2-vocab.json").write_text(json.dumps(tokens))
+    (tmp_path / "gpt2-merges.txt").write_text("#version: 0.2\nt h\n")
+    files = (f"--vocab-file={tmp_path}/gpt2-vocab.json", f"--merge-file={tmp_path}/gpt2-merges.txt")
+    call(tokenizer_inspect, *files, "--text", "the")
+    shown = capsys.readouterr().out
+    assert "huggingface, 258 ids" in shown
+    assert "End of a document: id 257, <|endoftext|>" in shown
+    assert "th|e" in shown

@@ -23,7 +23,7 @@ from tst_megatron.corpora.indexing.build import build
 from tst_megatron.corpora.indexing.output import corpus_output
 from tst_megatron.corpora.indexing.partial import partial_folder
 from tst_megatron.corpora.indexing.plan import BuildSettings
-from tst_megatron.corpora.manifest import Manifest, megatron_flags, read_manifest
+from tst_megatron.corpora.manifest import LeftOutRecord, Manifest, megatron_flags, read_manifest
 from tst_megatron.corpora.reading.documents import ReadOptions
 from tst_megatron.corpora.reading.fields import parse_where
 from tst_megatron.corpora.tokenizers.description import describe
@@ -350,6 +350,94 @@ def test_where_and_nothing_left(model: Path, tmp_path: Path) -> None:
     assert (made.documents, made.filtered) == (10, 90)
     with pytest.raises(UserError, match=r"hold no documents: 0 .* skipped and 100 filtered out"):
         build(settings(inputs, model, **filtered("score > 100")), tmp_path / "none", quiet())
+    # Nothing is in the way of the right filter.
+    assert not list(tmp_path.glob("none*"))
+    made = build(settings(inputs, model, **filtered("score > 98")), tmp_path / "none", quiet())
+    assert made.documents == 1
+
+
+def test_documents_without_a_token_are_left_out_and_listed(model: Path, tmp_path: Path) -> None:
+    """As Megatron's preprocess_data.py leaves them out; they are no bad records."""
+    rows = [" ", [1, 2], "  ", [3]]
+    (tmp_path / "1.jsonl").write_text("".join(json.dumps({"ids": row}) + "\n" for row in rows))
+    options = ReadOptions(field="ids", reads="ids")
+    asked = settings([str(tmp_path / "1.jsonl")], "null:100", options=options, chunk_bytes=13)
+    made = build(asked, tmp_path / "c", quiet())
+    assert made.documents == made.inputs[0].documents == 2
+    assert made.skipped == {"the document has no tokens": 2}
+    assert [(one.record, one.reason) for one in made.skipped_records] == [
+        (1, "the document has no tokens"),
+        (3, "the document has no tokens"),
+    ]
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/a.txt").write_text("some text")
+    (tmp_path / "texts/b.txt").write_text("")
+    made = build(settings([str(tmp_path / "texts")], model), tmp_path / "d", quiet())
+    assert (made.documents, made.skipped) == (1, {"the file is empty": 1})
+    with pytest.raises(
+        UserError, match=r"no documents: 1 .* \(.*b\.txt, record 1: the file is empty"
+    ):
+        build(settings([str(tmp_path / "texts/b.txt")], model), tmp_path / "e", quiet())
+
+
+def test_a_build_that_left_out_documents_without_a_token_is_gone_on_with(tmp_path: Path) -> None:
+    rows = [" ", [1, 2], [3], [4], "x"]
+    (tmp_path / "1.jsonl").write_text("".join(json.dumps({"ids": row}) + "\n" for row in rows))
+    options = ReadOptions(field="ids", reads="ids")
+    asked = {"inputs": [str(tmp_path / "1.jsonl")], "model": "null:100", "options": options}
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"1\.jsonl, record 5: .*cannot be encoded"):
+            build(settings(**asked, chunk_bytes=13, workers=1), tmp_path / "c", quiet())
+        assert partial_folder(tmp_path / "c").exists()
+    made = build(settings(**asked, chunk_bytes=13, skips=True), tmp_path / "c", quiet())
+    assert (made.documents, sorted(made.skipped.values())) == (3, [1, 1])
+
+
+def test_a_field_that_is_not_there_is_met_with_those_that_are(model: Path, tmp_path: Path) -> None:
+    table = pa.table({"id": [1], "body": ["a"]})
+    pyarrow.parquet.write_table(table, tmp_path / "1.parquet")
+    (tmp_path / "1.csv").write_text("id,body\n1,a\n")
+    (tmp_path / "1.jsonl").write_text('{"id": 1, "body": "a"}\n')
+    has = r": it has id, body; name one of these with --field$"
+    for name, where in (
+        ("1.jsonl", 'record 1: no field "text"'),
+        ("1.csv", 'no column "text"'),
+        ("1.parquet", 'no column "text"'),
+    ):
+        with pytest.raises(UserError, match=where + has):
+            build(settings([str(tmp_path / name)], model), tmp_path / "c", quiet())
+    where = parse_where("scor > 1")
+    options = {"options": ReadOptions(field="body", where=where), "where": where.expression}
+    with pytest.raises(UserError, match=r'"scor": it has id, body; name one of these with --where'):
+        build(settings([str(tmp_path / "1.jsonl")], model, **options), tmp_path / "c", quiet())
+    # One record that lacks it among others is a slip of that record.
+    (tmp_path / "2.jsonl").write_text('{"text": "a"}\n{"body": "b"}\n')
+    with pytest.raises(UserError, match=r"record 2: .* it has body; repair it, .*--on-error skip"):
+        build(settings([str(tmp_path / "2.jsonl")], model), tmp_path / "c", quiet())
+
+
+def test_what_is_left_out_of_a_folder_is_said_and_kept(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.csv", "b.dat", "c.dat", ".hidden", "_SUCCESS"):
+        (folder / name).write_text("text\na document\n")
+    said = quiet()
+    made = build(settings([str(folder)], model), tmp_path / "c", said)
+    kinds = {".dat": 2, "hidden": 1, "without an ending": 1}
+    assert made.left_out == [LeftOutRecord(str(folder), kinds)]
+    assert read_manifest(tmp_path / "c") == made
+    line = f"Left out of {folder}: 2 .dat, 1 hidden, 1 without an ending\n"
+    assert said.file.getvalue() == line  # type: ignore[attr-defined]
+
+
+def test_a_manifest_of_before_left_out_is_read(
+    inputs: list[str], model: Path, tmp_path: Path
+) -> None:
+    made = build(settings(inputs, model), tmp_path / "c", quiet())
+    content = json.loads((tmp_path / "c.manifest.json").read_bytes())
+    del content["left_out"]
+    (tmp_path / "c.manifest.json").write_text(json.dumps(content | {"schema_version": 1}))
+    assert read_manifest(tmp_path / "c") == made
 
 
 def test_ids_that_are_there_already(tmp_path: Path) -> None:

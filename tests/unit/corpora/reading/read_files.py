@@ -1,6 +1,7 @@
 """Files of every format and compression, made from documents."""
 
 import bz2
+import csv
 import gzip
 import io
 import json
@@ -50,6 +51,20 @@ def arrow_file(documents: Sequence[str]) -> bytes:
     return content.getvalue()
 
 
+def separated(documents: Sequence[str], delimiter: str) -> bytes:
+    content = io.StringIO()
+    writer = csv.writer(content, delimiter=delimiter)
+    writer.writerows([("id", "text"), *enumerate(documents)])
+    return content.getvalue().encode()
+
+
+def lz4(content: bytes) -> bytes:
+    packed = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(packed, "lz4") as stream:
+        stream.write(content)
+    return packed.getvalue().to_pybytes()
+
+
 def paragraphs(documents: Sequence[str]) -> bytes:
     return "\n\n".join(documents).encode() + b"\n"
 
@@ -61,6 +76,8 @@ FORMATS: dict[str, Callable[[Sequence[str]], bytes]] = {
     "arrow": arrow_stream,
     "feather": arrow_file,
     "txt": paragraphs,
+    "csv": lambda documents: separated(documents, ","),
+    "tsv": lambda documents: separated(documents, "\t"),
 }
 
 # Of two members, frames or streams each, which every tool must read as one.
@@ -70,6 +87,7 @@ COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
     ".bz2": lambda content: bz2.compress(content[:50]) + bz2.compress(content[50:]),
     ".xz": lambda content: lzma.compress(content[:50]) + lzma.compress(content[50:]),
     ".zst": lambda content: zstandard.compress(content[:50]) + zstandard.compress(content[50:]),
+    ".lz4": lambda content: lz4(content[:50]) + lz4(content[50:]),
 }
 
 
@@ -95,7 +113,7 @@ class Read:
         format: str | None = None,
     ) -> None:
         options = options or ReadOptions()
-        self.files = find_inputs([str(spec) for spec in specs], format)
+        self.files = find_inputs([str(spec) for spec in specs], format).files
         self.batches: list[DocumentBatch] = []
         self.numbers: list[int] = []
         self.bad: list[tuple[int, str, str]] = []

@@ -162,7 +162,7 @@ def test_small_files_share_a_chunk_and_large_ones_are_cut(tmp_path):
     for name, size in (("a", 1), ("b", 2), ("c", 90), ("d", 1)):
         (tmp_path / f"{name}.jsonl").write_bytes(jsonl(["x" * 10] * size))
     one = len(jsonl(["x" * 10]))
-    files = find_inputs([str(tmp_path)])
+    files = find_inputs([str(tmp_path)]).files
     third = 90 * one // 3
     assert cut(files, ReadOptions(), 30 * one) == [
         Chunk((Span(0, 0, one), Span(1, 0, 2 * one))),
@@ -183,7 +183,7 @@ def test_row_groups_are_cut_by_the_bytes_of_the_documents_column(tmp_path):
             write_statistics=False,
         )
     )
-    files = find_inputs([str(path)])
+    files = find_inputs([str(path)]).files
     spans = [one for chunk in cut(files, ReadOptions(), 8500) for one in chunk.spans]
     assert spans == [Span(0, 0, 2), Span(0, 2, 4), Span(0, 4, 5)]
 
@@ -191,5 +191,5 @@ def test_row_groups_are_cut_by_the_bytes_of_the_documents_column(tmp_path):
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json", "a.arrow", "a.txt"])
 def test_what_cannot_be_cut_is_one_part(tmp_path, name):
     (tmp_path / name).write_bytes(b"[" + b" " * 1000)
-    files = find_inputs([str(tmp_path / name)])
+    files = find_inputs([str(tmp_path / name)]).files
     assert cut(files, ReadOptions(), 10) == [Chunk((Span(0, 0, 1),))]

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from read_files import COMPRESSIONS, FORMATS, Read, json_array, jsonl, parquet
 
-from tst_megatron.corpora.reading import json_files, tables
+from tst_megatron.corpora.reading import csv_files, json_files, tables
 from tst_megatron.corpora.reading.chunks import read_documents
 from tst_megatron.corpora.reading.documents import ReadOptions
 from tst_megatron.corpora.reading.fields import parse_where
@@ -77,7 +77,10 @@ def test_a_json_file_holds_an_array_or_lines(tmp_path):
     array = written(tmp_path, "a.json", BYTE_ORDER_MARK + b" \n" + json_array(["a"]) + b" \n")
     lines = written(tmp_path, "b.json", jsonl(["b", "c"]))
     assert Read([array, lines]).documents == ["a", "b", "c"]
-    assert [file.format for file in find_inputs([str(array), str(lines)])] == ["json", "jsonl"]
+    assert [file.format for file in find_inputs([str(array), str(lines)]).files] == [
+        "json",
+        "jsonl",
+    ]
 
 
 @pytest.mark.parametrize("array", [b"[]", b" [ \n ]\n"])
@@ -186,6 +189,7 @@ def test_ids_as_text(tmp_path):
 
 def test_batches_are_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "BATCH_BYTES", 1000)
+    monkeypatch.setattr(csv_files, "BATCH_CHARACTERS", 1000)
     monkeypatch.setattr(json_files, "BLOCK_BYTES", 1000)
     monkeypatch.setattr("tst_megatron.corpora.reading.plain_text.BLOCK_BYTES", 1000)
     documents = [f"{i} " + "y" * (i % 300) for i in range(500)]
@@ -201,7 +205,7 @@ def test_batches_are_bounded(tmp_path, monkeypatch):
 
 def test_reading_one_after_another_stops_at_the_first_bad_record(tmp_path):
     path = written(tmp_path, "a.jsonl", jsonl(["a", "b"]) + b'{"text": 3}\n')
-    documents = read_documents(find_inputs([str(path)]), ReadOptions())
+    documents = read_documents(find_inputs([str(path)]).files, ReadOptions())
     assert next(documents) == "a"
     message = f'{path}, record 3: field "text" is a number, not a string'
     with pytest.raises(UserError, match=message):

@@ -1,0 +1,201 @@
+"""CSV and TSV: rows under a header, cells of text.
+
+The one idea: a cell may hold line ends, so where a row ends is known by quotes alone, and quotes
+that do not fit end the reading. Python's own parser says so, in its strict mode; pyarrow's goes on,
+and a quote that is never closed takes the rows after it for its text.
+"""
+
+import csv
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from tst_megatron.corpora.reading.batches import (
+    Bad,
+    BrokenFile,
+    DamagedError,
+    DocumentBatch,
+    UnusableError,
+)
+from tst_megatron.corpora.reading.documents import ReadOptions, decoded, document_checker
+from tst_megatron.corpora.reading.fields import Missing
+from tst_megatron.corpora.reading.inputs import InputFile
+from tst_megatron.corpora.reading.streams import BYTE_ORDER_MARK, Stream, block_size, open_stream
+
+BATCH_CHARACTERS = 8 << 20
+_BLOCK_BYTES = 1 << 20
+_MOST_ROWS = 1 << 16
+_DELIMITERS = {"csv": ",", "tsv": "\t"}
+# As JSON writes numbers, so that what begins with zeros stays a text.
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
+
+
+def read_csv(file: InputFile, options: ReadOptions) -> Iterator[tuple[DocumentBatch, int]]:
+    """Read the rows under a header; blank ones are none.
+
+    Yields:
+        Batches, and how much of the file has been read.
+
+    Raises:
+        BrokenFile: it is damaged, has no such column, or quotes that do not fit.
+        OSError: it cannot be read.
+    """
+    limit = options.max_record_bytes
+    csv.field_size_limit(limit)  # Python's for all files of the process; this alone reads them.
+    number = 0
+    batch = DocumentBatch()
+    try:
+        with open_stream(file.path, file.compression) as stream:
+            rows = csv.reader(
+                _lines(stream, limit), delimiter=_DELIMITERS[file.format], strict=True
+            )
+            if header := next(filter(None, rows), None):
+                take, held = _row_taker(header, options), 0
+                for number, row in enumerate(rows, 1):
+                    batch.records += 1
+                    held += sum(map(len, row))
+                    if row:
+                        take(number, row, rows.line_num, batch)
+                    if held >= BATCH_CHARACTERS or batch.records >= _MOST_ROWS:
+                        yield batch, stream.tell()
+                        batch, held = DocumentBatch(), 0
+            yield batch, stream.tell()
+    except (csv.Error, DamagedError) as error:
+        yield batch, 0
+        if isinstance(error, DamagedError):
+            raise BrokenFile(number + 1, error.reason, error.detail) from None
+        detail = f"{error}, in the row that ends on line {rows.line_num:,}"
+        raise BrokenFile(number + 1, "not CSV that can be read", detail) from None
+
+
+def _lines(stream: Stream, limit: int) -> Iterator[str]:
+    """Lines with their ends; bytes that are not UTF-8 stay what they are, in surrogates."""
+    unfinished = b""
+    mark = BYTE_ORDER_MARK
+    while block := stream.read(block_size(_BLOCK_BYTES, len(unfinished))):
+        first, *others = (unfinished + block).split(b"\n")
+        lines, unfinished = ([first, *others[:-1]], others[-1]) if others else ([], first)
+        if len(unfinished) > limit:
+            raise csv.Error(f"a line is longer than {limit:,} bytes")
+        for line in lines:
+            yield _text(line.removeprefix(mark)) + "\n"
+            mark = b""
+    if unfinished:
+        yield _text(unfinished.removeprefix(mark))
+
+
+def _text(content: bytes) -> str:
+    return content.decode(errors="surrogateescape")
+
+
+def _row_taker(
+    header: Sequence[str], options: ReadOptions
+) -> Callable[[int, list[str], int, DocumentBatch], None]:
+    """A function that takes a row, of a number and a last line, into a batch.
+
+    Raises:
+        BrokenFile: the header has no such column, or two.
+    """
+    if options.field not in header:
+        has = [name.encode(errors="replace").decode() for name in header]
+        raise BrokenFile(0, f'no column "{options.field}"', has=has)
+    if header.count(options.field) > 1:
+        raise BrokenFile(0, f'the header has the column "{options.field}" twice')
+    place, check, where = header.index(options.field), document_checker(options), options.where
+    filtered_by = _cell_readers(header, where.fields) if where is not None else []
+
+    def take(number: int, row: list[str], line: int, batch: DocumentBatch) -> None:
+        try:
+            if len(row) != len(header):
+                raise UnusableError(
+                    "the row has not as many cells as the header",
+                    f"{len(row):,}, not {len(header):,}, on line {line:,}",
+                )
+            if where is not None and not where.of_values([read(row) for read in filtered_by]):
+                batch.filtered += 1
+                return
+            cell = row[place]
+            if not cell.isascii():
+                cell = decoded(cell.encode(errors="surrogateescape"))
+            document, num_bytes = check(cell)
+        except UnusableError as error:
+            batch.bad.append(Bad.of(number, error))
+        else:
+            batch.documents.append(document)
+            batch.numbers.append(number)
+            batch.text_bytes += num_bytes
+
+    return take
+
+
+def _cell_readers(header: Sequence[str], fields: Sequence[str]) -> list[Callable[[list[str]], Any]]:
+    def reader(field: str) -> Callable[[list[str]], Any]:
+        if field not in header:
+            missing = Missing(UnusableError(f'no field "{field}"', has=header))
+            return lambda row: missing
+        place = header.index(field)
+        return lambda row: Cell(row[place]) if row[place] else None
+
+    return [reader(field) for field in fields]
+
+
+class Cell(str):
+    """A cell as ``--where`` sees it: a text, and beside a number or a boolean the one it says.
+
+    What it does not say it is not equal to, and cannot be more or less than.
+    """
+
+    __slots__ = ()
+
+    def _number(self) -> int | float | None:
+        found = _NUMBER.fullmatch(self)
+        if found is None:
+            return None
+        return float(self) if found[2] or found[3] else int(self)
+
+    def _beside(self, other: Any) -> tuple[Any, Any]:
+        """This and another value as they are to be compared."""
+        number = self._number()
+        if isinstance(other, Cell):
+            theirs = other._number()
+            numbers = number is not None and theirs is not None
+            return (number, theirs) if numbers else (str(self), str(other))
+        if isinstance(other, bool):
+            return {"true": True, "false": False}.get(self.lower(), str(self)), other
+        if isinstance(other, int | float) and number is not None:
+            return number, other
+        return str(self), other
+
+    def __eq__(self, other: object) -> bool:
+        ours, theirs = self._beside(other)
+        return bool(ours == theirs)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __lt__(self, other: Any) -> bool:
+        ours, theirs = self._beside(other)
+        return bool(ours < theirs)
+
+    def __le__(self, other: Any) -> bool:
+        ours, theirs = self._beside(other)
+        return bool(ours <= theirs)
+
+    def __gt__(self, other: Any) -> bool:
+        ours, theirs = self._beside(other)
+        return bool(ours > theirs)
+
+    def __ge__(self, other: Any) -> bool:
+        ours, theirs = self._beside(other)
+        return bool(ours >= theirs)
+
+    def __hash__(self) -> int:
+        # Of a text or of a number? What is looked up by it might not be found.
+        raise TypeError("a cell is in no {...}: write (...)")
+
+    def __bool__(self) -> bool:
+        number = self._number()
+        said = {"true": True, "false": False}.get(self.lower(), number)
+        if said is None:
+            raise TypeError(f"{str(self)[:40]!r} is neither true nor false")
+        return bool(said)

@@ -262,7 +262,9 @@ def split_bounds(split: str) -> list[tuple[float, float] | None]:
         UserError: the text is not one to three shares between commas, which Megatron would make
             something of all the same: ``90,,10`` would be 90 and 10, ``1e-3`` 1 and 3.
     """
-    fields = [field.strip() for field in split.split(",")]
+    # Megatron-LM's launch scripts quote it inside an array, and so send the quotes along.
+    is_quoted = len(split) > 1 and split[0] == split[-1] and split[0] in "'\""
+    fields = [field.strip() for field in (split[1:-1] if is_quoted else split).split(",")]
     bad = [field for field in fields if _SHARE.fullmatch(field) is None]
     shares = [] if bad else [float(field) for field in fields]
     shares += [0.0] * (len(SPLITS) - len(shares))

@@ -136,6 +136,17 @@ def test_a_split_is_read_whole(split: str, of: str) -> None:
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("split", ["'99,1,0'", '"99,1,0"'])
+def test_the_quotes_of_a_launch_script_are_none_of_a_split(split: str) -> None:
+    assert split_bounds(split) == split_bounds("99,1,0")
+
+
+@pytest.mark.parametrize("split", ["'", "''", "'99,1,0", "99,1,0'", "'99,1,0\""])
+def test_a_quote_by_itself_is_part_of_a_split(split: str) -> None:
+    with pytest.raises(UserError, match="is not three shares"):
+        split_bounds(split)
+
+
 @given(st.text("0123456789., e-+", max_size=12))
 def test_a_split_that_is_taken_is_what_is_written(split: str) -> None:
     """Each field is the number that Python makes of it, and Megatron has the same."""

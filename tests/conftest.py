@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +13,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
 from tst_megatron.backends import prepare_backend
+from tst_megatron.trainer.machine import ATTENTION_VARIABLES
 
 # Before any test imports Megatron, which looks for a GPU as it is imported.
 prepare_backend()
+
+
+@pytest.fixture(autouse=True)
+def no_attention_of_another_test() -> Iterator[None]:
+    """Megatron's models write their attention into the environment, and runs would inherit it."""
+    yield
+    for name in ATTENTION_VARIABLES:
+        os.environ.pop(name, None)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,14 @@
 """The tokenizer of a run is that of its corpora: from their manifests, or held against them."""
 
 import argparse
+import json
 from hashlib import sha256
 from pathlib import Path
 
 from tst_megatron.corpora.blend import is_remote
 from tst_megatron.corpora.manifest import TokenizerRecord, megatron_flags, read_manifest
 from tst_megatron.corpora.sources import all_prefixes
+from tst_megatron.corpora.tokenizers.gpt2_files import tokenizer_json
 from tst_megatron.errors import UserError
 
 # A type without a --tokenizer-model, as a recipe may have it, is no tokenizer yet.
@@ -31,7 +33,7 @@ def corpus_tokenizer_flags(args: argparse.Namespace) -> list[str]:
 
     Raises:
         UserError: the corpora were indexed with different tokenizers, or with another one than
-            ``--tokenizer-model``; or a corpus's own has gone.
+            ``--tokenizer-model`` or ``--vocab-file``; or a corpus's own has gone.
     """
     if args.mock_data or args.sft:
         return []
@@ -41,6 +43,8 @@ def corpus_tokenizer_flags(args: argparse.Namespace) -> list[str]:
     if args.tokenizer_model is not None:
         _check_model(args.tokenizer_model, known)
         return []
+    if args.vocab_file is not None and args.merge_file is not None:
+        _check_two_files(Path(args.vocab_file), Path(args.merge_file), known)
     is_named = args.vocab_file is not None or args.tokenizer_type not in (None, *_NEEDS_A_MODEL)
     if is_named or not known or len(known) < len(records):
         return []
@@ -124,3 +128,27 @@ def _check_model(model: str, records: dict[str, TokenizerRecord]) -> None:
                 f"the corpus {prefix} was indexed with another tokenizer than --tokenizer-model "
                 f"{model}: leave the tokenizer's flags out, and the corpus's own is used"
             )
+
+
+def _check_two_files(vocabulary: Path, merges: Path, records: dict[str, TokenizerRecord]) -> None:
+    """GPT-2's tokenizer has several files that mean the same, so what is in them is compared."""
+    if not records or not (vocabulary.is_file() and merges.is_file()):
+        return
+    named = _tokens_and_merges(tokenizer_json(vocabulary, merges))
+    for prefix, record in records.items():
+        folder = None if record.folder is None else Path(prefix).parent / record.folder
+        file = None if folder is None else folder / _HUGGING_FACE_FILE
+        own = _tokens_and_merges(file.read_bytes()) if file is not None and file.is_file() else None
+        if own != named:
+            raise UserError(
+                f"the corpus {prefix} was indexed with another tokenizer than --vocab-file "
+                f"{vocabulary} and --merge-file {merges}: leave the tokenizer's flags out, and the "
+                "corpus's own is used"
+            )
+
+
+def _tokens_and_merges(content: bytes) -> tuple[dict[str, int], list[tuple[str, ...]]]:
+    """Of a ``tokenizer.json``, whose merges are pairs or, of long ago, texts with a space."""
+    model = json.loads(content)["model"]
+    pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model.get("merges", []))
+    return model.get("vocab"), [tuple(pair) for pair in pairs]

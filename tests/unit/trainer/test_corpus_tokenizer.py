@@ -2,10 +2,12 @@
 
 import argparse
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers.pre_tokenizers import ByteLevel
 
 from tst_megatron.corpora.manifest import FileRecord, Manifest, TokenizerRecord, write_manifest
 from tst_megatron.corpora.tokenizers.description import describe
@@ -55,6 +57,7 @@ def arguments(*prefixes: str, **given: Any) -> argparse.Namespace:
         "tokenizer_type": None,
         "tokenizer_model": None,
         "vocab_file": None,
+        "merge_file": None,
         "data_path": list(prefixes) or None,
         "data_args_path": None,
         "train_data_path": None,
@@ -125,6 +128,37 @@ def test_another_tokenizer_than_the_corpus_has(models: tuple[Path, Path], tmp_pa
     corpus = indexed(tmp_path, "corpus", str(models[0]))
     with pytest.raises(UserError, match=f"{corpus} was indexed with another tokenizer than"):
         corpus_tokenizer_flags(arguments(corpus, tokenizer_model=str(models[1])))
+
+
+def gpt2_folder(folder: Path, merges: list[str]) -> Path:
+    folder.mkdir()
+    tokens = [*sorted(ByteLevel.alphabet()), *(pair.replace(" ", "") for pair in merges)]
+    vocabulary = {token: number for number, token in enumerate([*tokens, "<|endoftext|>"])}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]), encoding="utf-8")
+    return folder
+
+
+def test_two_files_are_held_against_the_corpus(models: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = gpt2_folder(tmp_path / "gpt2", ["t h", "th e"])
+    other = gpt2_folder(tmp_path / "other", ["t h", "h e"])
+    corpus = indexed(tmp_path, "corpus", str(folder))
+    # An older file of the same tokenizer has merges as texts.
+    own = tmp_path / "corpus.tokenizer" / "tokenizer.json"
+    content = json.loads(own.read_text())
+    content["model"]["merges"] = [" ".join(pair) for pair in content["model"]["merges"]]
+    own.write_text(json.dumps(content))
+
+    def named(two: Path) -> dict[str, Any]:
+        files = {"vocab_file": str(two / "vocab.json"), "merge_file": str(two / "merges.txt")}
+        return {"tokenizer_type": "GPT2BPETokenizer"} | files
+
+    assert corpus_tokenizer_flags(arguments(corpus, **named(folder))) == []
+    with pytest.raises(UserError, match=f"{corpus} was indexed with another tokenizer than --voc"):
+        corpus_tokenizer_flags(arguments(corpus, **named(other)))
+    of_another_kind = indexed(tmp_path, "pieces", str(models[0]))
+    with pytest.raises(UserError, match=f"{of_another_kind} was indexed with another tokenizer"):
+        corpus_tokenizer_flags(arguments(of_another_kind, **named(folder)))
 
 
 def test_a_tokenizer_that_has_gone(models: tuple[Path, Path], tmp_path: Path) -> None:

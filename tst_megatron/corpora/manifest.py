@@ -5,7 +5,7 @@ end of a document, the vocabulary) or to believe (sizes, checksums) is written d
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,6 @@ class Manifest:
 
     Attributes:
         inputs: the files, in the order of the documents.
-        left_out: what folders and globs had beside them.
         settings: flags that the documents depend on, by name.
         tokenizer: what wrote the ids.
         dtype: of the ids in the ``.bin`` file.
@@ -128,10 +127,10 @@ class Manifest:
         versions: of the packages that had a hand in it.
         bin: the tokens' file.
         idx: the index.
+        left_out: what folders and globs had beside the inputs.
     """
 
     inputs: list[InputRecord]
-    left_out: list[LeftOutRecord]
     settings: dict[str, Any]
     tokenizer: TokenizerRecord
     dtype: str
@@ -145,6 +144,7 @@ class Manifest:
     versions: dict[str, str]
     bin: FileRecord
     idx: FileRecord
+    left_out: list[LeftOutRecord] = field(default_factory=list)
 
     @property
     def bytes_per_token(self) -> float:

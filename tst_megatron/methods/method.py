@@ -128,8 +128,8 @@ class Run:
         return None
 
     @property
-    def restores(self) -> bool:
-        """Whether `resume` takes over what was measured, and does not only compare settings."""
+    def ends_are_open(self) -> bool:
+        """Whether where a stage ends is decided as the run goes."""
         return False
 
     def resume(self, args: argparse.Namespace, before: Any, step: int) -> None:

@@ -8,8 +8,12 @@ from tst_megatron.corpora.blend import DATA_FORMS
 from tst_megatron.errors import UserError
 from tst_megatron.methods.registry import check_flags
 
-# A plan is the same whatever text is read: these are passed over, right or wrong.
-_WHAT_IS_READ = (*(flag for form in DATA_FORMS for flag in form), "--split", "--data-cache-path")
+# A plan is the same whatever text is read, and opens no folder: these are passed over, right or
+# wrong.
+_WHAT_IS_READ = (
+    *(flag for form in DATA_FORMS for flag in form),
+    *("--split", "--data-cache-path", "--load", "--save"),
+)
 _NOT_COUNTED: tuple[tuple[Callable[[argparse.Namespace], Any], str], ...] = (
     (lambda a: a.use_torch_fsdp2, "--use-torch-fsdp2"),
     (lambda a: a.use_megatron_fsdp, "--use-megatron-fsdp"),

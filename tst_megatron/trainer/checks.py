@@ -78,6 +78,9 @@ def check_before_validation(args: argparse.Namespace) -> None:
 
 
 def _check_tokenizer_files(args: argparse.Namespace) -> None:
+    if args.use_checkpoint_args and args.use_tokenizer_model_from_checkpoint_args:
+        # Megatron takes it from there, whatever the flags say.
+        return
     kind = args.tokenizer_type or DEFAULT_TOKENIZER
     if kind in _TOKENIZERS_IN_A_FILE:
         if args.tokenizer_model is None:

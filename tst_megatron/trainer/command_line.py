@@ -18,6 +18,7 @@ from tst_megatron.recipes.keys import check_keys, read_words
 from tst_megatron.stock.megatron_flags import NotKnownError
 from tst_megatron.trainer.checks import check_before_validation, check_checkpoint
 from tst_megatron.trainer.corpus_tokenizer import corpus_tokenizer_flags
+from tst_megatron.trainer.machine import check_lacking
 
 
 def words_of(argv: list[str]) -> list[str]:
@@ -49,6 +50,11 @@ def check_words(
         UserError: a flag is wrong, a file is missing, or they contradict one another.
     """
     flags = parse(words)
+    if not hasattr(flags, "ledger") or flags.yaml_cfg is not None:
+        raise UserError(
+            "--yaml-cfg takes the place of the command line, so that none of our flags is read: "
+            "give the flags on the command line, or as a --recipe"
+        )
     check_flags(flags)
     if tokenizer_flags := corpus_tokenizer_flags(flags):
         flags = parse([*words, *tokenizer_flags])
@@ -68,9 +74,11 @@ def check_at_once(words: Sequence[str]) -> bool:
         UserError: as `check_words`, or the checkpoint cannot be gone on from.
     """
     refusals = []
-    for machine_flags in (FLAGS,) if os.environ.get(DEVICE_VARIABLE) == "cpu" else ((), FLAGS):
+    may_have_gpu = os.environ.get(DEVICE_VARIABLE) != "cpu"
+    for machine_flags in ((), FLAGS) if may_have_gpu else (FLAGS,):
         try:
             flags = check_words([*machine_flags, *words], read_words)
+            check_lacking(flags, may_have_gpu)
         except UserError as refusal:
             refusals.append(refusal)
         except NotKnownError:

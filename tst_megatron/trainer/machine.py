@@ -32,6 +32,23 @@ def check_machine(args: argparse.Namespace, on_gpu: bool) -> None:
     Raises:
         UserError: something is lacking.
     """
+    check_lacking(args, on_gpu)
+    _check_attention_variables(args)
+    if on_gpu:
+        _check_transformer_engine(args)
+        check_fp8(args)
+
+
+def check_lacking(args: argparse.Namespace, on_gpu: bool) -> None:
+    """Check for the GPU and the packages that the flags ask for, which needs no torch.
+
+    Args:
+        args: as `check_machine`.
+        on_gpu: whether the run will have GPUs, or may.
+
+    Raises:
+        UserError: something is lacking.
+    """
     of_gpu = [] if on_gpu else _asked_of_gpu(args)
     lacking = [_without_gpu(of_gpu)] if of_gpu else []
     refused = {one.flag for one in of_gpu}
@@ -42,10 +59,6 @@ def check_machine(args: argparse.Namespace, on_gpu: bool) -> None:
     ]
     if lacking:
         raise UserError("; ".join(lacking))
-    _check_attention_variables(args)
-    if on_gpu:
-        _check_transformer_engine(args)
-        check_fp8(args)
 
 
 def _asked_of_gpu(args: argparse.Namespace) -> list[NeedsGpu]:

@@ -14,9 +14,8 @@ from tst_megatron.methods.events import Listener
 from tst_megatron.methods.method import Run
 from tst_megatron.report.formats import count
 from tst_megatron.runs.stages import Stage, data_tokens, stage_index
-from tst_megatron.stock.batch_sizes import BatchSizes, train_steps
+from tst_megatron.stock.batch_sizes import BatchSizes
 from tst_megatron.trainer.progress import ProgressCounter
-from tst_megatron.trainer.reading import text_of_run
 
 _MARK = "tst-megatron:"
 
@@ -34,7 +33,7 @@ def opening(args: argparse.Namespace, run: Run) -> list[str]:
 
 def _course(args: argparse.Namespace, run: Run) -> str:
     stages = run.stages
-    if not any(stage.samples for stage in stages):
+    if args.skip_train or not any(stage.samples for stage in stages):
         return "no steps: it validates alone"
     steps = _steps_of(args, stages)
     parts = [
@@ -42,16 +41,10 @@ def _course(args: argparse.Namespace, run: Run) -> str:
         for index, stage in enumerate(stages)
         if stage.samples
     ]
-    line = f"{sum(steps):,} steps: {', then '.join(parts)}"
-    if _ends_are_open(args, run):
+    line = f"{_in_words(sum(steps))}: {', then '.join(parts)}"
+    if any(part.ends_are_open for part in run.parts):
         line += "; where a stage ends is decided as the run goes"
     return line
-
-
-def _ends_are_open(args: argparse.Namespace, run: Run) -> bool:
-    """Whether there is text for more samples than the run has: for any end that may be decided."""
-    parts = text_of_run(run, train_steps(args), args.seq_length)
-    return sum(part.samples for part in parts) > sum(stage.samples for stage in run.stages)
 
 
 def _steps_of(args: argparse.Namespace, stages: Sequence[Stage]) -> list[int]:
@@ -59,6 +52,10 @@ def _steps_of(args: argparse.Namespace, stages: Sequence[Stage]) -> list[int]:
     sizes = BatchSizes.from_args(args)
     ends = accumulate((stage.samples for stage in stages), initial=0)
     return [then - now for now, then in pairwise(map(sizes.steps_of_samples, ends))]
+
+
+def _in_words(steps: int) -> str:
+    return f"{steps:,} step{'' if steps == 1 else 's'}"
 
 
 def _tokens(args: argparse.Namespace, stage: Stage) -> int:
@@ -83,7 +80,7 @@ def _layout(args: argparse.Namespace) -> str:
 
 
 def _text(args: argparse.Namespace, run: Run) -> str:
-    needed = sum(_tokens(args, stage) for stage in run.stages)
+    needed = 0 if args.skip_train else sum(_tokens(args, stage) for stage in run.stages)
     line = f"{count(needed)} tokens of text needed"
     if args.mock_data:
         return f"{line}: mock data"
@@ -131,8 +128,6 @@ class StageLines(Listener):
         if index == before or not step:
             return
         begins = f"stage {index} begins with" if before is not None else f"stage {index} goes on at"
-        steps = _steps_of(self._args, stages)[index]
+        steps = _in_words(_steps_of(self._args, stages)[index])
         tokens = count(_tokens(self._args, stage))
-        self._say(
-            f"{_MARK} {begins} step {step + 1:,}: {stage.name}, {steps:,} steps, {tokens} tokens"
-        )
+        self._say(f"{_MARK} {begins} step {step + 1:,}: {stage.name}, {steps}, {tokens} tokens")

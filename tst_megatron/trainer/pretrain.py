@@ -16,7 +16,7 @@ from functools import wraps
 from typing import Any
 
 from tst_megatron.backends import prepare_backend
-from tst_megatron.errors import NO_STEP_EXIT_CODE, UserError, exit_with, user_errors_exit
+from tst_megatron.errors import NO_STEP_EXIT_CODE, exit_with, user_errors_exit
 from tst_megatron.noise import OF_MEGATRON_ALONE, leave_out
 from tst_megatron.trainer.step_clock import StepClock
 
@@ -147,12 +147,7 @@ def _parse_with_megatron(words: Sequence[str]) -> argparse.Namespace:
     sys.argv[1:] = words
     with refusals_as_sentences():
         flags: argparse.Namespace = parse_args(add_arguments)
-    if not hasattr(flags, "ledger"):
-        raise UserError(
-            "--yaml-cfg takes the place of the command line, so that none of our flags is read: "
-            "give the flags on the command line, or as a --recipe"
-        )
-    return flags
+        return flags
 
 
 def _say_what_it_will_do(args: argparse.Namespace, run: Any) -> None:

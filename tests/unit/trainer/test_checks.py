@@ -73,8 +73,16 @@ def test_an_ordinary_run_needs_some_text(tmp_path: Path, flags: str, says: str) 
     corpus = write_corpus(tmp_path / "c", [50] * 4)
     args = parse(*flags.replace("{corpus}", corpus).split())
     with pytest.raises(UserError, match=says):
-        _check_budget(args, run_of(args))
+        _check_budget(args, run_of(args), saved=None)
     args = parse("--data-path", corpus, "--split=1,1")
-    _check_budget(args, run_of(args))
+    _check_budget(args, run_of(args), saved=None)
     evaluates_alone = parse("--valid-data-path", corpus, "--train-iters=0")
-    _check_budget(evaluates_alone, run_of(evaluates_alone))
+    _check_budget(evaluates_alone, run_of(evaluates_alone), saved=None)
+
+
+def test_a_checkpoints_tokenizer_needs_no_flags() -> None:
+    """``--use-checkpoint-args`` takes it from there, whatever the flags say."""
+    flags = ("--use-checkpoint-args", "--mock-data", "--tokenizer-type=TikTokenizer")
+    check_before_validation(parse(*flags))
+    with pytest.raises(UserError, match="needs a --tokenizer-model"):
+        check_before_validation(parse(*flags, "--no-use-tokenizer-model-from-checkpoint-args"))

@@ -33,6 +33,7 @@ def test_a_refusal_comes_before_torch(tmp_path: Path) -> None:
     slip, blend = tmp_path / "slip.yaml", tmp_path / "blend.yaml"
     slip.write_text("extends: tiny\nnum-layer: 2\n")
     blend.write_text("sources: [{path: web, wieght: 1}]\n")
+    ids = "--tokenizer-type NullTokenizer --vocab-size 9"
     wanted = {
         "pretrain --mirco-batch-size 2": "did you mean --micro-batch-size?",
         "pretrain --recipe tini-tst": "did you mean tiny-tst?",
@@ -46,10 +47,12 @@ def test_a_refusal_comes_before_torch(tmp_path: Path) -> None:
         "pretrain --tst-step-ratio 0.3": "add --tst-bag-size",
         "pretrain --recipe tiny-tst --sft": "--sft does not go with",
         "pretrain --recipe tiny-tst --tokenizer-model gone": "--tokenizer-model gone is missing",
-        f"pretrain --recipe tiny-tst --data-path {tmp_path}/no --tokenizer-type NullTokenizer": (
+        f"pretrain --recipe tiny-tst --data-path {tmp_path}/no {ids}": (
             f"the corpus {tmp_path}/no is missing"
         ),
-        "pretrain --tokenizer-type NullTokenizer --save x": "add --save-interval",
+        f"pretrain {ids} --mock-data --save x": "add --save-interval",
+        "pretrain --tokenizer-type NullTokenizer": "needs a --vocab-size",
+        "pretrain --yaml-cfg x": "--yaml-cfg takes the place of the command line",
         "plan --recipe smollm3-3b-tst --gpu-mem 80": "did you mean --gpu-memory?",
         "plan --recipe smollm3-3b": "did you mean smollm3-3b-tst?",
         "plan --recipe smollm3-3b-tst --gpu tpu": "--gpu tpu is not in the table",
@@ -113,7 +116,7 @@ def test_the_run_itself_refuses_in_the_same_words(
     refusals = []
     for parse in (read_words, pretrain._parse_with_megatron):
         with pytest.raises(UserError) as refused:
-            check_words(words, parse, on_gpu=False)
+            check_words(words, parse)
         refusals.append(str(refused.value))
     assert refusals[0] == refusals[1]
 

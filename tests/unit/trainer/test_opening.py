@@ -6,7 +6,10 @@ import pytest
 
 from tst_megatron.methods.events import Progress
 from tst_megatron.methods.registry import add_arguments, run_of
+from tst_megatron.methods.superposition.method import METHOD
+from tst_megatron.trainer.memory import remember
 from tst_megatron.trainer.opening import StageLines, opening
+from tst_megatron.trainer.reading import text_of_run
 
 
 def arguments(*flags: str, **more: object) -> argparse.Namespace:
@@ -19,7 +22,14 @@ def arguments(*flags: str, **more: object) -> argparse.Namespace:
     values = {
         **{"train_iters": 100, "train_samples": None, "global_batch_size": 8, "seq_length": 32},
         **{"micro_batch_size": 2, "step_batch_size_schedule": None, "world_size": 8},
-        **{"mock_data": True, "sft": False, "consumed_train_samples": 0, **layout, **more},
+        **{
+            "mock_data": True,
+            "sft": False,
+            "skip_train": False,
+            "consumed_train_samples": 0,
+            **layout,
+            **more,
+        },
     }
     for name, value in values.items():
         setattr(args, name, value)
@@ -47,6 +57,13 @@ def test_stages_are_said_in_steps_and_tokens() -> None:
 def test_an_ordinary_run_has_one_stage() -> None:
     assert said()[0] == "100 steps: 100 of single tokens (25,600 tokens)"
     assert said(train_iters=0)[0] == "no steps: it validates alone"
+    assert said(train_iters=1)[0] == "1 step: 1 of single tokens (256 tokens)"
+
+
+def test_a_run_that_only_validates_needs_no_text() -> None:
+    course, _, text = said("--tst-bag-size=4", skip_train=True)
+    assert course == "no steps: it validates alone"
+    assert text == "0 tokens of text needed: mock data"
 
 
 def test_batches_that_grow() -> None:
@@ -61,6 +78,18 @@ def test_an_end_that_is_open_is_said_to_be() -> None:
     course = said("--tst-schedule=auto:4:0.1,0.5", eval_iters=1, eval_interval=1)[0]
     assert course.startswith("100 steps: 50 of bags of 4 (51,200 tokens), then 50 of single")
     assert course.endswith("; where a stage ends is decided as the run goes")
+
+
+def test_an_end_that_an_earlier_run_has_set_is_not_open() -> None:
+    """A shorter run has the text of the longer one whose checkpoint it goes on from."""
+    longer = arguments("--tst-schedule=4:20steps")
+    remember(longer, run_of(longer))
+    args = arguments("--tst-schedule=4:20steps", train_iters=40)
+    run = run_of(args)
+    (part,) = run.parts
+    part.resume(args, METHOD.remembered(longer), 30)
+    assert sum(text.samples for text in text_of_run(run, 40, 32)) > 40 * 8
+    assert "decided" not in opening(args, run)[0]
 
 
 def test_text_that_is_there_is_counted(corpus) -> None:

@@ -137,9 +137,9 @@ class SuperposedRun(Run):
         return saved
 
     @property
-    def restores(self) -> bool:
-        """What an open schedule's switch has measured."""
-        return self.switch is not None
+    def ends_are_open(self) -> bool:
+        """Under an open schedule, by what its switch measures."""
+        return isinstance(self.superposition.schedule, OpenSchedule)
 
     def resume(self, args: argparse.Namespace, before: Any, step: int) -> None:
         """A superposed run goes on under the schedule it was started with, unless told otherwise.

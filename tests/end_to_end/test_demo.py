@@ -160,4 +160,4 @@ def test_an_empty_folder_is_named(tmp_path: Path) -> None:
     empty.mkdir()
     refused = demo(tmp_path / "demo", empty)
     assert refused.returncode == 2
-    assert "holds no .jsonl, .json, .parquet, .arrow or .txt file" in refused.stderr
+    assert "holds no .jsonl, .json, .csv, .tsv, .parquet, .arrow or .txt file" in refused.stderr

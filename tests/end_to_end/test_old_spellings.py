@@ -53,9 +53,9 @@ def test_pretrain_refuses_both_spellings(corpus, tmp_path: Path) -> None:
 
 
 def test_pretrain_says_once_what_a_recipe_has(corpus, recipe: Path, tmp_path: Path) -> None:
-    flags = (*TINY, *corpus.flags, f"--recipe={recipe}", "--vocab-size=999")
+    flags = (*TINY, *corpus.flags, f"--recipe={recipe}", "--padded-vocab-size=9")
     result = command(tmp_path / "out", "pretrain", *flags)
-    assert "--vocab-size 999" in sentence(result)
+    assert "--padded-vocab-size 9 is below" in sentence(result)
     (line,) = warnings(result)
     assert f"{recipe} has old spellings" in line
     assert "tst-allow-repeats is now allow-repeats" in line

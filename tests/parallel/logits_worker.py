@@ -20,7 +20,7 @@ from tst_megatron.trainer import pretrain
 
 def main() -> None:
     out, *flags = sys.argv[1:]
-    args, superposition = pretrain._parse([*machine_flags, *flags], on_gpu=False)
+    args, superposition = pretrain._parse([*machine_flags, *flags], on_gpu=False, is_checked=False)
     trainer.initialize_megatron()
     config = pretrain._model_config(args, superposition)
     groups = ProcessGroupCollection.use_mpu_process_groups()

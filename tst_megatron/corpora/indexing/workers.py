@@ -208,6 +208,8 @@ class _SpanWriter:
         self._check(batch.documents)
         for i in np.flatnonzero(encoded.lengths == 0):
             self._leave_out(Bad(batch.numbers[i], NO_TOKENS))
+            if self._job.options.reads == "text":
+                batch.text_bytes -= len(batch.documents[i].encode())
         tokens, lengths = with_ends(
             encoded.ids,
             encoded.lengths[encoded.lengths > 0],

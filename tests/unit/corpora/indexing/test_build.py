@@ -16,6 +16,9 @@ import torch
 from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
 from rich.console import Console
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from tst_megatron.corpora.indexing import build as build_module
 from tst_megatron.corpora.indexing import workers
@@ -378,6 +381,19 @@ def test_documents_without_a_token_are_left_out_and_listed(model: Path, tmp_path
         UserError, match=r"no documents: 1 .* \(.*b\.txt, record 1: the file is empty"
     ):
         build(settings([str(tmp_path / "texts/b.txt")], model), tmp_path / "e", quiet())
+
+
+def test_text_without_a_token_is_no_text_of_the_corpus(tmp_path: Path) -> None:
+    """Bytes a token, and bits a byte in the ledger, are over the text that has tokens."""
+    tokenizer = Tokenizer(WordLevel({"</s>": 0, "wörd": 1, "?": 2}, unk_token="?"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.add_special_tokens(["</s>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    write_jsonl(tmp_path / "1.jsonl", ["wörd", " " * 10_000, "wörd wörd", "\u3000"])
+    model = tmp_path / "tokenizer.json"
+    made = build(settings([str(tmp_path / "1.jsonl")], model), tmp_path / "c", quiet())
+    assert (made.documents, made.skipped) == (2, {"the document has no tokens": 2})
+    assert made.text_bytes == len("wördwörd wörd".encode())
 
 
 def test_a_build_that_left_out_documents_without_a_token_is_gone_on_with(tmp_path: Path) -> None:

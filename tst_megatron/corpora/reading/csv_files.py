@@ -6,7 +6,6 @@ and a quote that is never closed takes the rows after it for its text.
 """
 
 import csv
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from tst_megatron.corpora.reading.batches import (
     DocumentBatch,
     UnusableError,
 )
+from tst_megatron.corpora.reading.cells import Cell
 from tst_megatron.corpora.reading.documents import ReadOptions, decoded, document_checker
 from tst_megatron.corpora.reading.fields import Missing
 from tst_megatron.corpora.reading.inputs import InputFile
@@ -26,8 +26,6 @@ BATCH_CHARACTERS = 8 << 20
 _BLOCK_BYTES = 1 << 20
 _MOST_ROWS = 1 << 16
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
-# As JSON writes numbers, so that what begins with zeros stays a text.
-_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 
 
 def read_csv(file: InputFile, options: ReadOptions) -> Iterator[tuple[DocumentBatch, int]]:
@@ -99,10 +97,12 @@ def _row_taker(
     if options.field not in header:
         has = [name.encode(errors="replace").decode() for name in header]
         raise BrokenFile(0, f'no column "{options.field}"', has=has)
-    if header.count(options.field) > 1:
-        raise BrokenFile(0, f'the header has the column "{options.field}" twice')
     place, check, where = header.index(options.field), document_checker(options), options.where
-    filtered_by = _cell_readers(header, where.fields) if where is not None else []
+    filtering = where.fields if where is not None else ()
+    for name in (options.field, *filtering):
+        if header.count(name) > 1:
+            raise BrokenFile(0, f'the header has the column "{name}" twice')
+    filtered_by = _cell_readers(header, filtering)
 
     def take(number: int, row: list[str], line: int, batch: DocumentBatch) -> None:
         try:
@@ -137,65 +137,3 @@ def _cell_readers(header: Sequence[str], fields: Sequence[str]) -> list[Callable
         return lambda row: Cell(row[place]) if row[place] else None
 
     return [reader(field) for field in fields]
-
-
-class Cell(str):
-    """A cell as ``--where`` sees it: a text, and beside a number or a boolean the one it says.
-
-    What it does not say it is not equal to, and cannot be more or less than.
-    """
-
-    __slots__ = ()
-
-    def _number(self) -> int | float | None:
-        found = _NUMBER.fullmatch(self)
-        if found is None:
-            return None
-        return float(self) if found[2] or found[3] else int(self)
-
-    def _beside(self, other: Any) -> tuple[Any, Any]:
-        """This and another value as they are to be compared."""
-        number = self._number()
-        if isinstance(other, Cell):
-            theirs = other._number()
-            numbers = number is not None and theirs is not None
-            return (number, theirs) if numbers else (str(self), str(other))
-        if isinstance(other, bool):
-            return {"true": True, "false": False}.get(self.lower(), str(self)), other
-        if isinstance(other, int | float) and number is not None:
-            return number, other
-        return str(self), other
-
-    def __eq__(self, other: object) -> bool:
-        ours, theirs = self._beside(other)
-        return bool(ours == theirs)
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    def __lt__(self, other: Any) -> bool:
-        ours, theirs = self._beside(other)
-        return bool(ours < theirs)
-
-    def __le__(self, other: Any) -> bool:
-        ours, theirs = self._beside(other)
-        return bool(ours <= theirs)
-
-    def __gt__(self, other: Any) -> bool:
-        ours, theirs = self._beside(other)
-        return bool(ours > theirs)
-
-    def __ge__(self, other: Any) -> bool:
-        ours, theirs = self._beside(other)
-        return bool(ours >= theirs)
-
-    def __hash__(self) -> int:
-        # Of a text or of a number? What is looked up by it might not be found.
-        raise TypeError("a cell is in no {...}: write (...)")
-
-    def __bool__(self) -> bool:
-        number = self._number()
-        said = {"true": True, "false": False}.get(self.lower(), number)
-        if said is None:
-            raise TypeError(f"{str(self)[:40]!r} is neither true nor false")
-        return bool(said)

@@ -2,11 +2,13 @@
 
 The one idea: a cell may hold line ends, so where a row ends is known by quotes alone, and quotes
 that do not fit end the reading. Python's own parser says so, in its strict mode; pyarrow's goes on,
-and a quote that is never closed takes the rows after it for its text.
+and a quote that is never closed takes the rows after it for its text. Many writers of TSV quote
+nothing, so there a cell over several lines may be several rows, and ends the reading too.
 """
 
+import codecs
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from tst_megatron.corpora.reading.batches import (
@@ -44,16 +46,18 @@ def read_csv(file: InputFile, options: ReadOptions) -> Iterator[tuple[DocumentBa
     batch = DocumentBatch()
     try:
         with open_stream(file.path, file.compression) as stream:
-            rows = csv.reader(
+            parser = csv.reader(
                 _lines(stream, limit), delimiter=_DELIMITERS[file.format], strict=True
             )
+            rows = _without_doubt(parser) if file.format == "tsv" else parser
             if header := next(filter(None, rows), None):
+                _check_separated(header, file, options.field)
                 take, held = _row_taker(header, options), 0
                 for number, row in enumerate(rows, 1):
                     batch.records += 1
                     held += sum(map(len, row))
                     if row:
-                        take(number, row, rows.line_num, batch)
+                        take(number, row, parser.line_num, batch)
                     if held >= BATCH_CHARACTERS or batch.records >= _MOST_ROWS:
                         yield batch, stream.tell()
                         batch, held = DocumentBatch(), 0
@@ -62,8 +66,12 @@ def read_csv(file: InputFile, options: ReadOptions) -> Iterator[tuple[DocumentBa
         yield batch, 0
         if isinstance(error, DamagedError):
             raise BrokenFile(number + 1, error.reason, error.detail) from None
-        detail = f"{error}, in the row that ends on line {rows.line_num:,}"
-        raise BrokenFile(number + 1, "not CSV that can be read", detail) from None
+        what = str(error)
+        if what.startswith("new-line character"):  # Python speaks of its own open().
+            what = "a carriage return outside of quotes, where a line ends with a line feed"
+        detail = f"{what}, in the row that ends on line {parser.line_num:,}"
+        reason = f"not {file.format.upper()} that can be read"
+        raise BrokenFile(number + 1, reason, detail) from None
 
 
 def _lines(stream: Stream, limit: int) -> Iterator[str]:
@@ -76,14 +84,42 @@ def _lines(stream: Stream, limit: int) -> Iterator[str]:
         if len(unfinished) > limit:
             raise csv.Error(f"a line is longer than {limit:,} bytes")
         for line in lines:
-            yield _text(line.removeprefix(mark)) + "\n"
+            yield _text(line, mark) + "\n"
             mark = b""
     if unfinished:
-        yield _text(unfinished.removeprefix(mark))
+        yield _text(unfinished, mark)
 
 
-def _text(content: bytes) -> str:
-    return content.decode(errors="surrogateescape")
+def _text(line: bytes, mark: bytes) -> str:
+    """A line as text; ``mark`` may stand before the first, and is nothing before others."""
+    if mark and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise BrokenFile(0, "the file is in UTF-16: write it in UTF-8")
+    return line.removeprefix(mark).decode(errors="surrogateescape")
+
+
+def _check_separated(header: Sequence[str], file: InputFile, field: str) -> None:
+    """Refuse a header that has the column between other separators."""
+    ours = _DELIMITERS[file.format]
+    others = [one for one in ",;|\t" if field in " ".join(header).split(one)]
+    if field in header or not others:
+        return
+    names = {"\t": "tabs"}
+    theirs, wanted = (names.get(one, f'"{one}"') for one in (others[0], ours))
+    raise BrokenFile(
+        0,
+        f"the header has {theirs} between its columns, not {wanted}",
+        "read it with --format tsv" if others[0] == "\t" else f"write it with {wanted}",
+    )
+
+
+def _without_doubt(rows: Iterable[list[str]]) -> Iterator[list[str]]:
+    """Rows of TSV, up to one that is several to those who quote nothing."""
+    for row in rows:
+        if any("\t" in cell or "\n" in cell for cell in row):
+            raise csv.Error(
+                "quotes around a tab or a line end, which to some is several cells (write CSV)"
+            )
+        yield row
 
 
 def _row_taker(

@@ -1,5 +1,6 @@
 """CSV and TSV: every row is one document, or is named; none is merged into another in silence."""
 
+import codecs
 import csv
 import io
 import json
@@ -36,8 +37,19 @@ def test_cells_keep_line_ends_quotes_and_spaces(tmp_path: Path) -> None:
 
 
 def test_tabs_separate_and_commas_do_not(tmp_path: Path) -> None:
-    found = read(tmp_path, 'id\ttext\n1\ta, b\n2\t"c\td\ne"\n', "a.tsv")
-    assert found.documents == ["a, b", "c\td\ne"]
+    found = read(tmp_path, 'id\ttext\n1\ta, b\n2\t"c ""d"""\n', "a.tsv")
+    assert found.documents == ["a, b", 'c "d"']
+
+
+@pytest.mark.parametrize("rows", ['"Hello\t1\nfoo\t2\nworld"\t3\n', '"b\tc"\t2\nd\t3\n'])
+def test_what_only_some_would_take_for_one_cell_of_tsv_ends_the_reading(
+    tmp_path: Path, rows: str
+) -> None:
+    found = read(tmp_path, "text\tid\na\t0\n" + rows, "a.tsv")
+    assert found.documents == ["a"]
+    [(record, reason, detail)] = found.broken
+    assert (record, reason) == (2, "not TSV that can be read")
+    assert detail.startswith("quotes around a tab or a line end, which to some is several cells")
 
 
 @pytest.mark.parametrize("block", [1, 7, 1 << 20])
@@ -84,7 +96,8 @@ def test_bad_rows_are_bad_alone(tmp_path: Path) -> None:
             "',' expected after '\"', in the row that ends on line 3",
         ),
         ('1,a\n2,"he \\"said\\" so"\n', ["a"], "',' expected after '\"', in the row that"),
-        ("1,a\rb\n", [], "new-line character seen in unquoted field"),
+        ("1,a\rb\n", [], "a carriage return outside of quotes, where a line ends with a line feed"),
+        ("1,a\r2,b\r", [], "a carriage return outside of quotes"),
     ],
 )
 def test_quotes_that_do_not_fit_end_the_reading(
@@ -109,10 +122,19 @@ def test_a_row_without_end_is_not_held(tmp_path: Path, monkeypatch: pytest.Monke
     ("content", "broken"),
     [
         ("id,body\n1,a\n", (0, 'no column "text"', "")),
-        ("id;text\n1;a\n", (0, 'no column "text"', "")),
+        ("id;body\n1;a\n", (0, 'no column "text"', "")),
+        (
+            "id;text\n1;a\n",
+            (0, 'the header has ";" between its columns, not ","', 'write it with ","'),
+        ),
+        (
+            "id\ttext\n1\ta\n",
+            (0, 'the header has tabs between its columns, not ","', "read it with --format tsv"),
+        ),
         ("text,text\n1,a\n", (0, 'the header has the column "text" twice', "")),
         ("text,n,n\na,1,2\n", (0, 'the header has the column "n" twice', "")),
-        ("text,id\n1,a\n".encode("utf-16"), (0, 'no column "text"', "")),
+        ("text\r\na\r\n".encode("utf-16"), (0, "the file is in UTF-16: write it in UTF-8", "")),
+        (codecs.BOM_UTF16_BE + b"\0x", (0, "the file is in UTF-16: write it in UTF-8", "")),
     ],
 )
 def test_a_header_without_the_column(

@@ -3,7 +3,7 @@
 The one idea: YAML's versions disagree on what plain words are (``on``, ``1e-3``, ``4:0.3``,
 ``010``), so nothing is left to them. Decimal numbers are numbers and keep their spelling, ``true``
 and ``false`` are the only booleans, a word that is a boolean to some readers is refused, and all
-else is text. A key stands once; tags are refused.
+else is text. A key stands once; tags and aliases are refused.
 """
 
 import math
@@ -23,7 +23,7 @@ _BOOLEANS = {
     for spelled in (word, word.title(), word.upper())
 }
 # Booleans to a reader of YAML 1.1, text to one of 1.2.
-_AMBIGUOUS = ("yes", "no", "on", "off")
+_AMBIGUOUS = ("yes", "no", "on", "off", "y", "n")
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE = {".inf": math.inf, "+.inf": math.inf, "-.inf": -math.inf, ".nan": math.nan}
@@ -77,16 +77,18 @@ def read(path: Path, where: str, spelled: Callable[[str], str] = str) -> Any:
         raise UserError(f"{where} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{where} cannot be read: it is not text in UTF-8") from None
-    loader = _Loader(text)
     try:
-        node = loader.get_single_node()
+        # PyYAML meets a character that YAML does not have as soon as it is given the text.
+        node = _Loader(text).get_single_node()
         return None if node is None else _Values(spelled).of(node)
     except _DoubtError as doubt:
         raise UserError(f"{where} has {doubt}") from None
+    except RecursionError:
+        raise UserError(
+            f"{where} has lists or mappings in one another, too many to read: write fewer"
+        ) from None
     except yaml.YAMLError as error:
         raise UserError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
-    finally:
-        loader.dispose()
 
 
 class _DoubtError(Exception):
@@ -98,10 +100,15 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]  # PyYAML's stubs say nothing
-        tag = getattr(event, "tag", None)
+        tag, line = getattr(event, "tag", None), event.start_mark.line + 1
         if tag is not None:
-            line = event.start_mark.line + 1
             raise _DoubtError(f"the tag {tag} on line {line}: leave it out, and quote what is text")
+        if isinstance(event, yaml.AliasEvent):
+            # A few that stand in one another are more than any memory holds.
+            raise _DoubtError(
+                f"the alias *{event.anchor} on line {line}: write out what it stands for, or quote "
+                "it if it is text"
+            )
         return super().compose_node(parent, index)
 
 
@@ -114,7 +121,6 @@ class _Values:
 
     def __init__(self, spelled: Callable[[str], str]) -> None:
         self._spelled = spelled
-        self._around: list[yaml.Node] = []
 
     def of(self, node: yaml.Node) -> Any:
         """The value of a node.
@@ -124,16 +130,9 @@ class _Values:
         """
         if isinstance(node, yaml.ScalarNode):
             return node.value if node.style is not None else _plain(node.value, _line(node))
-        if any(node is one for one in self._around):
-            raise _DoubtError(f"an alias of what it stands in, on line {_line(node)}: write it out")
-        self._around.append(node)
-        value = (
-            self._mapping(node)
-            if isinstance(node, yaml.MappingNode)
-            else [self.of(one) for one in node.value]
-        )
-        self._around.pop()
-        return value
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node)
+        return [self.of(one) for one in node.value]
 
     def _mapping(self, node: yaml.MappingNode) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -173,7 +172,20 @@ def _plain(text: str, line: int) -> Any:
             f'text: write true or false, or "{text}" in quotes'
         )
     if _INTEGER.fullmatch(text):
-        return WrittenInt(text)
+        return _number(WrittenInt, text, line)
     if _FLOAT.fullmatch(text):
-        return WrittenFloat(text)
+        return _number(WrittenFloat, text, line)
     return _NOT_FINITE.get(text.lower(), text)
+
+
+def _number[N: (WrittenInt, WrittenFloat)](kind: Callable[[str], N], text: str, line: int) -> N:
+    try:
+        number = kind(text)
+    except ValueError:  # Python reads no thousands of digits.
+        number = None
+    if number is None or abs(number) == math.inf:
+        raise _DoubtError(
+            f"the number {text[:20]} on line {line}, which is too large to read: write a smaller "
+            "one, or quote it if it is text"
+        )
+    return number

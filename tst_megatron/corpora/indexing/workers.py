@@ -45,6 +45,7 @@ from tst_megatron.corpora.reading.chunks import (
     Chunk,
     Span,
     advice_on_fields,
+    can_be_cut,
     read_span,
     records_before,
 )
@@ -199,6 +200,7 @@ class _SpanWriter:
         self._writer.summary.add(self._summary)
 
     def _write_batch(self, batch: DocumentBatch) -> None:
+        self._summary.filtered += batch.filtered
         first = batch.numbers[0] if batch.numbers else None
         for bad in batch.bad:
             self._begun = self._begun or (first is not None and first < bad.record)
@@ -208,6 +210,8 @@ class _SpanWriter:
         self._check(batch.documents)
         for i in np.flatnonzero(encoded.lengths == 0):
             self._leave_out(Bad(batch.numbers[i], NO_TOKENS))
+            if self._job.options.reads == "text":
+                batch.text_bytes -= len(batch.documents[i].encode())
         tokens, lengths = with_ends(
             encoded.ids,
             encoded.lengths[encoded.lengths > 0],
@@ -220,7 +224,6 @@ class _SpanWriter:
         self._records += batch.records
         self._summary.tokens += len(tokens)
         self._summary.text_bytes += batch.text_bytes
-        self._summary.filtered += batch.filtered
         longest = int(lengths.max(initial=0))
         self._summary.longest_document = max(self._summary.longest_document, longest)
 
@@ -258,7 +261,10 @@ class _SpanWriter:
         what = sentence(bad)
         if bad.reason not in LEFT_OUT and not self._job.skips:
             raise UserError(f"{self._place(bad)}: {what}; {self._remedy(bad)}")
-        self._summary.skipped[bad.reason] = self._summary.skipped.get(bad.reason, 0) + 1
+        why = bad.reason
+        if isinstance(bad, BrokenFile):
+            why += f", and {self._rest(bad)} was not read"
+        self._summary.skipped[why] = self._summary.skipped.get(why, 0) + 1
         if len(self._summary.skipped_records) < MAX_SKIPPED_LISTED:
             self._summary.skipped_records.append(Skipped(self._span.file, bad.record, what))
 
@@ -270,10 +276,23 @@ class _SpanWriter:
         return f"{path}, record {before + bad.record:,}"
 
     def _remedy(self, bad: Bad | BrokenFile) -> str:
+        skipping = "leave such records out with --on-error skip"
+        if isinstance(bad, BrokenFile):
+            skipping = f"leave {self._rest(bad)} out with --on-error skip"
         if bad.has and not self._begun:
-            # No slip of a record's: the flag names another field than the file has.
-            return advice_on_fields(bad, self._job.options)
-        return "repair it, or leave such records out with --on-error skip"
+            # No slip of a record's: the flag names another field than the file has. What --where
+            # has left out may have had it.
+            advice = advice_on_fields(bad, self._job.options)
+            return f"{advice}, or {skipping}" if self._summary.filtered else advice
+        return f"repair it, or {skipping}"
+
+    def _rest(self, broken: BrokenFile) -> str:
+        """What is not read of a file that is broken."""
+        if not broken.record:
+            return "the file"
+        file = self._job.files[self._span.file]
+        is_cut = can_be_cut(file, self._job.options)
+        return "the rest of its chunk" if is_cut else "the rest of the file"
 
 
 def with_ends(

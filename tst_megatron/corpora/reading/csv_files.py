@@ -2,12 +2,13 @@
 
 The one idea: a cell may hold line ends, so where a row ends is known by quotes alone, and quotes
 that do not fit end the reading. Python's own parser says so, in its strict mode; pyarrow's goes on,
-and a quote that is never closed takes the rows after it for its text.
+and a quote that is never closed takes the rows after it for its text. Many writers of TSV quote
+nothing, so there a cell over several lines may be several rows, and ends the reading too.
 """
 
+import codecs
 import csv
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from tst_megatron.corpora.reading.batches import (
@@ -17,6 +18,7 @@ from tst_megatron.corpora.reading.batches import (
     DocumentBatch,
     UnusableError,
 )
+from tst_megatron.corpora.reading.cells import Cell
 from tst_megatron.corpora.reading.documents import ReadOptions, decoded, document_checker
 from tst_megatron.corpora.reading.fields import Missing
 from tst_megatron.corpora.reading.inputs import InputFile
@@ -26,8 +28,6 @@ BATCH_CHARACTERS = 8 << 20
 _BLOCK_BYTES = 1 << 20
 _MOST_ROWS = 1 << 16
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
-# As JSON writes numbers, so that what begins with zeros stays a text.
-_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 
 
 def read_csv(file: InputFile, options: ReadOptions) -> Iterator[tuple[DocumentBatch, int]]:
@@ -46,16 +46,18 @@ def read_csv(file: InputFile, options: ReadOptions) -> Iterator[tuple[DocumentBa
     batch = DocumentBatch()
     try:
         with open_stream(file.path, file.compression) as stream:
-            rows = csv.reader(
+            parser = csv.reader(
                 _lines(stream, limit), delimiter=_DELIMITERS[file.format], strict=True
             )
+            rows = _without_doubt(parser) if file.format == "tsv" else parser
             if header := next(filter(None, rows), None):
+                _check_separated(header, file, options.field)
                 take, held = _row_taker(header, options), 0
                 for number, row in enumerate(rows, 1):
                     batch.records += 1
                     held += sum(map(len, row))
                     if row:
-                        take(number, row, rows.line_num, batch)
+                        take(number, row, parser.line_num, batch)
                     if held >= BATCH_CHARACTERS or batch.records >= _MOST_ROWS:
                         yield batch, stream.tell()
                         batch, held = DocumentBatch(), 0
@@ -64,8 +66,12 @@ def read_csv(file: InputFile, options: ReadOptions) -> Iterator[tuple[DocumentBa
         yield batch, 0
         if isinstance(error, DamagedError):
             raise BrokenFile(number + 1, error.reason, error.detail) from None
-        detail = f"{error}, in the row that ends on line {rows.line_num:,}"
-        raise BrokenFile(number + 1, "not CSV that can be read", detail) from None
+        what = str(error)
+        if what.startswith("new-line character"):  # Python speaks of its own open().
+            what = "a carriage return outside of quotes, where a line ends with a line feed"
+        detail = f"{what}, in the row that ends on line {parser.line_num:,}"
+        reason = f"not {file.format.upper()} that can be read"
+        raise BrokenFile(number + 1, reason, detail) from None
 
 
 def _lines(stream: Stream, limit: int) -> Iterator[str]:
@@ -78,14 +84,42 @@ def _lines(stream: Stream, limit: int) -> Iterator[str]:
         if len(unfinished) > limit:
             raise csv.Error(f"a line is longer than {limit:,} bytes")
         for line in lines:
-            yield _text(line.removeprefix(mark)) + "\n"
+            yield _text(line, mark) + "\n"
             mark = b""
     if unfinished:
-        yield _text(unfinished.removeprefix(mark))
+        yield _text(unfinished, mark)
 
 
-def _text(content: bytes) -> str:
-    return content.decode(errors="surrogateescape")
+def _text(line: bytes, mark: bytes) -> str:
+    """A line as text; ``mark`` may stand before the first, and is nothing before others."""
+    if mark and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise BrokenFile(0, "the file is in UTF-16: write it in UTF-8")
+    return line.removeprefix(mark).decode(errors="surrogateescape")
+
+
+def _check_separated(header: Sequence[str], file: InputFile, field: str) -> None:
+    """Refuse a header that has the column between other separators."""
+    ours = _DELIMITERS[file.format]
+    others = [one for one in ",;|\t" if field in " ".join(header).split(one)]
+    if field in header or not others:
+        return
+    names = {"\t": "tabs"}
+    theirs, wanted = (names.get(one, f'"{one}"') for one in (others[0], ours))
+    raise BrokenFile(
+        0,
+        f"the header has {theirs} between its columns, not {wanted}",
+        "read it with --format tsv" if others[0] == "\t" else f"write it with {wanted}",
+    )
+
+
+def _without_doubt(rows: Iterable[list[str]]) -> Iterator[list[str]]:
+    """Rows of TSV, up to one that is several to those who quote nothing."""
+    for row in rows:
+        if any("\t" in cell or "\n" in cell for cell in row):
+            raise csv.Error(
+                "quotes around a tab or a line end, which to some is several cells (write CSV)"
+            )
+        yield row
 
 
 def _row_taker(
@@ -99,10 +133,12 @@ def _row_taker(
     if options.field not in header:
         has = [name.encode(errors="replace").decode() for name in header]
         raise BrokenFile(0, f'no column "{options.field}"', has=has)
-    if header.count(options.field) > 1:
-        raise BrokenFile(0, f'the header has the column "{options.field}" twice')
     place, check, where = header.index(options.field), document_checker(options), options.where
-    filtered_by = _cell_readers(header, where.fields) if where is not None else []
+    filtering = where.fields if where is not None else ()
+    for name in (options.field, *filtering):
+        if header.count(name) > 1:
+            raise BrokenFile(0, f'the header has the column "{name}" twice')
+    filtered_by = _cell_readers(header, filtering)
 
     def take(number: int, row: list[str], line: int, batch: DocumentBatch) -> None:
         try:
@@ -137,65 +173,3 @@ def _cell_readers(header: Sequence[str], fields: Sequence[str]) -> list[Callable
         return lambda row: Cell(row[place]) if row[place] else None
 
     return [reader(field) for field in fields]
-
-
-class Cell(str):
-    """A cell as ``--where`` sees it: a text, and beside a number or a boolean the one it says.
-
-    What it does not say it is not equal to, and cannot be more or less than.
-    """
-
-    __slots__ = ()
-
-    def _number(self) -> int | float | None:
-        found = _NUMBER.fullmatch(self)
-        if found is None:
-            return None
-        return float(self) if found[2] or found[3] else int(self)
-
-    def _beside(self, other: Any) -> tuple[Any, Any]:
-        """This and another value as they are to be compared."""
-        number = self._number()
-        if isinstance(other, Cell):
-            theirs = other._number()
-            numbers = number is not None and theirs is not None
-            return (number, theirs) if numbers else (str(self), str(other))
-        if isinstance(other, bool):
-            return {"true": True, "false": False}.get(self.lower(), str(self)), other
-        if isinstance(other, int | float) and number is not None:
-            return number, other
-        return str(self), other
-
-    def __eq__(self, other: object) -> bool:
-        ours, theirs = self._beside(other)
-        return bool(ours == theirs)
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    def __lt__(self, other: Any) -> bool:
-        ours, theirs = self._beside(other)
-        return bool(ours < theirs)
-
-    def __le__(self, other: Any) -> bool:
-        ours, theirs = self._beside(other)
-        return bool(ours <= theirs)
-
-    def __gt__(self, other: Any) -> bool:
-        ours, theirs = self._beside(other)
-        return bool(ours > theirs)
-
-    def __ge__(self, other: Any) -> bool:
-        ours, theirs = self._beside(other)
-        return bool(ours >= theirs)
-
-    def __hash__(self) -> int:
-        # Of a text or of a number? What is looked up by it might not be found.
-        raise TypeError("a cell is in no {...}: write (...)")
-
-    def __bool__(self) -> bool:
-        number = self._number()
-        said = {"true": True, "false": False}.get(self.lower(), number)
-        if said is None:
-            raise TypeError(f"{str(self)[:40]!r} is neither true nor false")
-        return bool(said)

@@ -11,6 +11,7 @@ from operator import itemgetter
 from typing import Any, NoReturn
 
 from tst_megatron.corpora.reading.batches import UnusableError
+from tst_megatron.corpora.reading.cells import Cell
 from tst_megatron.errors import UserError
 
 _KINDS = {
@@ -243,6 +244,7 @@ def _comparison(
     node: ast.Compare, below: Callable[[ast.expr], ast.expr], refuse: Callable[[str], NoReturn]
 ) -> ast.expr:
     operators: list[ast.cmpop] = []
+    compared = [below(node.left)]
     for operator, right in zip(node.ops, node.comparators, strict=True):
         match operator, right:
             # By value, so that a missing field is noticed.
@@ -254,7 +256,11 @@ def _comparison(
                 operators.append(operator)
             case _:
                 refuse(f"has {ast.unparse(node)!r}, which it cannot have")
-    return ast.Compare(below(node.left), operators, [below(right) for right in node.comparators])
+        if isinstance(operator, ast.In | ast.NotIn) and isinstance(right, ast.Set):
+            # A set finds by hash, which what compares as a text and as a number cannot have.
+            right = ast.Tuple(right.elts, ast.Load())
+        compared.append(below(right))
+    return ast.Compare(compared[0], operators, compared[1:])
 
 
 def _call(name: str, *arguments: ast.expr) -> ast.expr:
@@ -274,6 +280,7 @@ def _compiled(expression: str) -> tuple[Callable[[Sequence[Any]], Any], tuple[st
 def _multiply(left: Any, right: Any) -> Any:
     """A product of numbers: a text times a number is no filter and could fill the memory."""
     for value in (left, right):
-        if isinstance(value, str | bytes | list | tuple | dict):
+        # A cell knows itself whether it says a number.
+        if isinstance(value, str | bytes | list | tuple | dict) and not isinstance(value, Cell):
             raise TypeError(f"can't multiply {type(value).__name__!r}")
     return left * right

@@ -16,6 +16,9 @@ import torch
 from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
 from rich.console import Console
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from tst_megatron.corpora.indexing import build as build_module
 from tst_megatron.corpora.indexing import workers
@@ -380,6 +383,19 @@ def test_documents_without_a_token_are_left_out_and_listed(model: Path, tmp_path
         build(settings([str(tmp_path / "texts/b.txt")], model), tmp_path / "e", quiet())
 
 
+def test_text_without_a_token_is_no_text_of_the_corpus(tmp_path: Path) -> None:
+    """Bytes a token, and bits a byte in the ledger, are over the text that has tokens."""
+    tokenizer = Tokenizer(WordLevel({"</s>": 0, "wörd": 1, "?": 2}, unk_token="?"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.add_special_tokens(["</s>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    write_jsonl(tmp_path / "1.jsonl", ["wörd", " " * 10_000, "wörd wörd", "\u3000"])
+    model = tmp_path / "tokenizer.json"
+    made = build(settings([str(tmp_path / "1.jsonl")], model), tmp_path / "c", quiet())
+    assert (made.documents, made.skipped) == (2, {"the document has no tokens": 2})
+    assert made.text_bytes == len("wördwörd wörd".encode())
+
+
 def test_a_build_that_left_out_documents_without_a_token_is_gone_on_with(tmp_path: Path) -> None:
     rows = [" ", [1, 2], [3], [4], "x"]
     (tmp_path / "1.jsonl").write_text("".join(json.dumps({"ids": row}) + "\n" for row in rows))
@@ -414,6 +430,38 @@ def test_a_field_that_is_not_there_is_met_with_those_that_are(model: Path, tmp_p
     (tmp_path / "2.jsonl").write_text('{"text": "a"}\n{"body": "b"}\n')
     with pytest.raises(UserError, match=r"record 2: .* it has body; repair it, .*--on-error skip"):
         build(settings([str(tmp_path / "2.jsonl")], model), tmp_path / "c", quiet())
+
+
+def test_a_field_that_only_what_is_filtered_may_have(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "1.jsonl").write_text('{"text": "a", "score": 1}\n{"body": "b", "score": 2}\n')
+    where = parse_where("score > 1")
+    options = {"options": ReadOptions(where=where), "where": where.expression}
+    with pytest.raises(
+        UserError, match=r"with --field, or leave such records out with --on-error skip$"
+    ):
+        build(settings([str(tmp_path / "1.jsonl")], model, **options), tmp_path / "c", quiet())
+
+
+def test_what_is_not_read_of_a_broken_file_is_said(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "1.csv").write_text('text\na\n"b\nc\nd\n')
+    (tmp_path / "2.csv").write_text("body\na\n")
+    (tmp_path / "3.parquet").write_bytes(b"PAR1")
+    for name, says in (
+        ("1.csv", r"record 2: .*; repair it, or leave the rest of the file out with --on-error"),
+        ("2.csv", r"2\.csv: .*; name one of these with --field$"),
+        ("3.parquet", r"3\.parquet: .*; repair it, or leave the file out with --on-error skip$"),
+    ):
+        with pytest.raises(UserError, match=says):
+            build(settings([str(tmp_path / name)], model), tmp_path / "c", quiet())
+    inputs = [str(tmp_path / name) for name in ("1.csv", "2.csv")]
+    made = build(settings(inputs, model, skips=True), tmp_path / "c", quiet())
+    assert (made.documents, made.skipped) == (
+        1,
+        {
+            "not CSV that can be read, and the rest of the file was not read": 1,
+            'no column "text", and the file was not read': 1,
+        },
+    )
 
 
 def test_what_is_left_out_of_a_folder_is_said_and_kept(model: Path, tmp_path: Path) -> None:

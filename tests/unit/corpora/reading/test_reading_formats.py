@@ -38,17 +38,20 @@ def written(folder: Path, name: str, content: bytes) -> Path:
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_format_gives_the_same_documents(tmp_path, format, compression):
-    content = COMPRESSIONS[compression](FORMATS[format](DOCUMENTS))
+    # What TSV has in quotes may be meant otherwise, and is refused.
+    several = [one for one in DOCUMENTS if "\n" in one or "\t" in one]
+    documents = [one for one in DOCUMENTS if format != "tsv" or one not in several]
+    content = COMPRESSIONS[compression](FORMATS[format](documents))
     path = written(tmp_path, f"corpus.{format}{compression}", content)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     read = Read([path], BLANK_LINE, scratch=scratch)
-    assert read.documents == DOCUMENTS
+    assert read.documents == documents
     assert (read.bad, read.broken) == ([], [])
     assert read.read == [len(content)]
-    assert sum(b.text_bytes for b in read.batches) == sum(len(d.encode()) for d in DOCUMENTS)
+    assert sum(b.text_bytes for b in read.batches) == sum(len(d.encode()) for d in documents)
     assert list(scratch.iterdir()) == []
-    assert list(read_documents(read.files, BLANK_LINE)) == DOCUMENTS
+    assert list(read_documents(read.files, BLANK_LINE)) == documents
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)

@@ -147,6 +147,9 @@ class Role(Enum):
     )
     """Where it writes, how far it had got and who watches: nothing of what was trained."""
 
+    OF_A_START = (*BOOKKEEPING, *LENGTH, "exit_")
+    """What a later start of a run may have otherwise, with the same losses up to there."""
+
     SHOWN = (
         "num_layers",
         "hidden_size",

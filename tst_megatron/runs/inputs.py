@@ -88,15 +88,25 @@ def _chosen(
     """Those of a source's runs that are meant."""
     if None in asked:
         return ledgers
-    # As a path has them: with one slash where a name has two.
-    there = {str(Path(own or name)): own for own in ledgers}
+    # A path has one slash where a name has two; with its own spelling a name counts first.
+    there = {
+        written: own
+        for spelt in (_as_a_path, str.strip, str)
+        for own in ledgers
+        for written in [spelt(own or name)]
+    }
     for run in asked:
         if run not in there:
             raise UserError(
                 f'{place} has no run "{run}": it has '
                 + ", ".join(f'"{own or name}"' for own in ledgers)
             )
-    return {own: ledgers[own] for written, own in there.items() if written in asked}
+    meant = {there[run] for run in asked if run is not None}
+    return {own: of for own, of in ledgers.items() if own in meant}
+
+
+def _as_a_path(name: str) -> str:
+    return str(Path(name))
 
 
 def _unique(runs: list[RecordedRun], name: str, taken: set[str]) -> list[RecordedRun]:

@@ -175,7 +175,8 @@ def is_same_run(one: RecordedRun, other: RecordedRun) -> bool:
     """Whether both were read of one run, from whatever sources.
 
     By its id where both tell one, else by its losses: two runs never have the same ones, to the
-    digit, at every step that both tell of.
+    digit, at every step that both tell of. Of several evaluations at a run's last step W&B keeps
+    the last and the others the first, so between them that step decides nothing.
     """
     ids = [run.header.get("run_id") for run in (one, other)]
     if None not in ids:
@@ -186,7 +187,8 @@ def is_same_run(one: RecordedRun, other: RecordedRun) -> bool:
     if _were_set_otherwise(one.facts, other.facts):
         return False
     if one.curve.steps.size and other.curve.steps.size:
-        return _have_same_losses(one.curve, other.curve)
+        ends_differ = (one.source == "wandb") != (other.source == "wandb")
+        return _have_same_losses(one.curve, other.curve, -1 if ends_differ else None)
     if one.steps.steps.size and other.steps.steps.size:
         return _have_same_losses(one.steps, other.steps)
     return one.header == other.header
@@ -201,7 +203,7 @@ def _were_set_otherwise(one: Facts, other: Facts) -> bool:
         {
             name: value
             for name, value in facts.flags.items()
-            if isinstance(value, int | float) and not Role.BOOKKEEPING.has(name)
+            if isinstance(value, int | float) and not Role.OF_A_START.has(name)
         }
         for facts in (one, other)
     ]
@@ -221,8 +223,16 @@ def _went_through_others(one: Sequence[Span], other: Sequence[Span]) -> bool:
     )
 
 
-def _have_same_losses(one: "Curve | StepSeries", other: "Curve | StepSeries") -> bool:
-    """Wherever the shorter one is measured, but for the end: of it sources have other samples."""
+def _have_same_losses(
+    one: "Curve | StepSeries", other: "Curve | StepSeries", until: int | None = None
+) -> bool:
+    """Wherever the shorter one is measured.
+
+    Args:
+        one: a run's losses.
+        other: another's.
+        until: which of the shared steps counts no more, where more than a few are.
+    """
     # Before any step, runs of one seed are alike.
     shared, ours, theirs = np.intersect1d(one.steps, other.steps, return_indices=True)
     pairs = np.array([one.losses[ours], other.losses[theirs]])[:, shared > 0]
@@ -230,7 +240,7 @@ def _have_same_losses(one: "Curve | StepSeries", other: "Curve | StepSeries") ->
     if pairs.shape[1] < fewest:
         return False
     if pairs.shape[1] > _FEWEST:
-        pairs = pairs[:, :-1]
+        pairs = pairs[:, :until]
     return bool(
         np.isfinite(pairs).all(axis=0).any()
         and np.allclose(pairs[0], pairs[1], rtol=_TOLERANCE, atol=0, equal_nan=True)

@@ -162,7 +162,7 @@ def ledger_of_scalars(
         notes: of how they were read.
 
     Raises:
-        UserError: a clock or an amount is below 0.
+        UserError: a step, a clock or an amount is below 0.
     """
     _check_amounts(path, scalars)
     jumps = scalars.let_clocks_go_on()
@@ -187,6 +187,12 @@ def ledger_of_scalars(
 
 
 def _check_amounts(path: Path, scalars: Scalars) -> None:
+    first = min((step for by_step in scalars.values.values() for step in by_step), default=0)
+    if first < 0:
+        raise UserError(
+            f"{path}: a step is {first:,}, and steps are 0 or more: give a source whose steps are "
+            "right, or take it out"
+        )
     clocks = (("clock in seconds", of_tag) for of_tag in scalars.clocks.values())
     amounts = ((tag, scalars.values[tag]) for tag in _AMOUNTS if tag in scalars.values)
     for what, by_step in (*clocks, *amounts):

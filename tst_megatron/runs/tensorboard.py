@@ -2,7 +2,7 @@
 
 The one idea: every start of the run leaves an event file, which opens with all of Megatron's
 arguments as text. Its wall-clock is that of its events since the file was opened; the time between
-two starts is not the run's, and what a later start replays replaces what it replays. Of several
+two starts is not the run's, and what a later start replays is left out of those before. Of several
 evaluations at one step the first counts, as in a ledger.
 """
 
@@ -31,23 +31,35 @@ _BY_SAMPLES = " vs samples"
 _OF_EVALUATIONS = ("validation", "other-run-")
 # Clocks are set right by so much now and then.
 _SET_BACK_S = 1.0
+# A record's length and its content have a checksum each.
+_FRAME = 8 + 4 + 4
 _HOURS = (
     "Read from TensorBoard: its hours are the time from when an event file was opened to its last "
     "event, evaluations, checkpoints and pauses in between among them; start-up before that, what "
     "came after, and the time between starts are not in them."
+)
+_DAMAGED = (
+    "{} is damaged or was cut off: its last {:,} bytes were not read, and what they hold is "
+    "missing."
 )
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True)
 class _Start:
-    """One event file: (step, value, time) of each tag, and the arguments."""
+    """One event file: (step, value, time) of each tag, arguments, and bytes that are damaged."""
 
     file: Path
     opened: float
     closed: float
     events: Mapping[str, list[tuple[int, float, float]]]
     flags: Mapping[str, Any]
+    unread: int
+
+    @property
+    def by_step(self) -> dict[str, list[tuple[int, float, float]]]:
+        """The events whose step is an iteration."""
+        return {tag: of for tag, of in self.events.items() if not tag.endswith(_BY_SAMPLES)}
 
 
 def is_event_file(path: Path) -> bool:
@@ -70,13 +82,20 @@ def ledger_of_events(path: Path, vocabulary: Vocabulary, asked: Sequence[str] = 
 
     Raises:
         UserError: it has no scalars, or none of a held-out loss; the files are of two runs; or a
-            clock is below 0.
+            clock or a step is below 0.
     """
     files = event_files(path) if path.is_dir() else [path]
     starts = sorted(map(_read, files), key=lambda start: start.opened)
     _check_one_run(path, starts)
     scalars, passed = Scalars(), 0.0
+    notes = [_DAMAGED.format(start.file.name, start.unread) for start in starts if start.unread]
     for start in starts:
+        first = _first_made(scalars, start, asked)
+        if first is not None:
+            tells = starts[0].flags.keys() & start.flags.keys() & set(Role.EVENT_FILES.value)
+            if not tells:
+                notes += _replaced(path, scalars, start, first)
+            scalars.forget_after(first - 1)
         _take_over(scalars, start, passed, asked)
         passed += start.closed - start.opened
     if not scalars.values:
@@ -91,19 +110,23 @@ def ledger_of_events(path: Path, vocabulary: Vocabulary, asked: Sequence[str] = 
         scalars,
         vocabulary,
         held_out,
-        [_HOURS],
+        [_HOURS, *notes],
     )
 
 
 def _read(file: Path) -> _Start:
     # This import takes most of a second, and few comparisons need it.
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 
+    size = file.stat().st_size
     # 0 keeps every event; what a start replays is left out here, as its samples have other steps.
     accumulator = EventAccumulator(
         str(file), size_guidance={"scalars": 0, "tensors": 0}, purge_orphaned_data=False
     )
     accumulator.Reload()
+    # It stops at damage without a word.
+    read = sum(len(record) + _FRAME for record in RawEventFileLoader(str(file)).Load())
     tags = accumulator.Tags()
     events = {
         tag: [(event.step, event.value, event.wall_time) for event in accumulator.Scalars(tag)]
@@ -116,7 +139,8 @@ def _read(file: Path) -> _Start:
         for tag in tags["tensors"]
         if tag.endswith(_TEXT)
     }
-    return _Start(file, opened, max(times, default=opened), events, flags)
+    closed = max(times, default=opened)
+    return _Start(file, opened, closed, events, flags, max(0, size - read))
 
 
 def _value(texts: Any) -> Any:
@@ -141,30 +165,69 @@ def _check_one_run(path: Path, starts: list[_Start]) -> None:
             )
 
 
-def _take_over(scalars: Scalars, start: _Start, passed: float, asked: Sequence[str]) -> None:
-    """Add what a start logged, in place of what it replays.
+def _first_made(scalars: Scalars, start: _Start, asked: Sequence[str]) -> int | None:
+    """The first step that a start made; None where it made none, as at the run's end.
 
     Args:
         scalars: of the starts before.
         start: the next one.
+        asked: names of the held-out loss, in place of Megatron's.
+    """
+    held_out = {
+        tag: {step for step, _, _ in of_tag}
+        for tag, of_tag in start.by_step.items()
+        if _is_held_out(tag, asked)
+    }
+    evaluated = set().union(*held_out.values())
+    made: set[int] = set()
+    for tag, of_tag in start.by_step.items():
+        if tag in held_out or any(word in tag for word in _OF_EVALUATIONS):
+            continue
+        steps = {step for step, _, _ in of_tag}
+        # Another program may call anything else that it evaluates as it likes.
+        if not asked or tag + _BY_SAMPLES in start.events or len(steps) > len(evaluated):
+            made |= steps
+    before = {step for tag in held_out for step in scalars.values.get(tag, {})}
+    if not made and before and len(evaluated) == 1 and max(evaluated) >= max(before):
+        return None
+    return min(made or evaluated, default=None)
+
+
+def _replaced(path: Path, scalars: Scalars, start: _Start, first: int) -> list[str]:
+    """What is said of steps that a start replaces, where no argument tells that it is the run's."""
+    logged = {step for by_step in scalars.values.values() for step in by_step}
+    replaced = [step for step in logged if step >= first]
+    if not replaced:
+        return []
+    if first <= min(logged):
+        raise UserError(
+            f"{path} holds two runs, or one that was begun anew: {start.file.name} begins at step "
+            f"{first:,}, before or where those before it do, so put each into a folder of its own"
+        )
+    return [
+        f"{start.file.name} goes back to step {first:,}: {len(replaced):,} steps that were logged "
+        f"before, up to {max(replaced):,}, are taken for replayed and left out."
+    ]
+
+
+def _is_held_out(tag: str, asked: Sequence[str]) -> bool:
+    return tag in asked or tag.startswith(VALIDATION)
+
+
+def _take_over(scalars: Scalars, start: _Start, passed: float, asked: Sequence[str]) -> None:
+    """Add what a start logged.
+
+    Args:
+        scalars: of the starts before, without what it replays.
+        start: the next one.
         passed: seconds that those before took.
         asked: names of the held-out loss, in place of Megatron's.
     """
-    by_step = {tag: of for tag, of in start.events.items() if not tag.endswith(_BY_SAMPLES)}
-    trained = [
-        step
-        for tag, of_tag in by_step.items()
-        if tag not in asked and not any(word in tag for word in _OF_EVALUATIONS)
-        for step, _, _ in of_tag
-    ]
-    # A start that made no step, as of a run that is at its end, replays nothing.
-    if trained:
-        scalars.forget_after(min(trained) - 1)
-    for tag, of_tag in by_step.items():
+    for tag, of_tag in start.by_step.items():
         for step, value, time in of_tag:
             # After the last step Megatron validates once more, on other samples, and then on the
             # test set, all under the same tag.
-            if (tag in asked or tag.startswith(VALIDATION)) and step in scalars.values.get(tag, {}):
+            if _is_held_out(tag, asked) and step in scalars.values.get(tag, {}):
                 continue
             scalars.add(tag, step, value, passed + _elapsed(start, time))
         for step, samples in _samples(of_tag, start.events.get(tag + _BY_SAMPLES, [])):

@@ -15,6 +15,7 @@ from typing import TypeGuard
 
 from tst_megatron.errors import UserError
 from tst_megatron.runs.ledger import Ledger
+from tst_megatron.runs.one_history import Evaluation, why_several
 from tst_megatron.runs.scalars import (
     GRAD_NORM,
     LEARNING_RATE,
@@ -57,8 +58,9 @@ def ledgers_of_csv(
 
     Raises:
         UserError: it cannot be read, has no column of steps or none of a held-out loss, has a
-            column twice, a line does not say of which run it is, a cell is not a number, a step not
-            a whole one or a clock below 0; or it is of several runs and does not name them.
+            column twice, a line has other cells than there are heads or does not say of which run
+            it is, a cell is not a number, a step not a whole one or a clock below 0; or it is of
+            several runs and does not name them.
     """
     heads, lines = _read(path)
     metrics = (*objectives(vocabulary), *fact_tags(vocabulary).values(), *_METRICS)
@@ -194,18 +196,23 @@ class _Table:
         )
 
     def _check_one_run(self, step_at: int, loss_at: int) -> None:
-        """Most steps with two losses are two runs on top of each other, not one started again."""
-        losses: dict[int, set[float]] = {}
-        for line in self.lines:
-            step, loss = self._step(line, step_at), self._number(line, loss_at)
-            if step is not None and _is_finite(loss):
-                losses.setdefault(step, set()).add(loss)
-        twice = sum(len(of_step) > 1 for of_step in losses.values())
-        if twice > 1 and 2 * twice > len(losses):
+        told = [
+            Evaluation(line[0], step, loss, line[1])
+            for line in self.lines
+            if (step := self._step(line, step_at)) is not None
+            and _is_finite(loss := self._number(line, loss_at))
+        ]
+        unread = {
+            at: head
+            for at, (head, column) in enumerate(zip(self.heads, self.columns, strict=True))
+            if column is None and not head.endswith(_IGNORED)
+        }
+        why = why_several(told, unread)
+        if why is not None:
             raise UserError(
-                f"{self.path} has several held-out losses at {twice} of {len(losses)} steps, as of "
-                'several runs: add a column "run" that names the run of every line, or export them '
-                "apart"
+                f'{self.path} has {why}, as of several runs: add a column "run" that names the run '
+                "of every line, export them apart, or, if it is one run that was started again, "
+                "take out the lines that it replaced"
             )
 
     def _step(self, line: _Line, at: int) -> int | None:
@@ -237,18 +244,42 @@ def _read(path: Path) -> tuple[list[str], list[_Line]]:
     """Heads, and lines with something in them."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            heads = [head.strip() for head in next(reader, [])]
-            lines: list[_Line] = [
-                (reader.line_num, [*row, *[""] * (len(heads) - len(row))])
-                for row in reader
-                if any(map(str.strip, row))
-            ]
+            return _heads_and_lines(path, file)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error):
+    except UnicodeDecodeError:
         raise UserError(f"{path} is not a CSV file: export it from W&B as CSV") from None
+
+
+def _heads_and_lines(path: Path, file: Iterable[str]) -> tuple[list[str], list[_Line]]:
+    # Read leniently, a quote that is not closed takes in the lines after it.
+    reader, whole = csv.reader(file, strict=True), 0
+    heads: list[str] = []
+    lines: list[_Line] = []
+    try:
+        heads = [head.strip() for head in next(reader, [])]
+        whole = reader.line_num
+        for row in reader:
+            whole = reader.line_num
+            if any(map(str.strip, row)):
+                lines.append((whole, _cells(path, whole, row, len(heads))))
+    except csv.Error as error:
+        raise UserError(
+            f"{path}, line {whole + 1}: what begins there is not CSV ({error}): close its quotes, "
+            "or export it from W&B as CSV"
+        ) from None
     return heads, lines
+
+
+def _cells(path: Path, number: int, row: Sequence[str], num_heads: int) -> Sequence[str]:
+    """As many as there are heads: of more or fewer, none is sure to be under its own."""
+    if len(row) < num_heads or any(map(str.strip, row[num_heads:])):
+        raise UserError(
+            f"{path}, line {number}: its cells are not as many as the heads ({len(row)} and "
+            f"{num_heads}): quote numbers that have a comma, complete what was cut off, or export "
+            "it from W&B as CSV"
+        )
+    return row[:num_heads]
 
 
 def _check_once(path: Path, heads: Sequence[str]) -> None:

@@ -152,6 +152,16 @@ def test_a_run_of_an_export_is_named_after_a_colon(tmp_path: Path):
         read_runs([Path(f"{folder / 'other.csv'}:base")])
 
 
+@pytest.mark.parametrize("run", ["./tst", "a//b/", "sp "])
+def test_a_run_is_named_as_the_export_has_it(tmp_path: Path, run: str):
+    """One that was listed so was refused."""
+    path = tmp_path / "both.csv"
+    heads = (f'"{name} - lm loss validation"' for name in ("./tst", "a//b/", "sp "))
+    path.write_text(f"Step,{','.join(heads)}\n10,4,5,6\n20,3,4,5\n")
+    for written in {f"{path}:{run}", f"{path}:{run.strip()}", f"{path}:{Path(run)}"}:
+        assert names(Path(written)) == [run]
+
+
 def test_an_export_of_one_run_has_its_files_name(tmp_path: Path):
     path = tmp_path / "one.csv"
     path.write_text("Step,lm loss validation\n10,4\n20,3\n")

@@ -305,3 +305,68 @@ def test_no_scalars(tmp_path: Path):
     Written(tmp_path).writer.close()
     with pytest.raises(UserError, match="has no scalars"):
         read(tmp_path)
+
+
+def logged(folder: Path, opened: float, scalars: dict[str, dict[int, float]]) -> None:
+    """A start of another program, which tells no arguments."""
+    start = Written(folder, {}, opened)
+    for tag, by_step in scalars.items():
+        for step, value in by_step.items():
+            start.scalar(tag, step, value, 10.0 + step / 100, samples=False)
+    start.writer.close()
+
+
+def losses(steps: range, value: float) -> dict[int, float]:
+    return dict.fromkeys(steps, value)
+
+
+@pytest.mark.parametrize("tag", ["eval/loss", "lm loss validation"])
+def test_a_held_out_loss_alone_is_replayed(tmp_path: Path, tag: str):
+    """The earlier start's values stayed, as a second evaluation at their steps does not count."""
+    logged(tmp_path, 0.0, {tag: losses(range(50, 1201, 50), 4.0)})
+    logged(tmp_path, 1.0, {tag: losses(range(1050, 1501, 50), 3.0)})
+    (run,) = read_runs([tmp_path], loss_columns=[tag] if tag == "eval/loss" else [])
+    np.testing.assert_array_equal(run.curve.losses, [4.0] * 20 + [3.0] * 10)
+    (note,) = (note for note in run.notes if "goes back" in note)
+    assert "goes back to step 1,050: 4 steps that were logged before, up to 1,200, are" in note
+
+
+def test_a_start_that_evaluates_alone_replays_nothing(tmp_path: Path):
+    """Whatever else it logs of its evaluation."""
+    tags = ("train/loss", "eval/loss", "eval/ppl")
+    logged(tmp_path, 0.0, {tag: losses(range(50, 2001, 50), 4.0) for tag in tags})
+    logged(tmp_path, 1.0, {tag: {2000: 1.0} for tag in tags[1:]})
+    (run,) = read_runs([tmp_path], loss_columns=["eval/loss"])
+    np.testing.assert_array_equal(run.curve.losses, [4.0] * 40)
+
+
+@pytest.mark.parametrize("last", [800, 2000, 3000])
+def test_two_runs_that_tell_no_arguments_in_one_folder(tmp_path: Path, last: int):
+    """The first was thrown away."""
+    for opened, end in enumerate((2000, last)):
+        steps = range(50, end + 1, 50)
+        logged(
+            tmp_path, opened, {tag: losses(steps, 4.0) for tag in ("lm loss", "lm loss validation")}
+        )
+    with pytest.raises(UserError, match=r"holds two runs, or one that was begun anew: .* step 50,"):
+        read(tmp_path)
+
+
+def test_damage_is_noted(tmp_path: Path):
+    start = Written(tmp_path)
+    start.steps(1, 40)
+    start.writer.close()
+    assert not any("damaged" in note for note in read(tmp_path).notes)
+    (file,) = tmp_path.iterdir()
+    content = bytearray(file.read_bytes())
+    content[len(content) * 3 // 4] ^= 0xFF
+    file.write_bytes(content)
+    run = read(tmp_path)
+    assert run.steps.steps[-1] < 40
+    assert any(f"{file.name} is damaged or was cut off" in note for note in run.notes)
+
+
+def test_a_step_below_0_is_refused(tmp_path: Path):
+    logged(tmp_path, 0.0, {"lm loss validation": {-5: 3.0, 20: 4.0}})
+    with pytest.raises(UserError, match="a step is -5, and steps are 0 or more"):
+        read(tmp_path)

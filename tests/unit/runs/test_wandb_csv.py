@@ -1,4 +1,6 @@
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,7 +55,7 @@ def test_a_history(tmp_path: Path):
         "lm loss validation,system/gpu,note\n"
         "0,10,100.0,1700000100,40,5.5,0.001,0.5,,x,hello\n"
         "1,20,200.0,1700000200,80,5.0,0.001,0.5,4.5,y,\n"
-        "2,30,300.0,1700000300,120,4.5,0.0005,0.5,,z\n"
+        "2,30,300.0,1700000300,120,4.5,0.0005,0.5,,z,\n"
         "3,40,400.0,1700000400,160,4.0,0.0001,0.5,4.0,z,there\n",
     )
     assert run.name == "export"
@@ -148,11 +150,34 @@ def test_what_is_left_out_may_be_there_twice(tmp_path: Path):
             r"clock in seconds is -5 at step 10",
         ),
         ("Step,flops,lm loss validation\n10,-5,4\n20,5,3\n", r"its flops is -5 at step 10"),
+        # The loss was 3, and what stood after its comma was left out.
+        (
+            "Step,lm loss validation\n10,3,25\n20,3,125\n",
+            r"line 2: its cells are not as many .* \(3 and 2\)",
+        ),
+        (
+            "Step,lm loss validation\n10,4\n\n20\n",
+            r"line 4: its cells are not as many .* \(1 and 2\)",
+        ),
+        # The quote took in all lines after it.
+        (
+            'Step,note,lm loss validation\n10,x,4\n20,"x,3\n30,x,2\n',
+            r"line 3: what begins there is not CSV \(unexpected end of data\)",
+        ),
+        (
+            'Step,note,lm loss validation\n10,x,4\n20,"x,3\n30,"x,2\n',
+            r"line 3: what begins there is not CSV \(',' expected after '\"'\)",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_a_sentence(tmp_path: Path, text: str, says: str):
     with pytest.raises(UserError, match=says):
         read(tmp_path, text)
+
+
+def test_cells_past_the_heads_may_be_empty(tmp_path: Path):
+    (run,) = read(tmp_path, 'Step,note,lm loss validation\n10,"a, b",4,,\n20,"c\nd",3,\n,,,,\n')
+    np.testing.assert_array_equal(run.curve.losses, [4, 3])
 
 
 def test_whole_steps_may_be_written_as_floats(tmp_path: Path):
@@ -258,3 +283,88 @@ def test_a_resumed_history_has_some_steps_twice(tmp_path: Path):
         tmp_path, "Step,lm loss validation\n10,5\n20,4.5\n20,4\n30,3.5\n30,3\n40,2\n50,1\n"
     )
     np.testing.assert_array_equal(run.curve.losses, [5, 4, 3, 2, 1])
+
+
+def rows(steps: Iterable[int], gain: float = 0.0, group: str = "base") -> list[str]:
+    return [f"{group},{step},{4 - step / 1000 - gain}" for step in steps]
+
+
+def one_file(folder: Path, *histories: Iterable[str]) -> RecordedRun:
+    lines = [line for history in histories for line in history]
+    (run,) = read(folder, "\n".join(["group,Step,lm loss validation", *lines, ""]))
+    return run
+
+
+BASE, SHORT = range(50, 2001, 50), range(50, 801, 50)
+OTHERS = [
+    pytest.param([BASE, SHORT], r"several held-out losses at 16 of 40 steps", id="shorter"),
+    pytest.param([SHORT, BASE], r"several held-out losses at 16 of 40 steps", id="longer"),
+    pytest.param(
+        [BASE, range(75, 2026, 50)],
+        r"from 2,000 to 75 in line 42, and are others from there on",
+        id="at alternate steps",
+    ),
+    pytest.param(
+        [BASE, range(75, 2026, 75)],
+        r"to 75 in line 42, and are others from there on",
+        id="at other steps",
+    ),
+    pytest.param(
+        [BASE, range(1050, 2001, 50)], r"to 1,050 in line 42, and never get past 2,000", id="branch"
+    ),
+    pytest.param(
+        [range(100, 1001, 100), BASE], r"from 1,000 to 50 in line 12, where they began", id="finer"
+    ),
+]
+
+
+@pytest.mark.parametrize(("steps", "says"), OTHERS)
+def test_two_runs_in_one_file_that_does_not_name_them(tmp_path: Path, steps: Any, says: str):
+    """Either's losses stood in for the other's."""
+    one, two = steps
+    with pytest.raises(UserError, match=rf'{says}, as of several runs: add a column "run"'):
+        one_file(tmp_path, rows(one), rows(two, gain=0.1))
+
+
+def test_sorted_by_step_they_are_two_runs_as_well(tmp_path: Path):
+    both = sorted(rows(BASE) + rows(SHORT, gain=0.1), key=lambda row: int(row.split(",")[1]))
+    with pytest.raises(UserError, match="several held-out losses at 16 of 40 steps"):
+        one_file(tmp_path, both)
+
+
+def test_a_column_that_changes_where_steps_go_back_names_runs(tmp_path: Path):
+    first = rows(range(50, 1301, 50))
+    with pytest.raises(UserError, match=r'to 1,050 in line 28, where "group" changes, as of sev'):
+        one_file(tmp_path, first, rows(range(1050, 2001, 50), gain=0.1, group="tst"))
+
+
+@pytest.mark.parametrize(
+    "starts",
+    [
+        [range(50, 1301, 50), range(1050, 2001, 50)],
+        # The second got no further than the first, the third did.
+        [range(50, 1301, 50), range(1050, 1201, 50), range(1050, 2001, 50)],
+        # It evaluates half as often from there on.
+        [range(50, 1301, 50), range(1100, 2001, 100)],
+    ],
+)
+def test_a_run_that_was_started_again_is_one(tmp_path: Path, starts: list[range]):
+    """What it replayed counts from its last start."""
+    histories = [rows(steps, gain=at / 10) for at, steps in enumerate(starts)]
+    run = one_file(tmp_path, *histories)
+    last = dict(zip(run.curve.steps, run.curve.losses, strict=True))
+    for step in starts[-1]:
+        assert last[step] == pytest.approx(4 - step / 1000 - (len(starts) - 1) / 10)
+
+
+def test_lines_may_come_in_any_order(tmp_path: Path):
+    lines = rows(BASE)
+    for order in (
+        np.random.default_rng(1).permutation(40),
+        range(39, -1, -1),
+        [*range(20, 40), *range(20)],
+        # Once more: what it says it has said.
+        [*range(40), *range(40)],
+    ):
+        run = one_file(tmp_path, [lines[at] for at in order])
+        np.testing.assert_allclose(run.curve.losses, [4 - step / 1000 for step in BASE])

@@ -20,9 +20,9 @@ TST = {step: float(np.float32(loss - 0.1)) for step, loss in BASE.items()}
 ITSELF = "A run would be compared with itself"
 
 
-def ledger(folder: Path, name: str, losses: dict[int, float]) -> Path:
+def ledger(folder: Path, name: str, losses: dict[int, float], run_id: bool = True) -> Path:
     """With an evaluation after the last step, as Megatron makes one, on other samples."""
-    header = {"run_id": str(losses)}
+    header = {"run_id": str(losses) if run_id else None}
     path = made_ledger(folder, name, header, losses=losses, stages=[(4, 100)])
     *_, last = path.read_text().splitlines()
     with path.open("a") as file:
@@ -30,8 +30,17 @@ def ledger(folder: Path, name: str, losses: dict[int, float]) -> Path:
     return path
 
 
-def events(folder: Path, name: str, losses: dict[int, float]) -> Path:
+def nameless(folder: Path, name: str, losses: dict[int, float]) -> Path:
+    """As ledgers were before they had an id of their run."""
+    return ledger(folder, name, losses, run_id=False)
+
+
+def events(
+    folder: Path, name: str, losses: dict[int, float], flags: dict[str, Any] | None = None
+) -> Path:
     with SummaryWriter(folder / name) as writer:
+        for flag, value in (flags or {}).items():
+            writer.add_text(flag, str(value))
         for step, loss in [*losses.items(), (100, losses[100] + 0.01), (100, 9.0)]:
             writer.add_scalar("lm loss validation", loss, step)
             writer.add_scalar("learning-rate", 1e-3, step)
@@ -41,7 +50,7 @@ def events(folder: Path, name: str, losses: dict[int, float]) -> Path:
 def export(folder: Path, name: str, losses: dict[int, float]) -> Path:
     """W&B keeps what was logged of a step last."""
     path = folder / f"{name}.csv"
-    rows = {**losses, 100: 9.0}
+    rows = {**losses, 100: losses[100] + 5}
     path.write_text("Step,lm loss validation\n" + "".join(f"{s},{x}\n" for s, x in rows.items()))
     return path
 
@@ -72,6 +81,36 @@ def test_one_run_from_two_sources(tmp_path: Path, one: Any, other: Any):
 def test_a_run_of_other_losses_is_another(tmp_path: Path, other: Any):
     compared = found(other(tmp_path, "base", BASE), export(tmp_path, "tst", TST), force=True)
     assert not any(ITSELF in reason for reason in compared.reasons)
+
+
+# Between W&B and another source the last step is of other samples.
+@pytest.mark.parametrize("step", [10, 50, 90, 100])
+@pytest.mark.parametrize("source", [nameless, events, export])
+def test_runs_that_differ_at_one_step_are_two(tmp_path: Path, source: Any, step: int):
+    """As a trunk and a branch of it do that decayed after all evaluations but the last."""
+    other = TST | {step: TST[step] - 0.02}
+    paths = [source(tmp_path, name, of) for name, of in (("trunk", TST), ("branch", other))]
+    assert len(read_runs(paths)) == 2
+
+
+def test_a_shorter_run_that_left_a_longer_ones_path_is_another(tmp_path: Path):
+    """It has all its steps in common with it, and ends elsewhere."""
+    path = tmp_path / "lengths.csv"
+    cells = {step: loss - 0.03 * (step == 50) for step, loss in BASE.items() if step <= 50}
+    rows = "".join(f"{step},{BASE[step]},{cells.get(step, '')}\n" for step in STEPS)
+    path.write_text(f"Step,long - lm loss validation,short - lm loss validation\n{rows}")
+    assert [run.name for run in read_runs([path])] == ["long", "short"]
+
+
+@pytest.mark.parametrize("flag", ["train_iters", "lr_decay_iters", "exit_interval"])
+def test_an_older_copy_of_a_run_that_was_made_longer_is_the_same(tmp_path: Path, flag: str):
+    (run,) = read_runs(
+        [
+            events(tmp_path, "then", TST, {"seed": 1, flag: 100}),
+            events(tmp_path, "now", TST | {110: 1.9}, {"seed": 1, flag: 200}),
+        ]
+    )
+    assert run.name == "now"
 
 
 def test_an_export_of_both_sides_is_taken_apart(tmp_path: Path):

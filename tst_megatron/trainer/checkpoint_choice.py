@@ -109,6 +109,23 @@ def check_load(args: argparse.Namespace, looks_at_files: bool) -> None:
         )
 
 
+def is_converted(args: argparse.Namespace) -> bool:
+    """Whether the checkpoint of ``--ckpt-convert-format`` is written, after which Megatron leaves.
+
+    Args:
+        args: Megatron's own. It points ``save`` at the new folder as it begins to write, and leaves
+            after a barrier (``setup_model_and_optimizer`` in megatron/training/training.py).
+    """
+    if args.ckpt_convert_format is None:
+        return False
+    folder = Path(args.ckpt_convert_save, args.ckpt_convert_format)
+    if args.save is None or Path(args.save) != folder:
+        return False
+    # The first rank alone writes the tracker, which a file server may show to others later.
+    is_out_of_sight = args.rank != 0 or is_remote(args.ckpt_convert_save)
+    return is_out_of_sight or _read_tracker(folder) == str(args.iteration)
+
+
 def _root_of(args: argparse.Namespace) -> tuple[str, Path | None]:
     """The flag that names the folder, and the folder; None without one on this machine."""
     load, pretrained = args.load, args.pretrained_checkpoint

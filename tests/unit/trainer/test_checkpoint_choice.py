@@ -22,6 +22,7 @@ from tst_megatron.trainer.checkpoint_choice import (
     Checkpoint,
     check_load,
     checkpoint_of,
+    is_converted,
     whole_steps,
 )
 
@@ -228,3 +229,18 @@ def test_a_format_that_is_not_the_runs(root: Path) -> None:
     with pytest.raises(UserError, match="--ckpt-format torch does not read"):
         check(f"--load={root}", "--ckpt-format=torch")
     check(f"--load={root}", "--ckpt-format=torch", "--auto-detect-ckpt-format")
+
+
+def test_a_conversion_is_done_when_its_tracker_says_so(tmp_path: Path) -> None:
+    args = parse("--ckpt-convert-format=torch", f"--ckpt-convert-save={tmp_path}")
+    args.iteration, new = 30, tmp_path / "torch"
+    save(new, 30)
+    (new / TRACKER).write_text("30")
+    assert not is_converted(args), "of an earlier start"
+    args.save = str(new)
+    assert is_converted(args)
+    (new / TRACKER).write_text("20")
+    assert not is_converted(args)
+    args.rank = 1
+    assert is_converted(args)
+    assert not is_converted(parse(f"--save={new}"))

@@ -210,6 +210,30 @@ def test_non_persistent_checkpoints(root: Path) -> None:
     assert checkpoint_of(parse(*flags)) == Checkpoint(root, 30)
 
 
+@pytest.mark.parametrize("is_named", [False, True])
+def test_a_tracker_of_non_persistent_ones_that_is_gone(
+    root: Path, tmp_path: Path, is_named: bool
+) -> None:
+    brief = tmp_path / "brief" if is_named else root / "non_persistent"
+    flags = [f"--load={root}", f"--save={root}", "--non-persistent-ckpt-type=global"]
+    if is_named:
+        flags.append(f"--non-persistent-global-ckpt-dir={brief}")
+    save(brief, 25)
+    # Older than what the run goes on from, so that nothing is lost with it.
+    check(*flags)
+    save(brief, 35)
+    with pytest.raises(UserError, match=rf"at step 31: .* write 35 into {brief / TRACKER}"):
+        check(*flags)
+    check(*flags, "--ckpt-step=20")
+    for step in (10, 20, 30):
+        shutil.rmtree(Checkpoint(root, step).folder)
+    (root / TRACKER).unlink()
+    with pytest.raises(UserError, match=rf"at step 1: .* write 35 into {brief / TRACKER}"):
+        check(*flags)
+    # Nor is there one where they are not asked for.
+    check(*flags[:2])
+
+
 def test_what_is_left_to_megatron_is_said(tmp_path: Path, caplog) -> None:
     assert checkpoint_of(parse("--load=msc://bucket/run")) is None
     check("--load=msc://bucket/run", "--enable-msc", "--exit-on-missing-checkpoint")

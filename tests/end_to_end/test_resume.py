@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from counted_corpora import parse
 from ledgers import bag_size
 from saved import tensors
 from trainer import TINY, Job, run, run_all
+
+from tst_megatron.trainer.checkpoint_choice import Checkpoint, checkpoint_of
+from tst_megatron.trainer.checkpoint_files import fault_of
 
 # Ten steps: three on bags of 4, two on bags of 2, five ordinary. Cuts inside each phase, on the
 # boundaries and a step to either side of them.
@@ -102,6 +106,16 @@ def test_a_checkpoint_that_is_not_whole_is_refused(corpus, unbroken: Job, tmp_pa
         sentence = next(line for line in refused.output.splitlines() if "error: " in line)
         assert "iter_0000010/__0_0.distcp has 1,000 of" in sentence
         assert f"steps 9, 8, 7 of it are whole: write 9 into {copied}" in sentence
+
+
+def test_a_converted_checkpoint_is_a_success(corpus, unbroken: Job, tmp_path: Path) -> None:
+    """Megatron leaves without a code once it is written, as it does where it fails."""
+    converted = tmp_path / "converted"
+    flags = (*TINY, *corpus.flags, SCHEDULE, f"--load={unbroken.out / 'checkpoints'}")
+    run(Job(tmp_path, (*flags, "--ckpt-convert-format=torch", f"--ckpt-convert-save={converted}")))
+    chosen = checkpoint_of(parse(f"--load={converted / 'torch'}"))
+    assert chosen == Checkpoint(converted / "torch", 10)
+    assert fault_of(chosen.folder) is None
 
 
 def test_another_schedule_is_refused(corpus, unbroken: Job, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def check_load(args: argparse.Namespace, looks_at_files: bool) -> None:
     chosen = checkpoint_of(args)
     if looks_at_files:
         _say_what_is_left_to_megatron(args)
-        _check_tracker_is_not_lost(args)
+        _check_tracker_is_not_lost(args, chosen)
     if chosen is None:
         _check_that_it_may_begin(args)
         return
@@ -107,6 +107,23 @@ def check_load(args: argparse.Namespace, looks_at_files: bool) -> None:
             f"--ckpt-format torch does not read {chosen.folder}, which is of torch_dist: leave the "
             "flag out, or add --auto-detect-ckpt-format"
         )
+
+
+def is_converted(args: argparse.Namespace) -> bool:
+    """Whether the checkpoint of ``--ckpt-convert-format`` is written, after which Megatron leaves.
+
+    Args:
+        args: Megatron's own. It points ``save`` at the new folder as it begins to write, and leaves
+            after a barrier (``setup_model_and_optimizer`` in megatron/training/training.py).
+    """
+    if args.ckpt_convert_format is None:
+        return False
+    folder = Path(args.ckpt_convert_save, args.ckpt_convert_format)
+    if args.save is None or Path(args.save) != folder:
+        return False
+    # The first rank alone writes the tracker, which a file server may show to others later.
+    is_out_of_sight = args.rank != 0 or is_remote(args.ckpt_convert_save)
+    return is_out_of_sight or _read_tracker(folder) == str(args.iteration)
 
 
 def _root_of(args: argparse.Namespace) -> tuple[str, Path | None]:
@@ -135,7 +152,7 @@ def _persistent(args: argparse.Namespace, flag: str, root: Path) -> Checkpoint |
 def _non_persistent(args: argparse.Namespace, root: Path) -> Checkpoint | None:
     if args.non_persistent_ckpt_type != "global":
         return None
-    folder = Path(args.non_persistent_global_ckpt_dir or root / _NON_PERSISTENT)
+    folder = _non_persistent_folder(args, root)
     named = _read_tracker(folder)
     if named == _RELEASE:
         raise UserError(
@@ -145,11 +162,15 @@ def _non_persistent(args: argparse.Namespace, root: Path) -> Checkpoint | None:
     return None if named is None else Checkpoint(folder, int(named))
 
 
+def _non_persistent_folder(args: argparse.Namespace, root: Path) -> Path:
+    return Path(args.non_persistent_global_ckpt_dir or root / _NON_PERSISTENT)
+
+
 def _number(checkpoint: Checkpoint) -> int:
     return checkpoint.step or 0
 
 
-def _has_tracker(root: str) -> bool:
+def _has_tracker(root: str | Path) -> bool:
     return (Path(root) / TRACKER).is_file()
 
 
@@ -173,16 +194,25 @@ def _read_tracker(root: Path) -> str | None:
     )
 
 
-def _check_tracker_is_not_lost(args: argparse.Namespace) -> None:
-    """Without a tracker Megatron begins at step 1, over the steps that are there."""
+def _check_tracker_is_not_lost(args: argparse.Namespace, chosen: Checkpoint | None) -> None:
+    """Without one Megatron begins at step 1, or further back, over the steps that are there."""
     load = args.load
-    if load is None or is_remote(load) or _has_tracker(load) or args.ckpt_step is not None:
+    if load is None or is_remote(load) or args.ckpt_step is not None:
         return
     # A run that was ended in its first save has nothing to lose.
-    if whole_steps(Path(load), 1):
+    if not _has_tracker(load) and whole_steps(Path(load), 1):
         raise UserError(
             f"--load {load} has steps and no {TRACKER}, so that Megatron would begin at step 1 "
             f"over them: {_way_on(Path(load), by_flag=False)}"
+        )
+    folder = _non_persistent_folder(args, Path(load))
+    if args.non_persistent_ckpt_type != "global" or _has_tracker(folder):
+        return
+    last = 0 if chosen is None or chosen.is_pretrained else _number(chosen)
+    if any(step > last for step in whole_steps(folder, 1)):
+        raise UserError(
+            f"the non-persistent checkpoints in {folder} have no {TRACKER}, so that Megatron would "
+            f"begin at step {last + 1}: {_way_on(folder, by_flag=False)}"
         )
 
 

@@ -32,11 +32,20 @@ def fault_of(folder: Path, ranks: Sequence[str] = ()) -> str | None:
     if not folder.is_dir():
         return f"there is no folder {folder.name}"
     try:
-        if any(folder.glob(_RANK_FOLDERS)) and not (folder / CONFIG).exists():
+        if has_file_a_rank(folder):
             return _fault_of_rank_files(folder, ranks)
         return _fault_of_distributed(folder)
     except OSError as error:
         return f"{error.filename or folder} cannot be read: {error.strerror}"
+
+
+def has_file_a_rank(folder: Path) -> bool:
+    """Whether a step is of Megatron's ``torch``, which only the layout that wrote it can read.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    return any(folder.glob(_RANK_FOLDERS)) and not (folder / CONFIG).exists()
 
 
 def _fault_of_distributed(folder: Path) -> str | None:

@@ -18,6 +18,7 @@ from tst_megatron.trainer.checkpoint_choice import check_load
 from tst_megatron.trainer.gpt2_tokenizer import DEFAULT_TOKENIZER, GPT2, check_gpt2_files
 from tst_megatron.trainer.live_comparison import OtherRun
 from tst_megatron.trainer.other_length import check_learning_rate, check_order, steps_before
+from tst_megatron.trainer.places import check_places, has_scheme
 from tst_megatron.trainer.reading import (
     check_data_flags,
     check_held_out,
@@ -52,12 +53,13 @@ def check_before_validation(args: argparse.Namespace) -> None:
         )
     check_data_flags(args)
     _check_tokenizer_files(args)
+    check_places(args)
     _check_object_storage(args)
     if _is_first_of_node():
         budget.check_files(_local_prefixes(args))
     for flag in ("save", "tensorboard_dir", "wandb_save_dir", "data_cache_path"):
         folder = getattr(args, flag)
-        if folder is not None and not is_remote(folder):
+        if folder is not None and not has_scheme(folder):
             check_writable(Path(folder), f"--{flag.replace('_', '-')}")
     if args.ledger is not None:
         if Path(args.ledger).is_dir():

@@ -19,6 +19,7 @@ from tst_megatron.errors import UserError
 from tst_megatron.methods.method import Run
 from tst_megatron.methods.registry import methods
 from tst_megatron.trainer.checkpoint_choice import Checkpoint, checkpoint_of
+from tst_megatron.trainer.checkpoint_files import has_file_a_rank
 
 logger = logging.getLogger(__name__)
 
@@ -67,16 +68,67 @@ def check_resume(args: argparse.Namespace, run: Run) -> argparse.Namespace | Non
 
 
 def _check_shape(args: argparse.Namespace, chosen: Checkpoint, saved: Any) -> None:
-    """What Megatron asserts of a resume once all ranks are up (``check_checkpoint_args``)."""
-    for name in ("num_layers", "hidden_size", "num_attention_heads"):
-        before, now = getattr(saved, name, None), getattr(args, name)
-        # A stock model may go on as a hybrid one, whose layers are counted otherwise.
-        if before in (None, now) or (name == "num_layers" and args.hybrid_layer_pattern):
+    """What Megatron fails over in a resume once all ranks are up: what it asserts
+    (``check_checkpoint_args``), and what decides the shapes of tensors.
+    """
+    names = [*_asserted(args), *_shapes(args, saved)]
+    if has_file_a_rank(chosen.folder):
+        names += _OF_A_RANK
+    for name in names:
+        before, now = _value(saved, name), _value(args, name)
+        if before in (None, now):
             continue
         raise UserError(
             f"the checkpoint in {chosen.root} is of a model with {name} {before} and this run has "
             f"{now}: use the model's flags, or name another folder"
         )
+
+
+# A file a rank has its tensors as this layout cut them.
+_OF_A_RANK = (
+    "tensor_model_parallel_size",
+    "pipeline_model_parallel_size",
+    "expert_model_parallel_size",
+    "padded_vocab_size",
+)
+
+
+def _asserted(args: argparse.Namespace) -> list[str]:
+    names = ["hidden_size", "num_attention_heads", "add_position_embedding"]
+    # A stock model may go on as a hybrid one, whose layers are counted otherwise.
+    if not args.hybrid_layer_pattern:
+        names.append("num_layers")
+    if args.vocab_file:
+        names += ["max_position_embeddings", "make_vocab_size_divisible_by", "tokenizer_type"]
+    if args.data_parallel_random_init:
+        names.append("data_parallel_random_init")
+    if args.phase_transition_iterations:
+        names.append("global_batch_size")
+    return names
+
+
+def _shapes(args: argparse.Namespace, saved: Any) -> list[str]:
+    """What decides shapes beyond that, where the model has such tensors."""
+    names = ["untie_embeddings_and_output_weights"]
+    if args.position_embedding_type == "learned_absolute":
+        names.append("max_position_embeddings")
+    # A hybrid pattern may be without attention, or without an MLP.
+    if args.hybrid_layer_pattern:
+        return names
+    names.append("swiglu")
+    if not (args.multi_latent_attention or getattr(saved, "multi_latent_attention", False)):
+        names += ["num_query_groups", "kv_channels"]
+    if not args.moe_use_upcycling:
+        names += ["num_experts", "moe_ffn_hidden_size" if args.num_experts else "ffn_hidden_size"]
+    return names
+
+
+def _value(args: Any, name: str) -> Any:
+    """As Megatron's validation leaves it; None where the arguments are of before it was there."""
+    if name == "num_query_groups" and not getattr(args, "group_query_attention", False):
+        # The flag is then not read, and every head has keys of its own.
+        name = "num_attention_heads"
+    return getattr(args, name, True if name == "add_position_embedding" else None)
 
 
 def _check_optimizer(args: argparse.Namespace, chosen: Checkpoint, saved: Any) -> None:

@@ -169,6 +169,7 @@ def _train(args: argparse.Namespace, run: Any, started: float, clock: StepClock)
 
     from tst_megatron.stock.refusals import refusals_as_sentences
     from tst_megatron.trainer import expert_optimizers
+    from tst_megatron.trainer.checkpoint_choice import is_converted
     from tst_megatron.trainer.datasets import DatasetsProvider
     from tst_megatron.trainer.forward_step import ForwardStep
     from tst_megatron.trainer.hooks import install_hooks
@@ -191,14 +192,19 @@ def _train(args: argparse.Namespace, run: Any, started: float, clock: StepClock)
             writer.flush()
 
     train, store = inprocess_restart.maybe_wrap_for_inprocess_restart(pretrain_with_hooks)
-    train(
-        config,
-        provider,
-        ModelType.encoder_or_decoder,
-        forward_step,
-        store=store,
-        get_embedding_ranks=_get_embedding_ranks if args.hybrid_layer_pattern is None else None,
-    )
+    try:
+        train(
+            config,
+            provider,
+            ModelType.encoder_or_decoder,
+            forward_step,
+            store=store,
+            get_embedding_ranks=_get_embedding_ranks if args.hybrid_layer_pattern is None else None,
+        )
+    except SystemExit as stop:
+        if stop.code is None and is_converted(args):
+            sys.exit(0)
+        raise
 
 
 def _model_config(args: argparse.Namespace, run: Any) -> Any:

@@ -22,6 +22,7 @@ from tst_megatron.trainer.checkpoint_choice import (
     Checkpoint,
     check_load,
     checkpoint_of,
+    is_converted,
     whole_steps,
 )
 
@@ -209,6 +210,30 @@ def test_non_persistent_checkpoints(root: Path) -> None:
     assert checkpoint_of(parse(*flags)) == Checkpoint(root, 30)
 
 
+@pytest.mark.parametrize("is_named", [False, True])
+def test_a_tracker_of_non_persistent_ones_that_is_gone(
+    root: Path, tmp_path: Path, is_named: bool
+) -> None:
+    brief = tmp_path / "brief" if is_named else root / "non_persistent"
+    flags = [f"--load={root}", f"--save={root}", "--non-persistent-ckpt-type=global"]
+    if is_named:
+        flags.append(f"--non-persistent-global-ckpt-dir={brief}")
+    save(brief, 25)
+    # Older than what the run goes on from, so that nothing is lost with it.
+    check(*flags)
+    save(brief, 35)
+    with pytest.raises(UserError, match=rf"at step 31: .* write 35 into {brief / TRACKER}"):
+        check(*flags)
+    check(*flags, "--ckpt-step=20")
+    for step in (10, 20, 30):
+        shutil.rmtree(Checkpoint(root, step).folder)
+    (root / TRACKER).unlink()
+    with pytest.raises(UserError, match=rf"at step 1: .* write 35 into {brief / TRACKER}"):
+        check(*flags)
+    # Nor is there one where they are not asked for.
+    check(*flags[:2])
+
+
 def test_what_is_left_to_megatron_is_said(tmp_path: Path, caplog) -> None:
     assert checkpoint_of(parse("--load=msc://bucket/run")) is None
     check("--load=msc://bucket/run", "--enable-msc", "--exit-on-missing-checkpoint")
@@ -228,3 +253,18 @@ def test_a_format_that_is_not_the_runs(root: Path) -> None:
     with pytest.raises(UserError, match="--ckpt-format torch does not read"):
         check(f"--load={root}", "--ckpt-format=torch")
     check(f"--load={root}", "--ckpt-format=torch", "--auto-detect-ckpt-format")
+
+
+def test_a_conversion_is_done_when_its_tracker_says_so(tmp_path: Path) -> None:
+    args = parse("--ckpt-convert-format=torch", f"--ckpt-convert-save={tmp_path}")
+    args.iteration, new = 30, tmp_path / "torch"
+    save(new, 30)
+    (new / TRACKER).write_text("30")
+    assert not is_converted(args), "of an earlier start"
+    args.save = str(new)
+    assert is_converted(args)
+    (new / TRACKER).write_text("20")
+    assert not is_converted(args)
+    args.rank = 1
+    assert is_converted(args)
+    assert not is_converted(parse(f"--save={new}"))

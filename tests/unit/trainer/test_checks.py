@@ -28,6 +28,39 @@ def test_object_storage_is_no_folder_here(flag: str, path: str) -> None:
         check_before_validation(parse(f"{flag}={path}"))
 
 
+@pytest.mark.parametrize("path", ["gs://bucket/run", "abfss://c@a.example/run", "file:///run"])
+@pytest.mark.parametrize(
+    "flag", ["--save", "--load", "--pretrained-checkpoint", "--data-cache-path", "--wandb-save-dir"]
+)
+def test_a_scheme_that_nothing_reads_is_no_folder_either(
+    monkeypatch, tmp_path: Path, flag: str, path: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"{flag} {path} would be a folder of that name"):
+        check_before_validation(parse(f"{flag}={path}", "--save-interval=1"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flag", ["--data-cache-path", "--wandb-save-dir", "--ledger"])
+def test_what_only_folders_hold_is_not_in_object_storage(flag: str) -> None:
+    with pytest.raises(UserError, match=f"{flag} s3://bucket/run would be a folder"):
+        check_before_validation(parse(f"{flag}=s3://bucket/run"))
+
+
+def test_tensorboard_writes_where_fsspec_can(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in ("msc://bucket/run", "nosuch://bucket/run"):
+        with pytest.raises(UserError, match=f"cannot write to --tensorboard-dir {path}: .* folder"):
+            check_before_validation(parse(f"--tensorboard-dir={path}"))
+    check_before_validation(parse("--tensorboard-dir=memory://run"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_text_where_megatron_does_not_read() -> None:
+    with pytest.raises(UserError, match=r"the corpus gs://a/text is where Megatron does not read"):
+        check_before_validation(parse("--data-path", "gs://a/text"))
+
+
 def test_remote_text_needs_a_place_for_its_index() -> None:
     with pytest.raises(UserError, match=r"s3://a/text is .* add --object-storage-cache-path"):
         check_before_validation(parse("--data-path", "s3://a/text"))

@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.distributed import checkpoint as dcp
 
 from tst_megatron.errors import UserError
 from tst_megatron.methods.registry import run_of
-from tst_megatron.trainer.checkpoint_choice import Checkpoint
+from tst_megatron.trainer.checkpoint_choice import TRACKER, Checkpoint
 from tst_megatron.trainer.memory import check_resume, keep_vocabulary, saved_state
 
 PADDED = 8064
@@ -66,6 +67,89 @@ def test_a_model_of_another_shape(tmp_path: Path) -> None:
         check_resume(args, run_of(args))
     finetuned = parse(load, *MODEL, "--finetune")
     check_resume(finetuned, run_of(finetuned))
+
+
+# What was saved and what the flags say now, where Megatron's validation has filled in the rest.
+OTHERS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "add_position_embedding": ({}, ("--no-position-embedding", "--position-embedding-type=rope")),
+    "max_position_embeddings": ({"max_position_embeddings": 16}, ("--vocab-file=vocab.json",)),
+    "make_vocab_size_divisible_by": (
+        {"make_vocab_size_divisible_by": 64},
+        ("--vocab-file=vocab.json", "--make-vocab-size-divisible-by=128"),
+    ),
+    "tokenizer_type": (
+        {"tokenizer_type": "GPT2BPETokenizer"},
+        ("--vocab-file=vocab.json", "--tokenizer-type=NullTokenizer"),
+    ),
+    "ffn_hidden_size": ({"ffn_hidden_size": 64}, ("--ffn-hidden-size=128",)),
+    "moe_ffn_hidden_size": (
+        {"moe_ffn_hidden_size": 64},
+        ("--num-experts=4", "--moe-ffn-hidden-size=128"),
+    ),
+    "num_experts": ({"num_experts": 8}, ("--num-experts=4",)),
+    "num_query_groups": (
+        {"group_query_attention": True, "num_query_groups": 2},
+        ("--num-query-groups=2",),
+    ),
+    "kv_channels": ({"kv_channels": 8}, ("--kv-channels=16",)),
+    "swiglu": ({"swiglu": True}, ()),
+    "untie_embeddings_and_output_weights": (
+        {"untie_embeddings_and_output_weights": False},
+        ("--untie-embeddings-and-output-weights",),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_whatever_decides_a_models_shape(tmp_path: Path, name: str) -> None:
+    saved, flags = OTHERS[name]
+    load = save_arguments(tmp_path, num_attention_heads=4, **saved)
+    args = parse(load, *MODEL, "--max-position-embeddings=32", *flags)
+    with pytest.raises(UserError, match=f"is of a model with {name} .* and this run has"):
+        check_resume(args, run_of(args))
+
+
+def test_what_this_model_does_not_read_decides_nothing(tmp_path: Path) -> None:
+    load = save_arguments(
+        tmp_path,
+        num_attention_heads=4,
+        # Of a learned position, of grouped queries and of a dense MLP.
+        max_position_embeddings=16,
+        num_query_groups=1,
+        ffn_hidden_size=64,
+        moe_ffn_hidden_size=32,
+        # Of a layout that another can read.
+        tensor_model_parallel_size=2,
+        # Of a model that has none.
+        num_experts=None,
+    )
+    for more in (
+        ("--num-query-groups=2", "--num-experts=4", "--moe-ffn-hidden-size=32"),
+        ("--hybrid-layer-pattern=M*M*",),
+        ("--num-experts=4", "--moe-use-upcycling"),
+    ):
+        args = parse(load, *MODEL, "--position-embedding-type=rope", "--ffn-hidden-size=128", *more)
+        check_resume(args, run_of(args))
+
+
+@pytest.mark.parametrize(
+    ("name", "flag"),
+    [
+        ("tensor_model_parallel_size", "--tensor-model-parallel-size=1"),
+        ("pipeline_model_parallel_size", "--pipeline-model-parallel-size=1"),
+        ("expert_model_parallel_size", "--expert-model-parallel-size=1"),
+        ("padded_vocab_size", "--padded-vocab-size=8192"),
+    ],
+)
+def test_a_file_a_rank_is_of_one_layout(tmp_path: Path, name: str, flag: str) -> None:
+    for rank in ("mp_rank_00_000", "mp_rank_01_000"):
+        folder = Checkpoint(tmp_path, 10).folder / rank
+        folder.mkdir(parents=True)
+        torch.save({"args": Namespace(**{name: 2})}, folder / "model_optim_rng.pt")
+    (tmp_path / TRACKER).write_text("10")
+    args = parse(f"--load={tmp_path}", *MODEL, "--ckpt-format=torch", flag)
+    with pytest.raises(UserError, match=f"is of a model with {name} 2 and this run has"):
+        check_resume(args, run_of(args))
 
 
 def test_an_optimizer_that_is_cut_for_another_layout(tmp_path: Path) -> None:

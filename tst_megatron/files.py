@@ -2,11 +2,13 @@
 
 import glob
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
+
+_DAY_S = 24 * 60 * 60
 
 
 @contextmanager
@@ -28,11 +30,16 @@ def replace_when_whole(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def put_when_whole(path: Path) -> Iterator[BinaryIO]:
+def put_when_whole(path: Path, is_whole: Callable[[Path], bool]) -> Iterator[BinaryIO]:
     """Likewise a file that several processes and hosts may write at once, with the same content.
 
-    Each writes under a name of its own. Whoever is done first takes away what the others have, and
-    what killed ones have left.
+    Each writes under a name of its own, and leaves the file alone if it is whole by then: a client
+    of NFS loses a file that it has mapped when another replaces it. What killed ones have left goes
+    after a day, and not before, as its writer may be another host's.
+
+    Args:
+        path: the file.
+        is_whole: whether it is there, and need not be put.
 
     Raises:
         OSError: the file cannot be written; what was there before still is.
@@ -43,13 +50,13 @@ def put_when_whole(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        try:
+        now = own.stat().st_mtime  # By the file server's clock, as those of the others.
+        if not is_whole(path):
             own.replace(path)
-        except FileNotFoundError:
-            if not path.exists():
-                raise
         for other in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
-            other.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                if now - other.stat().st_mtime > _DAY_S:
+                    other.unlink()
     finally:
         own.unlink(missing_ok=True)
 

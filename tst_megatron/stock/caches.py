@@ -10,7 +10,7 @@ Megatron names these files by the corpus's path and trusts whatever has the name
    on the disk.
 
 The one idea: a name stands for its bytes. So ranks, starts and hosts that use one folder at once
-may each lay out what they do not see: a file is only ever replaced by the same bytes.
+may each lay out what they do not see; a file that is whole is left as it is.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -190,18 +191,31 @@ class _Kept:
             self._folder.mkdir(parents=True, exist_ok=True)
             # All are written before the first takes its name.
             with ExitStack() as stack:
-                file = stack.enter_context(put_when_whole(self._folder / self._description))
-                file.write(description.encode())
-                for (name, _), array in zip(self._arrays, arrays, strict=True):
-                    file = stack.enter_context(put_when_whole(self._folder / name))
-                    np.save(file, array, allow_pickle=False)
+                described = self._folder / self._description
+                if not described.exists():
+                    file = stack.enter_context(put_when_whole(described, Path.exists))
+                    file.write(description.encode())
+                for path, is_whole, array in zip(*self._files(), arrays, strict=True):
+                    # Another start may have been faster.
+                    if not is_whole(path):
+                        file = stack.enter_context(put_when_whole(path, is_whole))
+                        np.save(file, array, allow_pickle=False)
             sync_folder(self._folder)
         except OSError as error:
+            # Whatever has failed here, the other start had no need of it.
+            if all(is_whole(path) for path, is_whole in zip(*self._files(), strict=True)):
+                return
             reason = error.strerror or str(error)
             raise UserError(
                 f"the order of samples cannot be kept in {self._folder}: {reason}; name a folder "
                 "with room in it with --data-cache-path"
             ) from None
+
+    def _files(self) -> tuple[list[Path], list[Callable[[Path], bool]]]:
+        """Paths of the arrays, and what says of each whether it is whole."""
+        assert self._folder is not None
+        paths = [self._folder / name for name, _ in self._arrays]
+        return paths, [partial(_is_whole, dimensions) for _, dimensions in self._arrays]
 
 
 def _laid_out(dataset: Any, build: Callable[[], Any]) -> Sequence[npt.NDArray[Any]]:
@@ -232,6 +246,10 @@ def _whole_array(path: Path, dimensions: int) -> npt.NDArray[Any] | None:
         return None
     is_order = array.ndim == dimensions and array.dtype.kind in _INTEGERS
     return array if is_order and array.offset + array.nbytes == size else None
+
+
+def _is_whole(dimensions: int, path: Path) -> bool:
+    return _whole_array(path, dimensions) is not None
 
 
 def _describe(dataset: Any, description: str) -> None:

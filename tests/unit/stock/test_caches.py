@@ -1,5 +1,6 @@
 """The order of samples is Megatron's, its corpus's own, and read where it is whole alone."""
 
+import errno
 import logging
 import multiprocessing
 import os
@@ -244,7 +245,61 @@ def test_a_start_killed_as_it_writes_leaves_nothing_by_name(
     assert all(path.name.endswith(".partial") for path in left)
     assert training(config) == right
     assert not said(caplog), "nothing was there by name"
+    # They may be of another host, which is writing still.
+    assert sorted((tmp_path / "cache").glob("*.partial")) == sorted(left)
+    for path in left:
+        os.utime(path, (0, 0))
+    for path in set((tmp_path / "cache").iterdir()) - set(left):
+        path.unlink()
+    assert training(config) == right
     assert not list((tmp_path / "cache").glob("*.partial"))
+
+
+def test_what_is_whole_is_never_replaced(corpora: list[str], tmp_path: Path, monkeypatch) -> None:
+    """A client of NFS that has it mapped would lose it."""
+    folder = tmp_path / "cache"
+    config = config_of(corpora[:1], path_to_cache=str(folder))
+    right = training(config)
+    in_cache(folder, "shuffle_index").unlink()
+    before = {path: path.stat().st_ino for path in folder.iterdir()}
+    assert training(config) == right
+    assert {path: path.stat().st_ino for path in before} == before
+
+    # Nor where another start puts it while this one writes.
+    in_cache(folder, "shuffle_index").unlink()
+    after = {}
+
+    def save(file: Any, array: Any, allow_pickle: bool) -> None:
+        monkeypatch.undo()
+        assert training(config) == right
+        after.update({path: path.stat().st_ino for path in folder.glob("*.npy")})
+        np.save(file, array, allow_pickle=allow_pickle)
+
+    monkeypatch.setattr(np, "save", save)
+    assert training(config) == right
+    assert len(after) == len(FILES)
+    assert {path: path.stat().st_ino for path in folder.glob("*.npy")} == after
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_write_that_fails_where_another_has_written(
+    corpora: list[str], tmp_path: Path, monkeypatch, is_there: bool
+) -> None:
+    config = config_of(corpora[:1], path_to_cache=str(tmp_path / "cache"))
+    right = training(config_of(corpora[:1], path_to_cache=str(tmp_path / "alone")))
+
+    def save(file: Any, array: Any, allow_pickle: bool) -> None:
+        monkeypatch.undo()
+        if is_there:
+            assert training(config) == right
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(np, "save", save)
+    if is_there:
+        assert training(config) == right
+        return
+    with pytest.raises(UserError, match=r"cannot be kept in .*: Stale file handle"):
+        training(config)
 
 
 def test_ranks_that_do_not_see_the_cache_of_rank_0_have_the_same_samples(

@@ -92,8 +92,7 @@ def describe(spec: str, eod_token: str | None = None) -> TokenizerDescription:
 def _from_files(spec: str, eod_token: str | None) -> TokenizerDescription:
     path, options = Path(spec), {}
     if not path.exists() and "," in spec:
-        vocabulary, _, merges = spec.partition(",")
-        return _gpt2(spec, Path(vocabulary), Path(merges), eod_token)
+        return _gpt2(spec, *_two_files(spec), eod_token)
     if not path.exists():
         name, _, query = spec.partition("?")
         path, options = Path(name), dict(parse_qsl(query, keep_blank_values=True))
@@ -157,6 +156,16 @@ def _is_normal(processor: Any, token: int) -> bool:
         or processor.is_byte(token)
         or processor.get_score(token) == 0.0
     )
+
+
+def _two_files(spec: str) -> tuple[Path, Path]:
+    """The paths around one of the commas: the one with most files beside it, as paths have some."""
+    parts = spec.split(",")
+    cuts = [
+        (Path(",".join(parts[:number])), Path(",".join(parts[number:])))
+        for number in range(1, len(parts))
+    ]
+    return max(cuts, key=lambda cut: sum(path.is_file() for path in cut))
 
 
 def _gpt2(spec: str, vocabulary: Path, merges: Path, eod_token: str | None) -> TokenizerDescription:

@@ -63,6 +63,20 @@ def test_a_folder_and_two_names_are_one_tokenizer(folder: Path, tmp_path: Path) 
     assert describe(str(tmp_path / "copied")).sha256 == named.sha256
 
 
+@pytest.mark.parametrize(("one", "other"), [("a,b", "c"), ("a", "b,c"), ("a,b", "c,d"), (",", "x")])
+def test_paths_may_have_commas(folder: Path, tmp_path: Path, one: str, other: str) -> None:
+    vocabulary, merges = tmp_path / one / "vocab.json", tmp_path / other / "merges.txt"
+    for file in (vocabulary, merges):
+        file.parent.mkdir()
+        shutil.copy(folder / file.name, file)
+    assert describe(f"{vocabulary},{merges}").sha256 == describe(str(folder)).sha256
+    with pytest.raises(
+        UserError, match=r"the tokenizer file .*/gone\.txt cannot be read"
+    ) as refused:
+        describe(f"{vocabulary},{merges.with_name('gone.txt')}")
+    assert str(merges.with_name("gone.txt")) in str(refused.value)
+
+
 def test_a_header_and_line_ends_are_no_merges(folder: Path, tmp_path: Path) -> None:
     shutil.copy(folder / "vocab.json", tmp_path)
     merges = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")[1:]

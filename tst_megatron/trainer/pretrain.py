@@ -69,8 +69,9 @@ def _run(argv: list[str], started: float, clock: StepClock) -> None:
             is_checked=is_checked,
             recipe=None if recipe is None else {"name": recipe, "overrides": overrides},
         )
+        config = _config(args, run)
         _say_what_it_will_do(args, run)
-    _train(args, run, started, clock)
+    _train(config, args, run, started, clock)
 
 
 @contextmanager
@@ -157,7 +158,19 @@ def _say_what_it_will_do(args: argparse.Namespace, run: Any) -> None:
         print(*opening(args, run), sep="\n", flush=True)
 
 
-def _train(args: argparse.Namespace, run: Any, started: float, clock: StepClock) -> None:
+def _config(args: argparse.Namespace, run: Any) -> Any:
+    """Megatron's of the whole run, which asserts of flags what their validation does not."""
+    from megatron.training.argument_utils import pretrain_cfg_container_from_args
+
+    from tst_megatron.stock.refusals import refusals_as_sentences
+
+    with refusals_as_sentences():
+        return pretrain_cfg_container_from_args(args, _model_config(args, run))
+
+
+def _train(
+    config: Any, args: argparse.Namespace, run: Any, started: float, clock: StepClock
+) -> None:
     from megatron.core.enums import ModelType
     from megatron.training import (
         get_tensorboard_writer,
@@ -165,17 +178,13 @@ def _train(args: argparse.Namespace, run: Any, started: float, clock: StepClock)
         pretrain,
         set_startup_timestamps,
     )
-    from megatron.training.argument_utils import pretrain_cfg_container_from_args
 
-    from tst_megatron.stock.refusals import refusals_as_sentences
     from tst_megatron.trainer import expert_optimizers
     from tst_megatron.trainer.checkpoint_choice import is_converted
     from tst_megatron.trainer.datasets import DatasetsProvider
     from tst_megatron.trainer.forward_step import ForwardStep
     from tst_megatron.trainer.hooks import install_hooks
 
-    with user_errors_exit(), refusals_as_sentences():
-        config = pretrain_cfg_container_from_args(args, _model_config(args, run))
     set_startup_timestamps(program_start=started, main_entry=time.time())
     provider = DatasetsProvider(run)
     forward_step = ForwardStep(run)

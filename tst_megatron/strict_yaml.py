@@ -29,14 +29,14 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE = {".inf": math.inf, "+.inf": math.inf, "-.inf": -math.inf, ".nan": math.nan}
 
 
-class WrittenInt(int):
-    """An integer that is shown as it was written: ``007`` may be a name."""
+class _Written:
+    """A number that is shown as it was written."""
 
     written: str
 
     def __new__(cls, text: str) -> Self:
         """The number that a text says."""
-        number = super().__new__(cls, text)
+        number: Self = super().__new__(cls, text)  # type: ignore[call-arg]  # that of the number
         number.written = text
         return number
 
@@ -44,19 +44,12 @@ class WrittenInt(int):
         return self.written
 
 
-class WrittenFloat(float):
-    """A float that is shown as it was written: ``1.10`` may be a version."""
+class WrittenInt(_Written, int):
+    """An integer: ``007`` may be a name."""
 
-    written: str
 
-    def __new__(cls, text: str) -> Self:
-        """The number that a text says."""
-        number = super().__new__(cls, text)
-        number.written = text
-        return number
-
-    def __str__(self) -> str:
-        return self.written
+class WrittenFloat(_Written, float):
+    """A float: ``1.10`` may be a version."""
 
 
 def read(path: Path, where: str, spelled: Callable[[str], str] = str) -> Any:

@@ -5,6 +5,7 @@ The method is the one whose axes are given: they, their words and the fit come f
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from tst_megatron.sweep.grid import Grid, add_axes, given_axes, grid_of, searche
 if TYPE_CHECKING:
     from tst_megatron.experiments.search import Trials
     from tst_megatron.experiments.text import TextRead
-    from tst_megatron.methods.search import Limit
+    from tst_megatron.methods.search import Limit, Search
     from tst_megatron.runs.outcomes import Choice
     from tst_megatron.sweep.report import Found
     from tst_megatron.sweep.settings import SweepSettings
@@ -121,10 +122,7 @@ def _run(args: argparse.Namespace, others: list[str], grid: Grid, console: Conso
     seeds = _seeds(args, others, settings.seed)
     search.check(grid.choices, settings.num_steps)
     text = text_of_choices(settings, grid.choices, seeds[0])
-    limit = None
-    if args.tokens_available is not None:
-        tokens, of_baseline = int(args.tokens_available), text[search.baseline].data_tokens
-        limit = search.limit(tokens, of_baseline, settings.values)
+    limit = _limit(args, search, text, settings)
     candidates = [choice for choice in grid.choices if limit is None or limit.holds(choice)]
     if args.halving:
         _check_halving(args, grid, candidates, settings.num_steps)
@@ -171,6 +169,19 @@ def _run(args: argparse.Namespace, others: list[str], grid: Grid, console: Conso
             "the reasons; the same command tries them again"
         )
     return 0 if trained.finished else INTERRUPTED_EXIT_CODE
+
+
+def _limit(
+    args: argparse.Namespace,
+    search: "Search",
+    text: Mapping["Choice", "TextRead"],
+    settings: "SweepSettings",
+) -> "Limit | None":
+    """What the text that there is allows for, if it was told."""
+    if args.tokens_available is None:
+        return None
+    of_baseline = text[search.baseline].data_tokens
+    return search.limit(int(args.tokens_available), of_baseline, settings.values)
 
 
 def _check_halving(

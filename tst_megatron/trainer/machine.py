@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from operator import attrgetter
 from typing import Any
 
 from tst_megatron.corpora.sources import all_prefixes
@@ -18,6 +19,7 @@ from tst_megatron.methods.method import NeedsGpu
 from tst_megatron.methods.registry import needs_gpu
 
 type Asked = Callable[[argparse.Namespace], Any]
+type Row = tuple[Asked, str, str]
 
 _LEAVE_OUT = NeedsGpu("").instead
 
@@ -91,10 +93,15 @@ def _listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
+def _left_out(*flags: str) -> tuple[Row, ...]:
+    """Rows of flags whose arguments have their names, and that the run can do without."""
+    return tuple((attrgetter(flag[2:].replace("-", "_")), flag, _LEAVE_OUT) for flag in flags)
+
+
 # (Is it asked for, the flag with arguments of the run in it, what to do without a GPU.) What only
 # says how something is computed or sent is not here, as it is computed and sent all the same:
 # --attention-backend, --moe-grouped-gemm, --overlap-grad-reduce, settings of NCCL.
-_NEEDS_GPU: tuple[tuple[Asked, str, str], ...] = (
+_NEEDS_GPU: tuple[Row, ...] = (
     (
         lambda a: a.transformer_impl != "local",
         "--transformer-impl {transformer_impl}",
@@ -107,23 +114,23 @@ _NEEDS_GPU: tuple[tuple[Asked, str, str], ...] = (
     ),
     # Numbers that Transformer Engine makes.
     (lambda a: a.fp8, "--fp8-format", _LEAVE_OUT),
-    (lambda a: a.fp8_param_gather, "--fp8-param-gather", _LEAVE_OUT),
+    *_left_out("--fp8-param-gather"),
     (lambda a: a.fp4, "--fp4-format", _LEAVE_OUT),
-    (lambda a: a.fp4_param_gather, "--fp4-param-gather", _LEAVE_OUT),
-    (lambda a: a.te_precision_config_file, "--te-precision-config-file", _LEAVE_OUT),
-    (lambda a: a.use_precision_aware_optimizer, "--use-precision-aware-optimizer", _LEAVE_OUT),
-    (lambda a: a.qk_clip, "--qk-clip", _LEAVE_OUT),
-    (lambda a: a.log_max_attention_logit, "--log-max-attention-logit", _LEAVE_OUT),
-    (lambda a: a.te_rng_tracker, "--te-rng-tracker", _LEAVE_OUT),
-    # Its kernels; Megatron's local layers have no other for these flags.
-    (lambda a: a.use_te_activation_func, "--use-te-activation-func", _LEAVE_OUT),
-    (
-        lambda a: a.use_transformer_engine_op_fuser,
-        "--use-transformer-engine-op-fuser",
-        _LEAVE_OUT,
+    *_left_out(
+        "--fp4-param-gather",
+        "--te-precision-config-file",
+        "--use-precision-aware-optimizer",
+        "--qk-clip",
+        "--log-max-attention-logit",
+        "--te-rng-tracker",
     ),
-    (lambda a: a.moe_permute_fusion, "--moe-permute-fusion", _LEAVE_OUT),
-    (lambda a: a.moe_router_fusion, "--moe-router-fusion", _LEAVE_OUT),
+    # Its kernels; Megatron's local layers have no other for these flags.
+    *_left_out(
+        "--use-te-activation-func",
+        "--use-transformer-engine-op-fuser",
+        "--moe-permute-fusion",
+        "--moe-router-fusion",
+    ),
     (
         lambda a: a.num_experts and a.moe_token_dispatcher_type == "flex",
         "--moe-token-dispatcher-type flex",
@@ -134,40 +141,36 @@ _NEEDS_GPU: tuple[tuple[Asked, str, str], ...] = (
         "layers other than *, - and E in --hybrid-layer-pattern",
         "use recipes of attention and MLP",
     ),
-    (
-        lambda a: a.experimental_attention_variant,
-        "--experimental-attention-variant",
-        _LEAVE_OUT,
-    ),
+    *_left_out("--experimental-attention-variant"),
     # Streams, graphs, memory and links of a GPU.
     (lambda a: a.cuda_graph_impl != "none", "--cuda-graph-impl", _LEAVE_OUT),
-    (lambda a: a.enable_cuda_graph, "--enable-cuda-graph", _LEAVE_OUT),
-    (lambda a: a.external_cuda_graph, "--external-cuda-graph", _LEAVE_OUT),
-    (lambda a: a.optimizer_cuda_graph, "--optimizer-cuda-graph", _LEAVE_OUT),
-    (lambda a: a.cpu_offloading_num_layers, "--cpu-offloading-num-layers", _LEAVE_OUT),
-    (lambda a: a.optimizer_cpu_offload, "--optimizer-cpu-offload", _LEAVE_OUT),
-    (
-        lambda a: a.fine_grained_activation_offloading,
+    *_left_out(
+        "--enable-cuda-graph",
+        "--external-cuda-graph",
+        "--optimizer-cuda-graph",
+        "--cpu-offloading-num-layers",
+        "--optimizer-cpu-offload",
         "--fine-grained-activation-offloading",
-        _LEAVE_OUT,
+        "--delay-wgrad-compute",
+        "--tp-comm-overlap",
     ),
-    (lambda a: a.delay_wgrad_compute, "--delay-wgrad-compute", _LEAVE_OUT),
-    (lambda a: a.tp_comm_overlap, "--tp-comm-overlap", _LEAVE_OUT),
     (lambda a: a.use_megatron_fsdp, "--use-megatron-fsdp", "use --use-torch-fsdp2"),
     (lambda a: a.nccl_ub, "--use-nccl-ub", _LEAVE_OUT),
-    (lambda a: a.use_sharp, "--use-sharp", _LEAVE_OUT),
+    *_left_out("--use-sharp"),
     # Instruments.
     (
         lambda a: a.profile and not a.use_pytorch_profiler,
         "--profile",
         "add --use-pytorch-profiler",
     ),
-    (lambda a: a.record_memory_history, "--record-memory-history", _LEAVE_OUT),
-    (lambda a: a.log_memory_to_tensorboard, "--log-memory-to-tensorboard", _LEAVE_OUT),
-    (lambda a: a.log_device_memory_used, "--log-device-memory-used", _LEAVE_OUT),
-    (lambda a: a.log_energy, "--log-energy", _LEAVE_OUT),
-    (lambda a: a.log_straggler, "--log-straggler", _LEAVE_OUT),
-    (lambda a: a.gpu_sniff_test_interval, "--gpu-sniff-test-interval", _LEAVE_OUT),
+    *_left_out(
+        "--record-memory-history",
+        "--log-memory-to-tensorboard",
+        "--log-device-memory-used",
+        "--log-energy",
+        "--log-straggler",
+        "--gpu-sniff-test-interval",
+    ),
     # What the attention of the CPU backend does not know (trainer/cpu/attention.py).
     (
         lambda a: a.context_parallel_size > 1 and a.create_attention_mask_in_dataloader,

@@ -86,7 +86,10 @@ def _import_everything() -> None:
     from tst_megatron.backends import prepare_backend
 
     prepare_backend()
+    # With transformers: a run imports it to make its tokenizer, which is half of a small run.
+    import megatron.core.tokenizers.text
     import megatron.training.training  # noqa: F401
+    import sentencepiece  # noqa: F401
 
     import tst_megatron.cli
     import tst_megatron.methods.superposition.model

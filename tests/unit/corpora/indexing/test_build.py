@@ -130,8 +130,10 @@ def test_neither_workers_nor_chunks_can_be_seen(
     workers: int, chunk_bytes: int, inputs: list[str], texts: list[str], model: Path, tmp_path: Path
 ) -> None:
     if chunk_bytes == 1:
-        write_jsonl(tmp_path / "few.jsonl", texts[:20])
-        inputs, texts = [str(tmp_path / "few.jsonl")], texts[:20]
+        # Every byte is a chunk, a file for each.
+        texts = [text[:30] for text in texts[:20]]
+        write_jsonl(tmp_path / "few.jsonl", texts)
+        inputs = [str(tmp_path / "few.jsonl")]
     asked = settings(inputs, model, workers=workers, chunk_bytes=chunk_bytes)
     build(asked, tmp_path / "ours", quiet())
     assert built(tmp_path / "ours") == by_megatron(texts, model, tmp_path / "theirs")

@@ -210,15 +210,16 @@ def _num_tokens(args: argparse.Namespace) -> int:
         with refusals_as_sentences():
             return _num_read(args)
     model: str | None = args.tokenizer_model
-    if model is not None and (told is None or Path(model).exists()):
+    is_here = model is not None and Path(model).exists()
+    if model is not None and (told is None or is_here):
         try:
             return _num_read(args)
         except Exception as error:  # Each tokenizer library has errors of its own.
-            if told is None:
-                raise UserError(
-                    f"--tokenizer-model {model} cannot be read here ({type(error).__name__}): add "
-                    "--vocab-size"
-                ) from None
+            # Of one that is elsewhere its size is enough; training would not read this one either.
+            instead = "name another, or give --vocab-size alone" if is_here else "add --vocab-size"
+            raise UserError(
+                f"--tokenizer-model {model} cannot be read here ({type(error).__name__}): {instead}"
+            ) from None
     if told is None:
         raise UserError(
             "the size of the vocabulary is not known: add --vocab-size or --tokenizer-model"

@@ -185,7 +185,6 @@ class Role(Enum):
         "num_layers",
         "hidden_size",
         "seq_length",
-        "train_iters",
         "tokenizer_model",
     )
     """Likewise of event files of TensorBoard, which have no id of a run."""

@@ -93,8 +93,10 @@ def ledger_of_events(path: Path, vocabulary: Vocabulary, asked: Sequence[str] = 
         first = _first_made(scalars, start, asked)
         if first is not None:
             tells = starts[0].flags.keys() & start.flags.keys() & set(Role.EVENT_FILES.value)
+            if not tells or _is_of_another_length(starts[0], start):
+                _refuse_if_begun_anew(path, scalars, start, first)
             if not tells:
-                notes += _replaced(path, scalars, start, first)
+                notes += _replaced(scalars, start, first)
             scalars.forget_after(first - 1)
         _take_over(scalars, start, passed, asked)
         passed += start.closed - start.opened
@@ -193,17 +195,27 @@ def _first_made(scalars: Scalars, start: _Start, asked: Sequence[str]) -> int | 
     return min(made or evaluated, default=None)
 
 
-def _replaced(path: Path, scalars: Scalars, start: _Start, first: int) -> list[str]:
+def _is_of_another_length(first: _Start, start: _Start) -> bool:
+    """Whether the run was made longer or shorter, if it is the same."""
+    lengths = {one.flags["train_iters"] for one in (first, start) if "train_iters" in one.flags}
+    return len(lengths) > 1
+
+
+def _refuse_if_begun_anew(path: Path, scalars: Scalars, start: _Start, first: int) -> None:
+    logged = [step for by_step in scalars.values.values() for step in by_step]
+    if logged and first <= min(logged):
+        raise UserError(
+            f"{path} holds two runs, or one that was begun anew: {start.file.name} begins at step "
+            f"{first:,}, before or where those before it do, so put each into a folder of its own"
+        )
+
+
+def _replaced(scalars: Scalars, start: _Start, first: int) -> list[str]:
     """What is said of steps that a start replaces, where no argument tells that it is the run's."""
     logged = {step for by_step in scalars.values.values() for step in by_step}
     replaced = [step for step in logged if step >= first]
     if not replaced:
         return []
-    if first <= min(logged):
-        raise UserError(
-            f"{path} holds two runs, or one that was begun anew: {start.file.name} begins at step "
-            f"{first:,}, before or where those before it do, so put each into a folder of its own"
-        )
     return [
         f"{start.file.name} goes back to step {first:,}: {len(replaced):,} steps that were logged "
         f"before, up to {max(replaced):,}, are taken for replayed and left out."

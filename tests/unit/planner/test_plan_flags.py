@@ -83,6 +83,15 @@ def test_a_tokenizer_that_is_not_here() -> None:
         assert args.padded_vocab_size == 384
 
 
+def test_a_tokenizer_that_is_broken(tmp_path) -> None:
+    flags = [flag for flag in DENSE if not flag.startswith("--padded-vocab-size")]
+    (tmp_path / "broken.model").write_bytes(b"no model")
+    model = f"--tokenizer-model={tmp_path / 'broken.model'}"
+    broken = (*flags, "--tokenizer-type=SentencePieceTokenizer", model, "--vocab-size=300")
+    with pytest.raises(UserError, match=r"broken.model cannot be read here .* --vocab-size alone"):
+        make_plan(broken, 1, GPUS["h100"])
+
+
 @pytest.mark.parametrize("beside", [(), ("--vocab-size=1000",)], ids=["alone", "beside a size"])
 def test_a_vocabulary_from_its_tokenizer(corpus, beside) -> None:
     flags = [flag for flag in DENSE if not flag.startswith("--padded-vocab-size")]

@@ -301,6 +301,25 @@ def test_two_runs_in_one_folder(tmp_path: Path):
         read(tmp_path)
 
 
+def test_a_run_that_was_made_longer(tmp_path: Path):
+    for opened, (length, first) in enumerate([(100, 1), (200, 91)]):
+        start = Written(tmp_path, FLAGS | {"train_iters": length}, opened)
+        start.steps(first, length)
+        start.writer.close()
+    run = read(tmp_path)
+    assert run.num_steps == 200
+    np.testing.assert_array_equal(run.steps.steps, range(1, 201))
+
+
+def test_a_longer_run_that_begins_anew_is_another(tmp_path: Path):
+    for length in (100, 200):
+        start = Written(tmp_path, FLAGS | {"train_iters": length}, opened=length)
+        start.steps(1, length)
+        start.writer.close()
+    with pytest.raises(UserError, match=r"holds two runs, or one that was begun anew: .* step 1,"):
+        read(tmp_path)
+
+
 def test_no_scalars(tmp_path: Path):
     Written(tmp_path).writer.close()
     with pytest.raises(UserError, match="has no scalars"):

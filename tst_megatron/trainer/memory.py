@@ -128,6 +128,9 @@ def _value(args: Any, name: str) -> Any:
     if name == "num_query_groups" and not getattr(args, "group_query_attention", False):
         # The flag is then not read, and every head has keys of its own.
         name = "num_attention_heads"
+    if name == "num_experts" and hasattr(args, name):
+        # None is a dense model.
+        return args.num_experts or 0
     return getattr(args, name, True if name == "add_position_embedding" else None)
 
 

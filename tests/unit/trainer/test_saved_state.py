@@ -100,6 +100,17 @@ OTHERS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 }
 
 
+def test_experts_are_no_dense_layers(tmp_path: Path) -> None:
+    for saved, flags, says in (
+        ({"num_experts": None}, ("--num-experts=4",), "num_experts 0 and this run has 4"),
+        ({"num_experts": 4}, (), "num_experts 4 and this run has 0"),
+    ):
+        load = save_arguments(tmp_path / str(len(flags)), num_attention_heads=4, **saved)
+        args = parse(load, *MODEL, "--position-embedding-type=rope", *flags)
+        with pytest.raises(UserError, match=says):
+            check_resume(args, run_of(args))
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_whatever_decides_a_models_shape(tmp_path: Path, name: str) -> None:
     saved, flags = OTHERS[name]
@@ -120,11 +131,10 @@ def test_what_this_model_does_not_read_decides_nothing(tmp_path: Path) -> None:
         moe_ffn_hidden_size=32,
         # Of a layout that another can read.
         tensor_model_parallel_size=2,
-        # Of a model that has none.
         num_experts=None,
     )
     for more in (
-        ("--num-query-groups=2", "--num-experts=4", "--moe-ffn-hidden-size=32"),
+        ("--num-query-groups=2", "--ffn-hidden-size=64"),
         ("--hybrid-layer-pattern=M*M*",),
         ("--num-experts=4", "--moe-use-upcycling"),
     ):

@@ -94,6 +94,10 @@ def cases(corpus, folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, .
             (f"--data-path={indexed}",),
             (f"the corpus {indexed}", "another tokenizer than --tokenizer-model"),
         ),
+        "vocabulary without the tokenizer's added tokens": (
+            ("--vocab-size=300",),
+            ("--vocab-size 300 is below the tokenizer's 384 tokens", "leave it out"),
+        ),
         "missing tokenizer": (("--tokenizer-model=gone.model",), ("gone.model", "missing")),
         "reset attention mask": (
             (*BAGS, "--reset-attention-mask"),

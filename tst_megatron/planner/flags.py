@@ -33,7 +33,7 @@ from tst_megatron.methods.registry import add_arguments
 from tst_megatron.planner.countable import check_planned
 from tst_megatron.planner.hardware import Gpu
 from tst_megatron.recipes.keys import no_flag
-from tst_megatron.stock.refusals import refusals_as_sentences
+from tst_megatron.stock.refusals import check_vocab_size, refusals_as_sentences
 from tst_megatron.trainer.gpt2_tokenizer import (
     DEFAULT_TOKENIZER,
     GPT2,
@@ -208,18 +208,22 @@ def _num_tokens(args: argparse.Namespace) -> int:
             # GPT-2's own have always as many.
             return told or GPT2_VOCABULARY
         with refusals_as_sentences():
-            return _num_read(args)
+            size = _num_read(args)
+        check_vocab_size(told, size)
+        return size
     model: str | None = args.tokenizer_model
     is_here = model is not None and Path(model).exists()
     if model is not None and (told is None or is_here):
         try:
-            return _num_read(args)
+            size = _num_read(args)
         except Exception as error:  # Each tokenizer library has errors of its own.
             # Of one that is elsewhere its size is enough; training would not read this one either.
             instead = "name another, or give --vocab-size alone" if is_here else "add --vocab-size"
             raise UserError(
                 f"--tokenizer-model {model} cannot be read here ({type(error).__name__}): {instead}"
             ) from None
+        check_vocab_size(told, size)
+        return size
     if told is None:
         raise UserError(
             "the size of the vocabulary is not known: add --vocab-size or --tokenizer-model"

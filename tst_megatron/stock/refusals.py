@@ -52,3 +52,23 @@ def _sentence(error: Exception) -> str | None:
         # What an assertion without a message asserts is one, and so is the line of its own slips.
         return f"Megatron refuses these flags: {frames[-1].line}"
     return None
+
+
+def check_vocab_size(told: int | None, size: int) -> None:
+    """Refuse a ``--vocab-size`` that has no room for the tokenizer beside it.
+
+    Megatron does not read the flag there, so that the model would be of another size than is told:
+    of the tokens without those that were added, say.
+
+    Args:
+        told: the flag.
+        size: tokens of the tokenizer.
+
+    Raises:
+        UserError: it is too small.
+    """
+    if told is not None and told < size:
+        raise UserError(
+            f"--vocab-size {told} is below the tokenizer's {size} tokens, added ones among them: "
+            "leave it out"
+        )

@@ -13,6 +13,7 @@ from tst_megatron.corpora.sources import all_prefixes
 from tst_megatron.errors import UserError
 from tst_megatron.methods.method import Run
 from tst_megatron.methods.registry import add_arguments, check_flags
+from tst_megatron.stock.refusals import check_vocab_size
 from tst_megatron.stock.unheeded import say_unheeded
 from tst_megatron.trainer.checkpoint_choice import check_load
 from tst_megatron.trainer.gpt2_tokenizer import DEFAULT_TOKENIZER, GPT2, check_gpt2_files
@@ -256,8 +257,9 @@ def _check_vocabulary(args: argparse.Namespace) -> None:
 
     tokenizer = get_tokenizer()
     size = int(tokenizer.vocab_size)
+    check_vocab_size(args.vocab_size, size)
     if args.vocab_size not in (None, size) and args.rank == 0:
-        # As in Megatron, whose scripts have the flag beside tokenizers of other sizes.
+        # As in Megatron, whose scripts give it beside tokenizers, rounded up perhaps.
         logger.warning(
             "--vocab-size %s is not used: the tokenizer has %s tokens, padded to %s; "
             "--padded-vocab-size sets the model's.",

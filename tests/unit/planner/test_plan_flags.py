@@ -99,6 +99,8 @@ def test_a_vocabulary_from_its_tokenizer(corpus, beside) -> None:
     # Training takes the tokenizer's size, whatever --vocab-size says.
     with planned_args((*flags, *tokenizer, *beside), 1, GPUS["h100"]) as args:
         assert args.padded_vocab_size == 384
+    with pytest.raises(UserError, match="--vocab-size 300 is below the tokenizer's 384 tokens"):
+        make_plan((*flags, *tokenizer, "--vocab-size=300"), 1, GPUS["h100"])
 
 
 def test_gpt2s_vocabulary(corpus, tmp_path) -> None:

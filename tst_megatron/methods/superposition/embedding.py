@@ -4,6 +4,7 @@ The one idea: each rank averages the rows of its own vocabulary shard over the b
 tensor-parallel reduction, so ``[b, L, h]`` crosses the wire whatever the bag size.
 """
 
+import torch
 import torch.nn.functional as F
 from megatron.core.tensor_parallel.layers import VocabParallelEmbedding
 from megatron.core.tensor_parallel.mappings import (
@@ -77,7 +78,9 @@ class SuperposedVocabParallelEmbedding(VocabParallelEmbedding):
         else:
             # `EMPTY` is below the first id of every shard.
             is_local = (flat >= self.vocab_start_index) & (flat < self.vocab_end_index)
-            local = (flat - self.vocab_start_index).masked_fill_(~is_local, 0)
+            local = torch.where(
+                is_local, flat - self.vocab_start_index, _rows_in_turn(flat, self.weight.shape[0])
+            )
             total = F.embedding_bag(
                 local, self.weight, mode="sum", per_sample_weights=is_local.to(self.weight.dtype)
             )
@@ -87,3 +90,23 @@ class SuperposedVocabParallelEmbedding(VocabParallelEmbedding):
             else:
                 mean = total / bag_size
         return mean.view(*bags.shape[:-1], -1)
+
+
+def _rows_in_turn(places: Tensor, num_rows: int) -> Tensor:
+    """Rows for places whose token is not of this shard, one after the other, by the place alone.
+
+    On a GPU the backward pass adds up all that was read of one row, ten by ten, and then the sums
+    in a loop of a single thread (``sum_and_scatter`` in torch's
+    aten/src/ATen/native/cuda/EmbeddingBackwardKernel.cu). Were it row 0 for all of them, that loop
+    would be as long as a batch; and by its id a frequent token would still be read from one row.
+    What is read has the weight 0.
+
+    Args:
+        places: ``[n, s]``; their values do not matter.
+        num_rows: of the shard, V/tp.
+
+    Returns:
+        ``[n, s]``, int64: no row more than ⌈n·s / num_rows⌉ times.
+    """
+    in_turn = torch.arange(places.numel(), device=places.device).remainder_(num_rows)
+    return in_turn.view_as(places)

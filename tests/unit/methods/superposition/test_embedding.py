@@ -1,5 +1,8 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
+import torch.nn.functional as F
 from reference import EMPTY, SIZES, bfloat16_gradient_error
 
 VOCABULARY, HIDDEN = 23, 16
@@ -171,6 +174,78 @@ def test_the_gradient_of_a_bfloat16_table(bag_size, build, generator):
         lambda grad: mean_and_gradient(table, bags, grad)[1], bags, grad_output
     )
     assert ((module.weight.grad.double() - gradient).abs() <= bound).all()
+
+
+RANK, RANKS, LENGTH = 5, 8, 60
+
+
+@pytest.fixture
+def shard(build, generator):
+    """One of eight shards, and bags ``[b, L, s]`` of the whole vocabulary.
+
+    A third of the places hold one token of another shard, as a text is full of one word; some bags
+    are half empty, and one is empty.
+    """
+    module = build(torch.randn(VOCABULARY, HIDDEN, generator=generator))
+    module.tp_group = SimpleNamespace(size=lambda: RANKS)
+    module.vocab_start_index = RANK * VOCABULARY
+    module.vocab_end_index = module.vocab_start_index + VOCABULARY
+    module.has_empty_places = True
+    bags = torch.randint(0, RANKS * VOCABULARY, (2, LENGTH, 16), generator=generator)
+    bags[torch.rand(bags.shape, generator=generator) < 0.33] = 7
+    bags[:, ::3, 8:] = EMPTY
+    bags[1, 2] = EMPTY
+    return module, bags
+
+
+def is_local(module, bags):
+    return (bags >= module.vocab_start_index) & (bags < module.vocab_end_index)
+
+
+def test_no_row_is_read_more_often_for_tokens_of_other_shards(shard, monkeypatch):
+    module, bags = shard
+    read = []
+    look_up = F.embedding_bag
+    monkeypatch.setattr(
+        F, "embedding_bag", lambda ids, *args, **kw: read.append(ids) or look_up(ids, *args, **kw)
+    )
+    module._mean_of_local_rows(bags)
+    (rows,) = read
+    local = is_local(module, bags).flatten(0, 1)
+    assert torch.equal(rows[local], bags.flatten(0, 1)[local] - module.vocab_start_index)
+    of_others = rows[~local].bincount(minlength=VOCABULARY)
+    # A row has its turn at every (V/tp)-th place, local or not. Were none local, each row would be
+    # read as often as the mean, rounded up or down; the local ones are left out.
+    assert of_others.max() <= -(-bags.numel() // VOCABULARY)
+    assert of_others.sum() == (~local).sum()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_where_they_are_read_changes_no_value_and_no_gradient(shard, dtype, generator):
+    module, bags = shard
+    module.weight.data = module.weight.data.to(dtype)
+    # Of -1, 0 and 1 over 16, 8 or nothing, sums are exact in any order: a gradient has no rounding.
+    grad_output = torch.randint(-1, 2, (*bags.shape[:2], HIDDEN), generator=generator).to(dtype)
+    output = module._mean_of_local_rows(bags)
+    output.backward(grad_output)
+
+    # All of them read from row 0, and weighed as nothing.
+    local = is_local(module, bags).flatten(0, 1)
+    ids = torch.where(local, bags.flatten(0, 1) - module.vocab_start_index, 0)
+    weights = local.to(dtype)
+    total = F.embedding_bag(ids, module.weight.data, mode="sum", per_sample_weights=weights)
+    filled = (bags != EMPTY).sum(dim=-1).clamp(min=1).unsqueeze(-1)
+    assert torch.equal(output, total.view_as(output) / filled.to(dtype))
+    assert torch.equal(module.weight.grad.double(), local_gradient(module, bags, grad_output))
+
+
+def local_gradient(module, bags, grad_output):
+    """In float64, a place at a time: a token's gradient goes to its row if that is here."""
+    gradient = torch.zeros(module.weight.shape, dtype=torch.float64)
+    for bag, row in zip(bags.flatten(0, 1), grad_output.flatten(0, 1).double(), strict=True):
+        for token in bag[is_local(module, bag)].tolist():
+            gradient[token - module.vocab_start_index] += row / (bag != EMPTY).sum()
+    return gradient
 
 
 @pytest.mark.parametrize("reduce_scatter", [False, True])

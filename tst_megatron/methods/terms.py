@@ -50,7 +50,10 @@ class Terms:
         return ordinary
 
     def embedding_bytes(self, args: argparse.Namespace, stage: Stage, ordinary: int) -> int:
-        """Bytes that the look-up of the embedding takes beside its result, for a while."""
+        """Bytes that the embedding takes for a while: for its result, or for its table's gradient.
+
+        Beside the result and Megatron's buffer of gradients.
+        """
         return ordinary
 
     def logits_bytes(

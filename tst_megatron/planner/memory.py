@@ -15,6 +15,7 @@ from tst_megatron.planner.counts import PipelineStage
 from tst_megatron.planner.course import Course
 from tst_megatron.planner.pipeline import most_held, most_in_flight
 from tst_megatron.planner.precision import Precision
+from tst_megatron.stock.table_gradient import table_gradient_bytes
 
 SELECTIVE = Recomputation("selective", modules=("core_attn",))
 
@@ -35,8 +36,8 @@ class Memory:
         activations: of the micro-batches in flight, and what is recomputed.
         logits: and what the loss makes of them; on the last stage.
         batch: the micro-batches themselves, at their largest.
-        transient: the gradients that travel through one layer, or what the embedding's look-up
-            takes.
+        transient: the gradients that travel through one layer; or what the embedding's table
+            takes for its own, less what is gone by then, if that is more.
     """
 
     weights: int
@@ -157,15 +158,30 @@ class MemoryOfRun:
         return largest * most_in_flight(self._args, stage)
 
     def _transient(self, stage: int) -> int:
-        """The gradient of the widest tensor of a layer, and of what it was made from."""
+        """The gradient of the widest tensor of a layer, and of what it was made from.
+
+        Or that of the embedding's table, if that makes for a fuller moment.
+        """
         chunks = self._pipeline[stage].chunks
         sizes = [
             sum(sorted(one.num_bytes for one in self._activations.saved_by_layer(layer))[-2:])
             for layer in {layer for chunk in chunks for layer in chunk.layers}
         ]
-        if any(chunk.embedding for chunk in chunks):
-            sizes += [self._terms.embedding_bytes(self._args, one, 0) for one in self._stages]
-        return max(sizes, default=0)
+        return max(*sizes, self._table_gradient(stage), 0)
+
+    def _table_gradient(self, stage: int) -> int:
+        """What the gradient of the embedding's table takes beyond what is gone by then.
+
+        It comes last in a micro-batch's backward pass: its logits are gone, and all that the layers
+        of this chunk kept of it.
+        """
+        with_table = [chunk for chunk in self._pipeline[stage].chunks if chunk.embedding]
+        if not with_table:
+            return 0
+        ordinary = table_gradient_bytes(self._args, 1)
+        takes = max(self._terms.embedding_bytes(self._args, s, ordinary) for s in self._stages)
+        kept = self._activations.held(with_table[0], Recomputation.of(self._args))
+        return takes - kept.per_microbatch - kept.at_once - self._logits(stage)
 
 
 def _fp8_layers(args: argparse.Namespace, pipeline: Sequence[PipelineStage]) -> range:

@@ -10,17 +10,23 @@ import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.training.theoretical_memory_usage import compute_weight_and_optimizer_memory
-from planned import DENSE, MOE, built, course_of, recipe_flags
+from planned import DENSE, MOE, built, course_of, recipe_flags, stage_of
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tst_megatron.methods.superposition.model import superpose
+from tst_megatron.methods.superposition.terms import SuperpositionTerms
 from tst_megatron.planner.fake_ranks import as_rank, build
+from tst_megatron.planner.flags import planned_args
 from tst_megatron.planner.hardware import GPUS
 from tst_megatron.planner.memory import MemoryOfRun
 from tst_megatron.planner.precision import Precision
+from tst_megatron.stock.table_gradient import table_gradient_bytes
 
 _DISTRIBUTED = "--use-distributed-optimizer"
+_RECOMPUTED = (
+    *("--recompute-granularity=full", "--recompute-method=uniform", "--recompute-num-layers=1"),
+)
 _TP2 = ("--tensor-model-parallel-size=2", "--sequence-parallel")
 
 
@@ -183,6 +189,43 @@ def test_the_fullest_of_both_losses_counts() -> None:
         both = _memory(args, stages, bag_sizes=(16, 1)).of_stage(0)
     assert both.logits == ordinary.logits
     assert both.batch > ordinary.batch
+
+
+@pytest.mark.parametrize(
+    ("flags", "bag_size", "sums", "rows"),
+    [
+        # Two samples of 4,096 positions. Ten look-ups of a row are a sum, and a row may have one
+        # that is of fewer: there are as many of those as rows, or as look-ups if these are fewer.
+        ((), 16, 131_072 // 10 + 128_256, 128_256),
+        ((), 6, 49_152 // 10 + 49_152, 128_256),
+        (("--tst-superpose=output",), 6, 8_192 // 10 + 8_192, 128_256),
+        (("--tensor-model-parallel-size=8",), 16, 131_072 // 10 + 16_032, 16_032),
+        (("--context-parallel-size=2",), 16, 65_536 // 10 + 65_536, 128_256),
+    ],
+    ids=lambda value: str(value)[-40:],
+)
+def test_the_gradient_of_the_table_is_summed_in_float32(flags, bag_size, sums, rows) -> None:
+    """By torch's source for GPUs; a prediction. In the first case the sums are 1.16 GB."""
+    with planned_args(recipe_flags("smollm3-3b-tst+8xh100", *flags), 8, GPUS["h100"]) as args:
+        ordinary = table_gradient_bytes(args, 1)
+        planned = SuperpositionTerms().embedding_bytes(args, stage_of(bag_size), ordinary)
+        assert SuperpositionTerms().embedding_bytes(args, stage_of(1), ordinary) == ordinary
+    assert planned == 2048 * (4 * sums + 2 * rows)
+
+
+def test_the_gradient_of_the_table_counts_where_it_is_the_fullest_moment() -> None:
+    """It comes when the activations of its micro-batch are gone, and of one stage the logits."""
+    with built((*DENSE, "--pipeline-model-parallel-size=2", *_RECOMPUTED), 2) as (args, stages):
+        first, last = (_memory(args, stages, bag_sizes=(1024,)).of_stage(i) for i in (0, 1))
+        few = _memory(args, stages, bag_sizes=(2,)).of_stage(0)
+        gradient = table_gradient_bytes(args, 1024)
+    # Of the other micro-batch in flight: what goes into each of two layers.
+    kept = 2 * (2 * 128) * 64 * 2
+    assert first.activations + first.transient == kept + gradient
+    assert few.transient == last.transient
+    with built(DENSE) as (args, stages):
+        whole = _memory(args, stages, bag_sizes=(1024,)).of_stage(0)
+    assert whole.activations + whole.logits + whole.transient == gradient
 
 
 def test_recomputation_is_weighed() -> None:

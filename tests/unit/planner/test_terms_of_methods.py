@@ -18,6 +18,7 @@ from tst_megatron.planner.precision import Precision
 from tst_megatron.planner.traffic import Traffic
 from tst_megatron.planner.work import work_of, work_of_run
 from tst_megatron.runs.stages import Fact, Stage, ordinary_stage
+from tst_megatron.stock.table_gradient import table_gradient_bytes
 
 _HALF = Stage("half", 64, method="halving", facts={"share": 0.5})
 
@@ -123,7 +124,9 @@ def test_memory_goes_through_one_after_the_other(order: tuple[int, int], logits:
     assert half.logits == logits * numbers
     assert fullest.logits == 7 * numbers
     assert half.batch == without.batch + 100
-    assert half.transient == 2**40
+    # When the activations and the logits are gone.
+    table = half.activations + half.logits + half.transient
+    assert table == 2**40 + table_gradient_bytes(args, 1)
 
 
 def test_the_broadcast_goes_through_them() -> None:

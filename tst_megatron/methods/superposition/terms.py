@@ -1,4 +1,4 @@
-"""What superposition changes in a plan: the batch, its broadcast and the loss's blocks.
+"""What superposition changes in a plan: batch and broadcast, the embedding, the loss's blocks.
 
 The one idea: a superposed step has the positions, the operations and the collectives of an ordinary
 one, and reads s times as many tokens (arXiv 2605.06546, Table 1); so only what holds tokens or
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from tst_megatron.methods.terms import Terms
 from tst_megatron.runs.stages import Fact, Stage
+from tst_megatron.stock.table_gradient import table_gradient_bytes
 
 BAG_SIZE = "bag_size"
 
@@ -38,6 +39,13 @@ class SuperpositionTerms(Terms):
         if bag_size == 1 or args.tst_superpose == "output":
             return ordinary
         return int(args.micro_batch_size) * (int(args.seq_length) + 1) * bag_size * _ID
+
+    def embedding_bytes(self, args: argparse.Namespace, stage: Stage, ordinary: int) -> int:
+        """The gradient of a table of which s tokens a position are read."""
+        bag_size = _bag_size(stage)
+        if bag_size == 1 or args.tst_superpose == "output":
+            return ordinary
+        return table_gradient_bytes(args, bag_size)
 
     def logits_bytes(
         self, args: argparse.Namespace, stage: Stage, numbers: int, ordinary: int

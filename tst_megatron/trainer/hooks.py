@@ -19,7 +19,7 @@ fails when one is gone or takes other arguments. What is done at an event is the
 import argparse
 import math
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from inspect import signature
 from typing import Any
 
@@ -174,10 +174,17 @@ class _Hooks:
         scalar = _scalar_at(iteration)
         for listener in self.listeners:
             listener.stepped(progress, scalar)
-        seconds = self._seconds_since_logged(progress) if logs else {}
+        seconds = cache(partial(self._seconds_since_logged, progress))
         # The line is made and printed in there; that it is printed is all there is to hold on to.
         original_print = trainer.print_rank_last
-        trainer.print_rank_last = lambda line: original_print(f"{line}{self._in_words(progress)}")
+
+        def print_with_ours(line: str) -> None:
+            if logs:
+                # Megatron's timer has waited for the GPU: what was measured on it has passed.
+                seconds()
+            original_print(f"{line}{self._in_words(progress)}")
+
+        trainer.print_rank_last = print_with_ours
         try:
             result = _ORIGINALS["training_log"](*bound.args, **bound.kwargs)
         finally:
@@ -192,7 +199,7 @@ class _Hooks:
                 losses={name: loss_dict[name] for name in self.losses.names if name in loss_dict},
                 learning_rate=learning_rate,
                 grad_norm=None if norm is None else float(norm),
-                seconds=seconds,
+                seconds=seconds(),
                 extras={},
                 scalar=scalar,
             )

@@ -18,7 +18,7 @@ from typing import Any
 from tst_megatron.backends import prepare_backend
 from tst_megatron.errors import NO_STEP_EXIT_CODE, exit_with, user_errors_exit
 from tst_megatron.noise import OF_MEGATRON_ALONE, leave_out
-from tst_megatron.trainer.step_clock import StepClock
+from tst_megatron.trainer.step_clock import OnDevice, StepClock
 
 EXAMPLES = """\
 examples:
@@ -62,6 +62,10 @@ def _run(argv: list[str], started: float, clock: StepClock) -> None:
         _be_the_only_rank()
         leave_out(OF_MEGATRON_ALONE)
         machine_flags = prepare_backend()
+        if not machine_flags:
+            import torch
+
+            clock.follow(OnDevice(torch.cuda))
         recipe, overrides = named_recipe(argv)
         args, run = _parse(
             [*machine_flags, *words],

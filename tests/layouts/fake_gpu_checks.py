@@ -31,6 +31,7 @@ from tst_megatron.methods.superposition.embedding import SuperposedVocabParallel
 from tst_megatron.methods.superposition.loss import OBJECTIVES, multi_hot_cross_entropy
 from tst_megatron.methods.superposition.model import BagObjective, SuperpositionMixin
 from tst_megatron.methods.superposition.phased_dataset import BAGS
+from tst_megatron.stock import batch as stock_batch
 
 _GPU = torch.device("cuda", 0)
 _BATCH, _LENGTH, _BAG_SIZE, _HIDDEN, _VOCABULARY = 2, 2048, 16, 1024, 32768
@@ -256,8 +257,8 @@ def test_batch(tp_group, predicts_bags: bool, with_mask: bool, documents: Any) -
         shape = (_BATCH, _LENGTH + 1, _BAG_SIZE)
         sample = {BAGS: _bags(_LENGTH + 1, device="cpu")}
         with Watch() as watch:
-            bags, _ = batch_code._broadcast_sample(iter([sample]), shape, has_boundaries=False)
-            whole = batch_code.bag_batch(args, bags, predicts_bags, documents)
+            sample = batch_code._broadcast_sample(iter([sample]), shape, has_boundaries=False)
+            whole = batch_code.bag_batch(args, sample.bags, predicts_bags, documents)
         with Watch() as splitting:
             batch = batch_code.split_over_context(args, whole)
     bag = (_BAG_SIZE,)
@@ -278,3 +279,16 @@ def test_batch(tp_group, predicts_bags: bool, with_mask: bool, documents: Any) -
     # The head of the same positions is far larger.
     logits = _BATCH * _LENGTH * _VOCABULARY // tp_group.size() * _FLOAT32_BYTES
     assert max(watch.largest, splitting.largest) <= logits // 8
+
+
+def test_lengths_of_documents_follow_the_tokens() -> None:
+    """Those of the host, whose numbers nobody has waited for."""
+    # What is not on a GPU cannot be pinned for it.
+    with fake_gpu(), patch("torch.Tensor.pin_memory", lambda tensor: tensor):
+        lengths = torch.zeros(5, dtype=torch.int32)
+        with Watch() as watch:
+            moved = stock_batch._beside_tokens(lengths, {"tokens": _bags()})
+            stays = stock_batch._beside_tokens(moved, {"tokens": _bags()})
+    assert stays is moved
+    assert moved.dtype == torch.int32
+    _assert_stays_on_gpu(watch)

@@ -181,7 +181,9 @@ def split_over_context(
     Args:
         args: Megatron's validated arguments.
         batch: of whole samples.
-        boundaries: ``[b, L + 1]``, int32, with inter-document masking: the samples are packed.
+        boundaries: ``[b, L + 1]``, int32, with inter-document masking: the samples are packed. How
+            many documents there are, and how long, is a question to the GPU, which waits for all
+            that was asked of it before; not so where they are on the host.
     """
     whole: dict[str, Any] = {
         "tokens": batch.tokens,
@@ -215,16 +217,16 @@ def _packed_seq_params(args: argparse.Namespace, batch: dict[str, Any]) -> Packe
     """Megatron's description of packed documents, as its ``pretrain_gpt.py`` makes it."""
     if batch.get("cu_seqlens") is None:
         return None
-    lengths = batch["cu_seqlens"].squeeze(0)
-    padded = batch.get("cu_seqlens_padded")
+    lengths, padded = batch["cu_seqlens"].squeeze(0), batch.get("cu_seqlens_padded")
     padded = None if padded is None else padded.squeeze(0)
-    update_seqlen_stats_from_cu_seqlens(lengths)
-    for_attention = lengths if padded is None else padded
     max_seqlen = int(batch["max_seqlen"].item())
     local_cp_size = batch.get("local_cp_size")
     hybrid = {}
     if args.hybrid_layer_pattern is not None:
-        hybrid["total_tokens"] = int(for_attention[-1].item())
+        hybrid["total_tokens"] = int((lengths if padded is None else padded)[-1].item())
+    lengths = _beside_tokens(lengths, batch)
+    for_attention = lengths if padded is None else padded
+    update_seqlen_stats_from_cu_seqlens(lengths)
     return PackedSeqParams(
         qkv_format="thd",
         cu_seqlens_q=for_attention,
@@ -238,3 +240,11 @@ def _packed_seq_params(args: argparse.Namespace, batch: dict[str, Any]) -> Packe
         tokens_per_sample=args.seq_length,
         **hybrid,
     )
+
+
+def _beside_tokens(lengths: Tensor, batch: dict[str, Any]) -> Tensor:
+    """Lengths that were on the host, where the tokens are; the GPU is not waited for."""
+    tokens = batch.get("tokens")
+    if tokens is None or tokens.device == lengths.device:
+        return lengths
+    return lengths.pin_memory().to(tokens.device, non_blocking=True)

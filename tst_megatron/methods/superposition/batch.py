@@ -51,13 +51,15 @@ def get_bags(wanted: MicroBatch, superposition: Superposition, bag_size: int) ->
     if not reads_data(args, vp_stage):
         return Batch()
     shape = (wanted.micro_batch_size, args.seq_length + 1, bag_size)
-    bags, boundaries = _broadcast_sample(data_iterator, shape, has_packed_documents(args))
+    sample = _broadcast_sample(data_iterator, shape, has_packed_documents(args))
     documents = None
     if superposition.bag_boundary == "document":
-        documents = Documents(_eod_if_needed(args), boundaries)
-    return split_over_context(
-        args, bag_batch(args, bags, superposition.predicts_bags, documents), boundaries
+        documents = Documents(_eod_if_needed(args), sample.boundaries)
+    batch = bag_batch(args, sample.bags, superposition.predicts_bags, documents)
+    boundaries = (
+        sample.boundaries if sample.boundaries_on_host is None else sample.boundaries_on_host
     )
+    return split_over_context(args, batch, boundaries)
 
 
 @dataclass
@@ -80,23 +82,39 @@ def _eod_if_needed(args: argparse.Namespace) -> int | None:
     return None
 
 
+@dataclass
+class BagSample:
+    """A sample as it travels.
+
+    Attributes:
+        bags: ``[b, L + 1, s]``, int64.
+        boundaries: ``[b, L + 1]``, int32, of documents, with inter-document masking.
+        boundaries_on_host: the same where this rank read them: the GPU need not be waited for.
+    """
+
+    bags: Tensor
+    boundaries: Tensor | None = None
+    boundaries_on_host: Tensor | None = None
+
+
 def _broadcast_sample(
     data_iterator: Iterator[dict[str, Tensor]] | None,
     shape: tuple[int, int, int],
     has_boundaries: bool,
-) -> tuple[Tensor, Tensor | None]:
+) -> BagSample:
     """Bags ``[b, L + 1, s]`` on every rank of the tensor-parallel group: one broadcast, int64.
 
     With inter-document masking another, int32: the documents' boundaries ``[b, L + 1]``.
     """
     group = mpu.get_tensor_model_parallel_group()
-    boundaries = None
+    boundaries = on_host = None
     if group.rank() == 0:
         assert data_iterator is not None, "the data set is built on tensor-parallel rank 0"
         sample = next(data_iterator)
         bags = sample[BAGS].cuda(non_blocking=True)
         if has_boundaries:
-            boundaries = sample[DOCUMENT_BOUNDARIES].cuda(non_blocking=True)
+            on_host = sample[DOCUMENT_BOUNDARIES]
+            boundaries = on_host.cuda(non_blocking=True)
     else:
         device = torch.cuda.current_device()
         bags = torch.empty(shape, dtype=torch.int64, device=device)
@@ -107,7 +125,7 @@ def _broadcast_sample(
         torch.distributed.broadcast(bags, source, group=group)
         if boundaries is not None:
             torch.distributed.broadcast(boundaries, source, group=group)
-    return bags, boundaries
+    return BagSample(bags, boundaries, on_host)
 
 
 def bag_batch(

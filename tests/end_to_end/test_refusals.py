@@ -120,6 +120,10 @@ def cases(corpus, folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, .
             ("--context-parallel-size=2", "--softmax-type=off-by-one"),
             ("--context-parallel-size with --softmax-type", "needs a GPU"),
         ),
+        "context parallelism inside documents": (
+            ("--context-parallel-size=2", "--dataloader-inter-document-masking"),
+            ("--dataloader-inter-document-masking with --context-parallel-size", "leave one"),
+        ),
         "experts and tensor parallelism": (
             ("--num-experts=4", "--tensor-model-parallel-size=2"),
             ("--num-experts", "needs --sequence-parallel"),

@@ -21,7 +21,7 @@ from tst_megatron.methods.registry import check_flags, run_of
 from tst_megatron.methods.superposition.model import SuperpositionMixin
 from tst_megatron.runs.stages import data_tokens
 from tst_megatron.trainer import checks
-from tst_megatron.trainer.machine import check_fp8
+from tst_megatron.trainer.machine import check_quantization
 
 _MODELS = ("smollm2-270m", "smollm2-600m", "smollm3-3b", "moe-10b-a1b")
 _LAYOUTS = ("8xh100", "64xh100", "8xb200", "64xb200")
@@ -138,17 +138,20 @@ def test_transformer_engines_modules(name: str) -> None:
 @pytest.mark.parametrize(
     ("capability", "missing"),
     [
-        ((8, 0), {"delayed", "tensorwise", "blockwise", "mxfp8"}),
-        ((9, 0), {"mxfp8"}),
+        ((8, 0), {"delayed", "tensorwise", "blockwise", "mxfp8", "nvfp4"}),
+        ((9, 0), {"mxfp8", "nvfp4"}),
         ((10, 0), set()),
     ],
 )
-def test_fp8_is_refused_on_a_gpu_without_it(capability: tuple[int, int], missing: set[str]) -> None:
+def test_a_recipe_is_refused_on_a_gpu_without_it(
+    capability: tuple[int, int], missing: set[str]
+) -> None:
     from transformer_engine.pytorch import quantization
 
-    kept = ("_FP8_SUPPORT", "_MXFP8_SUPPORT", "_FP8_BLOCK_SCALING_SUPPORT")
-    for recipe in ("delayed", "tensorwise", "blockwise", "mxfp8"):
-        args = Namespace(fp8="hybrid", fp8_recipe=recipe)
+    kept = ("_FP8_SUPPORT", "_MXFP8_SUPPORT", "_FP8_BLOCK_SCALING_SUPPORT", "_NVFP4_SUPPORT")
+    for recipe in ("delayed", "tensorwise", "blockwise", "mxfp8", "nvfp4"):
+        kind = "fp4" if recipe == "nvfp4" else "fp8"
+        args = Namespace(**({"fp8": None, "fp4": None} | {kind: "", f"{kind}_recipe": recipe}))
         with ExitStack() as stack:
             for name in kept:
                 stack.enter_context(patch.object(quantization, name, None))
@@ -157,18 +160,9 @@ def test_fp8_is_refused_on_a_gpu_without_it(capability: tuple[int, int], missing
             )
             answer.return_value = capability
             if recipe in missing:
-                match = f"--fp8-recipe {recipe} does not run on this GPU: .* compute capability"
+                match = f"--{kind}-recipe {recipe} does not run on this GPU: .* compute capability"
                 stack.enter_context(pytest.raises(UserError, match=match))
-            check_fp8(args)
-
-
-def test_fp8_is_refused_without_transformer_engine() -> None:
-    with (
-        patch.dict("sys.modules", {"transformer_engine.pytorch.quantization": None}),
-        pytest.raises(UserError, match="needs a Transformer Engine that has it"),
-    ):
-        check_fp8(Namespace(fp8="hybrid", fp8_recipe="delayed"))
-    check_fp8(Namespace(fp8=None, fp8_recipe="delayed"))
+            check_quantization(args)
 
 
 def _check_precision(model: Any, config: Any, transformer_engines: str | None) -> None:

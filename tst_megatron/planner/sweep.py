@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tst_megatron.errors import UserError
+from tst_megatron.methods.registry import check_flags
 from tst_megatron.planner.counts import (
     Chunk,
     KindCount,
@@ -182,7 +183,10 @@ class _Sweep:
 
     def _best_of(self, layout: Layout) -> Tried:
         try:
-            args = validated(self._with_layout(layout), self._num_gpus, self._gpu)
+            flags = self._with_layout(layout)
+            # Asked of the flags' own layout before.
+            check_flags(flags)
+            args = validated(flags, self._num_gpus, self._gpu)
             pipeline = with_added(args, self._deal_out(args), self._course.terms)
         except UserError as error:
             return Tried(layout, None, None, str(error))

@@ -1,4 +1,4 @@
-"""Does this machine have what the flags ask for: a GPU, packages, FP8?
+"""Does this machine have what the flags ask for: a GPU, packages, FP8 or FP4?
 
 Megatron finds out late: in a traceback of every rank, in a warning after which it goes on without,
 or not at all. The one idea: two tables, asked before a process group exists, and one sentence for
@@ -38,7 +38,7 @@ def check_machine(args: argparse.Namespace, on_gpu: bool) -> None:
     _check_attention_variables(args)
     if on_gpu:
         _check_transformer_engine(args)
-        check_fp8(args)
+        check_quantization(args)
 
 
 def check_lacking(args: argparse.Namespace, on_gpu: bool) -> None:
@@ -178,11 +178,6 @@ _NEEDS_GPU: tuple[Row, ...] = (
         "add --no-create-attention-mask-in-dataloader",
     ),
     (
-        lambda a: a.context_parallel_size > 1 and a.dataloader_inter_document_masking,
-        "--context-parallel-size with --dataloader-inter-document-masking",
-        "leave one of them out",
-    ),
-    (
         lambda a: a.context_parallel_size > 1 and a.window_size is not None,
         "--context-parallel-size with --window-size",
         "leave one of them out",
@@ -307,31 +302,42 @@ def _check_transformer_engine(args: argparse.Namespace) -> None:
         )
 
 
-def check_fp8(args: argparse.Namespace) -> None:
-    """Check ``--fp8-format`` and ``--fp8-recipe`` against this GPU and Transformer Engine.
+# What Transformer Engine has to say of a recipe, as it asks itself (quantization.py,
+# FP8GlobalStateManager.autocast_enter); of the others, custom ones too, whether there is FP8.
+_AVAILABLE = {
+    "mxfp8": "is_mxfp8_available",
+    "blockwise": "is_fp8_block_scaling_available",
+    "nvfp4": "is_nvfp4_available",
+}
+
+
+def check_quantization(args: argparse.Namespace) -> None:
+    """Check what ``--fp8-format`` or ``--fp4-format`` ask of this GPU and of Transformer Engine.
 
     Megatron would find out in the first forward pass, on every rank.
 
     Raises:
         UserError: either lacks what the recipe needs.
     """
-    if args.fp8 is None:
-        return
-    asked = f"--fp8-recipe {args.fp8_recipe}"
+    for kind in ("fp8", "fp4"):
+        if getattr(args, kind) is not None:
+            _check_recipe(kind, getattr(args, f"{kind}_recipe"))
+
+
+def _check_recipe(kind: str, recipe: str) -> None:
+    asked = f"--{kind}-recipe {recipe}"
     try:
-        from transformer_engine.pytorch.quantization import FP8GlobalStateManager as Support
-    except ImportError:
+        from transformer_engine.pytorch.quantization import FP8GlobalStateManager
+
+        is_available = getattr(FP8GlobalStateManager, _AVAILABLE.get(recipe, "is_fp8_available"))
+    except (ImportError, AttributeError):
         raise UserError(
             f"{asked} needs a Transformer Engine that has it, and none is installed here: run in "
-            "the GPU image, or leave --fp8-format out"
+            f"the GPU image, or leave --{kind}-format out"
         ) from None
-    is_available = {
-        "mxfp8": Support.is_mxfp8_available,
-        "blockwise": Support.is_fp8_block_scaling_available,
-    }.get(args.fp8_recipe, Support.is_fp8_available)
     available, reason = is_available()
     if not available:
         raise UserError(
-            f"{asked} does not run on this GPU: {reason.rstrip('.')}; use another --fp8-recipe, or "
-            "leave --fp8-format out"
+            f"{asked} does not run on this GPU: {reason.rstrip('.')}; use another "
+            f"--{kind}-recipe, or leave --{kind}-format out"
         )

@@ -78,6 +78,15 @@ def test_a_layout_of_the_sweep_is_the_plan_of_its_flags() -> None:
         assert one.fits == plan.fits
 
 
+def test_a_layout_that_training_refuses_is_none() -> None:
+    swept = _swept((*DENSE, "--dataloader-inter-document-masking"), 2)
+    for one in swept.tried:
+        refused = "--dataloader-inter-document-masking with --context-parallel-size" in one.reason
+        assert refused == (one.layout.context > 1)
+        assert refused == (one.memory is None)
+    assert {one.layout.context for one in swept.tried} == {1, 2}
+
+
 @pytest.mark.parametrize("superpose", ["both", "input", "output"])
 def test_whichever_side_is_superposed_the_broadcast_is_the_plans(superpose: str) -> None:
     flags = (*DENSE, "--tst-bag-size=8", f"--tst-superpose={superpose}")

@@ -1,8 +1,10 @@
 """What this machine lacks for a run is one sentence, whatever it is and however much."""
 
 import os
+import sys
 from argparse import Namespace
 from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from counted_corpora import parse
@@ -111,3 +113,49 @@ def test_megatrons_default_needs_transformer_engine(monkeypatch: pytest.MonkeyPa
     with pytest.raises(UserError, match="Megatron's default, needs Transformer Engine"):
         machine.check_machine(parse(), on_gpu=True)
     machine.check_machine(parse("--transformer-impl=local"), on_gpu=True)
+
+
+class OfHopper:
+    """What Transformer Engine says on an H100."""
+
+    @classmethod
+    def is_fp8_available(cls) -> tuple[bool, str]:
+        return True, ""
+
+    @classmethod
+    def is_nvfp4_available(cls) -> tuple[bool, str]:
+        return False, "Device compute capability 10.0 or higher required for NVFP4 execution."
+
+
+def with_transformer_engine(monkeypatch: pytest.MonkeyPatch, support: type | None) -> None:
+    """Installed with this to say of the GPU, or not at all."""
+    name = "transformer_engine.pytorch.quantization"
+    module = None if support is None else SimpleNamespace(FP8GlobalStateManager=support)
+    monkeypatch.setitem(sys.modules, name, module)
+    for parent in ("transformer_engine", "transformer_engine.pytorch"):
+        monkeypatch.setitem(sys.modules, parent, ModuleType(parent))
+
+
+def test_fp4_is_checked_as_fp8_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_transformer_engine(monkeypatch, OfHopper)
+    machine.check_quantization(parse("--fp8-format=hybrid"))
+    machine.check_quantization(parse("--fp4-format=e2m1", "--fp4-recipe=custom"))
+    with pytest.raises(UserError) as refused:
+        machine.check_quantization(parse("--fp4-format=e2m1"))
+    assert str(refused.value) == (
+        "--fp4-recipe nvfp4 does not run on this GPU: Device compute capability 10.0 or higher "
+        "required for NVFP4 execution; use another --fp4-recipe, or leave --fp4-format out"
+    )
+
+
+@pytest.mark.parametrize("support", [None, type("Older", (), {})])
+@pytest.mark.parametrize("kind", ["fp8", "fp4"])
+def test_quantized_products_need_a_transformer_engine_that_has_them(
+    kind: str, support: type | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_transformer_engine(monkeypatch, support)
+    with pytest.raises(UserError, match=f"--{kind}-recipe .* needs a Transformer Engine that has"):
+        machine.check_quantization(
+            parse(f"--{kind}-format={'hybrid' if kind == 'fp8' else 'e2m1'}")
+        )
+    machine.check_quantization(parse())

@@ -1,6 +1,7 @@
 # make demo   train a baseline and a TST run on this machine's CPU and compare them
 # make test   every test but the largest jobs, which make test-all has too
 # make test-te  checks of construction with Transformer Engine, in an environment of their own
+# make test-torch-floor  what torch decides, with the oldest torch that pyproject.toml allows
 # make bench  what superposition costs against Megatron's own code, on an idle machine
 # make setup  the environment alone, into .venv (about 5 GB, once)
 # make lint   ruff and mypy
@@ -18,12 +19,20 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 
-# Transformer Engine needs a GPU to train: its environment is never the one that trains here.
+# Transformer Engine trains nothing without a GPU; what trains beside it does so on the CPU.
 VENV_TE := .venv-te
 READY_TE := $(VENV_TE)/.ready
 # Where Transformer Engine's compiled PyTorch part lies, which PyPI has as source alone.
 WHEELS ?= ../shared/wheels
 WHEEL_TE = $(wildcard $(WHEELS)/transformer_engine_torch-2.20.2-cp312-cp312-linux_x86_64.whl)
+
+# The oldest torch that pyproject.toml allows, all else as it is pinned for the newest where torch
+# takes it, and the tests of what torch decides: the method, the CPU backend, operations on a GPU that
+# is not there, and whole runs.
+VENV_FLOOR := .venv-floor
+READY_FLOOR := $(VENV_FLOOR)/.ready
+TESTS_OF_TORCH = tests/unit/methods tests/unit/trainer/cpu tests/layouts \
+	tests/end_to_end/test_ordinary_training.py tests/end_to_end/test_resume.py
 
 # NVIDIA's image has torch, built with its own CUDA: docker/Dockerfile.gpu installs the rest.
 OF_THE_IMAGE = grep -oE '^(torch|triton|(cuda|nvidia)-[a-z0-9-]+)==' requirements/run.txt | \
@@ -38,7 +47,7 @@ OUT ?=
 DEMO_FLAGS ?=
 BENCH_FLAGS ?=
 
-.PHONY: demo test test-all test-te bench setup lint format lock clean
+.PHONY: demo test test-all test-te test-torch-floor bench setup lint format lock clean
 
 demo: $(READY)
 	$(VENV)/bin/tst-megatron demo $(if $(OUT),--out '$(OUT)') $(if $(CORPUS),--corpus '$(CORPUS)') $(if $(STEPS),--steps $(STEPS)) $(DEMO_FLAGS)
@@ -51,6 +60,9 @@ test-all: $(READY)
 
 test-te: $(READY_TE)
 	TST_MEGATRON_NEEDS_TE=1 $(VENV_TE)/bin/python -m pytest -rs tests/layouts $(TEST_FLAGS)
+
+test-torch-floor: $(READY_FLOOR)
+	$(VENV_FLOOR)/bin/python -m pytest $(or $(TEST_FLAGS),$(TESTS_OF_TORCH) $(SIDE_BY_SIDE))
 
 bench: $(READY)
 	$(PYTHON) -m benchmarks $(if $(OUT),--out '$(OUT)') $(BENCH_FLAGS)
@@ -72,11 +84,18 @@ $(READY): requirements/dev.txt pyproject.toml .python-version | $(UV)
 	$(UV) pip install --quiet --python $(PYTHON) --no-deps --no-build-isolation --editable .
 	touch $@
 
-$(READY_TE): requirements/te.txt .python-version | $(UV)
+$(READY_TE): requirements/te.txt pyproject.toml .python-version | $(UV)
 	@test -n "$(WHEEL_TE)" || { echo "make test-te needs transformer_engine_torch 2.20.2, compiled: give its folder as WHEELS=..., $(WHEELS) has none" >&2; exit 2; }
 	$(UV) venv --quiet --allow-existing --python "$$(cat .python-version)" $(VENV_TE)
 	$(UV) pip sync --quiet --python $(VENV_TE)/bin/python --require-hashes requirements/te.txt
 	$(UV) pip install --quiet --python $(VENV_TE)/bin/python --no-deps "$(WHEEL_TE)"
+	$(UV) pip install --quiet --python $(VENV_TE)/bin/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(READY_FLOOR): requirements/floor.txt pyproject.toml .python-version | $(UV)
+	$(UV) venv --quiet --allow-existing --python "$$(cat .python-version)" $(VENV_FLOOR)
+	$(UV) pip sync --quiet --python $(VENV_FLOOR)/bin/python --require-hashes requirements/floor.txt
+	$(UV) pip install --quiet --python $(VENV_FLOOR)/bin/python --no-deps --no-build-isolation --editable .
 	touch $@
 
 .uv/bin/uv: requirements/uv.txt
@@ -91,6 +110,10 @@ lock: | $(UV)
 	$(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url \
 		--constraint requirements/pins.in --extra dev pyproject.toml requirements/te.in \
 		--output-file requirements/te.txt
+	cp requirements/dev.txt requirements/floor.txt
+	$(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url \
+		--constraint requirements/floor.in --extra dev pyproject.toml \
+		--output-file requirements/floor.txt
 	$(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url \
 		--constraint requirements/run.txt $$($(OF_THE_IMAGE)) --no-header --no-annotate \
 		pyproject.toml --output-file requirements/gpu.txt
@@ -98,4 +121,4 @@ lock: | $(UV)
 		--no-header - --output-file requirements/uv.txt
 
 clean:
-	rm -rf $(VENV) $(VENV_TE) .uv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VENV_TE) $(VENV_FLOOR) .uv .mypy_cache .ruff_cache .pytest_cache

@@ -12,11 +12,16 @@ from rich.console import Console
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tst_megatron.backends import prepare_backend
+from tst_megatron.backends import prepare_backend, prepare_to_import
 from tst_megatron.trainer.machine import ATTENTION_VARIABLES
 
-# Before any test imports Megatron, which looks for a GPU as it is imported.
-prepare_backend()
+# Before any test imports Megatron, which looks for a GPU as it is imported. Where `make test-te`
+# promises Transformer Engine, models of its modules are built in this process, and what trains does
+# so in another.
+if os.environ.get("TST_MEGATRON_NEEDS_TE"):
+    prepare_to_import()
+else:
+    prepare_backend()
 
 
 @pytest.fixture(autouse=True)

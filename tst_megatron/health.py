@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from tst_megatron.backends import prepare_backend
+from tst_megatron.backends import prepare_to_import
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for module, (package, about) in (_ALWAYS | _OPTIONAL).items():
         try:
             if module.startswith("megatron."):
-                prepare_backend()  # Without a GPU, Megatron imports behind it alone.
+                prepare_to_import()  # Without a GPU, Megatron imports behind it alone.
             said = about(importlib.import_module(module))
         except ModuleNotFoundError as error:
             # Missing, as opposed to there and lacking something.

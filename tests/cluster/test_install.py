@@ -45,7 +45,22 @@ def test_its_python_is_that_of_the_package() -> None:
     assert f"{PROJECT['requires-python'].removeprefix('>=')} or newer" in row("Python")
 
 
-def test_an_nvidia_container_s_torch_is_none_to_pip() -> None:
+@pytest.fixture
+def torch() -> Requirement:
+    """What the package asks for."""
+    (asked,) = [one for one in map(Requirement, PROJECT["dependencies"]) if one.name == "torch"]
+    return asked
+
+
+def test_an_nvidia_container_s_torch_may_be_none_to_pip(torch: Requirement) -> None:
     """Which is why it has a way of its own there."""
-    (torch,) = [one for one in map(Requirement, PROJECT["dependencies"]) if one.name == "torch"]
-    assert not torch.specifier.contains("2.13.0a0+nv26.7", prereleases=True)
+    assert "one that is called `2.11.0a0+...`" in README
+    assert not torch.specifier.contains("2.11.0a0+nv", prereleases=True)
+
+
+def test_the_oldest_torch_is_the_one_that_is_tested(torch: Requirement) -> None:
+    (oldest,) = (one.version for one in torch.specifier if one.operator == ">=")
+    floor = (REPOSITORY / "requirements" / "floor.txt").read_text()
+    (tested,) = re.findall(r"^torch==(\S+)", floor, re.MULTILINE)
+    assert tested.startswith(f"{oldest}.")
+    assert f"on {tested} the tests of `make test-torch-floor` pass" in README

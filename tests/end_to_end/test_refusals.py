@@ -176,6 +176,24 @@ def test_each_is_one_sentence(corpus, tmp_path: Path) -> None:
             assert word in sentences[0], (name, sentences[0])
 
 
+def test_what_a_cpu_cannot_use_is_imported_already(corpus) -> None:
+    """As by a method's package that imports it when it is found."""
+    early = "import sys, types; sys.modules['apex'] = types.ModuleType('apex')"
+    program = f"{early}; from tst_megatron.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, "pretrain", *TINY, *corpus.flags],
+        env=os.environ | {"TST_MEGATRON_DEVICE": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        "tst-megatron: error: apex is imported already, and Megatron would use it on this CPU, "
+        "where it does not run: leave that import out, or train on a GPU"
+    )
+
+
 def test_a_stop_without_a_code_is_no_success(corpus, tmp_path: Path) -> None:
     """Megatron leaves with 0 where it cannot train; here it does so for want of a package."""
     result = attempt(tmp_path, (*TINY, *corpus.flags, "--adlr-autoresume"))

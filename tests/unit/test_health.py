@@ -9,6 +9,14 @@ from pathlib import Path
 import pytest
 
 from tst_megatron import health
+from tst_megatron.trainer.cpu.gpu_packages import HIDDEN
+
+
+@pytest.fixture(autouse=True)
+def nothing_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process of its own, in which nothing trains."""
+    for name in HIDDEN:
+        monkeypatch.delitem(sys.modules, name, raising=False)
 
 
 def test_versions_of_what_is_installed_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,6 +60,15 @@ def test_a_module_that_lacks_another_is_broken_and_not_missing(
     (site / "apex.py").write_text("import nowhere_to_be_found\n")
     assert health.main([]) == 1
     assert "apex does not import: No module named 'nowhere" in capsys.readouterr().err
+
+
+def test_a_part_that_needs_a_gpu_is_not_hidden(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where an image is built there is no GPU, and Megatron imports behind the CPU backend."""
+    (site / "apex.py").write_text("")
+    assert health.main(["--require", "apex"]) == 0
+    assert "apex                of a version that it does not say" in capsys.readouterr().out
 
 
 def test_it_is_a_program(tmp_path: Path) -> None:

@@ -90,8 +90,11 @@ def main(args: argparse.Namespace, others: list[str]) -> None:
     if is_of_installed_megatron():
         _check_at_once(recipe, flags)
     # Before Megatron, which looks for a GPU as it is imported; also where there is one.
+    from tst_megatron.trainer.cpu import gpu_packages
     from tst_megatron.trainer.cpu import patches as cpu
 
+    # What is counted is Megatron's own modules; kernels of a GPU would only take time to import.
+    gpu_packages.hide()
     cpu.install()
     from tst_megatron.planner import as_text
     from tst_megatron.planner.plan import Assumptions, make_plan

@@ -121,6 +121,30 @@ def test_it_has_the_stock_parameters(way, build, options):
     ours.load_state_dict(stock.state_dict(), strict=True)
 
 
+def seen_by_megatron_fsdp(model):
+    """Of every parameter, how Megatron-FSDP takes it to be split over tensor-parallel ranks."""
+    from megatron.core.distributed.fsdp.mcore_fsdp_adapter import FullyShardedDataParallel
+
+    # Wrapping takes a GPU; what its constructor asks of every module needs nothing of it.
+    fsdp = FullyShardedDataParallel.__new__(FullyShardedDataParallel)
+    fsdp._annotate_tensor_parallelism(model)
+    return {name: getattr(p, "_tensor_parallel_mode", None) for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_megatron_fsdp_splits_it_as_the_stock_one(way, build, options):
+    ours = seen_by_megatron_fsdp(superposed_by(way, build, options))
+    assert ours == seen_by_megatron_fsdp(build(**options, superposed=False))
+    assert ours["embedding.word_embeddings.weight"] == "column"
+
+
+def test_megatron_fsdp_still_does_not_know_the_table(build):
+    """Else `_read_bags` need not tell it."""
+    model = build()
+    del model.embedding.word_embeddings.weight._tensor_parallel_mode
+    assert seen_by_megatron_fsdp(model)["embedding.word_embeddings.weight"] is None
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_its_checkpoint_is_the_stock_one(way, build, options):
     ours = superposed_by(way, build, options).sharded_state_dict()

@@ -29,6 +29,12 @@ class SuperposedVocabParallelEmbedding(VocabParallelEmbedding):
 
     has_empty_places = False
 
+    # Megatron-FSDP knows how a module is split by its class's name. Of one whose name it does not
+    # know it asks these two (_detect_parallelism_type in
+    # megatron/core/distributed/fsdp/mcore_fsdp_adapter.py): over the ranks, along the vocabulary.
+    tensor_model_parallel = True
+    partition_dim = 0
+
     def forward(self, input_: Tensor) -> Tensor:
         """Mean embedding of every bag (arXiv 2605.06546, Section 3), or the parent's look-up.
 

@@ -164,12 +164,7 @@ def _read_bags(model: Any, bag_objective: BagObjective, has_empty_places: bool) 
     # A pipeline stage without an embedding has none to change.
     if hasattr(model, "embedding"):
         # Not a new module: the parameters are made, and random numbers drawn, once.
-        table = model.embedding.word_embeddings
-        table.__class__ = SuperposedVocabParallelEmbedding
-        table.has_empty_places = has_empty_places
-        # Megatron-FSDP reads this off a module's class by name, and does not know ours
-        # (_MODULE_TYPE_REGISTRY in megatron/core/distributed/fsdp/mcore_fsdp_adapter.py). It is all
-        # that a parameter keeps where FSDP makes it anew; without it, it counts as replicated.
-        table.weight._tensor_parallel_mode = "column"
+        model.embedding.word_embeddings.__class__ = SuperposedVocabParallelEmbedding
+        model.embedding.word_embeddings.has_empty_places = has_empty_places
     if model.config.mtp_num_layers:
         let_heads_predict_bags()

@@ -138,11 +138,12 @@ def test_megatron_fsdp_splits_it_as_the_stock_one(way, build, options):
     assert ours["embedding.word_embeddings.weight"] == "column"
 
 
-def test_megatron_fsdp_still_does_not_know_the_table(build):
-    """Else `_read_bags` need not tell it."""
-    model = build()
-    del model.embedding.word_embeddings.weight._tensor_parallel_mode
-    assert seen_by_megatron_fsdp(model)["embedding.word_embeddings.weight"] is None
+def test_megatron_fsdp_still_does_not_know_the_table(build, monkeypatch):
+    """Else its class need not say how it is split."""
+    from tst_megatron.methods.superposition.embedding import SuperposedVocabParallelEmbedding
+
+    monkeypatch.delattr(SuperposedVocabParallelEmbedding, "tensor_model_parallel")
+    assert seen_by_megatron_fsdp(build())["embedding.word_embeddings.weight"] is None
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tst_megatron.methods.superposition.bags import EMPTY, bag_weights
 from tst_megatron.methods.superposition.embedding import SuperposedVocabParallelEmbedding
+from tst_megatron.methods.superposition.logit_passes import Implementation
 from tst_megatron.methods.superposition.loss import multi_hot_cross_entropy
 from tst_megatron.methods.superposition.multi_token_prediction import let_heads_predict_bags
 from tst_megatron.methods.superposition.settings import BagObjective
@@ -26,10 +27,13 @@ class SuperpositionMixin:
     Args:
         bag_objective: how a target bag is scored.
         has_empty_places: whether input bags may have `EMPTY` places, as those that end with their
-            document do. Target bags always may. The other arguments are the model's own.
+            document do. Target bags always may.
+        loss_implementation: of the loss of bags, as in `multi_hot_cross_entropy`. The other
+            arguments are the model's own.
     """
 
     bag_objective: BagObjective
+    loss_implementation: Implementation | None
     _weights_on_device: dict[tuple[int, torch.device], Tensor]
 
     def __init__(
@@ -37,10 +41,11 @@ class SuperpositionMixin:
         *args: Any,
         bag_objective: BagObjective = BagObjective(),
         has_empty_places: bool = False,
+        loss_implementation: Implementation | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        _read_bags(self, bag_objective, has_empty_places)
+        _read_bags(self, bag_objective, has_empty_places, loss_implementation)
 
     def forward(
         self,
@@ -86,7 +91,8 @@ class SuperpositionMixin:
     def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
         """Loss of every position; stock for single targets, multi-hot cross-entropy for bags.
 
-        With ``--cross-entropy-loss-fusion`` the loss of bags is compiled, and never runs otherwise.
+        With ``--cross-entropy-loss-fusion`` that of bags has one collective for both sums, as
+        Megatron's own.
 
         Args:
             labels: ``[b, L]``, or ``[b, L, s]`` where `EMPTY` places carry no weight. A bag of one
@@ -98,7 +104,7 @@ class SuperpositionMixin:
             ``[b, L]``, float32.
 
         Raises:
-            RuntimeError: the loss is to be compiled and cannot be.
+            RuntimeError: the implementation that is named cannot run here.
         """
         if labels.dim() == 3 and labels.shape[-1] == 1:
             labels = labels.squeeze(-1).clamp(min=0)
@@ -113,7 +119,8 @@ class SuperpositionMixin:
             weights=weights,
             tp_group=self.pg_collection.tp,  # type: ignore[attr-defined]  # the model class's
             objective=self.bag_objective.objective,
-            compiled=self.config.cross_entropy_loss_fusion,  # type: ignore[attr-defined]  # the model class's
+            implementation=self.loss_implementation,
+            fused_all_reduce=self.config.cross_entropy_loss_fusion,  # type: ignore[attr-defined]  # the model class's
         )
         return loss.transpose(0, 1).contiguous()
 
@@ -139,6 +146,7 @@ def superpose(
     model: GPTModel | HybridModel,
     bag_objective: BagObjective = BagObjective(),
     has_empty_places: bool = False,
+    loss_implementation: Implementation | None = None,
 ) -> "SuperposedGPTModel | SuperposedHybridModel":
     """Turn a stock model into its superposed class, in place; arguments as `SuperpositionMixin`'s.
 
@@ -154,12 +162,18 @@ def superpose(
     if superposed_class is None:
         raise TypeError(f"{type(model).__name__} cannot be superposed: it is not a stock model")
     model.__class__ = superposed_class
-    _read_bags(model, bag_objective, has_empty_places)
+    _read_bags(model, bag_objective, has_empty_places, loss_implementation)
     return model
 
 
-def _read_bags(model: Any, bag_objective: BagObjective, has_empty_places: bool) -> None:
+def _read_bags(
+    model: Any,
+    bag_objective: BagObjective,
+    has_empty_places: bool,
+    loss_implementation: Implementation | None,
+) -> None:
     model.bag_objective = bag_objective
+    model.loss_implementation = loss_implementation
     model._weights_on_device = {}
     # A pipeline stage without an embedding has none to change.
     if hasattr(model, "embedding"):

@@ -28,10 +28,13 @@ class Case:
     empty: bool = False
     extreme: bool = False
     dtype: torch.dtype = torch.float32
-    compiled: bool = False
+    implementation: str = "eager"
+    fused: bool = False
 
     def __str__(self) -> str:
-        marks = [m for m in ("empty", "extreme", "compiled") if getattr(self, m)]
+        marks = [m for m in ("empty", "extreme", "fused") if getattr(self, m)]
+        if self.implementation != "eager":
+            marks.append(self.implementation)
         if self.dtype != torch.float32:
             marks.append("bfloat16")
         return "-".join([self.objective, str(self.weights), str(self.bag_size), *marks])
@@ -48,7 +51,15 @@ CASES = [
         for s in (1, 6)
         for objective in ("mce", "mce-alt")
     ),
-    *(Case(None, objective, 6, compiled=True) for objective in ("mce", "mce-alt")),
+    *(
+        Case(None, objective, 6, empty=True, implementation=implementation, fused=True)
+        for objective in ("mce", "mce-alt")
+        for implementation in ("compiled", "kernel")
+    ),
+    *(
+        Case(None, objective, 6, extreme=True, implementation="kernel")
+        for objective in ("mce", "mce-alt")
+    ),
 ]
 
 
@@ -101,6 +112,7 @@ def run(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     # The CPU backend, which the parent process loaded, switches torch's compiler off.
     os.environ.pop("TORCHDYNAMO_DISABLE", None)
+    os.environ["TRITON_INTERPRET"] = "1"
     # Megatron's reduce-scatter makes its output here. The whole CPU backend takes longer to load.
     torch.cuda.current_device = lambda: torch.device("cpu")
     store = dist.FileStore(str(Path(folder) / "store"), TP)
@@ -151,7 +163,12 @@ def _loss(case: Case, rank: int) -> tuple[Tensor, Tensor]:
             weights = weights_of_filled(weights, targets)
     leaf = shard(logits, rank, -1).requires_grad_()
     loss = multi_hot_cross_entropy(
-        leaf, targets, weights=weights, objective=case.objective, compiled=case.compiled
+        leaf,
+        targets,
+        weights=weights,
+        objective=case.objective,
+        implementation=case.implementation,
+        fused_all_reduce=case.fused,
     )
     loss.backward(grad_output)
     return loss.detach(), leaf.grad
@@ -211,7 +228,7 @@ def _embedding(
 def _traffic() -> list[list[int]]:
     """Elements of each collective of mce, mce-alt and the embedding, for bags of 6.
 
-    Of the losses twice: as they are and compiled.
+    Of the losses twice: as they are, and with both sums in one; these by the kernels.
     """
     from tst_megatron.methods.superposition.loss import multi_hot_cross_entropy
 
@@ -224,12 +241,13 @@ def _traffic() -> list[list[int]]:
 
     logits = torch.zeros(L, B, VOCABULARY // TP)
     bags = torch.zeros(L, B, 6, dtype=torch.int64)
+    fused = partial(multi_hot_cross_entropy, implementation="kernel", fused_all_reduce=True)
     calls = [
         partial(multi_hot_cross_entropy, logits, bags),
         partial(multi_hot_cross_entropy, logits, bags, objective="mce-alt"),
         partial(_module(torch.float32, False, True), bags),
-        partial(multi_hot_cross_entropy, logits, bags, compiled=True),
-        partial(multi_hot_cross_entropy, logits, bags, objective="mce-alt", compiled=True),
+        partial(fused, logits, bags),
+        partial(fused, logits, bags, objective="mce-alt"),
     ]
     traffic = []
     dist.all_reduce = counted

@@ -141,10 +141,10 @@ def test_a_bag_of_one_is_the_stock_look_up(sequence_parallel, ranks):
 
 
 def test_collectives_do_not_grow_with_the_bag(ranks):
-    mce, mce_alt, embedding, compiled_mce, compiled_mce_alt = ranks[0]["traffic"]
+    mce, mce_alt, embedding, fused_mce, fused_mce_alt = ranks[0]["traffic"]
     assert mce == [L * B, L * B, L * B]
     assert mce_alt == [L * B, L * B * 6, L * B]
     assert embedding == [L * B * HIDDEN]
     # As in Megatron's fused loss.
-    assert compiled_mce == [L * B, 2 * L * B]
-    assert compiled_mce_alt == [L * B, L * B * (6 + 1)]
+    assert fused_mce == [L * B, 2 * L * B]
+    assert fused_mce_alt == [L * B, L * B * (6 + 1)]

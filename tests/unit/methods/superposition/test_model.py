@@ -255,9 +255,12 @@ def test_an_empty_bag_of_one_is_masked_as_in_the_stock_loss(build, generator):
     assert torch.equal(ours, stock)
 
 
-def test_a_loss_that_is_to_be_compiled_is_not_run_otherwise(build, generator):
-    model = build()
-    model.config.cross_entropy_loss_fusion = True
+@pytest.mark.parametrize("way", WAYS)
+def test_a_loss_that_is_to_be_compiled_is_not_run_otherwise(way, build, generator):
+    from tst_megatron.superposition import superpose
+
+    how = {"loss_implementation": "compiled"}
+    model = build(**how) if way == "class" else superpose(build(superposed=False), **how)
     bags, labels = draw(generator, 3)
     # The CPU backend has switched the compiler off.
     with pytest.raises(RuntimeError, match="cannot be compiled"):

@@ -112,9 +112,9 @@ def cases(corpus, folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, .
             ("--transformer-impl=transformer_engine",),
             ("--transformer-impl", "needs a GPU"),
         ),
-        "compiled loss": (
-            (*BAGS, "--cross-entropy-loss-fusion"),
-            ("--cross-entropy-loss-fusion with bags", "needs a GPU"),
+        "loss in a kernel": (
+            (*BAGS, "--tst-loss-implementation=kernel"),
+            ("--tst-loss-implementation kernel needs a GPU", "leave it out"),
         ),
         "context parallelism with a softmax of its own": (
             ("--context-parallel-size=2", "--softmax-type=off-by-one"),

@@ -162,6 +162,8 @@ def test_logits_and_what_a_loss_makes_of_them(bag_size: int) -> None:
     """The loss of a real model, forward and backward; what else it makes has a number a row."""
     flags = [flag for flag in DENSE if not flag.startswith("--padded-vocab-size")]
     with built([*flags, "--padded-vocab-size=32768"]) as (args, stages):
+        of_kernel = _memory(args, stages, bag_sizes=(bag_size,)).of_stage(0).logits
+        args.tst_loss_implementation = "eager"
         planned = _memory(args, stages, bag_sizes=(bag_size,)).of_stage(0).logits
         with as_rank(args, 0):
             (model,) = build(args)
@@ -179,6 +181,7 @@ def test_logits_and_what_a_loss_makes_of_them(bag_size: int) -> None:
     # The blocks of a CPU are smaller than those of a GPU.
     block = 2 * 2**18 * 4 if bag_size > 1 else 0
     expected = numbers * (6 if bag_size == 1 else 2)
+    assert of_kernel == expected
     assert planned == expected + (min(2 * 2**23 * 4, 4 * numbers) if bag_size > 1 else 0)
     assert live.most == pytest.approx(expected + block, rel=0.02)
 

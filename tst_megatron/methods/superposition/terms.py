@@ -1,4 +1,4 @@
-"""What superposition changes in a plan: batch and broadcast, the embedding, the loss's blocks.
+"""What superposition changes in a plan: batch and broadcast, the embedding, what the loss makes.
 
 The one idea: a superposed step has the positions, the operations and the collectives of an ordinary
 one, and reads s times as many tokens (arXiv 2605.06546, Table 1); so only what holds tokens or
@@ -17,7 +17,7 @@ BAG_SIZE = "bag_size"
 _ID = 8  # int64.
 # Bytes of a position beside its bags: its number in int64, the loss mask in float32.
 _BATCH_WITHOUT_BAGS = 12
-# Blocks of the superposed loss in float32, of which a pass makes two (superposition/loss.py).
+# Blocks of the eager loss in float32, of which a pass makes two (superposition/logit_passes.py).
 _LOSS_BLOCKS = 2 * 2**23 * 4
 
 
@@ -50,10 +50,13 @@ class SuperpositionTerms(Terms):
     def logits_bytes(
         self, args: argparse.Namespace, stage: Stage, numbers: int, ordinary: int
     ) -> int:
-        """The gradient takes the logits' place, and the rest is done block by block."""
+        """The gradient takes the logits' place; only the eager loss makes more, block by block."""
         if _bag_size(stage) == 1:
             return ordinary
-        return numbers * int(args.params_dtype.itemsize) + min(_LOSS_BLOCKS, numbers * 4)
+        logits = numbers * int(args.params_dtype.itemsize)
+        if args.tst_loss_implementation != "eager":
+            return logits
+        return logits + min(_LOSS_BLOCKS, numbers * 4)
 
     @property
     def facts(self) -> Mapping[str, Fact]:

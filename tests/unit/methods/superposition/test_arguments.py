@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from megatron.training.arguments import add_megatron_arguments
@@ -180,6 +181,20 @@ def test_where_empty_places_are() -> None:
     assert not reads(*OF_DOCUMENTS, "--tst-superpose=output")
 
 
+@pytest.mark.parametrize("named", [None, "kernel", "eager"])
+def test_the_model_is_told_how_the_loss_is_computed(named: str | None) -> None:
+    flags = () if named is None else (f"--tst-loss-implementation={named}",)
+    run = run_of(parse("--tst-bag-size=4", *flags))
+    (hook,) = run.configure_model(SimpleNamespace(pre_wrap_hooks=[])).pre_wrap_hooks
+    assert hook.keywords["loss_implementation"] == named
+
+
+def test_a_run_goes_on_with_another_loss_implementation(tmp_path: Path) -> None:
+    before = run_of(parse("--tst-bag-size=4", "--tst-loss-implementation=kernel"))
+    args = parse(save_arguments(tmp_path, tst_superposition=before.saved()))
+    memory.check_resume(args, run_of(parse("--tst-bag-size=4", "--tst-loss-implementation=eager")))
+
+
 def test_a_checkpoint_knows_the_boundary(tmp_path: Path) -> None:
     """One saved before there was a choice was trained on bags of the running text."""
     saved = run_of(parse("--tst-bag-size=4")).saved()
@@ -210,12 +225,20 @@ def test_a_checkpoint_knows_the_boundary(tmp_path: Path) -> None:
         (("--tst-step-ratio=0.3",), ("--tst-step-ratio", "add --tst-bag-size")),
         (("--tst-objective=mce-alt",), ("--tst-objective", "add --tst-bag-size")),
         (
+            ("--tst-loss-implementation=eager",),
+            ("--tst-loss-implementation", "add --tst-bag-size"),
+        ),
+        (
             ("--tst-bag-size=4", "--tst-objective=mce-alt", "--tst-bag-weights=power"),
             ("mce-alt", "weights"),
         ),
         (
             ("--tst-bag-size=4", "--tst-superpose=input", "--tst-bag-weights=power"),
             ("--tst-superpose input",),
+        ),
+        (
+            ("--tst-bag-size=4", "--tst-superpose=input", "--tst-loss-implementation=eager"),
+            ("--tst-superpose input", "--tst-loss-implementation"),
         ),
     ],
 )

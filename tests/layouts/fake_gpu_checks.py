@@ -28,6 +28,7 @@ from torch.utils._pytree import tree_leaves
 from tst_megatron.methods.superposition import batch as batch_code
 from tst_megatron.methods.superposition import loss_kernels
 from tst_megatron.methods.superposition.bags import BAG_WEIGHTS
+from tst_megatron.methods.superposition.chunked_logits import chunked_multi_hot_cross_entropy
 from tst_megatron.methods.superposition.embedding import SuperposedVocabParallelEmbedding
 from tst_megatron.methods.superposition.loss import OBJECTIVES, multi_hot_cross_entropy
 from tst_megatron.methods.superposition.model import BagObjective, SuperpositionMixin
@@ -286,6 +287,39 @@ def test_loss_in_kernels(tp_group, objective: str, kernels) -> None:
     launches = {"mce": 17, "mce-alt": 20}[objective] + (11 if tp_group.size() > 1 else 0)
     assert len(forward.launches) <= launches, forward.launches
     assert backwards.launches == ["aten.ones_like.default", "aten.mul.Tensor"]
+
+
+def test_loss_of_logits_in_chunks(tp_group, kernels) -> None:
+    size, rows, dtype = tp_group.size(), 512, torch.bfloat16
+    with fake_gpu():
+        made = {"dtype": dtype, "device": _GPU, "requires_grad": True}
+        hidden = torch.zeros(_LENGTH // size, _BATCH, _HIDDEN, **made)
+        weight = torch.zeros(_VOCABULARY // size, _HIDDEN, **made)
+        targets = _bags().transpose(0, 1).contiguous()
+        with Watch() as watch:
+            loss = chunked_multi_hot_cross_entropy(
+                hidden,
+                weight,
+                targets,
+                tp_group=tp_group,
+                chunk_size=rows,
+                implementation="kernel",
+                sequence_parallel=size > 1,
+            )
+            gradients, names = backward(loss)
+    assert loss.shape == (_LENGTH, _BATCH)
+    assert loss.dtype == torch.float32
+    assert {gradient.shape for gradient in gradients} == {hidden.shape, weight.shape}
+    assert {gradient.dtype for gradient in gradients} == {dtype}
+    assert any("ChunkedMultiHotCrossEntropy" in name for name in names)
+    _assert_stays_on_gpu(watch)
+    # Blocks of rows forward, and of ids, with all rows, backward.
+    chunks = _LENGTH * _BATCH // rows
+    grids = [[(rows,)] * chunks, [(_LENGTH * _BATCH,)] * chunks]
+    assert [kernel.grids for kernel in kernels] == grids
+    # A chunk, or the gradient of the weight or in float32 that of the hidden states.
+    sizes = rows * weight.shape[0] * 2, weight.numel() * 2, _LENGTH * _BATCH * _HIDDEN * 4
+    assert watch.largest <= max(sizes)
 
 
 @pytest.mark.parametrize("weights", BAG_WEIGHTS)

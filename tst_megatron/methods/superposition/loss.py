@@ -8,6 +8,7 @@ the exponentials again and puts the gradient in the logits' place. Megatron's
 five passes, and copies logits that are not float32 first. The collectives are Megatron's.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -78,11 +79,37 @@ def multi_hot_cross_entropy(
             or weights were given for ``mce-alt``.
         RuntimeError: the implementation that is named cannot run here. No other takes its place.
     """
-    if targets.dim() == logits.dim() - 1:
+    targets = checked_targets(targets, "logits", logits.shape, weights, objective)
+    if tp_group is None:
+        tp_group = tensor_parallel_group()
+    loss = _MultiHotCrossEntropy.apply(
+        logits.contiguous(),
+        targets,
+        weights,
+        tp_group,
+        objective,
+        passes_of(implementation, logits.device),
+        fused_all_reduce,
+    )
+    return cast(Tensor, loss)
+
+
+def checked_targets(
+    targets: Tensor, of: str, shape: Sequence[int], weights: Tensor | None, objective: str
+) -> Tensor:
+    """Targets as ``[L, b, s]``; raises as `multi_hot_cross_entropy` says.
+
+    Args:
+        targets: ``[L, b, s]`` or ``[L, b]``.
+        of: what they are the targets of, in words.
+        shape: of that, ``[L, b, ...]``.
+        weights, objective: as of `multi_hot_cross_entropy`.
+    """
+    if targets.dim() == len(shape) - 1:
         targets = targets.unsqueeze(-1)
-    if targets.shape[:-1] != logits.shape[:-1]:
+    if targets.shape[:-1] != tuple(shape[:-1]):
         raise ValueError(
-            f"targets {list(targets.shape)} do not fit logits {list(logits.shape)}: "
+            f"targets {list(targets.shape)} do not fit {of} {list(shape)}: "
             "all but the last dimension must be equal"
         )
     if objective not in OBJECTIVES:
@@ -94,18 +121,14 @@ def multi_hot_cross_entropy(
             f"weights {list(weights.shape)} do not fit targets {list(targets.shape)}: "
             f"give {list(targets.shape[-1:])} or {list(targets.shape)}"
         )
-    if tp_group is None and parallel_state.model_parallel_is_initialized():
-        tp_group = parallel_state.get_tensor_model_parallel_group()
-    loss = _MultiHotCrossEntropy.apply(
-        logits.contiguous(),
-        targets,
-        weights,
-        tp_group,
-        objective,
-        passes_of(implementation, logits.device),
-        fused_all_reduce,
-    )
-    return cast(Tensor, loss)
+    return targets
+
+
+def tensor_parallel_group() -> dist.ProcessGroup | None:
+    """Megatron's, or none where model parallelism was never initialised."""
+    if not parallel_state.model_parallel_is_initialized():
+        return None
+    return parallel_state.get_tensor_model_parallel_group()
 
 
 class _MultiHotCrossEntropy(torch.autograd.Function):

@@ -62,6 +62,20 @@ CASES = [
     ),
 ]
 
+# 12 rows in three chunks; a rank's 300 ids in three blocks.
+CHUNK_SIZE, CHUNKED_VOCABULARY = 5, 600
+CHUNKED = [
+    *(
+        (objective, dtype, sequence_parallel, "eager")
+        for objective in ("mce", "mce-alt")
+        for dtype in (torch.float32, torch.bfloat16)
+        for sequence_parallel in (False, True)
+    ),
+    ("mce", torch.float32, True, "kernel"),
+    ("mce-alt", torch.float32, False, "kernel"),
+]
+"""Losses of hidden states: objective, dtype, whether the sequence is split as well, and how."""
+
 
 def inputs(case: Case) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Whole-vocabulary logits, targets, given weights ``[L, b, s]`` and returning gradient."""
@@ -82,6 +96,18 @@ def inputs(case: Case) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     weights[torch.rand(targets.shape, generator=generator) < 0.3] = 0.0
     grad_output = torch.randn(L, B, generator=generator)
     return logits.to(case.dtype), targets, weights, grad_output
+
+
+def chunked_inputs(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Whole hidden states ``[L, b, h]``, whole table, targets of 6 and returning gradient."""
+    generator = torch.Generator().manual_seed(7)
+    hidden = torch.randn(L, B, HIDDEN, generator=generator).to(dtype)
+    table = torch.randn(CHUNKED_VOCABULARY, HIDDEN, generator=generator).to(dtype)
+    targets = torch.randint(0, CHUNKED_VOCABULARY, (L, B, 6), generator=generator)
+    targets[0, 0] %= CHUNKED_VOCABULARY // 2
+    targets[0, 1] = CHUNKED_VOCABULARY - 1
+    targets[torch.rand(targets.shape, generator=generator) < 0.3] = EMPTY
+    return hidden, table, targets, torch.randn(L, B, generator=generator)
 
 
 def embedding_inputs(bag_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -123,6 +149,7 @@ def run(rank: int, folder: str) -> None:
     results = {
         "loss": {str(case): _loss(case, rank) for case in CASES},
         "stock loss": {str(case): _stock_loss(case, rank) for case in CASES if case.bag_size == 1},
+        "chunked loss": {case: _chunked_loss(*case, rank) for case in CHUNKED},
         "embedding": {
             (bag_size, dtype, sequence_parallel): _embedding(
                 bag_size, dtype, sequence_parallel, rank
@@ -172,6 +199,27 @@ def _loss(case: Case, rank: int) -> tuple[Tensor, Tensor]:
     )
     loss.backward(grad_output)
     return loss.detach(), leaf.grad
+
+
+def _chunked_loss(
+    objective: str, dtype: torch.dtype, sequence_parallel: bool, implementation: str, rank: int
+) -> dict[str, Tensor]:
+    from tst_megatron.methods.superposition.chunked_logits import chunked_multi_hot_cross_entropy
+
+    hidden, table, targets, grad_output = chunked_inputs(dtype)
+    hidden = (shard(hidden, rank, 0) if sequence_parallel else hidden).requires_grad_()
+    weight = shard(table, rank, 0).requires_grad_()
+    loss = chunked_multi_hot_cross_entropy(
+        hidden,
+        weight,
+        targets,
+        objective=objective,
+        chunk_size=CHUNK_SIZE,
+        implementation=implementation,
+        sequence_parallel=sequence_parallel,
+    )
+    loss.backward(grad_output)
+    return {"loss": loss.detach(), "hidden": hidden.grad, "weight": weight.grad}
 
 
 def _stock_loss(case: Case, rank: int) -> tuple[Tensor, Tensor]:
@@ -228,8 +276,10 @@ def _embedding(
 def _traffic() -> list[list[int]]:
     """Elements of each collective of mce, mce-alt and the embedding, for bags of 6.
 
-    Of the losses twice: as they are, and with both sums in one; these by the kernels.
+    Of the losses twice: as they are, and with both sums in one; these by the kernels. Last, of
+    logits in chunks.
     """
+    from tst_megatron.methods.superposition.chunked_logits import chunked_multi_hot_cross_entropy
     from tst_megatron.methods.superposition.loss import multi_hot_cross_entropy
 
     seen: list[int] = []
@@ -248,6 +298,13 @@ def _traffic() -> list[list[int]]:
         partial(_module(torch.float32, False, True), bags),
         partial(fused, logits, bags),
         partial(fused, logits, bags, objective="mce-alt"),
+        partial(
+            chunked_multi_hot_cross_entropy,
+            torch.zeros(L, B, HIDDEN),
+            torch.zeros(VOCABULARY // TP, HIDDEN),
+            bags,
+            chunk_size=CHUNK_SIZE,
+        ),
     ]
     traffic = []
     dist.all_reduce = counted

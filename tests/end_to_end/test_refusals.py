@@ -116,6 +116,14 @@ def cases(corpus, folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, .
             (*BAGS, "--tst-loss-implementation=kernel"),
             ("--tst-loss-implementation kernel needs a GPU", "leave it out"),
         ),
+        "chunks of logits without bags": (
+            ("--tst-logits-chunk-size=8",),
+            ("--tst-logits-chunk-size does nothing without", "add --tst-bag-size"),
+        ),
+        "chunks of logits and a weight in shards": (
+            (*BAGS, "--tst-logits-chunk-size=8", "--use-torch-fsdp2"),
+            ("--use-torch-fsdp2 does not go with --tst-logits-chunk-size", "shards"),
+        ),
         "context parallelism with a softmax of its own": (
             ("--context-parallel-size=2", "--softmax-type=off-by-one"),
             ("--context-parallel-size with --softmax-type", "needs a GPU"),

@@ -92,6 +92,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "or operation by operation; auto (default) takes the first that runs on a GPU, and eager "
         "on a CPU. A run may go on under another",
     )
+    group.add_argument(
+        "--tst-logits-chunk-size",
+        type=int,
+        default=0,
+        metavar="ROWS",
+        help="let the loss make so many rows of logits at a time, forward and once more backward, "
+        "in every stage: for large vocabularies (default 0: the output layer makes all of them)",
+    )
 
 
 def _step_ratio(text: str) -> float:
@@ -116,6 +124,11 @@ def check_flags(args: argparse.Namespace) -> None:
         UserError: a value is out of range, or flags contradict one another.
     """
     _check_schedule(args)
+    if args.tst_logits_chunk_size < 0:
+        raise UserError(
+            f"--tst-logits-chunk-size {args.tst_logits_chunk_size} is no number of rows: use 1 or "
+            "more, or 0 for all of them"
+        )
     if superposes(args):
         _check_objective(args)
         return
@@ -125,6 +138,7 @@ def check_flags(args: argparse.Namespace) -> None:
         ("bag_weights", "uniform"),
         ("objective", "mce"),
         ("loss_implementation", AUTO),
+        ("logits_chunk_size", 0),
     ):
         if getattr(args, f"tst_{flag}") != default:
             raise UserError(
@@ -141,7 +155,7 @@ def _check_objective(args: argparse.Namespace) -> None:
     if args.tst_superpose == "input" and (
         args.tst_bag_weights != "uniform"
         or args.tst_objective != "mce"
-        or args.tst_loss_implementation != AUTO
+        or (args.tst_loss_implementation != AUTO and not args.tst_logits_chunk_size)
     ):
         raise UserError(
             "--tst-superpose input predicts single tokens: leave --tst-bag-weights, "

@@ -64,6 +64,7 @@ class SuperposedRun(Run):
             bag_objective=BagObjective(args.tst_bag_weights, args.tst_objective),
             bag_boundary=args.tst_bag_boundary,
             loss_implementation=loss_implementation(args),
+            logits_chunk_size=args.tst_logits_chunk_size,
         )
 
     @property
@@ -126,7 +127,8 @@ class SuperposedRun(Run):
     def saved(self) -> dict[str, Any]:
         """What tells a resume under another schedule, and what a switch is decided on.
 
-        Not how the loss is computed: a run may go on with another implementation.
+        Not how the loss is computed: a run may go on with another implementation, and with its
+        logits in other chunks.
         """
         superposition = self.superposition
         stages = superposition.schedule.superposed_stages
@@ -227,6 +229,7 @@ class SuperposedRun(Run):
                 bag_objective=self.superposition.bag_objective,
                 has_empty_places=self.superposition.reads_empty_places,
                 loss_implementation=self.superposition.loss_implementation,
+                logits_chunk_size=self.superposition.logits_chunk_size,
             )
         )
         return config

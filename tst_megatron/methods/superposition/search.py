@@ -86,6 +86,7 @@ class BagSearch(search.Search):
         "tst-bag-weights",
         "tst-objective",
         "tst-loss-implementation",
+        "tst-logits-chunk-size",
     )
     words = WORDS
 

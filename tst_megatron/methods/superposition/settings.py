@@ -54,6 +54,7 @@ class Superposition:
         bag_boundary: ``any``, or ``document``: no bag holds tokens of two documents.
         loss_implementation: of the loss of bags, the same in every one but for rounding; None for
             the default of the device.
+        logits_chunk_size: rows of logits that are there at once; 0 for all of them.
     """
 
     schedule: BagSchedule
@@ -61,6 +62,7 @@ class Superposition:
     bag_objective: BagObjective
     bag_boundary: str = "any"
     loss_implementation: str | None = None
+    logits_chunk_size: int = 0
 
     @property
     def reads_bags(self) -> bool:

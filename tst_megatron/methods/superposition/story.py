@@ -26,6 +26,7 @@ class SuperpositionStory(Story):
             "tst_bag_boundary",
             "tst_bag_size",
             "tst_bag_weights",
+            "tst_logits_chunk_size",
             "tst_loss_implementation",
             "tst_objective",
             "tst_schedule",

@@ -10,7 +10,10 @@ from saved import save_arguments
 
 from tst_megatron.errors import UserError
 from tst_megatron.methods.registry import add_arguments, check_flags, run_of
-from tst_megatron.methods.superposition.combinations import _UNSUPPORTED
+from tst_megatron.methods.superposition.combinations import (
+    _UNSUPPORTED,
+    _UNSUPPORTED_BY_CHUNKS,
+)
 from tst_megatron.methods.superposition.settings import Superposition
 from tst_megatron.runs.stages import data_tokens
 from tst_megatron.trainer import memory
@@ -240,6 +243,8 @@ def test_a_checkpoint_knows_the_boundary(tmp_path: Path) -> None:
             ("--tst-bag-size=4", "--tst-superpose=input", "--tst-loss-implementation=eager"),
             ("--tst-superpose input", "--tst-loss-implementation"),
         ),
+        (("--tst-logits-chunk-size=8",), ("--tst-logits-chunk-size", "add --tst-bag-size")),
+        (("--tst-bag-size=4", "--tst-logits-chunk-size=-1"), ("-1 is no number of rows",)),
     ],
 )
 def test_bad_values_are_named(flags: tuple[str, ...], names: tuple[str, ...]) -> None:
@@ -277,7 +282,41 @@ def test_what_bags_cannot_go_with_is_named(flag: str) -> None:
     check_flags(parse(*words))
 
 
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--use-torch-fsdp2",
+        "--use-megatron-fsdp",
+        "--use-mup",
+        "--fp8-output-proj",
+        "--defer-embedding-wgrad-compute",
+        "--logits-save-dir somewhere",
+        "--save-dgrads-interval 5",
+        "--config-logger-dir somewhere",
+    ],
+)
+def test_what_logits_in_chunks_cannot_go_with_is_named(flag: str) -> None:
+    words = ("--tst-bag-size=4", *flag.split())
+    message = refusal(*words, "--tst-logits-chunk-size=8")
+    assert flag.split()[0] in message
+    assert "--tst-logits-chunk-size" in message
+    check_flags(parse(*words))
+
+
+def test_single_targets_of_chunks_have_an_implementation() -> None:
+    """Of whole logits the loss of single targets is Megatron's."""
+    input_alone = ("--tst-bag-size=4", "--tst-superpose=input", "--tst-loss-implementation=eager")
+    assert "leave --tst-bag-weights, " in refusal(*input_alone)
+    check_flags(parse(*input_alone, "--tst-logits-chunk-size=8"))
+
+
+def test_a_run_goes_on_with_other_chunks(tmp_path: Path) -> None:
+    saved = run_of(parse("--tst-bag-size=4")).saved()
+    args = parse(save_arguments(tmp_path, tst_superposition=saved))
+    memory.check_resume(args, run_of(parse("--tst-bag-size=4", "--tst-logits-chunk-size=8")))
+
+
 def test_every_flag_in_the_list_is_megatrons() -> None:
     known = add_megatron_arguments(argparse.ArgumentParser())._option_string_actions
-    for _, flag, _ in _UNSUPPORTED:
+    for _, flag, _ in (*_UNSUPPORTED, *_UNSUPPORTED_BY_CHUNKS):
         assert flag.split()[0] in known

@@ -11,7 +11,10 @@ VARIANTS = {
     "both": ("--tst-bag-size=4",),
     "input": ("--tst-bag-size=4", "--tst-superpose=input"),
     "output": ("--tst-bag-size=4", "--tst-superpose=output"),
-    "power": ("--tst-bag-size=4", "--tst-bag-weights=power"),
+    "power": (
+        *("--tst-bag-size=4", "--tst-bag-weights=power"),
+        *("--tst-loss-implementation=eager", "--cross-entropy-loss-fusion"),
+    ),
     "mce-alt": ("--tst-bag-size=4", "--tst-objective=mce-alt"),
     "hybrid": ("--tst-bag-size=4", "--hybrid-layer-pattern=*-*-"),
     "moe": (

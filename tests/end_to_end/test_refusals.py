@@ -112,9 +112,17 @@ def cases(corpus, folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, .
             ("--transformer-impl=transformer_engine",),
             ("--transformer-impl", "needs a GPU"),
         ),
-        "compiled loss": (
-            (*BAGS, "--cross-entropy-loss-fusion"),
-            ("--cross-entropy-loss-fusion with bags", "needs a GPU"),
+        "loss in a kernel": (
+            (*BAGS, "--tst-loss-implementation=kernel"),
+            ("--tst-loss-implementation kernel needs a GPU", "leave it out"),
+        ),
+        "chunks of logits without bags": (
+            ("--tst-logits-chunk-size=8",),
+            ("--tst-logits-chunk-size does nothing without", "add --tst-bag-size"),
+        ),
+        "chunks of logits and a weight in shards": (
+            (*BAGS, "--tst-logits-chunk-size=8", "--use-torch-fsdp2"),
+            ("--use-torch-fsdp2 does not go with --tst-logits-chunk-size", "shards"),
         ),
         "context parallelism with a softmax of its own": (
             ("--context-parallel-size=2", "--softmax-type=off-by-one"),

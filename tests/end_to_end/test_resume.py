@@ -81,6 +81,19 @@ def test_a_resumed_run_is_the_unbroken_one(
         assert torch.equal(tensor, theirs[name]), name
 
 
+def test_a_resumed_run_may_make_its_logits_in_chunks(corpus, unbroken: Job, tmp_path: Path) -> None:
+    """In bags and after, on the same batches, to what the order of additions gives."""
+    flags = (*TINY, *corpus.flags, SCHEDULE, f"--load={unbroken.out / 'checkpoints'}")
+    job = Job(tmp_path, (*flags, "--ckpt-step=3", "--tst-logits-chunk-size=12"))
+    run(job)
+    whole, rest = lines(unbroken), lines(job)
+    assert sorted(rest) == list(range(4, 11))
+    assert {step: line[2:] for step, line in rest.items()} == {s: whole[s][2:] for s in rest}
+    # As layouts, whose products are cut as well (tests/parallel).
+    for step, (loss, grad_norm, *_) in rest.items():
+        assert (loss, grad_norm) == pytest.approx(whole[step][:2], rel=1e-5)
+
+
 def test_the_switch_keeps_weights_and_optimizer_state(unbroken: Job) -> None:
     """Adam's moments go on from those of the bags: one step from the saved state explains them."""
     before, after = weights(unbroken, 5), weights(unbroken, 6)

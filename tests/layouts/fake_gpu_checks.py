@@ -26,7 +26,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tst_megatron.methods.superposition import batch as batch_code
+from tst_megatron.methods.superposition import loss_kernels
 from tst_megatron.methods.superposition.bags import BAG_WEIGHTS
+from tst_megatron.methods.superposition.chunked_logits import chunked_multi_hot_cross_entropy
 from tst_megatron.methods.superposition.embedding import SuperposedVocabParallelEmbedding
 from tst_megatron.methods.superposition.loss import OBJECTIVES, multi_hot_cross_entropy
 from tst_megatron.methods.superposition.model import BagObjective, SuperpositionMixin
@@ -36,6 +38,11 @@ from tst_megatron.stock import batch as stock_batch
 _GPU = torch.device("cuda", 0)
 _BATCH, _LENGTH, _BAG_SIZE, _HIDDEN, _VOCABULARY = 2, 2048, 16, 1024, 32768
 _FLOAT32_BYTES = 4
+# Operations that make a tensor and compute nothing on a GPU.
+_NO_LAUNCH = (
+    *("aten.empty.memory_format", "aten.empty_like.default", "aten.new_empty.default"),
+    *("aten.scalar_tensor.default", "aten.detach.default"),
+)
 
 
 class Watch(TorchDispatchMode):
@@ -45,6 +52,8 @@ class Watch(TorchDispatchMode):
         devices: kinds of device on which anything was made.
         largest: bytes of the largest storage made; views make none.
         waiting_copies: operations that copy to the GPU and wait until it is done.
+        launches: operations that a GPU runs a kernel or more for; views and empty tensors are none.
+        collectives: bytes of each.
     """
 
     def __init__(self) -> None:
@@ -52,6 +61,8 @@ class Watch(TorchDispatchMode):
         self.devices: set[str] = set()
         self.largest = 0
         self.waiting_copies: list[str] = []
+        self.launches: list[str] = []
+        self.collectives: list[int] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -59,6 +70,10 @@ class Watch(TorchDispatchMode):
         result = func(*args, **kwargs)
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         storages = {tensor.untyped_storage()._cdata for tensor in given}
+        if "c10d" in str(func):
+            self.collectives.append(given[0].nbytes)
+        elif str(func).startswith("aten.") and not (func.is_view or str(func) in _NO_LAUNCH):
+            self.launches.append(str(func))
         for tensor in made:
             self.devices.add(tensor.device.type)
             if tensor.untyped_storage()._cdata not in storages:
@@ -117,6 +132,8 @@ def fake_gpu() -> Iterator[Watch]:
     with (
         patch("torch.cuda.current_device", lambda: _GPU),
         patch("torch.cuda.get_device_capability", lambda *args: (10, 0)),
+        patch("torch.cuda._exchange_device", lambda device: device),
+        patch("torch.cuda._maybe_exchange_device", lambda device: device),
         FakeTensorMode(),
         Watch() as watch,
     ):
@@ -201,38 +218,114 @@ def test_embedding(
     assert backwards.largest <= max(table.weight.numel(), output.numel()) * _FLOAT32_BYTES
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_loss(tp_group, dtype: torch.dtype, objective: str) -> None:
+class Launched:
+    """Stands for a kernel of ours: what it is launched with, and nothing of what it computes."""
+
+    def __init__(self) -> None:
+        self.grids: list[tuple[int, ...]] = []
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        def launch(*args: Any, **constants: int) -> None:
+            self.grids.append(grid)
+            assert all(arg.is_cuda for arg in args if isinstance(arg, Tensor))
+            assert all(arg.is_contiguous() for arg in args if isinstance(arg, Tensor))
+
+        return launch
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> tuple[Launched, Launched]:
+    """Those of the forward and the backward pass."""
+    read, write = Launched(), Launched()
+    monkeypatch.setattr(loss_kernels, "_read_row", read)
+    monkeypatch.setattr(loss_kernels, "_write_row", write)
+    return read, write
+
+
+def _loss_and_gradient(tp_group: Any, dtype: torch.dtype, **how: Any) -> tuple[Watch, Watch]:
+    """The loss forward and backward, which are watched; it is what and where it should be."""
     with fake_gpu():
         shape = (_LENGTH, _BATCH, _VOCABULARY // tp_group.size())
         logits = torch.zeros(shape, dtype=dtype, device=_GPU, requires_grad=True)
         # The head's output is not a leaf: the loss may write into it. A view allocates nothing.
         head = logits.view_as(logits)
         targets = _bags().transpose(0, 1).contiguous()
-        with Watch() as watch:
-            loss = multi_hot_cross_entropy(head, targets, tp_group=tp_group, objective=objective)
+        with Watch() as forward:
+            loss = multi_hot_cross_entropy(head, targets, tp_group=tp_group, **how)
+        with Watch() as backwards:
             (gradient,), names = backward(loss)
     assert loss.shape == (_LENGTH, _BATCH)
     assert loss.dtype == torch.float32
     assert gradient.shape == logits.shape
     assert any("MultiHotCrossEntropy" in name for name in names)
-    _assert_stays_on_gpu(watch)
+    for watch in (forward, backwards):
+        _assert_stays_on_gpu(watch)
+    return forward, backwards
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_loss(tp_group, dtype: torch.dtype, objective: str) -> None:
+    watches = _loss_and_gradient(tp_group, dtype, objective=objective, implementation="eager")
     # A block of a sixteenth of the logits in float32, whatever their dtype.
-    assert watch.largest <= logits.numel() * _FLOAT32_BYTES // 8
+    logits = _LENGTH * _BATCH * _VOCABULARY // tp_group.size()
+    assert max(watch.largest for watch in watches) <= logits * _FLOAT32_BYTES // 8
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_loss_in_kernels(tp_group, objective: str, kernels) -> None:
+    forward, backwards = _loss_and_gradient(
+        tp_group, torch.bfloat16, objective=objective, implementation="kernel"
+    )
+    # A program a row, either way.
+    assert [kernel.grids for kernel in kernels] == [[(_LENGTH * _BATCH,)]] * 2
+    # Besides them there are at most ids of the bags, or for each pair of places whether they agree.
+    largest = _LENGTH * _BATCH * _BAG_SIZE * max(8, _BAG_SIZE)
+    assert max(forward.largest, backwards.largest) <= largest
+    # What is about bags, and a shard's part of them; on the way back what is pulled alone, of the
+    # ones that `backward` makes. Around compiled passes they were 30 or more, and 11.
+    launches = {"mce": 17, "mce-alt": 20}[objective] + (11 if tp_group.size() > 1 else 0)
+    assert len(forward.launches) <= launches, forward.launches
+    assert backwards.launches == ["aten.ones_like.default", "aten.mul.Tensor"]
+
+
+def test_loss_of_logits_in_chunks(tp_group, kernels) -> None:
+    size, rows, dtype = tp_group.size(), 512, torch.bfloat16
+    with fake_gpu():
+        made = {"dtype": dtype, "device": _GPU, "requires_grad": True}
+        hidden = torch.zeros(_LENGTH // size, _BATCH, _HIDDEN, **made)
+        weight = torch.zeros(_VOCABULARY // size, _HIDDEN, **made)
+        targets = _bags().transpose(0, 1).contiguous()
+        with Watch() as watch:
+            loss = chunked_multi_hot_cross_entropy(
+                hidden,
+                weight,
+                targets,
+                tp_group=tp_group,
+                chunk_size=rows,
+                implementation="kernel",
+                sequence_parallel=size > 1,
+            )
+            gradients, names = backward(loss)
+    assert loss.shape == (_LENGTH, _BATCH)
+    assert loss.dtype == torch.float32
+    assert {gradient.shape for gradient in gradients} == {hidden.shape, weight.shape}
+    assert {gradient.dtype for gradient in gradients} == {dtype}
+    assert any("ChunkedMultiHotCrossEntropy" in name for name in names)
+    _assert_stays_on_gpu(watch)
+    # Blocks of rows forward, and of ids, with all rows, backward.
+    chunks = _LENGTH * _BATCH // rows
+    grids = [[(rows,)] * chunks, [(_LENGTH * _BATCH,)] * chunks]
+    assert [kernel.grids for kernel in kernels] == grids
+    # A chunk, or the gradient of the weight or in float32 that of the hidden states.
+    sizes = rows * weight.shape[0] * 2, weight.numel() * 2, _LENGTH * _BATCH * _HIDDEN * 4
+    assert watch.largest <= max(sizes)
 
 
 @pytest.mark.parametrize("weights", BAG_WEIGHTS)
-def test_a_models_weights_are_copied_once(tp_group, weights: str) -> None:
-    class Groups:
-        pg_collection = SimpleNamespace(tp=tp_group)
-        config = SimpleNamespace(mtp_num_layers=None, cross_entropy_loss_fusion=False)
-
-    class Model(SuperpositionMixin, Groups):
-        pass
-
+def test_a_models_weights_are_copied_once(tp_group, weights: str, kernels) -> None:
+    model = _model(tp_group, BagObjective(weights))
     with fake_gpu():
-        model = Model(bag_objective=BagObjective(weights))
         logits = torch.zeros(_LENGTH, _BATCH, _VOCABULARY // tp_group.size(), device=_GPU)
         with Watch() as first:
             model.compute_language_model_loss(_bags(), logits)
@@ -241,6 +334,29 @@ def test_a_models_weights_are_copied_once(tp_group, weights: str) -> None:
     assert first.waiting_copies
     assert loss.shape == (_BATCH, _LENGTH)
     _assert_stays_on_gpu(second)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_model_fuses_its_sums_as_megatron_does(tp_group, fused: bool, kernels) -> None:
+    model = _model(tp_group, BagObjective(), fused)
+    with fake_gpu():
+        logits = torch.zeros(_LENGTH, _BATCH, _VOCABULARY // tp_group.size(), device=_GPU)
+        with Watch() as watch:
+            model.compute_language_model_loss(_bags(), logits)
+    a_row = _LENGTH * _BATCH * _FLOAT32_BYTES
+    expected = [a_row, 2 * a_row] if fused else [a_row] * 3
+    assert watch.collectives == (expected if tp_group.size() > 1 else [])
+
+
+def _model(tp_group: Any, bag_objective: BagObjective, fused: bool = False) -> Any:
+    class Groups:
+        pg_collection = SimpleNamespace(tp=tp_group)
+        config = SimpleNamespace(mtp_num_layers=None, cross_entropy_loss_fusion=fused)
+
+    class Model(SuperpositionMixin, Groups):
+        pass
+
+    return Model(bag_objective=bag_objective, loss_implementation="kernel")
 
 
 @pytest.mark.parametrize("with_mask", [False, True], ids=["", "attention-mask"])

@@ -54,6 +54,8 @@ _PP = "--pipeline-model-parallel-size=2"
 _CP = "--context-parallel-size=2"
 _EP = "--expert-model-parallel-size=2"
 _VPP = "--num-layers-per-virtual-pipeline-stage=1"
+_CHUNKS = "--tst-logits-chunk-size=12"
+"""Of 32 rows; no divisor of them."""
 _SHARDED = ("--use-distributed-optimizer", "--overlap-grad-reduce", "--overlap-param-gather")
 
 
@@ -66,12 +68,14 @@ class Layout:
         num_ranks: processes.
         flags: Megatron's.
         large: left to ``make test-all``.
+        own_flags: of the method, in runs with bags.
     """
 
     model: str
     num_ranks: int
     flags: tuple[str, ...]
     large: bool = False
+    own_flags: tuple[str, ...] = ()
 
 
 _FOR_BOTH: dict[str, Layout] = {
@@ -105,6 +109,8 @@ _OF_OTHERS = {
     "tied-tp2-sp": Layout("tied", 2, (_TP, _SP)),
     "tied-pp2": Layout("tied", 2, (_PP,)),
     "heads-tp2-sp": Layout("heads", 2, (_TP, _SP)),
+    # Compared with whole logits on one rank: the main loss and the heads', in bags and after.
+    "heads-tp2-sp-chunks": Layout("heads", 2, (_TP, _SP), own_flags=(_CHUNKS,)),
     # Not context parallelism: Megatron averages a head's loss over each rank's own positions, so
     # that without bags, too, its numbers are not those of one rank.
     "heads-pp2": Layout("heads", 2, (_PP,)),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from ledgers import bag_size, held_out
-from matrix import EXACT, LARGE, LAYOUTS, MODELS, SCHEDULE
+from matrix import EXACT, LARGE, LAYOUTS, MODELS, SCHEDULE, Layout
 from saved import parameters
 from trainer import Job, Result, run_all
 
@@ -65,15 +65,19 @@ class Runs:
 
     def _job(self, name: str, bags: bool) -> Job:
         if name.startswith(ONE_RANK):
-            model, num_ranks, own = name.removeprefix(ONE_RANK), 1, ()
+            layout = Layout(name.removeprefix(ONE_RANK), 1, ())
         else:
             layout = LAYOUTS[name]
-            model, num_ranks, own = layout.model, layout.num_ranks, layout.flags
         out = self._out(name, bags)
         program = (str(RECORDED), str(out))
         flags = (
-            *(*MODELS[model], *self.corpus.flags, *own, *((SCHEDULE,) if bags else ())),
-            *(f"--load={self._of_start(model)}", "--finetune", f"--save={out / 'checkpoints'}"),
+            *(*MODELS[layout.model], *self.corpus.flags, *layout.flags),
+            *((SCHEDULE, *layout.own_flags) if bags else ()),
+            *(
+                f"--load={self._of_start(layout.model)}",
+                "--finetune",
+                f"--save={out / 'checkpoints'}",
+            ),
             *(f"--save-interval={STEPS}", "--no-save-optim", "--no-save-rng"),
             *(
                 "--fixed-validation",
@@ -81,7 +85,7 @@ class Runs:
                 f"--ledger={out / 'ledger.jsonl'}",
             ),
         )
-        return Job(out, flags, num_ranks, program)
+        return Job(out, flags, layout.num_ranks, program)
 
 
 @pytest.fixture(scope="module")

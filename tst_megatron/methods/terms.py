@@ -41,6 +41,21 @@ class Terms:
         """
         return ordinary
 
+    def work_again(
+        self,
+        args: argparse.Namespace,
+        stage: Stage,
+        work: Mapping[str, int],
+        ordinary: Mapping[str, int],
+    ) -> Mapping[str, int]:
+        """Of the operations on some samples of a stage, those that are done once more.
+
+        Args:
+            work: kind → operations, forward and backward, each counted once.
+            ordinary: kind → operations that recomputation does again.
+        """
+        return ordinary
+
     def batch_bytes(self, args: argparse.Namespace, stage: Stage, ordinary: int) -> int:
         """Bytes of the batch itself, where a pipeline stage reads it."""
         return ordinary
@@ -118,6 +133,18 @@ class Together(Terms):
         """One after the other."""
         return reduce(
             lambda work, one: one.layer_work(args, stage, layer, work), self._terms, ordinary
+        )
+
+    def work_again(
+        self,
+        args: argparse.Namespace,
+        stage: Stage,
+        work: Mapping[str, int],
+        ordinary: Mapping[str, int],
+    ) -> Mapping[str, int]:
+        """One after the other."""
+        return reduce(
+            lambda again, one: one.work_again(args, stage, work, again), self._terms, ordinary
         )
 
     def batch_bytes(self, args: argparse.Namespace, stage: Stage, ordinary: int) -> int:

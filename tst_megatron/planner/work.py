@@ -48,7 +48,7 @@ class Work:
 
     Attributes:
         by_kind: kind → operations.
-        again: of these, what recomputation does once more, by kind.
+        again: of these, what recomputation or a method does once more, by kind.
     """
 
     by_kind: dict[str, int]
@@ -105,7 +105,7 @@ def work_of(
                 again[kind] += work.get(kind, 0) // _FORWARD
         head = sum(one.products for one in chunk.head)
         by_kind["head"] += _PER_WEIGHT * samples * args.seq_length * head
-    return Work(dict(by_kind), dict(again))
+    return Work(dict(by_kind), dict(terms.work_again(args, stage, by_kind, again)))
 
 
 def work_of_run(
@@ -144,7 +144,7 @@ class StepTime:
     """A step's seconds, by what they go to.
 
     Attributes:
-        products: matrix products of the slowest stage, recomputation included.
+        products: matrix products of the slowest stage, those done again included.
         communication: of the slowest stage, that nothing hides.
         bubble: of the pipeline.
     """

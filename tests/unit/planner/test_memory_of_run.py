@@ -162,6 +162,8 @@ def test_logits_and_what_a_loss_makes_of_them(bag_size: int) -> None:
     """The loss of a real model, forward and backward; what else it makes has a number a row."""
     flags = [flag for flag in DENSE if not flag.startswith("--padded-vocab-size")]
     with built([*flags, "--padded-vocab-size=32768"]) as (args, stages):
+        of_kernel = _memory(args, stages, bag_sizes=(bag_size,)).of_stage(0).logits
+        args.tst_loss_implementation = "eager"
         planned = _memory(args, stages, bag_sizes=(bag_size,)).of_stage(0).logits
         with as_rank(args, 0):
             (model,) = build(args)
@@ -179,8 +181,43 @@ def test_logits_and_what_a_loss_makes_of_them(bag_size: int) -> None:
     # The blocks of a CPU are smaller than those of a GPU.
     block = 2 * 2**18 * 4 if bag_size > 1 else 0
     expected = numbers * (6 if bag_size == 1 else 2)
+    assert of_kernel == expected
     assert planned == expected + (min(2 * 2**23 * 4, 4 * numbers) if bag_size > 1 else 0)
     assert live.most == pytest.approx(expected + block, rel=0.02)
+
+
+@pytest.mark.parametrize("bag_size", [1, 4])
+def test_logits_in_chunks_are_never_whole(bag_size: int) -> None:
+    """The output layer and the loss of the model that the flags build."""
+    flags = [flag for flag in DENSE if not flag.startswith("--padded-vocab-size")]
+    own = ("--padded-vocab-size=32768", "--tst-bag-size=4", "--tst-logits-chunk-size=32")
+    with built([*flags, *own]) as (args, stages):
+        planned = _memory(args, stages, bag_sizes=(bag_size,)).of_stage(0).logits
+        rows = args.seq_length * args.micro_batch_size
+        with as_rank(args, 0):
+            (model,) = build(args)
+            model = model.to_empty(device="cpu").bfloat16()
+            for value in model.parameters():
+                torch.nn.init.zeros_(value)
+            hidden = torch.zeros(
+                args.seq_length, args.micro_batch_size, args.hidden_size
+            ).bfloat16()
+            labels = torch.zeros(args.micro_batch_size, args.seq_length, bag_size).long()
+            weight = model.output_layer.weight
+            model.output_layer.is_scored = True
+            with _Live() as live:
+                # Views of what was there before are seen as well.
+                given = (weight.view(-1), hidden.view(-1), labels.view(-1))
+                before = live.now
+                logits, _ = model.output_layer(hidden.requires_grad_())
+                model.compute_language_model_loss(labels, logits).sum().backward()
+    assert before == sum(one.nbytes for one in given)
+    chunk, rounded = 32 * 32768, rows * args.hidden_size
+    # On a CPU the eager loss makes a block beside it.
+    assert planned == 2 * chunk + rounded * (4 + 2)
+    backwards = 2 * chunk + 2**18 * 4 + rounded * 4 + weight.nbytes
+    assert live.most - before == pytest.approx(backwards, rel=0.02)
+    assert live.most - before < rows * 32768 * 2
 
 
 def test_the_fullest_of_both_losses_counts() -> None:

@@ -39,6 +39,7 @@ from tst_megatron.planner.traffic import Collective, Group, Traffic, groups_of
 
 _DISTRIBUTED = "--use-distributed-optimizer"
 _TP2 = "--tensor-model-parallel-size=2"
+_CHUNKS = ("--tst-bag-size=4", "--tst-logits-chunk-size=64")
 _KINDS = {
     "_allgather_base_": "all_gather",
     "allgather_": "all_gather",
@@ -160,6 +161,9 @@ def _without_small(calls: Counter[_Call]) -> Counter[_Call]:
         (DENSE, 4),
         ((*DENSE, _TP2), 2),
         ((*DENSE, _TP2, "--sequence-parallel", _DISTRIBUTED), 8),
+        # The output layer's collectives and the loss's, however the logits are made.
+        ((*DENSE, _TP2, *_CHUNKS), 2),
+        ((*DENSE, _TP2, "--sequence-parallel", _DISTRIBUTED, *_CHUNKS), 8),
         ((*MOE, "--expert-model-parallel-size=2", _DISTRIBUTED), 4),
         (
             (

@@ -7,6 +7,7 @@ from planned import DENSE, MOE, built, recipe_flags
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from tst_megatron.methods.superposition.terms import SuperpositionTerms
 from tst_megatron.methods.terms import Terms
 from tst_megatron.planner.fake_ranks import as_rank, build
 from tst_megatron.planner.work import SCORES, work_of
@@ -115,3 +116,12 @@ def test_a_block_of_recomputed_layers() -> None:
     flags = ("--recompute-granularity=full", "--recompute-method=block", "--recompute-num-layers=3")
     work, _ = _kinds((*DENSE, *flags))
     assert work.again["dense_mlp"] == work.by_kind["dense_mlp"] // 4 // 3 * 3
+
+
+def test_logits_in_chunks_are_made_twice() -> None:
+    flags = (*DENSE, "--tst-bag-size=4", "--recompute-granularity=selective")
+    with built((*flags, "--tst-logits-chunk-size=32")) as (args, stages):
+        work = work_of(args, stages, 64, ordinary_stage(64), SuperpositionTerms())
+        without = _work(args, stages, 64)
+    assert work.by_kind == without.by_kind
+    assert work.again == {**without.again, "head": work.by_kind["head"] // 3}

@@ -72,6 +72,10 @@ def test_it_is_refused_before_anything_starts(tmp_path, monkeypatch, words, says
         ),
         (("--reset-attention-mask",), "--reset-attention-mask does not go with"),
         (
+            ("--tst-logits-chunk-size=8", "--use-torch-fsdp2"),
+            "--use-torch-fsdp2 does not go with --tst-logits-chunk-size",
+        ),
+        (
             ("--halving", "--tokens-available=1e5"),
             "--tokens-available 100000 is too little text for every pair",
         ),

@@ -129,7 +129,7 @@ def test_the_run_itself_refuses_in_the_same_words(
         "--moe-layer-freq=([1]*2) --attention-backend=local --num-experts=2",
         "--help --no-such-flag",
         "--transformer-impl=transformer_engine",
-        "--bf16 --tst-bag-size=4 --cross-entropy-loss-fusion",
+        "--bf16 --tst-bag-size=4 --tst-loss-implementation=kernel",
     ],
 )
 def test_what_only_the_run_can_tell_is_left_to_it(

@@ -48,10 +48,17 @@ def test_several_flags() -> None:
 
 
 def test_what_a_method_needs_is_in_the_same_sentence() -> None:
-    said = refusal("--tst-bag-size=4", "--cross-entropy-loss-fusion", "--fp8-format=hybrid")
-    assert "--fp8-format and --cross-entropy-loss-fusion with bags need a GPU" in said
-    # Ordinary losses are Megatron's, which runs as it is where torch compiles nothing.
-    machine.check_machine(parse(*FLAGS, "--cross-entropy-loss-fusion"), on_gpu=False)
+    bags = ("--tst-bag-size=4", "--cross-entropy-loss-fusion")
+    said = refusal(*bags, "--tst-loss-implementation=kernel", "--fp8-format=hybrid")
+    assert "--fp8-format and --tst-loss-implementation kernel need a GPU" in said
+    assert "leave them out" in said
+    assert "--tst-loss-implementation compiled needs a GPU" in refusal(
+        *bags, "--tst-loss-implementation=compiled"
+    )
+    # The eager loss has one collective less under fusion; Megatron's runs as it is where torch
+    # compiles nothing.
+    for more in ((), ("--tst-loss-implementation=eager",)):
+        machine.check_machine(parse(*FLAGS, *bags, *more), on_gpu=False)
 
 
 @pytest.mark.parametrize(

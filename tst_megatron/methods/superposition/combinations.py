@@ -113,6 +113,30 @@ _UNSUPPORTED: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] =
     ),
 )
 
+_OF_A_SHARDED_WEIGHT = (
+    "the output layer's weight goes back to its shards before the loss multiplies by it"
+)
+
+# What logits in chunks cannot go with.
+_UNSUPPORTED_BY_CHUNKS: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] = (
+    (lambda a: a.use_torch_fsdp2, "--use-torch-fsdp2", _OF_A_SHARDED_WEIGHT),
+    (lambda a: a.use_megatron_fsdp, "--use-megatron-fsdp", _OF_A_SHARDED_WEIGHT),
+    (lambda a: a.use_mup, "--use-mup", "it scales the logits"),
+    (lambda a: a.fp8_output_proj, "--fp8-output-proj", "its product is Transformer Engine's own"),
+    (
+        lambda a: a.defer_embedding_wgrad_compute,
+        "--defer-embedding-wgrad-compute",
+        "it keeps the logits' gradients of all micro-batches",
+    ),
+    (lambda a: a.logits_save_dir is not None, "--logits-save-dir", "it saves the whole logits"),
+    (
+        lambda a: a.save_dgrads_interval is not None,
+        "--save-dgrads-interval",
+        "it saves the whole logits' gradient",
+    ),
+    (lambda a: a.config_logger_dir, "--config-logger-dir", "it writes down the whole logits"),
+)
+
 
 # What a switch decided by measurement cannot go with.
 _UNSUPPORTED_BY_AUTO: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] = (
@@ -156,6 +180,10 @@ def check_combinations(args: argparse.Namespace) -> None:
     for asked_for, flag, reason in _UNSUPPORTED:
         if asked_for(args):
             raise UserError(f"{flag} does not go with --tst-bag-size or --tst-schedule: {reason}")
+    if args.tst_logits_chunk_size:
+        for asked_for, flag, reason in _UNSUPPORTED_BY_CHUNKS:
+            if asked_for(args):
+                raise UserError(f"{flag} does not go with --tst-logits-chunk-size: {reason}")
     if is_auto(args.tst_schedule):
         for asked_for, flag, reason in _UNSUPPORTED_BY_AUTO:
             if asked_for(args):

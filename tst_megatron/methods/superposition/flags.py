@@ -11,8 +11,10 @@ from tst_megatron.errors import UserError
 from tst_megatron.methods.superposition.open_schedule import OpenSchedule, is_auto, parse_auto
 from tst_megatron.methods.superposition.schedule import BagSchedule
 from tst_megatron.methods.superposition.settings import (
+    AUTO,
     BAG_BOUNDARIES,
     BAG_WEIGHTS,
+    LOSS_IMPLEMENTATIONS,
     OBJECTIVES,
     SUPERPOSE,
 )
@@ -82,6 +84,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="mce",
         help="multi-hot cross-entropy (default) or the bag's total probability",
     )
+    group.add_argument(
+        "--tst-loss-implementation",
+        choices=(AUTO, *LOSS_IMPLEMENTATIONS),
+        default=AUTO,
+        help="how the loss of bags passes over the logits: in a Triton kernel, compiled by torch, "
+        "or operation by operation; auto (default) takes the first that runs on a GPU, and eager "
+        "on a CPU. A run may go on under another",
+    )
+    group.add_argument(
+        "--tst-logits-chunk-size",
+        type=int,
+        default=0,
+        metavar="ROWS",
+        help="let the loss make so many rows of logits at a time, forward and once more backward, "
+        "in every stage: for large vocabularies (default 0: the output layer makes all of them)",
+    )
 
 
 def _step_ratio(text: str) -> float:
@@ -106,6 +124,11 @@ def check_flags(args: argparse.Namespace) -> None:
         UserError: a value is out of range, or flags contradict one another.
     """
     _check_schedule(args)
+    if args.tst_logits_chunk_size < 0:
+        raise UserError(
+            f"--tst-logits-chunk-size {args.tst_logits_chunk_size} is no number of rows: use 1 or "
+            "more, or 0 for all of them"
+        )
     if superposes(args):
         _check_objective(args)
         return
@@ -114,6 +137,8 @@ def check_flags(args: argparse.Namespace) -> None:
         ("bag_boundary", "any"),
         ("bag_weights", "uniform"),
         ("objective", "mce"),
+        ("loss_implementation", AUTO),
+        ("logits_chunk_size", 0),
     ):
         if getattr(args, f"tst_{flag}") != default:
             raise UserError(
@@ -128,11 +153,13 @@ def _check_objective(args: argparse.Namespace) -> None:
             "--tst-objective mce-alt takes no weights: leave --tst-bag-weights out or use mce"
         )
     if args.tst_superpose == "input" and (
-        args.tst_bag_weights != "uniform" or args.tst_objective != "mce"
+        args.tst_bag_weights != "uniform"
+        or args.tst_objective != "mce"
+        or (args.tst_loss_implementation != AUTO and not args.tst_logits_chunk_size)
     ):
         raise UserError(
-            "--tst-superpose input predicts single tokens: leave --tst-bag-weights and "
-            "--tst-objective out"
+            "--tst-superpose input predicts single tokens: leave --tst-bag-weights, "
+            "--tst-objective and --tst-loss-implementation out"
         )
 
 
@@ -193,6 +220,12 @@ def lengths(args: argparse.Namespace) -> tuple[tuple[int, StageLength], ...]:
         return parse_lengths(args.tst_schedule)
     ratio = DEFAULT_STEP_RATIO if args.tst_step_ratio is None else args.tst_step_ratio
     return ((args.tst_bag_size, StageLength(ratio)),)
+
+
+def loss_implementation(args: argparse.Namespace) -> str | None:
+    """How the loss of bags is computed, where it is named."""
+    named: str = args.tst_loss_implementation
+    return None if named == AUTO else named
 
 
 def tokens_of_sample(args: argparse.Namespace) -> Callable[[int], int] | None:

@@ -1,16 +1,15 @@
 """Multi-hot cross-entropy over a vocabulary that may be split across tensor-parallel ranks.
 
 The one idea: all s targets of a position share one logsumexp, so a bag costs what one target costs.
-Each pass reads the logits once, in blocks of rows: the forward pass takes two numbers a row from
-them (the maximum and the sum of exponentials) and leaves them as they are; the backward pass
-computes the exponentials again and puts the gradient in the logits' place. Megatron's
+Each pass reads the logits once (`logit_passes`): the forward pass takes two numbers a row from them
+(the maximum and the sum of exponentials) and leaves them as they are; the backward pass computes
+the exponentials again and puts the gradient in the logits' place. Megatron's
 ``VocabParallelCrossEntropy`` (megatron/core/tensor_parallel/cross_entropy.py) writes to them in
 five passes, and copies logits that are not float32 first. The collectives are Megatron's.
 """
 
-import functools
-from collections.abc import Callable
-from typing import Any, Literal, cast
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
@@ -19,16 +18,16 @@ from megatron.core.tensor_parallel.utils import VocabUtility
 from torch import Tensor
 
 from tst_megatron.methods.superposition.bags import EMPTY, weights_of_filled
+from tst_megatron.methods.superposition.logit_passes import (
+    Implementation,
+    Numbers,
+    Passes,
+    is_inside,
+    passes_of,
+)
 from tst_megatron.methods.superposition.settings import OBJECTIVES
 
 Objective = Literal["mce", "mce-alt"]
-
-# Logits of a block, of which a pass makes one or two copies in float32. On a CPU 1 MiB, so that
-# they stay in a core's cache from one operation to the next: measured best for 32,768 logits a row,
-# with one thread and with two. On a GPU 32 MiB, about what its cache holds and what keeps it busy
-# for as long as a launch takes (not measured).
-_BLOCK_ON_CPU = 2**18
-_BLOCK_ON_GPU = 2**23
 
 
 def multi_hot_cross_entropy(
@@ -37,7 +36,8 @@ def multi_hot_cross_entropy(
     weights: Tensor | None = None,
     tp_group: dist.ProcessGroup | None = None,
     objective: Objective | str = "mce",
-    compiled: bool = False,
+    implementation: Implementation | str | None = None,
+    fused_all_reduce: bool = False,
 ) -> Tensor:
     """Cross-entropy of every position against a bag of targets (arXiv 2605.06546, Section 3).
 
@@ -52,8 +52,8 @@ def multi_hot_cross_entropy(
 
     Collectives over ``tp_group``, as in Megatron's loss: max ``[L, b]``, sum ``[L, b]`` of the
     targets' logits (``[L, b, s]`` for ``mce-alt``, whose sum of exponentials would underflow), sum
-    ``[L, b]`` of the exponentials; float32. As in Megatron's fused loss, ``compiled`` puts the two
-    sums into one collective.
+    ``[L, b]`` of the exponentials; float32. ``fused_all_reduce`` puts the two sums into one, as
+    Megatron's fused loss does. They do not depend on the implementation, which ranks may differ in.
 
     Args:
         logits: ``[L, b, V/tp]``, any floating dtype; this rank's shard of the vocabulary.
@@ -65,22 +65,51 @@ def multi_hot_cross_entropy(
         tp_group: the tensor-parallel group. Default: Megatron's, or none where model parallelism
             was never initialised.
         objective: ``mce`` or ``mce-alt``.
-        compiled: compile both passes with ``torch.compile``, each to a kernel over all rows (what
-            ``--cross-entropy-loss-fusion`` asks for).
+        implementation: of both passes over the logits: ``kernel`` (Triton), ``compiled``
+            (``torch.compile``) or ``eager``. Default: on a GPU the first of them that runs, on a
+            CPU eager (`logit_passes.default_on`).
+        fused_all_reduce: one collective for both sums (what ``--cross-entropy-loss-fusion`` asks
+            for).
 
     Returns:
         ``[L, b]``, float32.
 
     Raises:
-        ValueError: the shapes do not fit together, the objective is unknown, or weights were given
-            for ``mce-alt``.
-        RuntimeError: ``compiled``, and torch cannot compile here. It never runs uncompiled.
+        ValueError: the shapes do not fit together, the objective or the implementation is unknown,
+            or weights were given for ``mce-alt``.
+        RuntimeError: the implementation that is named cannot run here. No other takes its place.
     """
-    if targets.dim() == logits.dim() - 1:
+    targets = checked_targets(targets, "logits", logits.shape, weights, objective)
+    if tp_group is None:
+        tp_group = tensor_parallel_group()
+    loss = _MultiHotCrossEntropy.apply(
+        logits.contiguous(),
+        targets,
+        weights,
+        tp_group,
+        objective,
+        passes_of(implementation, logits.device),
+        fused_all_reduce,
+    )
+    return cast(Tensor, loss)
+
+
+def checked_targets(
+    targets: Tensor, of: str, shape: Sequence[int], weights: Tensor | None, objective: str
+) -> Tensor:
+    """Targets as ``[L, b, s]``; raises as `multi_hot_cross_entropy` says.
+
+    Args:
+        targets: ``[L, b, s]`` or ``[L, b]``.
+        of: what they are the targets of, in words.
+        shape: of that, ``[L, b, ...]``.
+        weights, objective: as of `multi_hot_cross_entropy`.
+    """
+    if targets.dim() == len(shape) - 1:
         targets = targets.unsqueeze(-1)
-    if targets.shape[:-1] != logits.shape[:-1]:
+    if targets.shape[:-1] != tuple(shape[:-1]):
         raise ValueError(
-            f"targets {list(targets.shape)} do not fit logits {list(logits.shape)}: "
+            f"targets {list(targets.shape)} do not fit {of} {list(shape)}: "
             "all but the last dimension must be equal"
         )
     if objective not in OBJECTIVES:
@@ -92,12 +121,14 @@ def multi_hot_cross_entropy(
             f"weights {list(weights.shape)} do not fit targets {list(targets.shape)}: "
             f"give {list(targets.shape[-1:])} or {list(targets.shape)}"
         )
-    if tp_group is None and parallel_state.model_parallel_is_initialized():
-        tp_group = parallel_state.get_tensor_model_parallel_group()
-    loss = _MultiHotCrossEntropy.apply(
-        logits.contiguous(), targets, weights, tp_group, objective, compiled
-    )
-    return cast(Tensor, loss)
+    return targets
+
+
+def tensor_parallel_group() -> dist.ProcessGroup | None:
+    """Megatron's, or none where model parallelism was never initialised."""
+    if not parallel_state.model_parallel_is_initialized():
+        return None
+    return parallel_state.get_tensor_model_parallel_group()
 
 
 class _MultiHotCrossEntropy(torch.autograd.Function):
@@ -111,122 +142,120 @@ class _MultiHotCrossEntropy(torch.autograd.Function):
         weights: Tensor | None,
         tp_group: dist.ProcessGroup | None,
         objective: str,
-        compiled: bool,
+        passes: Passes,
+        fused_all_reduce: bool,
     ) -> Tensor:
-        split = tp_group is not None and tp_group.size() > 1
-        local_max, sum_exp = _max_and_sum_exp(logits, compiled)
-        logits_max = local_max
-        if split:
-            logits_max = local_max.clone()
-            dist.all_reduce(logits_max, op=dist.ReduceOp.MAX, group=tp_group)
-            # The exponentials were taken from this rank's own maximum.
-            sum_exp *= (local_max - logits_max).exp_()
-
-        local_targets, is_local = _targets_of_shard(targets, logits.shape[-1], tp_group)
-        at_targets = logits.gather(-1, local_targets).float() - logits_max.unsqueeze(-1)
-        target_logits = at_targets.masked_fill(~is_local, 0.0)
-        if objective == "mce-alt":
-            if split:
-                target_logits, sum_exp = _sum_over_ranks(
-                    [target_logits, sum_exp], tp_group, together=compiled
-                )
-            score, shares, total = _bag_log_probability(target_logits, targets)
-        else:
-            shares, total = _shares(weights, targets)
-            # A logit of minus infinity without a weight would make the sum NaN.
-            score = (target_logits.masked_fill_(shares == 0.0, 0.0) * shares).sum(dim=-1)
-            if split:
-                score, sum_exp = _sum_over_ranks([score, sum_exp], tp_group, together=compiled)
-
-        ctx.compiled = compiled
-        ctx.save_for_backward(
-            logits, logits_max, sum_exp, local_targets, at_targets, shares * is_local, total
+        rows = logits.view(-1, logits.shape[-1])
+        targets = targets.reshape(-1, targets.shape[-1])
+        if weights is not None and weights.dim() > 1:
+            weights = weights.reshape(targets.shape)
+        local_targets = targets_in_shard(targets, rows.shape[1], tp_group)
+        scored = score(
+            passes.read(rows, local_targets),
+            targets,
+            weights,
+            rows.shape[1],
+            tp_group,
+            objective,
+            fused_all_reduce,
         )
-        return (sum_exp.log() - score) * total
+        ctx.passes = passes
+        ctx.save_for_backward(
+            logits, local_targets, scored.maximum, scored.sum_exp, scored.shares, scored.total
+        )
+        return scored.loss.view(logits.shape[:-1])
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        logits, logits_max, sum_exp, local_targets, at_targets, shares, total = ctx.saved_tensors
-        pull = grad_outputs[0] * total
-        scale = pull / sum_exp
-        # The targets' gradients are computed from their own logits, in float32, and then replace
-        # what the softmax alone gives: one rounding, and no atomic addition.
-        pulled = _share_of_token(shares, local_targets).mul_(pull.unsqueeze(-1))
-        gradient_at_targets = at_targets.exp_().mul_(scale.unsqueeze(-1)).sub_(pulled)
-        _write_softmax(logits, logits_max, scale, ctx.compiled)
-        _write_at_targets(logits, local_targets, gradient_at_targets)
-        return logits, None, None, None, None, None
-
-
-def _rows_and_blocks(logits: Tensor, compiled: bool) -> tuple[Tensor, int]:
-    """The logits as rows ``[L·b, V/tp]``, a view, and how many of them are a block."""
-    rows = logits.view(-1, logits.shape[-1])
-    if compiled:
-        return rows, max(1, rows.shape[0])
-    # Of a GPU's block no more than a sixteenth of all, so that it is small beside the logits.
-    size = _BLOCK_ON_CPU
-    if logits.device.type != "cpu":
-        size = min(_BLOCK_ON_GPU, max(size, logits.numel() // 16))
-    return rows, max(1, size // rows.shape[1])
-
-
-def _max_and_sum_exp(logits: Tensor, compiled: bool) -> tuple[Tensor, Tensor]:
-    """Of every row the maximum z_max and Σ exp(z − z_max): ``[L, b]`` each, float32."""
-    rows, block = _rows_and_blocks(logits, compiled)
-    function = _compiled(_max_and_sum_exp_of_rows) if compiled else _max_and_sum_exp_of_rows
-    maxima = logits.new_empty(rows.shape[0], dtype=torch.float32)
-    sums = torch.empty_like(maxima)
-    for first in range(0, rows.shape[0], block):
-        here = slice(first, first + block)
-        maxima[here], sums[here] = function(rows[here])
-    return maxima.view(logits.shape[:-1]), sums.view(logits.shape[:-1])
-
-
-def _write_softmax(logits: Tensor, logits_max: Tensor, scale: Tensor, compiled: bool) -> None:
-    """Replace the logits by exp(z − z_max) · scale, in place; max and scale ``[L, b]``, float32."""
-    rows, block = _rows_and_blocks(logits, compiled)
-    function = _compiled(_write_softmax_of_rows) if compiled else _write_softmax_of_rows
-    logits_max, scale = logits_max.reshape(-1), scale.reshape(-1)
-    for first in range(0, rows.shape[0], block):
-        here = slice(first, first + block)
-        function(rows[here], logits_max[here], scale[here])
-
-
-def _write_at_targets(logits: Tensor, local_targets: Tensor, values: Tensor) -> None:
-    """Put values ``[L, b, s]`` in the places of the targets ``[L, b, s]``, in the logits' dtype."""
-    rows = logits.view(-1, logits.shape[-1])
-    row_of_target = torch.arange(rows.shape[0], device=rows.device).unsqueeze(-1)
-    # Not scatter_, which on a CPU copies all of the logits where they are bfloat16.
-    rows[row_of_target, local_targets.flatten(0, -2)] = values.flatten(0, -2).to(rows.dtype)
-
-
-def _max_and_sum_exp_of_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """``[n, V/tp]`` → ``[n]``, ``[n]``, float32."""
-    rows = rows.float()
-    # A shard may be all minus infinity where the vocabulary is padded: its share is then 0.
-    maximum = rows.amax(dim=-1).clamp_(min=torch.finfo(torch.float32).min)
-    return maximum, (rows - maximum.unsqueeze(-1)).exp_().sum(dim=-1)
-
-
-def _write_softmax_of_rows(rows: Tensor, maximum: Tensor, scale: Tensor) -> None:
-    """``[n, V/tp]``, in place; ``[n]``, ``[n]``, float32."""
-    # float32 rows are their own working memory.
-    values = rows.float().sub_(maximum.unsqueeze(-1)).exp_().mul_(scale.unsqueeze(-1))
-    if rows.dtype != torch.float32:
-        rows.copy_(values)
-
-
-@functools.cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as one compiled graph; what cannot be compiled raises as it is called."""
-    compiled = torch.compile(function, fullgraph=True)
-    # Switched off, torch gives the function back, or calls it, without a word.
-    if compiled is function or torch._dynamo.config.disable:
-        raise RuntimeError(
-            "torch.compile is switched off (TORCHDYNAMO_DISABLE or TORCH_COMPILE_DISABLE), so the "
-            "loss cannot be compiled: leave out compiled=True (--cross-entropy-loss-fusion)"
+        logits, local_targets, maximum, sum_exp, shares, total = ctx.saved_tensors
+        ctx.passes.write(
+            logits.view(-1, logits.shape[-1]),
+            local_targets,
+            maximum,
+            sum_exp,
+            shares,
+            grad_outputs[0].reshape(-1) * total,
         )
-    return compiled
+        return logits, None, None, None, None, None, None
+
+
+def targets_in_shard(
+    targets: Tensor, partition_vocab_size: int, tp_group: dist.ProcessGroup | None
+) -> Tensor:
+    """Ids counted from the first of this rank's shard, those outside of it too; same shape."""
+    if not _is_split(tp_group):
+        return targets
+    assert tp_group is not None
+    first, _ = VocabUtility.vocab_range_from_per_partition_vocab_size(
+        partition_vocab_size, tp_group.rank(), tp_group.size()
+    )
+    return targets - first
+
+
+class Scored(NamedTuple):
+    """The loss of n positions, and what their gradient is made of beside the logits; float32.
+
+    Attributes:
+        loss: total · (log(sum_exp) − Σ shares · (z[y] − maximum)), ``[n]``.
+        maximum: of a row of all ranks, ``[n]``.
+        sum_exp: Σ exp(z − maximum) of all ranks, ``[n]``.
+        shares: of the targets, ``[n, s]``.
+        total: of their weights, ``[n]``; times the gradient that comes back, the pull of
+            `Passes.write`.
+    """
+
+    loss: Tensor
+    maximum: Tensor
+    sum_exp: Tensor
+    shares: Tensor
+    total: Tensor
+
+
+def score(
+    numbers: Numbers,
+    targets: Tensor,
+    weights: Tensor | None,
+    partition_vocab_size: int,
+    tp_group: dist.ProcessGroup | None,
+    objective: str,
+    fused_all_reduce: bool,
+) -> Scored:
+    """What stands between the two passes: the collectives, and all that is about bags.
+
+    Args:
+        numbers: of this rank's shard; their memory is written to.
+        targets: ``[n, s]``, int64, ids of the whole vocabulary or `EMPTY`.
+        weights: ``[s]``, ``[n, s]`` or none.
+        partition_vocab_size: V/tp.
+        tp_group, objective, fused_all_reduce: as in `multi_hot_cross_entropy`.
+    """
+    maximum, sum_exp, at_targets = numbers
+    split = _is_split(tp_group)
+    if split:
+        maximum = numbers.maximum.clone()
+        dist.all_reduce(maximum, op=dist.ReduceOp.MAX, group=tp_group)
+        # The exponentials were taken from this rank's own maximum.
+        sum_exp *= (numbers.maximum - maximum).exp_()
+    at_targets -= maximum.unsqueeze(-1)
+    if split:
+        local_targets = targets_in_shard(targets, partition_vocab_size, tp_group)
+        at_targets.masked_fill_(~is_inside(local_targets, partition_vocab_size), 0.0)
+
+    if objective == "mce-alt":
+        if split:
+            at_targets, sum_exp = _sum_over_ranks([at_targets, sum_exp], tp_group, fused_all_reduce)
+        of_bag, shares, total = _bag_log_probability(at_targets, targets)
+    else:
+        shares, total = _shares(weights, targets)
+        # A logit of minus infinity without a weight would make the sum NaN.
+        of_bag = (at_targets.masked_fill_(shares == 0.0, 0.0) * shares).sum(dim=-1)
+        if split:
+            of_bag, sum_exp = _sum_over_ranks([of_bag, sum_exp], tp_group, fused_all_reduce)
+    return Scored((sum_exp.log() - of_bag) * total, maximum, sum_exp, shares, total)
+
+
+def _is_split(tp_group: dist.ProcessGroup | None) -> bool:
+    return tp_group is not None and tp_group.size() > 1
 
 
 def _sum_over_ranks(
@@ -243,18 +272,6 @@ def _sum_over_ranks(
     return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
 
 
-def _targets_of_shard(
-    targets: Tensor, partition_vocab_size: int, tp_group: dist.ProcessGroup | None
-) -> tuple[Tensor, Tensor]:
-    """Ids inside this rank's shard (0 for those outside it, and for `EMPTY`), and which are."""
-    rank, size = (0, 1) if tp_group is None else (tp_group.rank(), tp_group.size())
-    start, end = VocabUtility.vocab_range_from_per_partition_vocab_size(
-        partition_vocab_size, rank, size
-    )
-    is_local = (targets >= start) & (targets < end)
-    return (targets - start).masked_fill_(~is_local, 0), is_local
-
-
 def _shares(weights: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Weights as shares of their sum ``[..., s]``, and the sum ``[...]``; float32."""
     if weights is None:
@@ -262,16 +279,7 @@ def _shares(weights: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor]:
     shares = weights_of_filled(weights.float(), targets)
     if weights.shape == targets.shape:
         return shares, weights.float().sum(dim=-1)
-    return shares, (shares != 0.0).any(dim=-1).float()
-
-
-def _share_of_token(shares: Tensor, tokens: Tensor) -> Tensor:
-    """At every place the shares of its token at all places, summed: ``[..., s]``.
-
-    Equal tokens get equal values, so that it does not matter which of them is written last.
-    """
-    same = tokens.unsqueeze(-1) == tokens.unsqueeze(-2)
-    return torch.where(same, shares.unsqueeze(-2), 0.0).sum(dim=-1)
+    return shares, shares.any(dim=-1).float()
 
 
 def _bag_log_probability(target_logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -36,9 +36,10 @@ class SuperpositionMethod(Method):
             check_combinations(args)
 
     def needs_gpu(self, args: argparse.Namespace) -> tuple[NeedsGpu, ...]:
-        """The compiled loss: torch compiles nothing in the CPU backend."""
-        if self.is_on(args) and args.cross_entropy_loss_fusion:
-            return (NeedsGpu("--cross-entropy-loss-fusion with bags"),)
+        """The loss but for its eager form: the CPU backend compiles nothing, by torch or Triton."""
+        implementation = args.tst_loss_implementation
+        if self.is_on(args) and implementation in ("kernel", "compiled"):
+            return (NeedsGpu(f"--tst-loss-implementation {implementation}"),)
         return ()
 
     def is_on(self, args: argparse.Namespace) -> bool:

@@ -11,11 +11,13 @@ it calls them. A test fails when one is gone, takes other arguments or is called
 from inspect import signature
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from megatron.core.transformer import multi_token_prediction as megatron_mtp
 from torch import Tensor
 
 from tst_megatron.methods.superposition.bags import EMPTY
+from tst_megatron.methods.superposition.output_layer import LogitsInChunks
 
 WRAPPED = {
     "roll_tensor": ("tensor", "shifts", "dims", "cp_group", "packed_seq_params"),
@@ -80,12 +82,17 @@ def _roll_positions(
 
 
 def _acceptance_counts(
-    mtp_logits: Tensor, mtp_labels: Tensor, loss_mask: Tensor, *args: Any, **kwargs: Any
+    mtp_logits: Tensor | LogitsInChunks,
+    mtp_labels: Tensor,
+    loss_mask: Tensor,
+    *args: Any,
+    **kwargs: Any,
 ) -> Any:
     """Megatron's; a prediction of a bag is right when the likeliest token is one of the bag's.
 
     Args:
-        mtp_logits: ``[L, b, V/tp]``; the loss may have put the probabilities in their place.
+        mtp_logits: ``[L, b, V/tp]``; the loss may have put the probabilities in their place. In
+            chunks they are made once more, since a loss keeps no prediction.
         mtp_labels: ``[b, L]`` or ``[b, L, s]``, int64.
         loss_mask: ``[b, L]``.
         args, kwargs: as in Megatron.
@@ -93,6 +100,8 @@ def _acceptance_counts(
     Returns:
         The number of right predictions and of all, float32.
     """
+    if isinstance(mtp_logits, LogitsInChunks):
+        return _acceptance_counts_of_chunks(mtp_logits, mtp_labels, loss_mask, *args, **kwargs)
     if mtp_labels.dim() == 3:
         # Each token of a bag once, so that a position counts once; nobody predicts EMPTY.
         bags = mtp_labels.sort(dim=-1).values
@@ -102,3 +111,17 @@ def _acceptance_counts(
     return _ORIGINALS["_compute_mtp_acceptance_counts"](
         mtp_logits, mtp_labels, loss_mask, *args, **kwargs
     )
+
+
+def _acceptance_counts_of_chunks(
+    mtp_logits: LogitsInChunks, mtp_labels: Tensor, loss_mask: Tensor, *args: Any, **kwargs: Any
+) -> tuple[Tensor, Tensor]:
+    """The sums over chunks, each as a batch of one sample: ``[chunk_size, 1, V/tp]``."""
+    labels, mask = mtp_labels.transpose(0, 1).flatten(0, 1), loss_mask.transpose(0, 1).flatten()
+    counts = mtp_logits.by_blocks(
+        lambda here, logits: _acceptance_counts(
+            logits.unsqueeze(1), labels[here].unsqueeze(0), mask[here].unsqueeze(0), *args, **kwargs
+        )
+    )
+    correct, total = zip(*counts, strict=True)
+    return torch.stack(correct).sum(), torch.stack(total).sum()

@@ -12,7 +12,11 @@ from tst_megatron.corpora.parts import TextPart
 from tst_megatron.errors import UserError
 from tst_megatron.methods.events import Listener
 from tst_megatron.methods.method import Evaluation, MicroBatch, Positions, Run
-from tst_megatron.methods.superposition.flags import rounded_stages, schedule_of_steps
+from tst_megatron.methods.superposition.flags import (
+    loss_implementation,
+    rounded_stages,
+    schedule_of_steps,
+)
 from tst_megatron.methods.superposition.open_schedule import OpenSchedule
 from tst_megatron.methods.superposition.resumption import (
     TEXT,
@@ -59,6 +63,8 @@ class SuperposedRun(Run):
             superpose=args.tst_superpose,
             bag_objective=BagObjective(args.tst_bag_weights, args.tst_objective),
             bag_boundary=args.tst_bag_boundary,
+            loss_implementation=loss_implementation(args),
+            logits_chunk_size=args.tst_logits_chunk_size,
         )
 
     @property
@@ -119,7 +125,11 @@ class SuperposedRun(Run):
             check_auto_switch(args, self.switch.rule)
 
     def saved(self) -> dict[str, Any]:
-        """What tells a resume under another schedule, and what a switch is decided on."""
+        """What tells a resume under another schedule, and what a switch is decided on.
+
+        Not how the loss is computed: a run may go on with another implementation, and with its
+        logits in other chunks.
+        """
         superposition = self.superposition
         stages = superposition.schedule.superposed_stages
         saved: dict[str, Any] = {
@@ -218,6 +228,8 @@ class SuperposedRun(Run):
                 _superpose_all,
                 bag_objective=self.superposition.bag_objective,
                 has_empty_places=self.superposition.reads_empty_places,
+                loss_implementation=self.superposition.loss_implementation,
+                logits_chunk_size=self.superposition.logits_chunk_size,
             )
         )
         return config
@@ -298,10 +310,8 @@ def bag_size_of(stage: Stage) -> int:
     return size
 
 
-def _superpose_all(
-    chunks: list[Any], bag_objective: BagObjective, has_empty_places: bool
-) -> list[Any]:
-    """Megatron's ``pre_wrap_hooks`` take a list and give one."""
+def _superpose_all(chunks: list[Any], **how: Any) -> list[Any]:
+    """Megatron's ``pre_wrap_hooks`` take a list and give one; ``how`` is `superpose`'s."""
     from tst_megatron.methods.superposition.model import superpose
 
-    return [superpose(chunk, bag_objective, has_empty_places) for chunk in chunks]
+    return [superpose(chunk, **how) for chunk in chunks]

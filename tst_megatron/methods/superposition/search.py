@@ -80,7 +80,14 @@ class BagSearch(search.Search):
     # The paper's own choice for its dense models (arXiv 2605.06546, Table 1).
     usual = Pair(6, 0.3)
     sets = ("tst-bag-size", "tst-step-ratio", "tst-schedule")
-    own_flags = ("tst-superpose", "tst-bag-boundary", "tst-bag-weights", "tst-objective")
+    own_flags = (
+        "tst-superpose",
+        "tst-bag-boundary",
+        "tst-bag-weights",
+        "tst-objective",
+        "tst-loss-implementation",
+        "tst-logits-chunk-size",
+    )
     words = WORDS
 
     def values(self, axis: Axis, words: Sequence[str]) -> tuple[float, ...]:

@@ -11,6 +11,9 @@ SUPERPOSE = ("both", "input", "output")
 BAG_BOUNDARIES = ("any", "document")
 BAG_WEIGHTS = ("uniform", "power", "exponential", "first", "mutual-information")
 OBJECTIVES = ("mce", "mce-alt")
+LOSS_IMPLEMENTATIONS = ("kernel", "compiled", "eager")
+AUTO = "auto"
+"""The implementation that a device has by default."""
 BAG_LOSS = "bag loss"
 """The superposed objective; not comparable with the next-token loss, so never under its name."""
 
@@ -49,12 +52,17 @@ class Superposition:
             ``output`` (tokens in, a bag out).
         bag_objective: how a target bag is scored.
         bag_boundary: ``any``, or ``document``: no bag holds tokens of two documents.
+        loss_implementation: of the loss of bags, the same in every one but for rounding; None for
+            the default of the device.
+        logits_chunk_size: rows of logits that are there at once; 0 for all of them.
     """
 
     schedule: BagSchedule
     superpose: str
     bag_objective: BagObjective
     bag_boundary: str = "any"
+    loss_implementation: str | None = None
+    logits_chunk_size: int = 0
 
     @property
     def reads_bags(self) -> bool:

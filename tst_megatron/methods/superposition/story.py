@@ -19,12 +19,15 @@ class SuperpositionStory(Story):
 
     losses: ClassVar[Mapping[str, str]] = {_LOSS: "nats a token"}
     facts: ClassVar[Mapping[str, Fact]] = {"bag_size": 1}
-    # What a schedule in stages says already, in whichever flags it was written.
+    # What a schedule in stages says already, in whichever flags it was written; and how the loss is
+    # computed, which moves the clock, and losses by rounding alone.
     flags: ClassVar[frozenset[str]] = frozenset(
         {
             "tst_bag_boundary",
             "tst_bag_size",
             "tst_bag_weights",
+            "tst_logits_chunk_size",
+            "tst_loss_implementation",
             "tst_objective",
             "tst_schedule",
             "tst_step_ratio",

@@ -1,4 +1,4 @@
-"""What superposition changes in a plan: batch and broadcast, the embedding, the loss's blocks.
+"""What superposition changes in a plan: batch and broadcast, the embedding, what the loss makes.
 
 The one idea: a superposed step has the positions, the operations and the collectives of an ordinary
 one, and reads s times as many tokens (arXiv 2605.06546, Table 1); so only what holds tokens or
@@ -17,12 +17,24 @@ BAG_SIZE = "bag_size"
 _ID = 8  # int64.
 # Bytes of a position beside its bags: its number in int64, the loss mask in float32.
 _BATCH_WITHOUT_BAGS = 12
-# Blocks of the superposed loss in float32, of which a pass makes two (superposition/loss.py).
+# Blocks of the eager loss in float32, of which a pass makes two (superposition/logit_passes.py).
 _LOSS_BLOCKS = 2 * 2**23 * 4
 
 
 class SuperpositionTerms(Terms):
     """By the bag size of a stage."""
+
+    def work_again(
+        self,
+        args: argparse.Namespace,
+        stage: Stage,
+        work: Mapping[str, int],
+        ordinary: Mapping[str, int],
+    ) -> Mapping[str, int]:
+        """Logits in chunks are made again in the backward pass: a third of the head's products."""
+        if not args.tst_logits_chunk_size:
+            return ordinary
+        return {**ordinary, "head": ordinary.get("head", 0) + work["head"] // 3}
 
     def batch_bytes(self, args: argparse.Namespace, stage: Stage, ordinary: int) -> int:
         """The text once more, as it came ``[b, L, s]``, and bags ``[b, L/cp, s]`` on both sides."""
@@ -50,10 +62,12 @@ class SuperpositionTerms(Terms):
     def logits_bytes(
         self, args: argparse.Namespace, stage: Stage, numbers: int, ordinary: int
     ) -> int:
-        """The gradient takes the logits' place, and the rest is done block by block."""
+        """The gradient takes the logits' place; only the eager loss makes more, block by block."""
+        if args.tst_logits_chunk_size:
+            return _in_chunks(args, numbers)
         if _bag_size(stage) == 1:
             return ordinary
-        return numbers * int(args.params_dtype.itemsize) + min(_LOSS_BLOCKS, numbers * 4)
+        return numbers * int(args.params_dtype.itemsize) + _blocks(args, numbers)
 
     @property
     def facts(self) -> Mapping[str, Fact]:
@@ -69,3 +83,23 @@ class SuperpositionTerms(Terms):
 def _bag_size(stage: Stage) -> int:
     """s of a stage's inputs or targets; 1 where it is ordinary."""
     return int(stage.facts.get(BAG_SIZE) or 1)
+
+
+def _blocks(args: argparse.Namespace, numbers: int) -> int:
+    """Bytes that the loss makes of so many logits, beside their gradient in their place."""
+    return min(_LOSS_BLOCKS, numbers * 4) if args.tst_loss_implementation == "eager" else 0
+
+
+def _in_chunks(args: argparse.Namespace, numbers: int) -> int:
+    """Most bytes where logits are made chunk by chunk, in a stage of bags and in others.
+
+    Beside a chunk there are the loss's blocks, or in the backward pass one block and the hidden
+    states' gradient in float32, or that and what the chunk adds to it
+    (superposition/chunked_logits.py).
+    """
+    item = int(args.params_dtype.itemsize)
+    vocabulary = args.padded_vocab_size // args.tensor_model_parallel_size
+    rows = numbers // vocabulary
+    chunk = min(rows, int(args.tst_logits_chunk_size)) * vocabulary
+    gradient, blocks = rows * int(args.hidden_size), _blocks(args, chunk)
+    return chunk * item + max(blocks, gradient * 4 + max(gradient * item, blocks // 2))

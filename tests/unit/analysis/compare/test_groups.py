@@ -42,6 +42,14 @@ def test_schedules_are_told_by_bags_and_shares(tmp_path: Path):
     }
 
 
+def test_how_logits_are_made_sets_nothing_apart(tmp_path: Path):
+    runs = [
+        run_of(tmp_path, str(rows), stages=[(4, 100)], flags={"tst_logits_chunk_size": rows})
+        for rows in (0, 512)
+    ]
+    assert grouped(runs) == {"bags of 4 for 25 %": ["0", "512"]}
+
+
 def test_lengths_are_told_where_they_differ(tmp_path: Path):
     runs = [run_of(tmp_path, "a"), run_of(tmp_path, "b", planned=36_000)]
     names = ["baseline of 100 steps", "baseline of 36,000 steps"]

@@ -87,3 +87,64 @@ def expected(logits: Tensor, targets: Tensor, weights: Tensor | None, grad_outpu
         logits.double(),
         grad_output.double(),
     )
+
+
+def of_hidden_states(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    weights: Tensor | None,
+    grad_output: Tensor,
+    num_ranks: int = 1,
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Loss of ``hidden @ weight.T`` and both gradients in float64, each with the most it is off by.
+
+    Logits of h terms are off by e ≤ h · 2^-24 · Σ|hidden||weight| where float32 adds them up, and
+    in bfloat16 (8 bits of mantissa) by 2^-8 of themselves more as they are stored. The logsumexp,
+    the mean at the targets and the bag's log probability each move by no more than e, so the loss
+    by 2e; softmax and shares by a factor of exp(2e), so the logits' gradient g · (p − share) by
+    g · (p + share) · (exp(2e) − 1). To both comes what the loss itself may be off by
+    (`assert_matches` in test_loss.py), and in bfloat16 one rounding of the gradient. Its product
+    with the weight is rounded after every block, of which all absolute values together are
+    Σ|gradient||weight|, and once as it is handed on, for which several ranks' sums are added up in
+    bfloat16; the product with the hidden states once.
+
+    Args:
+        hidden: ``[L, b, h]``.
+        weight: ``[V, h]``, of all ranks.
+        weights: ``[L, b, s]``, or None for ``mce-alt``.
+    """
+    rows, table = hidden.double().flatten(0, -2), weight.double()
+    logits = (rows @ table.t()).view(*targets.shape[:-1], -1)
+    loss, gradient = expected(logits, targets, weights, grad_output)
+    gradient, pull = gradient.flatten(0, -2), grad_output.double().reshape(-1, 1)
+    softmax = logits.flatten(0, -2).softmax(-1)
+    share = torch.where(gradient == 0.0, softmax, softmax - gradient / pull).abs()
+
+    stored = 2**-8 if hidden.dtype == torch.bfloat16 else 0.0
+    sums = (rows.abs() @ table.abs().t()).max()
+    off = rows.shape[-1] * 2**-24 * sums + stored * logits.abs().max()
+    of_gradient = pull.abs() * (softmax + share) * (torch.expm1(2 * off) + 1e-5) + 3e-6
+    of_gradient += stored * (gradient.abs() + of_gradient)
+    # Additions in float32, of all ids or of all rows; and the roundings to bfloat16.
+    added = max(logits.shape[-1], len(rows)) * 2**-24 + (1 + num_ranks) * stored
+    sizes = gradient.abs() + of_gradient
+    return {
+        "loss": (loss, 2 * off + 3e-6 * (1 + loss.abs())),
+        "hidden": (
+            (gradient @ table).view(hidden.shape),
+            (of_gradient @ table.abs() + added * (sizes @ table.abs())).view(hidden.shape),
+        ),
+        "weight": (
+            gradient.t() @ rows,
+            of_gradient.t() @ rows.abs() + added * (sizes.t() @ rows.abs()),
+        ),
+    }
+
+
+def assert_within(results: dict[str, Tensor], expected_of: dict[str, tuple[Tensor, Tensor]]):
+    """Each no further off than it may be."""
+    for name, result in results.items():
+        true, error = expected_of[name]
+        off = (result.double() - true).abs()
+        assert (off <= error).all(), f"{name}: off by {(off / error).max():.3g} of what it may be"

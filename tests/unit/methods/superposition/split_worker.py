@@ -28,10 +28,13 @@ class Case:
     empty: bool = False
     extreme: bool = False
     dtype: torch.dtype = torch.float32
-    compiled: bool = False
+    implementation: str = "eager"
+    fused: bool = False
 
     def __str__(self) -> str:
-        marks = [m for m in ("empty", "extreme", "compiled") if getattr(self, m)]
+        marks = [m for m in ("empty", "extreme", "fused") if getattr(self, m)]
+        if self.implementation != "eager":
+            marks.append(self.implementation)
         if self.dtype != torch.float32:
             marks.append("bfloat16")
         return "-".join([self.objective, str(self.weights), str(self.bag_size), *marks])
@@ -48,8 +51,30 @@ CASES = [
         for s in (1, 6)
         for objective in ("mce", "mce-alt")
     ),
-    *(Case(None, objective, 6, compiled=True) for objective in ("mce", "mce-alt")),
+    *(
+        Case(None, objective, 6, empty=True, implementation=implementation, fused=True)
+        for objective in ("mce", "mce-alt")
+        for implementation in ("compiled", "kernel")
+    ),
+    *(
+        Case(None, objective, 6, extreme=True, implementation="kernel")
+        for objective in ("mce", "mce-alt")
+    ),
 ]
+
+# 12 rows in three chunks; a rank's 300 ids in three blocks.
+CHUNK_SIZE, CHUNKED_VOCABULARY = 5, 600
+CHUNKED = [
+    *(
+        (objective, dtype, sequence_parallel, "eager")
+        for objective in ("mce", "mce-alt")
+        for dtype in (torch.float32, torch.bfloat16)
+        for sequence_parallel in (False, True)
+    ),
+    ("mce", torch.float32, True, "kernel"),
+    ("mce-alt", torch.float32, False, "kernel"),
+]
+"""Losses of hidden states: objective, dtype, whether the sequence is split as well, and how."""
 
 
 def inputs(case: Case) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -71,6 +96,18 @@ def inputs(case: Case) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     weights[torch.rand(targets.shape, generator=generator) < 0.3] = 0.0
     grad_output = torch.randn(L, B, generator=generator)
     return logits.to(case.dtype), targets, weights, grad_output
+
+
+def chunked_inputs(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Whole hidden states ``[L, b, h]``, whole table, targets of 6 and returning gradient."""
+    generator = torch.Generator().manual_seed(7)
+    hidden = torch.randn(L, B, HIDDEN, generator=generator).to(dtype)
+    table = torch.randn(CHUNKED_VOCABULARY, HIDDEN, generator=generator).to(dtype)
+    targets = torch.randint(0, CHUNKED_VOCABULARY, (L, B, 6), generator=generator)
+    targets[0, 0] %= CHUNKED_VOCABULARY // 2
+    targets[0, 1] = CHUNKED_VOCABULARY - 1
+    targets[torch.rand(targets.shape, generator=generator) < 0.3] = EMPTY
+    return hidden, table, targets, torch.randn(L, B, generator=generator)
 
 
 def embedding_inputs(bag_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,6 +138,7 @@ def run(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     # The CPU backend, which the parent process loaded, switches torch's compiler off.
     os.environ.pop("TORCHDYNAMO_DISABLE", None)
+    os.environ["TRITON_INTERPRET"] = "1"
     # Megatron's reduce-scatter makes its output here. The whole CPU backend takes longer to load.
     torch.cuda.current_device = lambda: torch.device("cpu")
     store = dist.FileStore(str(Path(folder) / "store"), TP)
@@ -111,6 +149,7 @@ def run(rank: int, folder: str) -> None:
     results = {
         "loss": {str(case): _loss(case, rank) for case in CASES},
         "stock loss": {str(case): _stock_loss(case, rank) for case in CASES if case.bag_size == 1},
+        "chunked loss": {case: _chunked_loss(*case, rank) for case in CHUNKED},
         "embedding": {
             (bag_size, dtype, sequence_parallel): _embedding(
                 bag_size, dtype, sequence_parallel, rank
@@ -151,10 +190,36 @@ def _loss(case: Case, rank: int) -> tuple[Tensor, Tensor]:
             weights = weights_of_filled(weights, targets)
     leaf = shard(logits, rank, -1).requires_grad_()
     loss = multi_hot_cross_entropy(
-        leaf, targets, weights=weights, objective=case.objective, compiled=case.compiled
+        leaf,
+        targets,
+        weights=weights,
+        objective=case.objective,
+        implementation=case.implementation,
+        fused_all_reduce=case.fused,
     )
     loss.backward(grad_output)
     return loss.detach(), leaf.grad
+
+
+def _chunked_loss(
+    objective: str, dtype: torch.dtype, sequence_parallel: bool, implementation: str, rank: int
+) -> dict[str, Tensor]:
+    from tst_megatron.methods.superposition.chunked_logits import chunked_multi_hot_cross_entropy
+
+    hidden, table, targets, grad_output = chunked_inputs(dtype)
+    hidden = (shard(hidden, rank, 0) if sequence_parallel else hidden).requires_grad_()
+    weight = shard(table, rank, 0).requires_grad_()
+    loss = chunked_multi_hot_cross_entropy(
+        hidden,
+        weight,
+        targets,
+        objective=objective,
+        chunk_size=CHUNK_SIZE,
+        implementation=implementation,
+        sequence_parallel=sequence_parallel,
+    )
+    loss.backward(grad_output)
+    return {"loss": loss.detach(), "hidden": hidden.grad, "weight": weight.grad}
 
 
 def _stock_loss(case: Case, rank: int) -> tuple[Tensor, Tensor]:
@@ -211,8 +276,10 @@ def _embedding(
 def _traffic() -> list[list[int]]:
     """Elements of each collective of mce, mce-alt and the embedding, for bags of 6.
 
-    Of the losses twice: as they are and compiled.
+    Of the losses twice: as they are, and with both sums in one; these by the kernels. Last, of
+    logits in chunks.
     """
+    from tst_megatron.methods.superposition.chunked_logits import chunked_multi_hot_cross_entropy
     from tst_megatron.methods.superposition.loss import multi_hot_cross_entropy
 
     seen: list[int] = []
@@ -224,12 +291,20 @@ def _traffic() -> list[list[int]]:
 
     logits = torch.zeros(L, B, VOCABULARY // TP)
     bags = torch.zeros(L, B, 6, dtype=torch.int64)
+    fused = partial(multi_hot_cross_entropy, implementation="kernel", fused_all_reduce=True)
     calls = [
         partial(multi_hot_cross_entropy, logits, bags),
         partial(multi_hot_cross_entropy, logits, bags, objective="mce-alt"),
         partial(_module(torch.float32, False, True), bags),
-        partial(multi_hot_cross_entropy, logits, bags, compiled=True),
-        partial(multi_hot_cross_entropy, logits, bags, objective="mce-alt", compiled=True),
+        partial(fused, logits, bags),
+        partial(fused, logits, bags, objective="mce-alt"),
+        partial(
+            chunked_multi_hot_cross_entropy,
+            torch.zeros(L, B, HIDDEN),
+            torch.zeros(VOCABULARY // TP, HIDDEN),
+            bags,
+            chunk_size=CHUNK_SIZE,
+        ),
     ]
     traffic = []
     dist.all_reduce = counted

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from megatron.training.arguments import add_megatron_arguments
@@ -9,7 +10,10 @@ from saved import save_arguments
 
 from tst_megatron.errors import UserError
 from tst_megatron.methods.registry import add_arguments, check_flags, run_of
-from tst_megatron.methods.superposition.combinations import _UNSUPPORTED
+from tst_megatron.methods.superposition.combinations import (
+    _UNSUPPORTED,
+    _UNSUPPORTED_BY_CHUNKS,
+)
 from tst_megatron.methods.superposition.settings import Superposition
 from tst_megatron.runs.stages import data_tokens
 from tst_megatron.trainer import memory
@@ -180,6 +184,20 @@ def test_where_empty_places_are() -> None:
     assert not reads(*OF_DOCUMENTS, "--tst-superpose=output")
 
 
+@pytest.mark.parametrize("named", [None, "kernel", "eager"])
+def test_the_model_is_told_how_the_loss_is_computed(named: str | None) -> None:
+    flags = () if named is None else (f"--tst-loss-implementation={named}",)
+    run = run_of(parse("--tst-bag-size=4", *flags))
+    (hook,) = run.configure_model(SimpleNamespace(pre_wrap_hooks=[])).pre_wrap_hooks
+    assert hook.keywords["loss_implementation"] == named
+
+
+def test_a_run_goes_on_with_another_loss_implementation(tmp_path: Path) -> None:
+    before = run_of(parse("--tst-bag-size=4", "--tst-loss-implementation=kernel"))
+    args = parse(save_arguments(tmp_path, tst_superposition=before.saved()))
+    memory.check_resume(args, run_of(parse("--tst-bag-size=4", "--tst-loss-implementation=eager")))
+
+
 def test_a_checkpoint_knows_the_boundary(tmp_path: Path) -> None:
     """One saved before there was a choice was trained on bags of the running text."""
     saved = run_of(parse("--tst-bag-size=4")).saved()
@@ -210,6 +228,10 @@ def test_a_checkpoint_knows_the_boundary(tmp_path: Path) -> None:
         (("--tst-step-ratio=0.3",), ("--tst-step-ratio", "add --tst-bag-size")),
         (("--tst-objective=mce-alt",), ("--tst-objective", "add --tst-bag-size")),
         (
+            ("--tst-loss-implementation=eager",),
+            ("--tst-loss-implementation", "add --tst-bag-size"),
+        ),
+        (
             ("--tst-bag-size=4", "--tst-objective=mce-alt", "--tst-bag-weights=power"),
             ("mce-alt", "weights"),
         ),
@@ -217,6 +239,12 @@ def test_a_checkpoint_knows_the_boundary(tmp_path: Path) -> None:
             ("--tst-bag-size=4", "--tst-superpose=input", "--tst-bag-weights=power"),
             ("--tst-superpose input",),
         ),
+        (
+            ("--tst-bag-size=4", "--tst-superpose=input", "--tst-loss-implementation=eager"),
+            ("--tst-superpose input", "--tst-loss-implementation"),
+        ),
+        (("--tst-logits-chunk-size=8",), ("--tst-logits-chunk-size", "add --tst-bag-size")),
+        (("--tst-bag-size=4", "--tst-logits-chunk-size=-1"), ("-1 is no number of rows",)),
     ],
 )
 def test_bad_values_are_named(flags: tuple[str, ...], names: tuple[str, ...]) -> None:
@@ -254,7 +282,41 @@ def test_what_bags_cannot_go_with_is_named(flag: str) -> None:
     check_flags(parse(*words))
 
 
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--use-torch-fsdp2",
+        "--use-megatron-fsdp",
+        "--use-mup",
+        "--fp8-output-proj",
+        "--defer-embedding-wgrad-compute",
+        "--logits-save-dir somewhere",
+        "--save-dgrads-interval 5",
+        "--config-logger-dir somewhere",
+    ],
+)
+def test_what_logits_in_chunks_cannot_go_with_is_named(flag: str) -> None:
+    words = ("--tst-bag-size=4", *flag.split())
+    message = refusal(*words, "--tst-logits-chunk-size=8")
+    assert flag.split()[0] in message
+    assert "--tst-logits-chunk-size" in message
+    check_flags(parse(*words))
+
+
+def test_single_targets_of_chunks_have_an_implementation() -> None:
+    """Of whole logits the loss of single targets is Megatron's."""
+    input_alone = ("--tst-bag-size=4", "--tst-superpose=input", "--tst-loss-implementation=eager")
+    assert "leave --tst-bag-weights, " in refusal(*input_alone)
+    check_flags(parse(*input_alone, "--tst-logits-chunk-size=8"))
+
+
+def test_a_run_goes_on_with_other_chunks(tmp_path: Path) -> None:
+    saved = run_of(parse("--tst-bag-size=4")).saved()
+    args = parse(save_arguments(tmp_path, tst_superposition=saved))
+    memory.check_resume(args, run_of(parse("--tst-bag-size=4", "--tst-logits-chunk-size=8")))
+
+
 def test_every_flag_in_the_list_is_megatrons() -> None:
     known = add_megatron_arguments(argparse.ArgumentParser())._option_string_actions
-    for _, flag, _ in _UNSUPPORTED:
+    for _, flag, _ in (*_UNSUPPORTED, *_UNSUPPORTED_BY_CHUNKS):
         assert flag.split()[0] in known

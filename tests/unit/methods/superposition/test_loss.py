@@ -208,9 +208,9 @@ def test_one_target_has_megatrons_loss(shape, dtype, objective, model_parallel, 
 @pytest.fixture(params=[1, 2**10, 2**20], ids="block-{}".format)
 def block(request, monkeypatch):
     """Numbers in a block: a row each, a few rows, all rows."""
-    from tst_megatron.methods.superposition import loss
+    from tst_megatron.methods.superposition import logit_passes
 
-    monkeypatch.setattr(loss, "_BLOCK_ON_CPU", request.param)
+    monkeypatch.setattr(logit_passes, "_BLOCK_ON_CPU", request.param)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -444,9 +444,17 @@ class TestErrors:
         assert os.environ["TORCHDYNAMO_DISABLE"] == "1"
         with (
             torch._dynamo.config.patch(disable=in_configuration),
-            pytest.raises(RuntimeError, match=r"TORCHDYNAMO_DISABLE.*--cross-entropy-loss-fusion"),
+            pytest.raises(RuntimeError, match=r"TORCHDYNAMO_DISABLE.*--tst-loss-implementation"),
         ):
-            multi_hot_cross_entropy(self.logits, self.targets, compiled=True)
+            multi_hot_cross_entropy(self.logits, self.targets, implementation="compiled")
+
+    def test_a_kernel_without_a_gpu(self):
+        with pytest.raises(RuntimeError, match=r"needs a GPU, and the logits are on cpu: use"):
+            multi_hot_cross_entropy(self.logits, self.targets, implementation="kernel")
+
+    def test_an_unknown_implementation(self):
+        with pytest.raises(ValueError, match="'fast' is unknown: use one of kernel, compiled, ea"):
+            multi_hot_cross_entropy(self.logits, self.targets, implementation="fast")
 
     def test_logits_are_untouched(self):
         logits = torch.randn(L, B, 7)
@@ -454,6 +462,91 @@ class TestErrors:
         with pytest.raises(ValueError, match="unknown"):
             multi_hot_cross_entropy(logits, self.targets, objective="mse")
         assert torch.equal(logits, before)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU's device, which has not been asked for before; and which implementations run on it."""
+    from tst_megatron.methods.superposition import logit_passes
+
+    logit_passes.default_on.cache_clear()
+    tried = []
+
+    def runs(name, does):
+        def run(rows):
+            tried.append(name)
+            if not does:
+                raise OSError(f"no {name} here\nand more lines")
+
+        monkeypatch.setattr(logit_passes, f"_run_{name}", run)
+
+    yield torch.device("cuda", 0), runs, tried
+    logit_passes.default_on.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("which", "chosen"),
+    [
+        ({"kernel"}, "kernel"),
+        ({"kernel", "compiled"}, "kernel"),
+        ({"compiled"}, "compiled"),
+        (set(), "eager"),
+    ],
+)
+def test_a_gpu_takes_the_first_that_runs_and_says_once_that_it_is_another(
+    which, chosen, gpu, caplog
+):
+    from tst_megatron.methods.superposition.logit_passes import default_on
+
+    device, runs, tried = gpu
+    for name in ("kernel", "compiled"):
+        runs(name, name in which)
+
+    assert [default_on(device) for _ in range(3)] == [chosen] * 3
+
+    assert tried == (["kernel"] if chosen == "kernel" else ["kernel", "compiled"])
+    said = [record.getMessage() for record in caplog.records]
+    if chosen == "kernel":
+        assert said == []
+        return
+    (line,) = said
+    assert line.startswith(f"The loss of bags is {chosen} on cuda:0")
+    assert "kernel: OSError: no kernel here" in line
+    assert ("compiled: OSError: no compiled here" in line) == (chosen == "eager")
+    assert "\n" not in line
+
+
+def test_what_is_lacking_shows_as_it_is_tried(gpu, caplog):
+    # The CPU backend makes tensors of "cuda" on the CPU, and has switched torch's compiler off.
+    from tst_megatron.methods.superposition.logit_passes import default_on
+
+    assert default_on(gpu[0]) == "eager"
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "kernel: RuntimeError: the loss's kernel needs a GPU" in line
+    assert "compiled: RuntimeError: torch.compile is switched off" in line
+
+
+def test_a_cpu_is_eager_without_a_word(gpu, caplog):
+    from tst_megatron.methods.superposition.logit_passes import default_on
+
+    assert default_on(torch.device("cpu")) == "eager"
+    assert gpu[2] == []
+    assert caplog.records == []
+
+
+def test_one_rank_says_it(gpu, model_parallel, monkeypatch, caplog):
+    from tst_megatron.methods.superposition.logit_passes import default_on
+
+    device, runs, _ = gpu
+    for name in ("kernel", "compiled"):
+        runs(name, False)
+    # The last pipeline stage, which has the loss, ends with the last rank.
+    for rank in range(3):
+        default_on.cache_clear()
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda *args, rank=rank: rank)
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda *args: 3)
+        default_on(device)
+        assert len(caplog.records) == (rank == 2)
 
 
 def test_a_target_without_weight_may_have_no_probability_at_all():

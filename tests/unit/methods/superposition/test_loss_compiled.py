@@ -1,6 +1,7 @@
-"""What ``--cross-entropy-loss-fusion`` asks for: the loss compiled by torch's own compiler."""
+"""The loss compiled by torch's own compiler, and what this writes for a GPU."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -11,9 +12,11 @@ import torch
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """Results of the worker, and what the compiler counted."""
+    """Results of the worker, what the compiler counted, and what it writes for a GPU."""
     file = tmp_path_factory.mktemp("compiled") / "results.pt"
     environment = {k: v for k, v in os.environ.items() if k != "TORCHDYNAMO_DISABLE"}
+    # Else torch forks a pool of compilers, which an older one waits for when there is no GPU.
+    environment["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     subprocess.run(
         [sys.executable, "-W", "ignore", compiled_worker.__file__, str(file)],
         env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
@@ -27,8 +30,8 @@ def compiled(tmp_path_factory):
 @pytest.mark.parametrize("dtype", compiled_worker.DTYPES)
 @pytest.mark.parametrize("shape", compiled_worker.SHAPES)
 def test_it_is_the_same_loss(shape, dtype, objective, compiled):
-    results, _ = compiled
-    plain, ours = (results[*shape, dtype, objective, flag] for flag in (False, True))
+    results, _, _ = compiled
+    plain, ours = (results[*shape, dtype, objective, name] for name in ("eager", "compiled"))
     logits, _, _ = compiled_worker.inputs(*shape, dtype)
     assert torch.equal(ours[0], logits), "the forward pass wrote to the logits"
     assert ours[2].dtype == dtype
@@ -40,6 +43,13 @@ def test_it_is_the_same_loss(shape, dtype, objective, compiled):
 
 
 def test_it_was_compiled_a_few_times_only(compiled):
-    _, counted = compiled
+    _, counted, _ = compiled
     # Two passes, two dtypes, one number of rows and then any.
     assert 0 < counted["unique_graphs"] <= 8
+
+
+def test_a_gpu_reads_the_logits_once_forward(compiled):
+    _, _, source = compiled
+    assert source.count("@triton.jit") == 1, "not one kernel"
+    assert len(re.findall(r"\bfor \w+ in .*range\(", source)) == 1, "not one loop over a row"
+    assert len(re.findall(r"tl\.load\(", source)) == 1

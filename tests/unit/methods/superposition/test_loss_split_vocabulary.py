@@ -3,8 +3,15 @@
 import pytest
 import split_worker
 import torch
-from reference import EMPTY, expected, filled_weights, scheme_weights
-from split_worker import CASES, EMBEDDING_SIZES, HIDDEN, TP, B, L
+from reference import (
+    EMPTY,
+    assert_within,
+    expected,
+    filled_weights,
+    of_hidden_states,
+    scheme_weights,
+)
+from split_worker import CASES, CHUNKED, EMBEDDING_SIZES, HIDDEN, TP, B, L
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +57,30 @@ def test_one_target_has_megatrons_loss(case, ranks):
     for rank in ranks:
         for ours, stock in zip(rank["loss"][str(case)], rank["stock loss"][str(case)], strict=True):
             torch.testing.assert_close(ours, stock)
+
+
+@pytest.mark.parametrize("case", CHUNKED, ids=str)
+def test_the_loss_of_hidden_states_is_that_of_the_whole_vocabulary(case, ranks):
+    objective, dtype, sequence_parallel, _ = case
+    hidden, table, targets, grad_output = split_worker.chunked_inputs(dtype)
+    results = [rank["chunked loss"][case] for rank in ranks]
+
+    assert torch.equal(results[0]["loss"], results[1]["loss"]), "the ranks disagree"
+    of_hidden = [result["hidden"] for result in results]
+    if not sequence_parallel:
+        assert torch.equal(*of_hidden), "the ranks disagree"
+        of_hidden.pop()
+    weights = None
+    if objective == "mce":
+        weights = filled_weights(scheme_weights("uniform", 6), targets)
+    assert_within(
+        {
+            "loss": results[0]["loss"],
+            "hidden": torch.cat(of_hidden),
+            "weight": torch.cat([result["weight"] for result in results]),
+        },
+        of_hidden_states(hidden, table, targets, weights, grad_output, num_ranks=TP),
+    )
 
 
 def whole_embedding(bag_size, dtype):
@@ -141,10 +172,11 @@ def test_a_bag_of_one_is_the_stock_look_up(sequence_parallel, ranks):
 
 
 def test_collectives_do_not_grow_with_the_bag(ranks):
-    mce, mce_alt, embedding, compiled_mce, compiled_mce_alt = ranks[0]["traffic"]
+    mce, mce_alt, embedding, fused_mce, fused_mce_alt, chunked = ranks[0]["traffic"]
     assert mce == [L * B, L * B, L * B]
+    assert chunked == mce, "not over all rows at once"
     assert mce_alt == [L * B, L * B * 6, L * B]
     assert embedding == [L * B * HIDDEN]
     # As in Megatron's fused loss.
-    assert compiled_mce == [L * B, 2 * L * B]
-    assert compiled_mce_alt == [L * B, L * B * (6 + 1)]
+    assert fused_mce == [L * B, 2 * L * B]
+    assert fused_mce_alt == [L * B, L * B * (6 + 1)]

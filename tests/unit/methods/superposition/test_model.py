@@ -247,6 +247,57 @@ def test_the_loss_of_bags_is_that_of_its_own_logits(
         )
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_logits_in_chunks_train_as_whole_ones(way, build, options, generator, monkeypatch):
+    from tst_megatron.superposition import superpose
+
+    whole = build(**options)
+    # As many rows as there are: the same products, and so the same bits.
+    if way == "class":
+        ours = build(**options, logits_chunk_size=B * L)
+    else:
+        ours = superpose(build(**options, superposed=False), logits_chunk_size=B * L)
+    assert_equal(ours.state_dict(), whole.state_dict())
+    score, scored = ours.compute_language_model_loss, []
+
+    def scoring(labels, logits):
+        scored.append(type(logits).__name__)
+        return score(labels, logits)
+
+    monkeypatch.setattr(ours, "compute_language_model_loss", scoring)
+    bags, labels = draw(generator, 3)
+    grad_output = torch.randn(B, L, generator=generator)
+    loss, gradients = loss_and_gradients(ours, bags, labels, grad_output)
+    true_loss, true_gradients = loss_and_gradients(whole, bags, labels, grad_output)
+    assert torch.equal(loss, true_loss)
+    assert_equal(gradients, true_gradients)
+
+    # Single targets are ours, too, whose loss adds up in another order than the stock one.
+    labels = labels[..., 0]
+    loss, gradients = loss_and_gradients(ours, bags, labels, grad_output)
+    true_loss, true_gradients = loss_and_gradients(whole, bags, labels, grad_output)
+    torch.testing.assert_close(loss, true_loss)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, true_gradients[name], rtol=1e-4, atol=1e-5, msg=name)
+    assert scored == ["LogitsInChunks"] * 2
+    # Where nobody scores them they are logits, after a forward pass where somebody did.
+    assert not ours.output_layer.is_scored
+    assert torch.equal(forward(ours, bags), forward(whole, bags))
+
+
+def test_what_cannot_be_left_in_chunks_is_named(build):
+    from tst_megatron.superposition import superpose
+
+    model = build(superposed=False)
+    model.config.use_mup = True
+    with pytest.raises(ValueError, match="MuP scales them"):
+        superpose(model, logits_chunk_size=4)
+    model = build(superposed=False)
+    model.output_layer = torch.nn.Linear(2, 2)
+    with pytest.raises(TypeError, match="Linear cannot be left in chunks"):
+        superpose(model, logits_chunk_size=4)
+
+
 def test_an_empty_bag_of_one_is_masked_as_in_the_stock_loss(build, generator):
     # GPTDataset's label of a place without a token is 0.
     bags, labels = draw(generator, 1)
@@ -256,9 +307,12 @@ def test_an_empty_bag_of_one_is_masked_as_in_the_stock_loss(build, generator):
     assert torch.equal(ours, stock)
 
 
-def test_a_loss_that_is_to_be_compiled_is_not_run_otherwise(build, generator):
-    model = build()
-    model.config.cross_entropy_loss_fusion = True
+@pytest.mark.parametrize("way", WAYS)
+def test_a_loss_that_is_to_be_compiled_is_not_run_otherwise(way, build, generator):
+    from tst_megatron.superposition import superpose
+
+    how = {"loss_implementation": "compiled"}
+    model = build(**how) if way == "class" else superpose(build(superposed=False), **how)
     bags, labels = draw(generator, 3)
     # The CPU backend has switched the compiler off.
     with pytest.raises(RuntimeError, match="cannot be compiled"):

@@ -285,6 +285,29 @@ def test_loss_and_gradient_are_those_of_each_heads_logits(
 
 
 @KINDS
+@pytest.mark.parametrize(("side", "bag_size"), [("both", 3), ("input", 4)])
+def test_heads_train_on_logits_in_chunks(kind, side, bag_size, build, generator, counted):
+    batch = Batch(side, bag_size, generator)
+    batch.mask = (torch.rand(B, L, generator=generator) < 0.8).float()
+    grad_output = torch.randn(B, L, generator=generator)
+    results = []
+    for chunk_size in (0, 7):
+        model = build(kind, logits_chunk_size=chunk_size)
+        counted.clear()
+        loss = batch.run(model)
+        loss.backward(grad_output)
+        counts = [(correct, total) for _, correct, total in counted]
+        of_heads = torch.stack([of_head for of_head, _, _ in counted])
+        gradients = {name: p.grad for name, p in model.named_parameters()}
+        results.append((loss.detach(), of_heads.detach(), counts, gradients))
+    whole, ours = results
+    torch.testing.assert_close(ours[:2], whole[:2])
+    assert ours[2] == whole[2]
+    for name, gradient in ours[3].items():
+        torch.testing.assert_close(gradient, whole[3][name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+@KINDS
 @pytest.mark.parametrize("with_mask", [True, False], ids=["mask", "no-mask"])
 def test_bags_of_one_train_as_in_the_stock_model(
     kind, with_mask, build, generator, counted, monkeypatch

@@ -184,7 +184,7 @@ class _Sweep:
     def _best_of(self, layout: Layout) -> Tried:
         try:
             flags = self._with_layout(layout)
-            # Asked of the flags' own layout before.
+            # What methods and text refuse of this layout; of the flags' own it was asked before.
             check_flags(flags)
             args = validated(flags, self._num_gpus, self._gpu)
             pipeline = with_added(args, self._deal_out(args), self._course.terms)

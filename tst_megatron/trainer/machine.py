@@ -250,6 +250,14 @@ _PACKAGES = (
         "nvidia-resiliency-ext",
     ),
     Package(
+        # Without the worker Megatron saves as ever, and warns.
+        lambda a: a.async_save and a.use_persistent_ckpt_worker and a.async_strategy == "nvrx",
+        "--async-save",
+        "nvidia_resiliency_ext",
+        "nvidia-resiliency-ext",
+        "install it, or add --async-strategy mcore",
+    ),
+    Package(
         lambda a: a.optimizer not in ("adam", "sgd"),
         "--optimizer other than adam and sgd",
         "emerging_optimizers",

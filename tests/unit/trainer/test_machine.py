@@ -71,6 +71,7 @@ def test_what_a_method_needs_is_in_the_same_sentence() -> None:
         ("--inprocess-restart", "nvidia_resiliency_ext"),
         ("--enable-ft-package", "nvidia_resiliency_ext"),
         ("--non-persistent-ckpt-type=local", "nvidia_resiliency_ext"),
+        ("--async-save --use-persistent-ckpt-worker", "nvidia_resiliency_ext"),
         ("--optimizer=muon", "emerging_optimizers"),
     ],
 )
@@ -81,11 +82,17 @@ def test_packages_that_megatron_imports_late(
     monkeypatch.setattr(
         machine, "find_spec", lambda name: ModuleSpec(name, None) if name in here else None
     )
-    said = refusal(flag)
-    assert flag.partition("=")[0] in said
+    said = refusal(*flag.split())
+    assert flag.split()[0].partition("=")[0] in said
     assert "is not installed here" in said
     here.add(package)
-    machine.check_machine(parse(*FLAGS, flag), on_gpu=False)
+    machine.check_machine(parse(*FLAGS, *flag.split()), on_gpu=False)
+
+
+def test_an_asynchronous_save_of_megatrons_own_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "find_spec", lambda name: None)
+    own = ("--async-save", "--use-persistent-ckpt-worker", "--async-strategy=mcore")
+    machine.check_machine(parse(*FLAGS, *own), on_gpu=False)
 
 
 def test_a_gpu_and_a_package_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 # make test   every test but the largest jobs, which make test-all has too
 # make test-te  checks of construction with Transformer Engine, in an environment of their own
 # make test-torch-floor  what torch decides, with the oldest torch that pyproject.toml allows
+# make test-gpu  what only a GPU can tell; GPUS=8 for all of it, GPU_FLAGS=--dry-run for none
+# make gpu-kit   one file of that, for a machine with a GPU and no network
 # make bench  what superposition costs against Megatron's own code, on an idle machine
 # make setup  the environment alone, into .venv (about 5 GB, once)
 # make lint   ruff and mypy
@@ -46,8 +48,11 @@ STEPS ?=
 OUT ?=
 DEMO_FLAGS ?=
 BENCH_FLAGS ?=
+GPUS ?= 1
+GPU_FLAGS ?=
+KIT_FLAGS ?=
 
-.PHONY: demo test test-all test-te test-torch-floor bench setup lint format lock clean
+.PHONY: demo test test-all test-te test-torch-floor test-gpu gpu-kit bench setup lint format lock clean
 
 demo: $(READY)
 	$(VENV)/bin/tst-megatron demo $(if $(OUT),--out '$(OUT)') $(if $(CORPUS),--corpus '$(CORPUS)') $(if $(STEPS),--steps $(STEPS)) $(DEMO_FLAGS)
@@ -63,6 +68,12 @@ test-te: $(READY_TE)
 
 test-torch-floor: $(READY_FLOOR)
 	$(VENV_FLOOR)/bin/python -m pytest $(or $(TEST_FLAGS),$(TESTS_OF_TORCH) $(SIDE_BY_SIDE))
+
+test-gpu: $(READY)
+	$(PYTHON) -m tests.gpu --gpus $(GPUS) $(if $(OUT),--out '$(OUT)') $(GPU_FLAGS)
+
+gpu-kit: $(READY) | $(UV)
+	$(PYTHON) -m tests.gpu.kit.build --uv $(UV) --wheels '$(WHEELS)' $(if $(OUT),--out '$(OUT)') $(KIT_FLAGS)
 
 bench: $(READY)
 	$(PYTHON) -m benchmarks $(if $(OUT),--out '$(OUT)') $(BENCH_FLAGS)

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.measure import Report, Row
+from benchmarks.measure import Bench, Row
 
 _TP, _PP = "--tensor-model-parallel-size=2", "--pipeline-model-parallel-size=2"
 _MOE = ("--num-experts=4", "--moe-router-topk=2", "--moe-ffn-hidden-size=128")
@@ -101,10 +101,10 @@ def _bytes(args: Any) -> int:
     return sum(_bytes(arg) for arg in args) if isinstance(args, list | tuple) else 0
 
 
-def rows(report: Report) -> Iterator[Row]:
+def rows(bench: Bench) -> Iterator[Row]:
     """Entries of a step that differ from the baseline's, a layout a row."""
     for name, (num_ranks, flags) in LAYOUTS.items():
-        report(f"collectives, {name}")
+        bench.say(f"collectives, {name}")
         with tempfile.TemporaryDirectory() as folder:
             ranks = _run(Path(folder), num_ranks, flags)
         different = sum(

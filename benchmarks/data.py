@@ -12,7 +12,7 @@ from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 from megatron.core.datasets.utils import Split
 
-from benchmarks.measure import Prepare, Report, Row, Work, throughput_row
+from benchmarks.measure import Bench, Prepare, Row, Work, throughput_row
 from tst_megatron.corpora.parts import DocumentPart
 from tst_megatron.methods.superposition.phased_dataset import StageDataset, stage_config
 from tst_megatron.methods.superposition.text import text_of_bags
@@ -23,7 +23,7 @@ NUM_DOCUMENTS, MEAN_DOCUMENT = 20_000, 1000
 NUM_SAMPLES = 1000
 
 
-def rows(report: Report) -> Iterator[Row]:
+def rows(bench: Bench) -> Iterator[Row]:
     """Samples a second, the index's making or loading included."""
     tokens = (L + 1) * BAG_SIZE
     against = f"GPTDataset, {tokens} tokens a sample"
@@ -31,7 +31,7 @@ def rows(report: Report) -> Iterator[Row]:
         prefix = write_corpus(Path(folder) / "corpus")
         for state in ("cold", "warm"):
             what = f"data: samples of {L + 1} bags of {BAG_SIZE}, {state} index"
-            report(what)
+            bench.say(what)
             ours, theirs = (
                 reading(kind, prefix, Path(folder), state) for kind in (StageDataset, GPTDataset)
             )

@@ -27,7 +27,7 @@ from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
 from megatron.core.tokenizers import MegatronTokenizer
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-from benchmarks.measure import Report, Row, quartiles
+from benchmarks.measure import Bench, Row, quartiles
 
 TEXT_BYTES = 100_000_000
 MEMORY_TIMES = 4
@@ -47,20 +47,20 @@ class Used:
     peak_bytes: int = 0
 
 
-def rows(report: Report) -> Iterator[Row]:
+def rows(bench: Bench) -> Iterator[Row]:
     """Throughput, processor time and memory, on the source text of installed packages."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        report(f"index: {TEXT_BYTES / 1e6:.0f} MB of text, and two tokenizers trained on it")
+        bench.say(f"index: {TEXT_BYTES / 1e6:.0f} MB of text, and two tokenizers trained on it")
         text = write_text(TEXT_BYTES)
         slow = text[::SLOW_EVERY]
         for name, part in (("text", text), ("slow", slow), ("one", text[:1])):
             write_jsonl(folder / f"{name}.jsonl", part)
         train_tokenizers(text[::20], folder)
         for kind in KINDS:
-            report(f"index: {kind.name}")
+            bench.say(f"index: {kind.name}")
             yield from rows_of(kind, folder, text, slow)
-        yield peak_row(folder, report)
+        yield peak_row(folder, bench)
 
 
 @dataclass(frozen=True)
@@ -173,13 +173,13 @@ def rows_of(kind: Kind, folder: Path, text: list[str], slow: list[str]) -> Itera
     )
 
 
-def peak_row(folder: Path, report: Report) -> Row:
+def peak_row(folder: Path, bench: Bench) -> Row:
     """Memory of a corpus and of one several times as large."""
     small = folder / "text.jsonl"
     with (folder / "large.jsonl").open("wb") as large:
         for _ in range(MEMORY_TIMES):
             large.write(small.read_bytes())
-    report(f"index: memory, {MEMORY_TIMES} times the text")
+    bench.say(f"index: memory, {MEMORY_TIMES} times the text")
     model = folder / KINDS[1].model
     peaks = [
         build(folder, name, model, WORKERS).peak_bytes / 2**20

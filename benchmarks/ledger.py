@@ -13,16 +13,16 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import Report, Row, quartiles
+from benchmarks.measure import Bench, Row, quartiles
 from benchmarks.step import Steps, tokens
 
 _LINES, _STEPS, _TURNS = 2_000, 3, 8
 
 
-def rows(report: Report) -> Iterator[Row]:
+def rows(bench: Bench) -> Iterator[Row]:
     """Share of a step."""
     what = "the ledger's share of a training step, a line a step"
-    report(what)
+    bench.say(what)
     steps = Steps()
     with tempfile.TemporaryDirectory() as folder:
         ledger, interval_s = _ledger(steps, Path(folder) / "ledger.jsonl")

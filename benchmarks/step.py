@@ -8,12 +8,14 @@ and loss. The samples are made beforehand: reading them has rows of its own.
 import itertools
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.measure import Prepare, Report, Row, time_row
+from benchmarks.measure import CPU, CUDA, Bench, Prepare, Row, memory_row, time_row
+from tst_megatron.backends import FLAGS
 
 L, BAG_SIZE, VOCABULARY = 1024, 16, 32768
 LAYERS, HIDDEN, FFN, HEADS = 4, 512, 1408, 8
@@ -28,6 +30,12 @@ _FLAGS = (
     *("--tokenizer-type=NullTokenizer", f"--vocab-size={VOCABULARY - 1}", "--mock-data"),
     *("--no-create-attention-mask-in-dataloader", "--num-workers=0", "--eval-iters=0"),
     *(f"--tst-bag-size={BAG_SIZE}", "--tst-step-ratio=0.9"),
+)
+
+_ON_GPU = (
+    *("--bf16", "--num-layers=8", "--hidden-size=1024", "--ffn-hidden-size=2816"),
+    *("--num-attention-heads=16", "--seq-length=4096", "--max-position-embeddings=4096"),
+    *("--micro-batch-size=2", "--global-batch-size=2", "--vocab-size=131071"),
 )
 
 
@@ -53,17 +61,39 @@ def start_megatron(machine_flags: tuple[str, ...], own_flags: tuple[str, ...] = 
     return args
 
 
-def rows(report: Report) -> Iterator[Row]:
-    """Time of a step."""
+def flags_of(bench: Bench) -> tuple[str, ...]:
+    """Those of the sizes and the modules that the device has."""
+    if bench.quick:
+        return ("--num-layers=2", "--hidden-size=64", "--ffn-hidden-size=128", "--seq-length=64")
+    if bench.device == CPU:
+        return ()
+    fusion = () if find_spec("apex") else ("--no-gradient-accumulation-fusion",)
+    modules = fusion if find_spec("transformer_engine") else _without_gloo(FLAGS)
+    return (*_ON_GPU, *modules)
+
+
+def _without_gloo(flags: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(flag for flag in flags if not flag.startswith("--distributed-backend"))
+
+
+def rows(bench: Bench) -> Iterator[Row]:
+    """Time of a step, and on a GPU its memory."""
+    from megatron.training import get_args
+
+    args = get_args()
     what = (
-        f"training step, s = {BAG_SIZE}, {L} positions, {LAYERS} layers, h = {HIDDEN}, "
-        f"vocabulary {VOCABULARY}"
+        f"training step, s = {BAG_SIZE}, {args.micro_batch_size * args.seq_length} positions, "
+        f"{args.num_layers} layers, h = {args.hidden_size}, vocabulary {args.padded_vocab_size}"
     )
-    report(what)
+    bench.say(what)
     steps = Steps()
     ours = steps.prepare(steps.superposed, bags())
     theirs = steps.prepare(steps.ordinary, tokens())
-    yield time_row(what, "the baseline's step, same process", ours, theirs, turns=20, at_most=1.03)
+    against, turns = "the baseline's step, same process", bench.sized(20, 20, 2)
+    device = bench.device
+    yield time_row(what, against, ours, theirs, turns, at_most=1.03, device=device)
+    if device == CUDA:
+        yield memory_row(what, against, ours, theirs, at_most=1.02, device=device)
 
 
 class Steps:
@@ -135,15 +165,25 @@ def bags() -> dict[str, Tensor]:
     """A batch as the superposed data set's loader gives it."""
     from tst_megatron.methods.superposition.phased_dataset import BAGS
 
-    return {BAGS: torch.randint(0, VOCABULARY - 1, (1, L + 1, BAG_SIZE))}
+    return {BAGS: _drawn(BAG_SIZE)}
 
 
 def tokens() -> dict[str, Tensor]:
     """A batch as ``GPTDataset``'s loader gives it."""
-    text = torch.randint(0, VOCABULARY - 1, (1, L + 1))
+    text = _drawn()
+    labels = text[:, 1:].contiguous()
     return {
         "tokens": text[:, :-1].contiguous(),
-        "labels": text[:, 1:].contiguous(),
-        "loss_mask": torch.ones(1, L),
-        "position_ids": torch.arange(L).unsqueeze(0),
+        "labels": labels,
+        "loss_mask": torch.ones(labels.shape),
+        "position_ids": torch.arange(labels.shape[1]).expand(labels.shape).contiguous(),
     }
+
+
+def _drawn(*bag: int) -> Tensor:
+    """Ids ``[b, L + 1]``, or ``[b, L + 1, s]``."""
+    from megatron.training import get_args
+
+    args = get_args()
+    shape = (args.micro_batch_size, args.seq_length + 1, *bag)
+    return torch.randint(0, args.padded_vocab_size - 1, shape)

@@ -16,6 +16,8 @@ from pathlib import Path
 from tst_megatron.runs.ledger import Ledger, read_ledger
 
 TIMEOUT_S = 400
+SERVER_VARIABLE = "TST_MEGATRON_JOB_SERVER"
+"""Of the environment: the socket of a job server that several processes use."""
 REPOSITORY = Path(__file__).parents[1]
 # A model that trains in seconds, with everything in it that a run on a cluster has.
 TINY = (
@@ -101,30 +103,57 @@ def run(job: Job, check: bool = True) -> Result:
 
 def run_all(jobs: list[Job]) -> list[Result]:
     """Run jobs two at a time."""
-    _job_server()  # Once: threads would each start one.
+    job_server()  # Once: threads would each start one.
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(run, jobs))
 
 
 def _connect() -> Connection:
-    socket, server = _job_server()
-    while server.poll() is None:
+    socket, server = job_server()
+    while True:
         try:
             return Client(str(socket), family="AF_UNIX")
         except (FileNotFoundError, ConnectionRefusedError):
+            if server is None:  # Whoever started it has waited for it.
+                raise
+            _check_is_alive(server)
             time.sleep(0.1)
-    raise RuntimeError(f"the job server ended with code {server.returncode}: see its output above")
+
+
+def wait_for_server() -> None:
+    """Wait until this process's job server takes jobs.
+
+    Raises:
+        RuntimeError: it ended instead.
+    """
+    socket, server = job_server()
+    assert server is not None, "another process has started it"
+    while not socket.exists():
+        _check_is_alive(server)
+        time.sleep(0.1)
+
+
+def _check_is_alive(server: "subprocess.Popen[bytes]") -> None:
+    if server.poll() is not None:
+        code = server.returncode
+        raise RuntimeError(f"the job server ended with code {code}: see its output above")
 
 
 @cache
-def _job_server() -> tuple[Path, "subprocess.Popen[bytes]"]:
-    """The socket of this session's job server, and the server; it ends with this process."""
+def job_server() -> tuple[Path, "subprocess.Popen[bytes] | None"]:
+    """The socket of this session's job server, and the server, which ends with this process.
+
+    None in its place where another process has started it.
+    """
+    if shared := os.environ.get(SERVER_VARIABLE):
+        return Path(shared), None
     folder = tempfile.TemporaryDirectory(prefix="jobs-")
     socket = Path(folder.name) / "socket"
+    path = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     server = subprocess.Popen(
         [sys.executable, "-W", "ignore", str(REPOSITORY / "tests/job_server.py"), str(socket)],
         stdin=subprocess.PIPE,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path)},
     )
     atexit.register(folder.cleanup)
     atexit.register(server.kill)

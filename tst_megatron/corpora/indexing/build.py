@@ -12,9 +12,9 @@ workers, and where an earlier build was killed, cannot be seen in what comes out
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
 from typing import Any
@@ -346,6 +346,9 @@ class _Build:
 
 
 def _versions(chosen: Chosen) -> dict[str, str]:
-    """Of the packages that had a hand in it."""
+    """Of the packages that had a hand in it; what runs from a plain folder has no version."""
     found = {"python": python_version(), chosen.encoder.name: chosen.encoder.version}
-    return found | {name: version(name) for name in _PACKAGES}
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

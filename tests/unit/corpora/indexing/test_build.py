@@ -167,6 +167,16 @@ def test_the_manifest_says_where_it_came_from(
         assert record.size == file.stat().st_size
 
 
+def test_a_package_that_is_not_installed_has_no_version(
+    inputs: list[str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As this one, where it runs from a plain folder."""
+    monkeypatch.setattr(build_module, "_PACKAGES", ("tst-megatron-of-a-plain-folder", "numpy"))
+    versions = build(settings(inputs, model), tmp_path / "c", quiet()).versions
+    assert versions["numpy"] == np.__version__
+    assert "tst-megatron-of-a-plain-folder" not in versions
+
+
 def test_an_encoder_that_differs_on_the_sample_is_not_used(
     inputs: list[str],
     texts: list[str],

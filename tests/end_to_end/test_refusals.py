@@ -165,6 +165,10 @@ def test_validation_needs_an_interval(corpus, tmp_path: Path) -> None:
     result = attempt(tmp_path, (*usual, *corpus.flags))
     assert result.code == 2, result.output
     assert "add --eval-interval, or --eval-iters 0 for none" in result.output
+    without = [flag for flag in usual if not flag.startswith("--eval-iters")]
+    done = run(Job(tmp_path / "none", (*without, *corpus.flags, "--eval-iters=0")))
+    assert len(done.losses) == 10
+    assert not done.ledger.validations
 
 
 def test_each_is_one_sentence(corpus, tmp_path: Path) -> None:

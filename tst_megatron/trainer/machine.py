@@ -187,7 +187,21 @@ _NEEDS_GPU: tuple[Row, ...] = (
         "--context-parallel-size with --softmax-type",
         "leave one of them out",
     ),
+    (
+        # Its worker takes a GPU and dies without one (PersistentAsyncCaller.async_loop), and the
+        # trainer waits for it for ever.
+        lambda a: _saves_asynchronously(a, "mcore"),
+        "--async-save with --async-strategy mcore",
+        "leave it out",
+    ),
 )
+
+
+def _saves_asynchronously(args: argparse.Namespace, strategy: str) -> bool:
+    # Without the worker Megatron saves as ever, and warns.
+    return bool(
+        args.async_save and args.use_persistent_ckpt_worker and args.async_strategy == strategy
+    )
 
 
 @dataclass(frozen=True)
@@ -250,12 +264,10 @@ _PACKAGES = (
         "nvidia-resiliency-ext",
     ),
     Package(
-        # Without the worker Megatron saves as ever, and warns.
-        lambda a: a.async_save and a.use_persistent_ckpt_worker and a.async_strategy == "nvrx",
+        lambda a: _saves_asynchronously(a, "nvrx"),
         "--async-save",
         "nvidia_resiliency_ext",
         "nvidia-resiliency-ext",
-        "install it, or add --async-strategy mcore",
     ),
     Package(
         lambda a: a.optimizer not in ("adam", "sgd"),

@@ -127,11 +127,13 @@ def _parse(
     if not is_checked:
         checks.check_checkpoint(flags)
     read_gpt2_from_its_files()
+    defaults: dict[str, Any] = {"tokenizer_type": DEFAULT_TOKENIZER}
+    if flags.eval_interval is None and not flags.eval_iters:
+        # Megatron divides by it to find out that no sample is needed
+        # (get_train_valid_test_num_samples).
+        defaults["eval_interval"] = 1
     with refusals_as_sentences():
-        args = parse_and_validate_args(
-            extra_args_provider=add_arguments,
-            args_defaults={"tokenizer_type": DEFAULT_TOKENIZER},
-        )
+        args = parse_and_validate_args(extra_args_provider=add_arguments, args_defaults=defaults)
     args.recipe = recipe
     keep_vocabulary(args, flags.padded_vocab_size, int(get_tokenizer().vocab_size))
     # Again: Megatron's validation turns old spellings of flags into new ones.

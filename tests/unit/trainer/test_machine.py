@@ -89,10 +89,13 @@ def test_packages_that_megatron_imports_late(
     machine.check_machine(parse(*FLAGS, *flag.split()), on_gpu=False)
 
 
-def test_an_asynchronous_save_of_megatrons_own_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_asynchronous_save_of_megatrons_own_needs_a_gpu_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(machine, "find_spec", lambda name: None)
     own = ("--async-save", "--use-persistent-ckpt-worker", "--async-strategy=mcore")
-    machine.check_machine(parse(*FLAGS, *own), on_gpu=False)
+    assert "--async-save with --async-strategy mcore needs a GPU" in refusal(*own)
+    machine.check_lacking(parse(*FLAGS, *own), on_gpu=True)
 
 
 def test_a_gpu_and_a_package_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,8 +40,10 @@ TESTS_OF_TORCH = tests/unit/methods tests/unit/trainer/cpu tests/layouts \
 OF_THE_IMAGE = grep -oE '^(torch|triton|(cuda|nvidia)-[a-z0-9-]+)==' requirements/run.txt | \
 	sed 's/^/--no-emit-package=/; s/==$$//'
 
-# Files of tests side by side, on every core; one after the other where TEST_FLAGS chooses some.
-SIDE_BY_SIDE = $(if $(TEST_FLAGS),,--numprocesses logical --maxprocesses 8 --dist loadfile)
+# Files of tests side by side, on every core; one after the other where TEST_FLAGS chooses some. In the
+# order of folders: xdist's own has files of a single long test last, when a core has nothing left to do.
+SIDE_BY_SIDE = $(if $(TEST_FLAGS),,--numprocesses logical --maxprocesses 8 --dist loadfile \
+	--no-loadscope-reorder)
 
 CORPUS ?=
 STEPS ?=

@@ -9,25 +9,23 @@ lies in ``--ledgers`` is not trained again; ``--report`` trains nothing.
 """
 
 import argparse
-import gzip
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-import tst_megatron
 from tst_megatron import recipes
 from tst_megatron.analysis.compare.compare import compare_paths
 from tst_megatron.analysis.compare.output.folder import write_folder
 from tst_megatron.analysis.compare.result import Prices
 from tst_megatron.corpora import small_corpora
 from tst_megatron.errors import INTERRUPTED_EXIT_CODE, UserError, user_errors_exit
-from tst_megatron.experiments.cells import Cell, Places, is_done, ledger_of, train_cells
+from tst_megatron.experiments.cells import Cell, Places, train_cells
+from tst_megatron.experiments.kept import Kept
 from tst_megatron.experiments.launch import end_on_signals
 from tst_megatron.experiments.text import PreparedText
 from tst_megatron.experiments.words import of_length
-from tst_megatron.files import write_whole
 
 # The text of the standard library is 21.5 M tokens at this vocabulary, so that bags of 8 for a
 # quarter of these steps (19.7 M) read nothing twice; at 512, the demo's, they would.
@@ -38,6 +36,8 @@ LONGEST_STEPS = 31_500
 # The one length that reads text twice: all there is makes 41,000 steps without bags.
 FURTHEST_STEPS = 63_000
 MOE_STEPS = 7_000
+# The recipe's, when the study was made. It suits bags, and not the baseline.
+LEARNING_RATE = 2e-3
 _WARMUP = 200
 _STEPS_A_VALIDATION = 350
 _CHECKPOINTS = 10
@@ -100,37 +100,32 @@ def cell_of(root: Path, variant: Variant, seed: int) -> Cell:
         *recipes.flags(recipes.load(variant.recipe)),
         *PreparedText(root / "data").flags,
         *of_length(variant.steps, _WARMUP, _STEPS_A_VALIDATION, _CHECKPOINTS),
+        f"--lr={LEARNING_RATE}",
         f"--seed={seed}",
         *variant.flags,
     )
     return Cell(f"{variant.name}-seed{seed}", flags, variant.steps)
 
 
-def keep_ledger(root: Path, cell: Cell, ledgers: Path) -> None:
-    """Put a finished cell's ledger, compressed, where it can be committed: without our folders."""
-    content = ledger_of(root, cell).read_text()
-    for folder, name in ((root, "OUT"), (Path(tst_megatron.__file__).parents[1], "SOURCE")):
-        content = content.replace(str(folder), name)
-    write_whole(ledgers / f"{cell.name}.jsonl.gz", gzip.compress(content.encode(), mtime=0))
-
-
-def check_ledgers(ledgers: Path) -> None:
+def check_ledgers(ledgers: Kept) -> None:
     """Refuse to report on what is not there: a slip in the folder's name.
 
     Raises:
         UserError: there is no folder, or no ledger of a cell in it.
     """
-    if not ledgers.is_dir():
-        raise UserError(f"--ledgers {ledgers} is no folder: --report needs one with ledgers in it")
-    names = [f"{variant.name}-seed{seed}.jsonl.gz" for variant, seed in cells_in_order()]
-    if not any((ledgers / name).exists() for name in names):
+    folder = ledgers.folder
+    if not folder.is_dir():
+        raise UserError(f"--ledgers {folder} is no folder: --report needs one with ledgers in it")
+    names = [f"{variant.name}-seed{seed}" for variant, seed in cells_in_order()]
+    if not any(map(ledgers.has, names)):
         raise UserError(
-            f"--ledgers {ledgers} holds no ledger of the study, such as {names[0]}: train without "
-            "--report, or give the folder that keeps them"
+            f"--ledgers {folder} holds no ledger of the study, such as "
+            f"{ledgers.path(names[0]).name}: train without --report, or give the folder that keeps "
+            "them"
         )
 
 
-def write_reports(out: Path, ledgers: Path, console: Console) -> int:
+def write_reports(out: Path, ledgers: Kept, console: Console) -> int:
     """A folder for each question of which a baseline and a rival have ended; how many."""
     order = cells_in_order()
     written = 0
@@ -144,10 +139,9 @@ def write_reports(out: Path, ledgers: Path, console: Console) -> int:
     ):
         sides = [
             [
-                path
+                ledgers.path(name)
                 for variant, seed in order
-                if variant in side
-                and (path := ledgers / f"{variant.name}-seed{seed}.jsonl.gz").exists()
+                if variant in side and ledgers.has(name := f"{variant.name}-seed{seed}")
             ]
             for side in (baseline, candidates)
         ]
@@ -171,26 +165,20 @@ def main() -> int:
     end_on_signals()
     console = Console()
     root = args.out.resolve()
-    ledgers = (args.ledgers or root / "ledgers").resolve()
+    ledgers = Kept((args.ledgers or root / "ledgers").resolve())
     if args.report:
         check_ledgers(ledgers)
         if not write_reports(root, ledgers, console):
-            raise UserError(f"--ledgers {ledgers} holds no baseline with a rival of it yet")
+            raise UserError(f"--ledgers {ledgers.folder} holds no baseline with a rival of it yet")
         return 0
-    if ledgers.exists() and not ledgers.is_dir():
-        raise UserError(f"--ledgers {ledgers} is a file: give a folder")
-    ledgers.mkdir(parents=True, exist_ok=True)
+    ledgers.make()
     PreparedText(root / "data").make(small_corpora.bundled_files(), VOCAB_SIZE, console)
     cells = [cell_of(root, variant, seed) for variant, seed in cells_in_order()]
-    waiting = [cell for cell in cells if not (ledgers / f"{cell.name}.jsonl.gz").exists()]
-
-    def keep(cell: Cell) -> None:
-        keep_ledger(root, cell, ledgers)
-
-    for cell in waiting:
-        if is_done(root, cell):
-            keep(cell)
-    finished = train_cells(root, waiting, Places(args.jobs), console, keep)
+    ledgers.take_finished(root, cells)
+    waiting = [cell for cell in cells if not ledgers.has(cell.name)]
+    finished = train_cells(
+        root, waiting, Places(args.jobs), console, lambda cell: ledgers.take(root, cell)
+    )
     write_reports(root, ledgers, console)
     return 0 if finished else INTERRUPTED_EXIT_CODE
 

@@ -2,6 +2,7 @@
 every Python brings along, and an index of them in one call.
 """
 
+import hashlib
 import random
 import sysconfig
 from collections.abc import Iterable, Iterator
@@ -30,13 +31,35 @@ def bundled_files() -> list[InputFile]:
     Raises:
         UserError: this Python has been installed without them.
     """
-    root = Path(sysconfig.get_path("stdlib"))
-    found = sorted(path for path in root.rglob("*.py") if "site-packages" not in path.parts)
+    found = _standard_library()
     if not found:
         raise UserError(
-            f"{root} holds no source files to train on: give a corpus of your own with --corpus"
+            f"{sysconfig.get_path('stdlib')} holds no source files to train on: give a corpus of "
+            "your own with --corpus"
         )
     return _in_drawn_order(find_inputs([str(path) for path in found], "text").files)
+
+
+def environment_files() -> list[InputFile]:
+    """The standard library's source files and those of every package of this environment.
+
+    Read in place, in an order drawn once. Of files that hold the same, the first alone: packages
+    copy from one another, and held-out text must not be what was trained on.
+    """
+    packages = Path(sysconfig.get_path("purelib"))
+    seen: set[bytes] = set()
+    found = []
+    for path in (*_standard_library(), *sorted(packages.rglob("*.py"))):
+        content = hashlib.sha256(path.read_bytes()).digest()
+        if content not in seen:
+            seen.add(content)
+            found.append(path)
+    return _in_drawn_order(find_inputs([str(path) for path in found], "text").files)
+
+
+def _standard_library() -> list[Path]:
+    root = Path(sysconfig.get_path("stdlib"))
+    return sorted(path for path in root.rglob("*.py") if "site-packages" not in path.parts)
 
 
 def corpus_files(corpus: str, console: Console) -> list[InputFile]:

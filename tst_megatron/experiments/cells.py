@@ -110,6 +110,7 @@ def train_cells(
     when_done: Callable[[Cell], None] = lambda cell: None,
     may_start: Callable[[Cell, Sequence[Cell]], bool] = lambda cell, running: True,
     when_failed: Callable[[Cell, str], None] | None = None,
+    replan: Callable[[], Sequence[Cell]] | None = None,
 ) -> bool:
     """Train the cells that are not done, in their order, a few at a time.
 
@@ -123,6 +124,8 @@ def train_cells(
             is asked again when one of these has ended, and with none of them the rest is left out.
         when_failed: is called with a cell that failed, and why, and the others go on. Without it,
             and where the run failed before its first step, all end: others would fail likewise.
+        replan: is asked whenever a run has ended for all cells anew, in their order: what some
+            runs came to may say which others there are to be. Without it they stay as they were.
 
     Returns:
         True if no more is to be done; False if the user cut it short, after the runs have saved.
@@ -130,12 +133,17 @@ def train_cells(
     Raises:
         UserError: a run failed, or another process is training it; the others have saved and ended.
     """
-    waiting = [cell for cell in cells if not is_done(root, cell)]
+
+    def not_done(cells: Sequence[Cell]) -> list[Cell]:
+        return [cell for cell in cells if not is_done(root, cell)]
+
+    waiting = not_done(cells)
     if len(waiting) < len(cells):
         done = len(cells) - len(waiting)
         console.print(f"{done} of {len(cells)} runs are done already.", highlight=False)
     # By its place, with GPUs of its own.
     running: dict[int, tuple[Cell, Process]] = {}
+    ended: set[str] = set()
 
     def may_go_on() -> bool:
         return may_start(waiting[0], [cell for cell, _ in running.values()])
@@ -155,6 +163,10 @@ def train_cells(
                     cell, process = running.pop(place)
                     bars.end(cell.name)
                     _tell(root, cell, process, when_done, when_failed)
+                    ended.add(cell.name)
+                    if replan is not None:
+                        busy = ended | {other.name for other, _ in running.values()}
+                        waiting = [one for one in not_done(replan()) if one.name not in busy]
     except KeyboardInterrupt:
         console.print("Stopping: the runs are saving a checkpoint.", highlight=False)
         return False

@@ -68,6 +68,26 @@ def test_the_others_go_on_without_one_that_failed(root: Path) -> None:
     assert train(root, "diverge", "work", "crash", "work") == ([], failed)
 
 
+def test_what_one_came_to_may_call_for_others(root: Path) -> None:
+    first, second, third = cells_that("work", "work", "crash")
+    failed: list[str] = []
+
+    def replan() -> list[Cell]:
+        # A failed one is offered again and again, and is not tried twice.
+        return [third, second] if ledger_of(root, first).exists() else [first]
+
+    assert train_cells(
+        root,
+        [first],
+        Places(1),
+        Console(quiet=True),
+        when_failed=lambda cell, reason: failed.append(cell.name),
+        replan=replan,
+    )
+    assert failed == [third.name]
+    assert ledger_of(root, second).exists()
+
+
 def test_all_end_where_one_has_not_made_a_step(root: Path) -> None:
     with pytest.raises(UserError, match="the 0-refuse run failed: the flag is wrong"):
         train(root, "refuse", "work")

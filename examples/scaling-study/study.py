@@ -1,0 +1,312 @@
+"""How a saving moves with size and length: real runs at each side's own learning rate.
+
+    python examples/scaling-study/study.py --out runs/scaling-study
+
+Two runs go side by side, the cheapest first. Before a size's own runs come those that choose its
+learning rate, on each side, with a seed that nothing else uses. It can be cut off at any point: the
+same command goes on. A run whose compressed ledger lies in ``--ledgers`` is not trained again;
+``--list`` says what there is to do, and trains nothing.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from tst_megatron import recipes
+from tst_megatron.corpora import small_corpora
+from tst_megatron.errors import INTERRUPTED_EXIT_CODE, UserError, user_errors_exit
+from tst_megatron.experiments.cells import Cell, Places, train_cells
+from tst_megatron.experiments.kept import Kept
+from tst_megatron.experiments.launch import end_on_signals
+from tst_megatron.experiments.text import PreparedText
+from tst_megatron.experiments.words import of_length
+from tst_megatron.files import write_whole
+from tst_megatron.runs.ledger import read_ledger
+from tst_megatron.statistics.log_parabola import lowest
+
+VOCAB_SIZE = 384
+SIDES = ("baseline", "bags")
+BAG_SIZE, STEP_RATIO = 4, 0.3
+SHORT, MIDDLE, LONG = 3_500, 14_000, 56_000
+SEEDS = (1, 2, 3)
+# Rates are chosen with a seed and a length that no figure is taken of.
+RATE_SEED, RATE_STEPS = 4, 7_000
+# Rates beyond the first four, one at a time, as long as the best of them is at an edge.
+_MOST_RATES = 8
+_WARMUP = 200
+_CHECKPOINTS = 5
+_EVAL_SEQUENCES = 2_048
+_LOG_INTERVAL = 100
+_MAP = tuple((bag, share) for bag in (2, 4, 8, 16) for share in (0.15, 0.3, 0.45))
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model: heads of 32, three times as wide inside, and what else recipe ``tiny`` has.
+
+    Attributes:
+        name: its parameters.
+        num_layers: of it.
+        hidden_size: h.
+        highest_rate: the highest of the four rates that are tried first, each half the one before.
+    """
+
+    name: str
+    num_layers: int
+    hidden_size: int
+    highest_rate: float
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Megatron's."""
+        return (
+            f"--num-layers={self.num_layers}",
+            f"--hidden-size={self.hidden_size}",
+            f"--ffn-hidden-size={3 * self.hidden_size}",
+            f"--num-attention-heads={self.hidden_size // 32}",
+        )
+
+
+SIZES = (
+    Size("51k", 2, 32, 8e-3),
+    Size("156k", 2, 64, 4e-3),
+    Size("525k", 2, 128, 2e-3),
+    Size("2.07M", 4, 192, 2e-3),
+    Size("3.6M", 4, 256, 1e-3),
+)
+SMALL, LARGE, LARGEST = SIZES[:3], SIZES[3], SIZES[4]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the study.
+
+    Attributes:
+        part: ``rate``, ``grid`` or ``map``.
+        size: of its model.
+        side: of `SIDES`.
+        rate: its highest learning rate.
+        steps: of it.
+        seed: of it.
+        bags: bag size and share of the steps, of the side that has them.
+    """
+
+    part: str
+    size: Size
+    side: str
+    rate: float
+    steps: int
+    seed: int
+    bags: tuple[int, float] = (BAG_SIZE, STEP_RATIO)
+
+    @property
+    def name(self) -> str:
+        """Of its folder and of its ledger."""
+        words = [self.part, self.size.name, self.side]
+        if self.part == "rate":
+            words.append(f"lr{self.rate:.3g}")
+        if self.part == "map":
+            words.append(f"s{self.bags[0]}-r{self.bags[1]}")
+        return "-".join([*words, str(self.steps), f"seed{self.seed}"])
+
+    def cell(self, root: Path) -> Cell:
+        """As it is trained."""
+        own = (f"--tst-bag-size={self.bags[0]}", f"--tst-step-ratio={self.bags[1]}")
+        flags = (
+            *recipes.flags(recipes.load("tiny")),
+            *self.size.flags,
+            *PreparedText(root / "data").flags,
+            # No evaluation on the way: one of so many sequences takes the time of 170 steps.
+            *of_length(self.steps, _WARMUP, 2 * self.steps, _CHECKPOINTS),
+            f"--eval-iters={_EVAL_SEQUENCES // 32}",
+            f"--log-interval={_LOG_INTERVAL}",
+            f"--tensorboard-log-interval={_LOG_INTERVAL}",
+            f"--lr={self.rate!r}",
+            f"--seed={self.seed}",
+            *(own if self.side == "bags" else ()),
+        )
+        return Cell(self.name, flags, self.steps)
+
+
+@dataclass
+class Study:
+    """What is done, and so what is to be done next.
+
+    Attributes:
+        kept: the ledgers that are there.
+        losses: final held-out losses of runs that have been looked at, by name; infinite of one
+            that failed.
+    """
+
+    kept: Kept
+    losses: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def rates_file(self) -> Path:
+        """Chosen rates, which stay as they were chosen."""
+        return self.kept.folder / "rates.json"
+
+    def loss(self, run: Run) -> float | None:
+        """Held-out, at its end; None while it is not done."""
+        if run.name not in self.losses and self.kept.has(run.name):
+            loss = read_ledger(self.kept.path(run.name)).validations[-1]["next_token_loss"]
+            self.losses[run.name] = math.inf if loss is None else float(loss)
+        return self.losses.get(run.name)
+
+    def rate_runs(self, size: Size, side: str) -> list[Run]:
+        """Those that choose a rate: four, and more where the best is at an edge."""
+        rates = [size.highest_rate / 2**place for place in (3, 2, 1, 0)]
+        while True:
+            runs = [Run("rate", size, side, rate, RATE_STEPS, RATE_SEED) for rate in rates]
+            losses = [self.loss(run) for run in runs]
+            known = [math.inf if loss is None else loss for loss in losses]
+            best = known.index(min(known))
+            if None in losses or len(rates) == _MOST_RATES or 0 < best < len(rates) - 1:
+                return runs
+            rates = [rates[0] / 2, *rates] if best == 0 else [*rates, 2 * rates[-1]]
+
+    def rate(self, size: Size, side: str) -> float | None:
+        """The chosen one, of two digits; None while the runs that choose it are not done."""
+        chosen: dict[str, float] = {}
+        if self.rates_file.exists():
+            chosen = json.loads(self.rates_file.read_text())
+        name = f"{size.name} {side}"
+        if name not in chosen:
+            runs = self.rate_runs(size, side)
+            losses = [loss for run in runs if (loss := self.loss(run)) is not None]
+            if len(losses) < len(runs):
+                return None
+            finite = [
+                (run.rate, loss)
+                for run, loss in zip(runs, losses, strict=True)
+                if math.isfinite(loss)
+            ]
+            parabola = lowest([rate for rate, _ in finite], [loss for _, loss in finite])
+            if parabola is None:
+                raise UserError(f"too few of the runs that choose a rate for {name} have a loss")
+            chosen[name] = float(f"{parabola.optimum:.2g}")
+            write_whole(self.rates_file, json.dumps(chosen, indent=2) + "\n")
+        return chosen[name]
+
+    def runs(self) -> list[Run]:
+        """All that can be told of now, in their order: what needs a rate comes once that is there.
+
+        Cheap ones first, so that each question has an answer early, and then a better one.
+        """
+        return [*self._choosing(SMALL), *self._small(), *self._large(), *self._rest()]
+
+    def _small(self) -> Iterator[Run]:
+        for seed in SEEDS:
+            # Corners before the middle.
+            for size in (SMALL[0], SMALL[2], SMALL[1]):
+                for steps in (SHORT, MIDDLE):
+                    yield from self._grid(size, steps, seed)
+            yield from self._grid(SMALL[0], LONG, seed)
+
+    def _large(self) -> Iterator[Run]:
+        yield from self._choosing([LARGE])
+        for steps in (SHORT, MIDDLE):
+            yield from self._grid(LARGE, steps, SEEDS[0])
+        yield from self._grid(SMALL[2], LONG, SEEDS[0])
+        yield from self._map()
+        yield from self._choosing([LARGEST])
+        for steps in (SHORT, MIDDLE):
+            yield from self._grid(LARGEST, steps, SEEDS[0])
+
+    def _rest(self) -> Iterator[Run]:
+        yield from self._grid(SMALL[1], LONG, SEEDS[0])
+        for seed in SEEDS[1:]:
+            for steps in (SHORT, MIDDLE):
+                yield from self._grid(LARGE, steps, seed)
+        for steps in (SHORT, MIDDLE):
+            yield from self._grid(LARGEST, steps, SEEDS[1])
+        for seed in SEEDS[1:]:
+            for size in SMALL[1:]:
+                yield from self._grid(size, LONG, seed)
+
+    def _choosing(self, sizes: Sequence[Size]) -> Iterator[Run]:
+        for size in sizes:
+            runs = [run for side in SIDES for run in self.rate_runs(size, side)]
+            yield from sorted(runs, key=lambda run: run.rate)
+
+    def _grid(self, size: Size, steps: int, seed: int) -> Iterator[Run]:
+        for side in SIDES:
+            if (rate := self.rate(size, side)) is not None:
+                yield Run("grid", size, side, rate, steps, seed)
+
+    def _map(self) -> Iterator[Run]:
+        if (rate := self.rate(SMALL[1], "bags")) is not None:
+            for bags in _MAP:
+                yield Run("map", SMALL[1], "bags", rate, MIDDLE, SEEDS[0], bags)
+
+
+def print_list(study: Study, console: Console) -> None:
+    """A line a run, with what it came to."""
+    for run in dict.fromkeys(study.runs()):
+        loss = study.loss(run)
+        console.print(f"{run.name}  {'to do' if loss is None else f'{loss:.4f}'}", highlight=False)
+
+
+def train(root: Path, kept: Kept, jobs: int, console: Console) -> bool:
+    """Train what is not kept yet; whether all is done."""
+    study = Study(kept)
+
+    def cells() -> list[Cell]:
+        return [
+            run.cell(root)
+            for run in dict.fromkeys(study.runs())
+            if not kept.has(run.name) and study.losses.get(run.name) != math.inf
+        ]
+
+    def note_failure(cell: Cell, reason: str) -> None:
+        study.losses[cell.name] = math.inf
+        console.print(f"The {cell.name} run failed: {reason}", highlight=False, soft_wrap=True)
+
+    PreparedText(root / "data").make(small_corpora.environment_files(), VOCAB_SIZE, console)
+    while True:
+        # What ended when nobody was there may tell of further runs.
+        before = cells()
+        kept.take_finished(root, before)
+        if cells() == before:
+            break
+    return train_cells(
+        root,
+        cells(),
+        Places(jobs),
+        console,
+        lambda cell: kept.take(root, cell),
+        when_failed=note_failure,
+        replan=cells,
+    )
+
+
+def main() -> int:
+    """Train what is not trained yet."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/scaling-study"))
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once, a core each (2)")
+    parser.add_argument("--ledgers", type=Path, help="compressed ledgers (default OUT/ledgers)")
+    parser.add_argument("--list", action="store_true", help="say what is done and what is not")
+    args = parser.parse_args()
+    end_on_signals()
+    console = Console()
+    root = args.out.resolve()
+    kept = Kept((args.ledgers or root / "ledgers").resolve())
+    if args.list:
+        print_list(Study(kept), console)
+        return 0
+    kept.make()
+    return 0 if train(root, kept, args.jobs, console) else INTERRUPTED_EXIT_CODE
+
+
+if __name__ == "__main__":
+    with user_errors_exit():
+        sys.exit(main())

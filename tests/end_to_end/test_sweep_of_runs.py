@@ -80,7 +80,7 @@ def test_a_sweep_that_is_cut_off_and_called_again(corpus, tmp_path: Path) -> Non
 
     code, said = sweep(out, *flags, "--lr", "1e-3")
     assert code == 2, said
-    assert "holds a sweep with lr 0.002, and this one has 1e-3" in said
+    assert "holds a sweep with lr 0.0005, and this one has 1e-3" in said
     code, said = sweep(tmp_path / "slip", *flags, "--lr-warmup-iter", "3")
     assert code == 2, said
     assert "did you mean lr-warmup-iters?" in said

@@ -98,7 +98,7 @@ def begin_sweep(folder: Path, settings: SweepSettings) -> None:
 def test_a_folder_is_gone_on_in_with_the_same_settings_alone(tmp_path: Path) -> None:
     begin_sweep(tmp_path / "out", of_tiny())
     begin_sweep(tmp_path / "out", of_tiny())
-    with pytest.raises(UserError, match=r"lr 0.002, and this one has 1e-3: choose another --out"):
+    with pytest.raises(UserError, match=r"lr 0.0005, and this one has 1e-3: choose another --out"):
         begin_sweep(tmp_path / "out", of_tiny("--lr=1e-3"))
     for content in ("{", "[]"):
         (tmp_path / "out" / "sweep.json").write_text(content)

@@ -202,7 +202,9 @@ def _findings(
 
 def _compared(theirs: Sequence[Group], ours: Group, confidence: float) -> Comparison:
     found = compare_group(theirs, ours, confidence=confidence)
-    notes = [*found.notes, *settings_notes(found.baseline[0], ours)]
+    first = found.baseline[0]
+    both_tuned = None not in (first.sweep, ours.sweep)
+    notes = [*found.notes, *settings_notes(first.runs[0], ours.runs[0], both_tuned)]
     return replace(found, notes=tuple(notes))
 
 

@@ -139,17 +139,18 @@ def settings_apart(one: Group, other: Group) -> list[str]:
     return [*dict.fromkeys(subjects), *names]
 
 
-def settings_notes(theirs: Group, ours: Group) -> list[str]:
+def settings_notes(
+    baseline: RecordedRun, candidate: RecordedRun, both_tuned: bool = False
+) -> list[str]:
     """Which settings differ besides the methods', in a sentence; none where none does.
 
-    Of runs of two lengths, what follows from the length is not told, nor is a learning rate that
-    was chosen of several on either side.
+    Of runs of two lengths, what follows from the length is not told.
 
     Args:
-        theirs: a group of the baseline's.
-        ours: of the candidate's.
+        baseline: a run of its.
+        candidate: likewise.
+        both_tuned: each side's learning rate was chosen of several, so that it differs rightly.
     """
-    baseline, candidate = theirs.runs[0], ours.runs[0]
     found = compare_settings(baseline, candidate)
     values = {name: ends for name, *ends in found.differing}
     both = settings_of(baseline), settings_of(candidate)
@@ -158,7 +159,7 @@ def settings_notes(theirs: Group, ours: Group) -> list[str]:
         for name in found.beyond_methods
         if not Role.CIRCUMSTANCES.has(name)
         and not (baseline.num_steps != candidate.num_steps and Role.LENGTH.has(name))
-        and not (theirs.sweep and ours.sweep and Role.RATE.has(name))
+        and not (both_tuned and Role.RATE.has(name))
         and not (all(name in side for side in both) and same_content(name, *both))
     ]
     if not names:

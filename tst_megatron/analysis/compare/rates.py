@@ -178,13 +178,13 @@ def _sweep_notes(group: Group) -> Iterator[str]:
     sweep = group.sweep
     if sweep is None:
         return
-    best = sweep.best
+    best, setting = sweep.best, f'"{sweep.name}"'
     tried = (
         f"{len(sweep.groups)} tried ({shown_rate(sweep.rates[0])} to {shown_rate(sweep.rates[-1])})"
     )
     if sweep.is_confirmed:
         yield (
-            f'The learning rate of "{group.name}" is the best of {tried} on '
+            f"The learning rate of {setting}, {shown_rate(best.rate)}, is the best of {tried} on "
             f"{on_seeds(best.chosen_on)}; its figures are of {on_seeds(best.confirmed_on)}."
         )
     else:
@@ -200,15 +200,15 @@ def _sweep_notes(group: Group) -> Iterator[str]:
             )
         )
         yield (
-            f'The learning rate of "{group.name}" was chosen of {tried} {why}. Of rates that are '
-            "alike the lucky one ends lowest, so its loss is taken for lower than it is, and "
-            f"nothing is claimed: {instead}."
+            f"The learning rate of {setting}, {shown_rate(best.rate)}, was chosen of {tried} "
+            f"{why}. Of rates that are alike the lucky one ends lowest, so its loss is taken for "
+            f"lower than it is, and nothing is claimed: {instead}."
         )
     if (at := edge(sweep)) is not None:
         further = "lower" if at == "lowest" else "higher"
         yield (
-            f'The best learning rate of "{group.name}" is the {at} that was tried: a {further} one '
-            "may be better."
+            f"The best learning rate of {setting} is the {at} that was tried: a {further} one may "
+            "be better."
         )
 
 

@@ -188,17 +188,17 @@ def _rate_rows(group: Group, sweep: RateSweep) -> Iterator[tuple[str, ...]]:
         if of.rate == best.rate:
             words.append(f"chosen on {on_seeds(best.chosen_on)}" if best.chosen_on else "chosen")
         told = formats.loss(loss) if np.isfinite(loss) else formats.UNKNOWN
-        yield (of.name, shown_rate(of.rate), told, listed(seeds), ", ".join(words))
+        yield (sweep.name, shown_rate(of.rate), told, listed(seeds), ", ".join(words))
     if sweep.is_confirmed:
         of_others = formats.loss(final_loss(group))
         where = shown_rate(best.rate), of_others, listed(best.confirmed_on)
-        yield (group.name, *where, "compared")
+        yield (sweep.name, *where, "compared")
     if (found := parabola(sweep)) is not None:
         added = (("half", found.added_at_half), ("twice", found.added_at_double))
         words = [f"the {found.edge} tried"] if found.edge else []
         words += [f"{of} adds {formats.signed(more)}" for of, more in added if more is not None]
         where = f"{found.optimum:.2g}", formats.loss(found.value), listed(sweep.seeds or ("–",))
-        yield ("optimum", *where, ", ".join(words))
+        yield (f"{sweep.name}: optimum", *where, ", ".join(words))
 
 
 def _seeds_of(group: Group) -> list[object]:

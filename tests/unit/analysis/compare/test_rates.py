@@ -77,8 +77,9 @@ def test_the_best_rate_of_a_side_is_compared_on_the_seeds_that_did_not_choose(si
     assert (baseline.rate, seeds(baseline.runs)) == (5e-4, [1, 2, 3])
     assert comparison.equal_flops.loss_difference.value == pytest.approx(1.48 - 1.60, abs=1e-3)
     assert "runs of the same seed are compared as pairs" in comparison.uncertainty
-    assert "is the best of 4 tried (0.00025 to 0.002) on seed 4; its figures are of seeds" in told(
-        one
+    assert (
+        "0.0005, is the best of 4 tried (0.00025 to 0.002) on seed 4; its figures are of"
+        in told(one)
     )
     assert "tuned for the baseline alone" in told(one)
     # The rest is listed, each run once.

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from tst_megatron.runs.outcomes import AtRate, Choice, Outcome
-from tst_megatron.runs.rates import BestRate, Seed, best_rate, listed, on_seeds, shared_seeds
+from tst_megatron.runs.rates import BestRate, Seed, best_rate, on_seeds, shared_seeds
 from tst_megatron.statistics.log_parabola import LogParabola, lowest
 
 _SHOWN = 6
@@ -147,12 +147,12 @@ def _is_compared(one: Outcome, chosen: ChosenRate | None) -> bool:
 
 def _chosen_notes(rates: Mapping[Choice, ChosenRate], best: Choice | None) -> Iterator[str]:
     told = [
-        f"{choice} {chosen.best.rate:g}"
+        f"{choice} at {chosen.best.rate:g}"
         for choice, chosen in rates.items()
         if choice.is_baseline or choice == best
     ]
     if told:
-        yield f"Every choice is compared at its best learning rate: {', '.join(told)}."
+        yield f"Every choice is compared at its best learning rate: {'; '.join(told)}."
 
 
 def _confirmed_notes(rates: Mapping[Choice, ChosenRate], wanted_seeds: int) -> Iterator[str]:
@@ -177,7 +177,7 @@ def _edge_notes(rates: Mapping[Choice, ChosenRate]) -> Iterator[str]:
     for edge, further in (("lowest", "lower"), ("highest", "higher")):
         at = [str(choice) for choice, chosen in rates.items() if chosen.edge == edge]
         if at:
-            which = listed(at) if len(at) <= _SHOWN else f"{len(at)} of {len(rates)} choices"
+            which = "; ".join(at) if len(at) <= _SHOWN else f"{len(at)} of {len(rates)} choices"
             yield (
                 f"The best learning rate of {which} is the {edge} that was tried: add a {further} "
                 "one."

@@ -69,7 +69,7 @@ def test_the_report_compares_best_with_best(tmp_path: Path) -> None:
     assert report["recommendation"]["gain"]["value"] == pytest.approx(gain)
     assert not report["partial"]
     said = " ".join(report["notes"])
-    assert "its best learning rate: the baseline 0.0005, s = 4, r = 0.4 0.002" in said
+    assert "its best learning rate: the baseline at 0.0005; s = 4, r = 0.4 at 0.002" in said
     assert "Rates are chosen on seed 4; losses and gain are of seeds 1 and 2." in said
     assert "s = 8, r = 0.2 is the highest that was tried: add a higher one." in said
     cells = {(c["bag_size"], c["step_ratio"]): c for c in report["cells"]}

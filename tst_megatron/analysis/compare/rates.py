@@ -220,14 +220,14 @@ def _untuned_notes(baseline: Sequence[Group], candidate: Group) -> Iterator[str]
     theirs, ours = first.sweep is not None, candidate.sweep is not None
     if not theirs and not ours:
         rates = (
-            f"one learning rate, {shown_rate(first.rate)}"
+            f"one learning rate, {shown_rate(first.rate)},"
             if first.rate == candidate.rate
             else f"one learning rate each ({shown_rate(first.rate)} the baseline, "
             f"{shown_rate(candidate.rate)} the candidate)"
         )
         yield (
-            f"Both sides ran at {rates}, which nothing here was tuned by: if it suits one side "
-            "better than the other, that is in every figure. Run several rates on each side."
+            f"Both sides ran at {rates} and no other was tried here: what suits one side better "
+            "than the other is in every figure. Run several rates on each side."
         )
     elif not theirs:
         yield (

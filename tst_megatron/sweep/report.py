@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text as Words
 
-from tst_megatron.experiments.search import Halving
+from tst_megatron.experiments.search import Halving, better
 from tst_megatron.experiments.text import TextRead
 from tst_megatron.files import write_whole
 from tst_megatron.methods.search import Limit, Optimum, Search
@@ -144,6 +144,7 @@ def build_report(found: Found, recommendation: Recommendation | None) -> dict[st
             *_diverged_rates_notes(found),
             *(f"The {name} run failed: {reason}." for name, reason in found.failed.items()),
             *(_halving_notes(found.halving) if found.halving else ()),
+            *(_halved_rates_notes(found.halving) if found.halving else ()),
         ],
         "name": found.name,
         "steps": found.num_steps,
@@ -413,6 +414,25 @@ def _halving_notes(halving: Halving) -> list[str]:
         f"{said} The whole grid's best is {best}, at {loss:.4f}: a regret of {halving.regret:.4f} "
         "nats."
     ]
+
+
+def _halved_rates_notes(halving: Halving) -> list[str]:
+    """By which runs rates were chosen, and which of them had nothing beyond."""
+    if not halving.of_baseline:
+        return []
+    tried = [unit.learning_rate for unit in halving.of_baseline[0] if isinstance(unit, AtRate)]
+    low, high = min(tried), max(tried)
+    notes = [
+        f"Learning rates ({len(tried)}, {low:g} to {high:g}) were halved too, the baseline's by "
+        "themselves: those of the whole runs were chosen on shorter ones."
+    ]
+    for unit in (*better(halving.of_baseline[-1], 1), halving.chosen):
+        if isinstance(unit, AtRate) and unit.learning_rate in (low, high):
+            end, further = (
+                ("lowest", "lower") if unit.learning_rate == low else ("highest", "higher")
+            )
+            notes.append(f"That of {unit.choice} is the {end} that was tried: add a {further} one.")
+    return notes
 
 
 def _symbols(search: Search) -> str:

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 from surfaces import SEARCH
 
+from tst_megatron.experiments.search import Halving, rungs_of
 from tst_megatron.methods.superposition.axes import BASELINE, Pair
 from tst_megatron.runs.outcomes import AtRate, Outcome
 from tst_megatron.sweep.outcomes_csv import read_csv
@@ -104,3 +105,25 @@ def test_a_rate_that_diverged_takes_no_choice_with_it(tmp_path: Path) -> None:
     report = write_report(tmp_path, Found(SEARCH, "r", 100, tuple(ran), len(ran), num_seeds=3))
     assert any("r = 0.2 at 0.004 with seed 4" in note for note in report["notes"])
     assert len([c for c in report["cells"] if c["loss"] is not None]) == 4
+
+
+def test_halving_says_that_shorter_runs_chose_the_rates(tmp_path: Path) -> None:
+    units = [AtRate(c, rate) for c in (BASELINE, PAIRS[0]) for rate in (5e-4, 2e-3)]
+    baselines, cells = (
+        {u: loss(u.choice, u.learning_rate) for u in units if u.is_baseline == is_it}
+        for is_it in (True, False)
+    )
+    last = ({units[0]: baselines[units[0]]}, {units[3]: cells[units[3]]})
+    halving = Halving(
+        rungs_of(2, 100, 2), (cells, last[1]), 1, 400, None, of_baseline=(baselines, last[0])
+    )
+    ran = named_rates([Outcome(u, 1, x) for one in last for u, x in one.items()])
+    report = write_report(tmp_path, Found(SEARCH, "r", 100, tuple(ran), 4, halving=halving))
+    said = " ".join(report["notes"])
+    assert "were halved too, the baseline's by themselves: those of the whole runs were" in said
+    assert "That of the baseline is the lowest that was tried: add a lower one." in said
+    assert "That of s = 4, r = 0.2 is the highest that was tried: add a higher one." in said
+    first, second = report["halving"]["rungs"]
+    assert [cell["learning_rate"] for cell in first["cells"]] == [5e-4, 2e-3, 5e-4, 2e-3]
+    assert [cell["learning_rate"] for cell in second["cells"]] == [5e-4, 2e-3]
+    assert report["halving"]["cost_share"] == pytest.approx((4 / 2 + 2) / 4)

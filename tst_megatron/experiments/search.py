@@ -16,7 +16,7 @@ from rich.console import Console
 from tst_megatron.experiments.budget import Trained, hours_spent, train_within
 from tst_megatron.experiments.cells import Cell, Places, is_done, ledger_of
 from tst_megatron.runs.ledger import read_ledger
-from tst_megatron.runs.outcomes import Choice, Outcome
+from tst_megatron.runs.outcomes import Choice, Outcome, without_rate
 
 _MOST_RUNGS = 4  # The shortest runs are an eighth.
 
@@ -27,7 +27,8 @@ class Trials:
 
     Attributes:
         root: the cells' folders lie in here.
-        choices: in the order in which they are run, the baseline first.
+        choices: in the order in which they are run, the baseline first; at several learning rates
+            each, perhaps (`AtRate`).
         seeds: likewise.
         num_steps: of a whole run.
         cell_of: a choice, a seed and a number of steps as a run.
@@ -44,13 +45,16 @@ class Trials:
     budget_hours: float | None = None
 
     @property
-    def baseline(self) -> Choice:
-        """What is compared with and not chosen."""
-        return self.choices[0]
+    def baselines(self) -> list[Choice]:
+        """What is compared with and not chosen: one, or one a learning rate."""
+        return [choice for choice in self.choices if choice.is_baseline]
 
-    def cells(self, choices: Sequence[Choice], num_steps: int) -> list[Cell]:
-        """Runs of some choices, all of a seed before those of the next."""
-        return [self.cell_of(c, seed, num_steps) for seed in self.seeds for c in choices]
+    def cells(
+        self, choices: Sequence[Choice], num_steps: int, seeds: Sequence[int] | None = None
+    ) -> list[Cell]:
+        """Runs of some choices with some seeds or all, those of a seed before those of the next."""
+        each = self.seeds if seeds is None else seeds
+        return [self.cell_of(c, seed, num_steps) for seed in each for c in choices]
 
     def train(
         self, cells: Sequence[Cell], console: Console, earlier: Sequence[Cell] = ()
@@ -99,25 +103,30 @@ class Rung:
     Attributes:
         steps: of each.
         num_choices: choices that are run.
+        num_baselines: learning rates of the baseline that are run beside them, to be chosen of.
     """
 
     steps: int
     num_choices: int
+    num_baselines: int = 0
 
 
-def rungs_of(num_choices: int, num_steps: int) -> tuple[Rung, ...]:
+def rungs_of(num_choices: int, num_steps: int, num_baselines: int = 0) -> tuple[Rung, ...]:
     """The rungs of a search, the last of them whole runs.
 
     Args:
         num_choices: to choose from; each rung keeps the better half, rounded up.
         num_steps: N; the rungs before have N/2, N/4 and N/8 steps, as many of them as there are
             halves to be left out.
+        num_baselines: learning rates of the baseline, of which the better half is kept likewise; 0
+            where it has one and is no part of the search.
     """
     number = min(_MOST_RUNGS, 1 + math.ceil(math.log2(num_choices)))
     rungs = []
     for rung in range(number):
-        rungs.append(Rung(max(1, num_steps // 2 ** (number - 1 - rung)), num_choices))
-        num_choices = -(-num_choices // 2)
+        steps = max(1, num_steps // 2 ** (number - 1 - rung))
+        rungs.append(Rung(steps, num_choices, num_baselines))
+        num_choices, num_baselines = -(-num_choices // 2), -(-num_baselines // 2)
     return tuple(rungs)
 
 
@@ -132,8 +141,8 @@ def better(losses: Mapping[Choice, float], number: int) -> tuple[Choice, ...]:
 
 
 def steps_of(rungs: Sequence[Rung], num_seeds: int) -> int:
-    """Steps of all runs of a search, without the baseline's."""
-    return sum(rung.steps * rung.num_choices for rung in rungs) * num_seeds
+    """Steps of all runs of a search; of the baseline's, those of a search for its rate."""
+    return sum(rung.steps * (rung.num_choices + rung.num_baselines) for rung in rungs) * num_seeds
 
 
 @dataclass(frozen=True)
@@ -147,6 +156,7 @@ class Halving:
         grid_steps: what the whole grid takes.
         best_of_grid: the lowest mean loss of whole runs of the whole grid; None where these were
             not all run, so that nobody knows.
+        of_baseline: likewise to `losses`, of the baseline's learning rates where it has several.
     """
 
     rungs: tuple[Rung, ...]
@@ -154,6 +164,7 @@ class Halving:
     num_seeds: int
     grid_steps: int
     best_of_grid: tuple[Choice, float] | None
+    of_baseline: tuple[Mapping[Choice, float], ...] = ()
 
     @property
     def is_done(self) -> bool:
@@ -170,7 +181,7 @@ class Halving:
 
     @property
     def cost_share(self) -> float:
-        """Its steps over the whole grid's, the baseline in neither."""
+        """Its steps over the whole grid's, a baseline of one learning rate in neither."""
         return steps_of(self.rungs, self.num_seeds) / self.grid_steps
 
     @property
@@ -184,16 +195,44 @@ class Halving:
 def run_grid(trials: Trials, console: Console) -> Trained:
     """Train all of them.
 
+    Of several learning rates a choice, all are run with the first seed, and the best of each choice
+    with the others: what chooses a rate is not what says how good it is.
+
     Raises:
         UserError: as of `train_within`.
     """
-    return trials.train(trials.cells(trials.choices, trials.num_steps), console)
+    units = trials.choices
+    if len({without_rate(unit) for unit in units}) == len(units):
+        return trials.train(trials.cells(units, trials.num_steps), console)
+    first, *others = trials.seeds
+    choosing = trials.cells(units, trials.num_steps, (first,))
+    trained = trials.train(choosing, console)
+    if not others or not trained.finished or trained.left_out:
+        return trained
+    best = best_rates(_losses(trials, units, trials.num_steps, (first,)))
+    confirming = trials.cells(best, trials.num_steps, others)
+    console.print(
+        f"With the other seeds: {', '.join(map(str, best))}", highlight=False, soft_wrap=True
+    )
+    then = trials.train(confirming, console, choosing)
+    return replace(then, failed=trained.failed | then.failed)
+
+
+def best_rates(losses: Mapping[Choice, float]) -> list[Choice]:
+    """The best learning rate of each choice, choices in their order; none where all diverged."""
+    by_choice: dict[Choice, list[Choice]] = {}
+    for unit in losses:
+        by_choice.setdefault(without_rate(unit), []).append(unit)
+    best = [better({unit: losses[unit] for unit in units}, 1)[0] for units in by_choice.values()]
+    return [unit for unit in best if math.isfinite(losses[unit])]
 
 
 def run_halving(
     trials: Trials, candidates: Sequence[Choice], console: Console
 ) -> tuple[Trained, Halving]:
     """Train rung after rung, each with the better half of the one before; the baseline comes last.
+
+    A baseline of several learning rates is halved beside them.
 
     Args:
         trials: of the whole grid.
@@ -204,16 +243,20 @@ def run_halving(
         UserError: as of `train_within`.
     """
     num_seeds = len(trials.seeds)
-    rungs = rungs_of(len(candidates), trials.num_steps)
+    baselines = trials.baselines
+    tuned = baselines if len(baselines) > 1 else []
+    rungs = rungs_of(len(candidates), trials.num_steps, len(tuned))
     left = [choice for choice in trials.choices if choice in candidates]
+    grid_runs = runs_of_grid([*left, *tuned], num_seeds)
     losses: list[Mapping[Choice, float]] = []
+    of_baseline: list[Mapping[Choice, float]] = []
     earlier: list[Cell] = []
     failed: dict[str, str] = {}
     for rung in rungs:
         whole = rung.steps == trials.num_steps
-        cells = trials.cells([*left, trials.baseline] if whole else left, rung.steps)
+        cells = trials.cells([*left, *(baselines if whole else tuned)], rung.steps)
         console.print(
-            f"{rung.steps:,} steps a run: " + ", ".join(str(choice) for choice in left),
+            f"{rung.steps:,} steps a run: " + ", ".join(str(c) for c in (*left, *tuned)),
             highlight=False,
         )
         trained = trials.train(cells, console, earlier)
@@ -223,20 +266,31 @@ def run_halving(
         earlier += cells
         losses.append(_losses(trials, left, rung.steps))
         left = list(better(losses[-1], -(-len(left) // 2)))
+        if tuned:
+            of_baseline.append(_losses(trials, tuned, rung.steps))
+            baselines = tuned = list(better(of_baseline[-1], -(-len(tuned) // 2)))
     return replace(trained, failed=failed), Halving(
         rungs,
         tuple(losses),
         num_seeds,
-        len(candidates) * trials.num_steps * num_seeds,
+        grid_runs * trials.num_steps,
         _best_of(trials, candidates),
+        tuple(of_baseline),
     )
 
 
-def _losses(trials: Trials, choices: Sequence[Choice], num_steps: int) -> dict[Choice, float]:
-    """Mean final losses over the seeds; NaN where a run diverged or failed."""
+def runs_of_grid(units: Sequence[Choice], num_seeds: int) -> int:
+    """Runs that `run_grid` makes: all with a seed, and with each further one the best rates."""
+    return len(units) + (num_seeds - 1) * len({without_rate(unit) for unit in units})
+
+
+def _losses(
+    trials: Trials, choices: Sequence[Choice], num_steps: int, seeds: Sequence[int] | None = None
+) -> dict[Choice, float]:
+    """Mean final losses over some seeds or all; NaN where a run diverged or failed."""
     losses = {}
     for choice in choices:
-        outcomes = [trials.outcome(choice, seed, num_steps) for seed in trials.seeds]
+        outcomes = [trials.outcome(choice, seed, num_steps) for seed in seeds or trials.seeds]
         losses[choice] = fmean(math.nan if one is None else one.loss for one in outcomes)
     return losses
 

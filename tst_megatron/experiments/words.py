@@ -1,5 +1,6 @@
 """Flags of runs as words: seeds, the flags that some runs have alone, and those of a length."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,53 @@ def seeds_from_words(words: Sequence[str]) -> tuple[int, ...]:
         if seeds.count(seed) > 1:
             raise UserError(f"--seeds names {seed} twice: a run of the same seed says nothing new")
     return tuple(seeds)
+
+
+def rates_from_words(words: Sequence[str]) -> tuple[float, ...]:
+    """The rates of ``--learning-rates``, ascending.
+
+    Raises:
+        UserError: the list is empty, or a rate is no number above 0 or stands twice.
+    """
+    flag = "--learning-rates"
+    rates = [_rate(flag, word) for word in split_values(flag, words)]
+    # As a run's folder has them in its name.
+    names = [f"{rate:g}" for rate in rates]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{flag} names {name} twice: name every rate once")
+    return tuple(sorted(rates))
+
+
+def _rate(flag: str, word: str) -> float:
+    try:
+        rate = float(word)
+    except ValueError:
+        raise UserError(f"{flag} {word} is no number: write for example 5e-4 1e-3") from None
+    # Written so that NaN fails too.
+    if not 0 < rate < math.inf:
+        raise UserError(f"{flag} {word} has to be above 0: write for example 5e-4 1e-3")
+    return rate
+
+
+def at_rate(values: Mapping[str, Any], rate: float) -> tuple[str, ...]:
+    """Flags that set a run's peak learning rate; the lowest one stays the same share of it.
+
+    Args:
+        values: of the flags that the rate takes the place of.
+        rate: the peak.
+    """
+    peak, lowest = (_number(values.get(name)) for name in ("lr", "min-lr"))
+    if not peak or not lowest:
+        return (f"--lr={rate!r}",)
+    return (f"--lr={rate!r}", f"--min-lr={lowest * rate / peak!r}")
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def parted(

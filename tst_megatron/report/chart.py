@@ -171,6 +171,8 @@ class Chart:
         arrows: thin.
         x_range: what is shown at first, from left to right; a falling one turns the axis round.
         y_range: what is shown at first, from the bottom.
+        ratio_ticks: xs with a tick where equal ratios of x are equally wide; none where equal
+            differences are. Such a chart has neither upright rules nor arrows.
     """
 
     name: str
@@ -187,6 +189,7 @@ class Chart:
     arrows: tuple[Arrow, ...] = ()
     x_range: tuple[float, float] | None = None
     y_range: tuple[float, float] | None = None
+    ratio_ticks: tuple[float, ...] = ()
 
     @property
     def legend(self) -> list[str]:

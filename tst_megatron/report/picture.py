@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.container import Container
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from matplotlib.transforms import ScaledTranslation
 
 from tst_megatron.report.chart import (
@@ -126,6 +127,10 @@ def _draw(axes: Axes, chart: Chart) -> None:
         )
     axes.set_xlabel(chart.x_label)
     axes.set_ylabel(chart.y_label)
+    if chart.ratio_ticks:
+        axes.set_xscale("log")
+        axes.set_xticks(chart.ratio_ticks, [f"{tick:g}" for tick in chart.ratio_ticks], minor=False)
+        axes.xaxis.set_minor_locator(NullLocator())
     if chart.x_range is not None:
         axes.set_xlim(*chart.x_range)
     if chart.y_range is not None:

@@ -57,7 +57,7 @@ def figure(chart: Chart) -> dict[str, Any]:
             "paper_bgcolor": "#fff",
             "plot_bgcolor": "#fff",
             "hovermode": "closest",
-            "xaxis": _axis(chart.x_label, chart.x_range),
+            "xaxis": _axis(chart.x_label, chart.x_range) | _by_ratio(chart),
             "yaxis": _axis(chart.y_label, chart.y_range),
             "legend": {
                 "orientation": "h",
@@ -208,6 +208,18 @@ def _axis(label: str, limits: tuple[float, float] | None) -> dict[str, Any]:
     if limits is not None:
         axis["range"] = list(limits)
     return axis
+
+
+def _by_ratio(chart: Chart) -> dict[str, Any]:
+    """What makes ratios of x equally wide; plotly.js has such a range in powers of ten."""
+    ticks = chart.ratio_ticks
+    if not ticks:
+        return {}
+    labels = [f"{tick:g}" for tick in ticks]
+    axis = {"type": "log", "tickmode": "array", "tickvals": list(ticks), "ticktext": labels}
+    if chart.x_range is None:
+        return axis
+    return axis | {"range": [math.log10(end) for end in chart.x_range]}
 
 
 def _rule(rule: Rule) -> dict[str, Any]:

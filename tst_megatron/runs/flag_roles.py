@@ -147,6 +147,9 @@ class Role(Enum):
     )
     """Where it writes, how far it had got and who watches: nothing of what was trained."""
 
+    RATE = ("lr", "min_lr")
+    """The height of its learning rate."""
+
     OF_A_START = (*BOOKKEEPING, *LENGTH, "exit_")
     """What a later start of a run may have otherwise, with the same losses up to there."""
 

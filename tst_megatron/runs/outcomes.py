@@ -18,6 +18,37 @@ class Choice:
         raise NotImplementedError
 
 
+@dataclass(frozen=True, order=True)
+class AtRate(Choice):
+    """A choice with a learning rate, which is of no method.
+
+    Attributes:
+        choice: a method's own.
+        learning_rate: the peak.
+    """
+
+    choice: Choice
+    learning_rate: float
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether the method is off."""
+        return self.choice.is_baseline
+
+    @property
+    def name(self) -> str:
+        """As in names of folders."""
+        return f"{self.choice.name}-lr{self.learning_rate:g}"
+
+    def __str__(self) -> str:
+        return f"{self.choice} at {self.learning_rate:g}"
+
+
+def without_rate(choice: Choice) -> Choice:
+    """A method's own choice."""
+    return choice.choice if isinstance(choice, AtRate) else choice
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a run ended with.
@@ -30,6 +61,7 @@ class Outcome:
         steps: of the run; likewise.
         data_tokens: that it read; likewise.
         gpu_hours: that it took, core hours on a CPU; likewise.
+        learning_rate: the peak, where several were tried.
     """
 
     choice: Choice
@@ -39,3 +71,4 @@ class Outcome:
     steps: int | None = None
     data_tokens: int | None = None
     gpu_hours: float | None = None
+    learning_rate: float | None = None

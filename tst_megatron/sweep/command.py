@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from tst_megatron.errors import INTERRUPTED_EXIT_CODE, UserError
-from tst_megatron.sweep.grid import Grid, add_axes, given_axes, grid_of, searches
+from tst_megatron.sweep.grid import Grid, add_axes, given_axes, grid_of, searches, with_rates
 
 if TYPE_CHECKING:
     from tst_megatron.experiments.search import Trials
@@ -42,6 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_axes(parser)
     parser.add_argument(
         "--seeds", nargs="*", metavar="N", help="run everything once with each (default: one)"
+    )
+    parser.add_argument(
+        "--learning-rates",
+        nargs="*",
+        metavar="LR",
+        help="peak learning rates to try in every cell, the baseline too: best is compared with "
+        "best (default: the recipe's); a min-lr stays the same share of it",
     )
     parser.add_argument(
         "--out",
@@ -113,36 +120,38 @@ def main(args: argparse.Namespace, others: list[str]) -> int:
 def _run(args: argparse.Namespace, others: list[str], grid: Grid, console: Console) -> int:
     from tst_megatron.experiments.begin import begin
     from tst_megatron.experiments.cells import places_here
-    from tst_megatron.experiments.search import Trials, run_grid, run_halving
+    from tst_megatron.experiments.search import Trials, run_grid, run_halving, runs_of_grid
+    from tst_megatron.sweep.rates import named_rates
     from tst_megatron.sweep.report import Found
     from tst_megatron.sweep.settings import SETTINGS_FILE, settings_from_flags, text_of_choices
 
     search = grid.search
     settings = settings_from_flags(search, args.recipe, others)
     seeds = _seeds(args, others, settings.seed)
+    rates = _rates(args, others)
     search.check(grid.choices, settings.num_steps)
     text = text_of_choices(settings, grid.choices, seeds[0])
     limit = _limit(args, search, text, settings)
     candidates = [choice for choice in grid.choices if limit is None or limit.holds(choice)]
     if args.halving:
-        _check_halving(args, grid, candidates, settings.num_steps)
+        _check_halving(args, grid, candidates, len(rates), settings.num_steps)
     places = places_here(args.jobs, args.nproc_per_node)
-    _check_flags(args.recipe, others, settings, grid, seeds[0])
+    _check_flags(args.recipe, others, settings, grid, rates, seeds[0])
     out = (args.out or _DEFAULT_OUT).resolve()
     begin(out / SETTINGS_FILE, "sweep", {"recipe": settings.recipe, "flags": settings.values})
     trials = Trials(
         out / "cells",
-        grid.ordered(),
+        grid.at_rates(rates),
         seeds,
         settings.num_steps,
         settings.cell,
         places,
         args.budget_hours,
     )
-    _say_what_is_run(grid, trials, text, args.halving, console)
+    _say_what_is_run(grid, trials, rates, text, args.halving, console)
     halving = None
     if args.halving:
-        trained, halving = run_halving(trials, candidates, console)
+        trained, halving = run_halving(trials, with_rates(candidates, rates), console)
     else:
         trained = run_grid(trials, console)
     _report(
@@ -151,11 +160,12 @@ def _run(args: argparse.Namespace, others: list[str], grid: Grid, console: Conso
             search=search,
             name=args.recipe,
             num_steps=settings.num_steps,
-            outcomes=tuple(trials.outcomes(trained.failed)),
-            wanted=len(seeds) * len(trials.choices),
+            outcomes=tuple(named_rates(trials.outcomes(trained.failed))),
+            wanted=runs_of_grid(trials.choices, len(seeds)),
             left_out=tuple(cell.name for cell in trained.left_out),
             text=text,
             limit=limit,
+            num_seeds=len(seeds),
             budget_hours=args.budget_hours,
             spent_hours=trained.spent_hours,
             halving=halving,
@@ -185,7 +195,11 @@ def _limit(
 
 
 def _check_halving(
-    args: argparse.Namespace, grid: Grid, candidates: "list[Choice]", num_steps: int
+    args: argparse.Namespace,
+    grid: Grid,
+    candidates: "list[Choice]",
+    num_rates: int,
+    num_steps: int,
 ) -> None:
     """Check that there is something to choose from, and that the shortest runs can have it."""
     from tst_megatron.experiments.search import rungs_of
@@ -196,7 +210,8 @@ def _check_halving(
             f"--tokens-available {args.tokens_available:g} is too little text for every "
             f"{words.noun}: add {words.less_text}, or leave --halving out"
         )
-    grid.search.check(grid.choices, rungs_of(len(candidates), num_steps)[0].steps)
+    rungs = rungs_of(len(candidates) * max(1, num_rates), num_steps)
+    grid.search.check(grid.choices, rungs[0].steps)
 
 
 def _report(out: Path, found: "Found", console: Console) -> None:
@@ -216,7 +231,10 @@ def _report_table(args: argparse.Namespace, others: list[str], console: Console)
     from tst_megatron.sweep.settings import SETTINGS_FILE
 
     flags = [*_given(args, "recipe"), *(axis.flag for _, axis in given_axes(args))]
-    flags += [*_given(args, "seeds", "budget_hours"), *(["--halving"] if args.halving else [])]
+    flags += [
+        *_given(args, "seeds", "learning_rates", "budget_hours"),
+        *(["--halving"] if args.halving else []),
+    ]
     for flag in (*flags, *others):
         raise UserError(f"--from-csv runs nothing, so it takes no {flag}: leave one out")
     search, outcomes = read_csv(args.from_csv, searches())
@@ -264,8 +282,23 @@ def _seeds(args: argparse.Namespace, others: list[str], default: int) -> tuple[i
     return seeds_from_words(args.seeds)
 
 
+def _rates(args: argparse.Namespace, others: list[str]) -> tuple[float, ...]:
+    if args.learning_rates is None:
+        return ()
+    if any(word.partition("=")[0] == "--lr" for word in others):
+        raise UserError("--learning-rates and --lr both set the learning rate: use one")
+    from tst_megatron.experiments.words import rates_from_words
+
+    return rates_from_words(args.learning_rates)
+
+
 def _check_flags(
-    recipe: str, others: list[str], settings: "SweepSettings", grid: Grid, seed: int
+    recipe: str,
+    others: list[str],
+    settings: "SweepSettings",
+    grid: Grid,
+    rates: tuple[float, ...],
+    seed: int,
 ) -> None:
     """Megatron would name a wrong flag only in the log of the first run that has it."""
     from tst_megatron.backends import prepare_backend
@@ -275,17 +308,27 @@ def _check_flags(
     from tst_megatron.recipes.keys import check_keys, check_together, main_name
 
     check_keys(read(recipe).overridden(others, main_name))
-    for choice in (grid.search.baseline, *grid.choices):
+    of_baseline = with_rates([grid.search.baseline], rates)
+    for choice in (*of_baseline, *with_rates(grid.choices, rates[:1])):
         check_together(settings.flags(choice, seed))
 
 
 def _say_what_is_run(
-    grid: Grid, trials: "Trials", text: "dict[Choice, TextRead]", halves: bool, console: Console
+    grid: Grid,
+    trials: "Trials",
+    rates: tuple[float, ...],
+    text: "dict[Choice, TextRead]",
+    halves: bool,
+    console: Console,
 ) -> None:
     search, seeds = grid.search, trials.seeds
     symbols = " and ".join(axis.symbol for axis in search.axes)
     tokens = [one.data_tokens for one in text.values()]
     what = "searched by halving" if halves else "each run whole"
+    if rates:
+        what = f"{what}, at {len(rates)} learning rates ({rates[0]:g} to {rates[-1]:g})"
+    if len(rates) > 1 < len(seeds) and not halves:
+        what = f"{what} with the first seed and at the best of them with the others"
     console.print(
         f"{len(grid.choices)} {search.words.noun}s of {symbols} and the baseline, {what}, "
         f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}: {trials.num_steps:,} steps a run, "

@@ -5,7 +5,7 @@ baseline; what lies higher leaves the panel, and the caption says so.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from tst_megatron.runs.noise import levelled, means_of
 from tst_megatron.runs.outcomes import Choice, Outcome
 from tst_megatron.statistics.array import Array
 from tst_megatron.statistics.interval import Interval
+from tst_megatron.sweep.rates import ChosenRate
 from tst_megatron.sweep.recommendation import Recommendation
 
 type Means = dict[Choice, tuple[float, int]]
@@ -31,6 +32,8 @@ _OPTIMUM = "#d55e00"
 # Of the depth of the bottom: how far above the baseline, and below the lowest cell, the axis goes.
 _ABOVE, _BELOW = 0.25, 0.08
 _MESH = 200
+# Choices whose losses over the learning rate are drawn.
+_MOST_RATES = 6
 _MAP = "viridis_r"
 
 
@@ -48,6 +51,45 @@ def draw_sweep(search: Search, outcomes: Sequence[Outcome], found: Recommendatio
     if found.fit is not None and has_map:
         _draw_map(figure, axes[-1], search, means, found, found.fit)
     return _png(figure)
+
+
+def draw_rates(rates: Mapping[Choice, ChosenRate], found: Recommendation | None) -> bytes:
+    """Final loss over the learning rate, the baseline's and the lowest cells', as a PNG."""
+    figure = Figure(figsize=(7.0, 4.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    shown = _shown_rates(rates, found)
+    colours = iter(_colours(len(shown)))
+    for choice in shown:
+        chosen = rates[choice]
+        colour = _BASELINE if choice.is_baseline else next(colours)
+        tried, losses = list(chosen.means), list(chosen.means.values())
+        axes.plot(tried, losses, marker="o", color=colour, label=str(choice))
+        axes.plot(chosen.best.rate, chosen.means[chosen.best.rate], marker="D", ms=9, color=colour)
+        parabola = chosen.parabola
+        if parabola is not None and parabola.coefficients is not None:
+            xs = np.geomspace(tried[0], tried[-1], _MESH)
+            axes.plot(xs, parabola.losses(xs), color=colour, linestyle=":", linewidth=1.2)
+    axes.set_xscale("log")
+    ticks = sorted({rate for choice in shown for rate in rates[choice].losses})
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("learning rate (diamond: chosen; dotted: a parabola in its logarithm)")
+    axes.set_title("Final held-out loss over the learning rate")
+    _finish(axes)
+    axes.legend(frameon=False, fontsize=8)
+    return _png(figure)
+
+
+def _shown_rates(rates: Mapping[Choice, ChosenRate], found: Recommendation | None) -> list[Choice]:
+    """The baseline, the lowest cell and those that come after it."""
+
+    def rank(choice: Choice) -> tuple[bool, bool, float]:
+        loss = rates[choice].means[rates[choice].best.rate]
+        is_best = found is not None and choice == found.best
+        return not choice.is_baseline, not is_best, loss if np.isfinite(loss) else np.inf
+
+    return sorted(rates, key=rank)[:_MOST_RATES]
 
 
 def draw_halving(halving: Halving) -> bytes:

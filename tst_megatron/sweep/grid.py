@@ -14,7 +14,7 @@ from itertools import product
 from tst_megatron.errors import UserError
 from tst_megatron.methods.registry import methods
 from tst_megatron.methods.search import Axis, Search
-from tst_megatron.runs.outcomes import Choice
+from tst_megatron.runs.outcomes import AtRate, Choice
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,30 @@ class Grid:
             left.remove(farthest)
         return (self.search.baseline, *ordered)
 
+    def at_rates(self, rates: Sequence[float]) -> tuple[Choice, ...]:
+        """The same at every learning rate, or at the recipe's where there is none.
+
+        All rates of a choice, the middle one first, before the next choice's.
+        """
+        return with_rates(self.ordered(), rates)
+
     def _distance_to_usual(self, choice: Choice) -> float:
         usual = self.search.usual
         return sum(abs(axis.place(choice) - axis.place(usual)) for axis in self.search.axes)
+
+
+def with_rates(choices: Sequence[Choice], rates: Sequence[float]) -> tuple[Choice, ...]:
+    """Choices at every learning rate, as they are where there is none.
+
+    Args:
+        choices: of a method's settings.
+        rates: ascending; the middle one comes first, as it tells most.
+    """
+    if not rates:
+        return tuple(choices)
+    middle = (len(rates) - 1) / 2
+    ordered = sorted(rates, key=lambda rate: abs(rates.index(rate) - middle))
+    return tuple(AtRate(choice, rate) for choice in choices for rate in ordered)
 
 
 def searches() -> tuple[Search, ...]:

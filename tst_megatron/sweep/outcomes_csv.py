@@ -14,17 +14,22 @@ from tst_megatron.errors import UserError
 from tst_megatron.methods.search import Search
 from tst_megatron.runs.outcomes import Choice, Outcome
 
-_OF_A_RUN = tuple(field.name for field in fields(Outcome) if field.name != "choice")
+_RATE = "learning_rate"
+_OF_A_RUN = tuple(field.name for field in fields(Outcome) if field.name not in ("choice", _RATE))
 
 
 def as_csv(search: Search, outcomes: Sequence[Outcome]) -> str:
-    """A table with one row a run; what is not known is empty."""
+    """A table with one row a run; what is not known is empty.
+
+    Learning rates have a column where they were searched.
+    """
+    names = (*_OF_A_RUN, *([_RATE] if any(one.learning_rate for one in outcomes) else []))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow((*(axis.name for axis in search.axes), *_OF_A_RUN))
+    writer.writerow((*(axis.name for axis in search.axes), *names))
     for outcome in outcomes:
         place = [_written(axis.of(outcome.choice)) for axis in search.axes]
-        values = [getattr(outcome, name) for name in _OF_A_RUN]
+        values = [getattr(outcome, name) for name in names]
         writer.writerow((*place, *("" if value is None else value for value in values)))
     return buffer.getvalue()
 
@@ -58,13 +63,14 @@ def read_csv(path: Path, searches: Sequence[Search]) -> tuple[Search, list[Outco
         raise UserError(f"--from-csv {path} has no row below the names of its columns: add a run's")
     # The names are in line 1.
     outcomes = [_outcome(path, number, row, search) for number, row in enumerate(rows, start=2)]
-    seen: set[tuple[Choice, int]] = set()
+    seen: set[tuple[Choice, float | None, int]] = set()
     for number, outcome in enumerate(outcomes, start=2):
-        if (outcome.choice, outcome.seed) in seen:
+        run = (outcome.choice, outcome.learning_rate, outcome.seed)
+        if run in seen:
             raise UserError(
                 f"{path}, line {number}: {outcome.choice} with seed {outcome.seed} stands twice"
             )
-        seen.add((outcome.choice, outcome.seed))
+        seen.add(run)
     if all(outcome.choice.is_baseline for outcome in outcomes):
         words = search.words
         raise UserError(f"--from-csv {path} has no {words.run} run: {words.add_rows}")
@@ -91,7 +97,7 @@ def _outcome(path: Path, number: int, row: dict[str, str], search: Search) -> Ou
     try:
         choice = search.choice_of_row(row)
         seed, loss = int(row.get("seed") or 1), float(row["loss"])
-        stderr, hours = known("stderr"), known("gpu_hours")
+        stderr, hours, rate = known("stderr"), known("gpu_hours"), known(_RATE)
         steps, data_tokens = (
             None if value is None else int(value)
             for value in (known("steps"), known("data_tokens"))
@@ -100,4 +106,6 @@ def _outcome(path: Path, number: int, row: dict[str, str], search: Search) -> Ou
         raise UserError(f"{path}, line {number}: a value is missing or is no number") from None
     if choice is None:
         raise UserError(f"{path}, line {number}: {search.words.row}")
-    return Outcome(choice, seed, loss, stderr, steps, data_tokens, hours)
+    if rate is not None and not rate > 0:
+        raise UserError(f"{path}, line {number}: a {_RATE} of {rate:g} is not above 0")
+    return Outcome(choice, seed, loss, stderr, steps, data_tokens, hours, rate)

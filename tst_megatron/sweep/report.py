@@ -8,6 +8,7 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text as Words
 
-from tst_megatron.experiments.search import Halving
+from tst_megatron.experiments.search import Halving, better
 from tst_megatron.experiments.text import TextRead
 from tst_megatron.files import write_whole
 from tst_megatron.methods.search import Limit, Optimum, Search
 from tst_megatron.runs.noise import levelled, means_of, usable
-from tst_megatron.runs.outcomes import Choice, Outcome
+from tst_megatron.runs.outcomes import AtRate, Choice, Outcome, without_rate
 from tst_megatron.statistics.interval import Interval
 from tst_megatron.strict_json import finite
-from tst_megatron.sweep.figure import draw_halving, draw_sweep
+from tst_megatron.sweep.figure import draw_halving, draw_rates, draw_sweep
 from tst_megatron.sweep.outcomes_csv import as_csv
+from tst_megatron.sweep.rates import Tuned, rate_notes, tuned
 from tst_megatron.sweep.recommendation import Recommendation, recommend
 
 _PARTIAL = "This report is partial"
@@ -50,6 +52,7 @@ class Found:
         spent_hours: GPU hours of all runs; core hours on a CPU.
         halving: if it was asked for.
         failed: names of runs that broke off, and why.
+        num_seeds: that were asked for.
     """
 
     search: Search
@@ -64,6 +67,12 @@ class Found:
     spent_hours: float | None = None
     halving: Halving | None = None
     failed: Mapping[str, str] = field(default_factory=dict)
+    num_seeds: int = 1
+
+    @cached_property
+    def tuned(self) -> Tuned:
+        """At the best learning rate of every choice."""
+        return tuned(self.outcomes)
 
 
 def write_report(out: Path, found: Found) -> dict[str, Any]:
@@ -81,22 +90,26 @@ def write_report(out: Path, found: Found) -> dict[str, Any]:
     """
     out.mkdir(parents=True, exist_ok=True)
     recommendation = None
-    if any(not outcome.choice.is_baseline for outcome in usable(found.outcomes)):
+    outcomes = found.tuned.outcomes
+    if any(not outcome.choice.is_baseline for outcome in usable(outcomes)):
         asked = [choice for choice in found.text or () if not choice.is_baseline]
-        recommendation = recommend(found.search, found.outcomes, found.limit, asked)
+        recommendation = recommend(found.search, outcomes, found.limit, asked)
     report = build_report(found, recommendation)
     write_whole(out / "report.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
     write_whole(out / "cells.csv", as_csv(found.search, found.outcomes))
     figures = []
     if recommendation is not None:
-        png = draw_sweep(found.search, found.outcomes, recommendation)
+        png = draw_sweep(found.search, outcomes, recommendation)
         figures.append(("sweep.png", f"Final loss over {_symbols(found.search)}", png))
+    if any(len(chosen.losses) > 1 for chosen in found.tuned.rates.values()):
+        png = draw_rates(found.tuned.rates, recommendation)
+        figures.append(("rates.png", "Final loss over the learning rate", png))
     if found.halving is not None and found.halving.losses:
         figures.append(("halving.png", "Successive halving", draw_halving(found.halving)))
     for name, _, png in figures:
         write_whole(out / name, png)
     # Of a report that this one takes the place of.
-    for name in {"sweep.png", "halving.png"} - {name for name, _, _ in figures}:
+    for name in {"sweep.png", "rates.png", "halving.png"} - {name for name, _, _ in figures}:
         (out / name).unlink(missing_ok=True)
     write_whole(out / "report.html", _html(found.search, report, figures))
     return report
@@ -118,16 +131,20 @@ def build_report(found: Found, recommendation: Recommendation | None) -> dict[st
         headline, notes = f"There is nothing to choose from yet: {reason}.", []
     else:
         headline, *notes = recommendation.sentences
+    best = None if recommendation is None else recommendation.best
     report = {
         "headline": headline,
         "notes": [
             *([f"{_PARTIAL}: {num_done} of {found.wanted} runs are done."] if partial else []),
             *_budget_notes(found),
             *notes,
+            *rate_notes(found.tuned, best, found.num_seeds),
             *_text_notes(found),
-            *_diverged_notes(words.noun, found.outcomes),
+            *_diverged_notes(words.noun, found.tuned.outcomes),
+            *_diverged_rates_notes(found),
             *(f"The {name} run failed: {reason}." for name, reason in found.failed.items()),
             *(_halving_notes(found.halving) if found.halving else ()),
+            *(_halved_rates_notes(found.halving) if found.halving else ()),
         ],
         "name": found.name,
         "steps": found.num_steps,
@@ -137,6 +154,10 @@ def build_report(found: Found, recommendation: Recommendation | None) -> dict[st
         else _recommended(found.search, recommendation),
         "fit": None if recommendation is None else _fit(recommendation),
         "noise": None if recommendation is None else _noise(recommendation),
+        "learning_rates": [
+            {**_place(found.search, choice), **chosen.as_json()}
+            for choice, chosen in found.tuned.rates.items()
+        ],
         "halving": None if found.halving is None else _halving(found.search, found.halving),
         "budget": {
             "hours": found.budget_hours,
@@ -155,6 +176,8 @@ def print_report(search: Search, report: dict[str, Any], console: Console) -> No
     console.print(Words(report["headline"], style="bold"))
     if report["cells"]:
         console.print(_grid_table(search, report))
+    if report["learning_rates"]:
+        console.print(_rates_table(search, report))
     for note in report["notes"]:
         console.print(Words(note))
 
@@ -179,6 +202,48 @@ def _grid_table(search: Search, report: dict[str, Any]) -> Table:
     return table
 
 
+def rates_of(report: dict[str, Any]) -> list[float]:
+    """All learning rates that were tried, ascending."""
+    return sorted({one["rate"] for row in report["learning_rates"] for one in row["tried"]})
+
+
+def rate_cells(row: dict[str, Any], rates: Sequence[float]) -> list[str]:
+    """A choice's loss at each rate, the chosen one marked; and the lowest place by a parabola."""
+    losses = {one["rate"]: one["loss"] for one in row["tried"]}
+    marks = {row["rate"]: "*"}
+    cells = [
+        ""
+        if rate not in losses
+        else f"{marks.get(rate, '')}{'diverged' if losses[rate] is None else f'{losses[rate]:.4f}'}"
+        for rate in rates
+    ]
+    optimum = row["optimum"]
+    if optimum is None:
+        return [*cells, "–"]
+    added = [
+        f"{words} +{optimum[name]:.4f}"
+        for words, name in (("half", "added_at_half"), ("twice", "added_at_double"))
+        if optimum[name] is not None
+    ]
+    at_edge = [f"the {optimum['edge']} tried"] if optimum["edge"] else []
+    return [*cells, ", ".join([f"{optimum['rate']:.2g}", *at_edge, *added])]
+
+
+def _rates_table(search: Search, report: dict[str, Any]) -> Table:
+    """Losses over the learning rate, a row a choice."""
+    title = "final held-out loss over the learning rate, on the seeds that every rate has"
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left")
+    rates = rates_of(report)
+    for head in (*(axis.symbol for axis in search.axes), *(f"{rate:g}" for rate in rates)):
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("optimum by a parabola")
+    for row in report["learning_rates"]:
+        table.add_row(*_place_words(search, row), *rate_cells(row, rates))
+    table.caption = "* chosen"
+    table.caption_justify = "left"
+    return table
+
+
 def _cell_words(cell: dict[str, Any]) -> Words:
     if cell["loss"] is None:
         return Words("diverged" if cell["num_runs"] else "–")
@@ -187,18 +252,21 @@ def _cell_words(cell: dict[str, Any]) -> Words:
 
 
 def _cells(found: Found, recommendation: Recommendation | None) -> list[dict[str, Any]]:
-    means = means_of(levelled(found.outcomes))
+    means = means_of(levelled(found.tuned.outcomes))
     texts = found.text or {}
     cells = []
     for choice in sorted({*(one.choice for one in found.outcomes), *texts}):
         loss, _ = means.get(choice, (None, 0))
-        runs = [one for one in found.outcomes if one.choice == choice]
-        tokens = next((run.data_tokens for run in runs if run.data_tokens), None)
-        hours = [run.gpu_hours for run in runs if run.gpu_hours]
+        runs = [one for one in found.tuned.outcomes if one.choice == choice]
+        every = [one for one in found.outcomes if one.choice == choice]
+        tokens = next((run.data_tokens for run in every if run.data_tokens), None)
+        hours = [run.gpu_hours for run in every if run.gpu_hours]
+        rate = found.tuned.rates.get(choice)
         text = texts.get(choice)
         cells.append(
             {
                 **_place(found.search, choice),
+                "learning_rate": None if rate is None else rate.best.rate,
                 "loss": loss,
                 "num_runs": len(runs),
                 "seeds": [run.seed for run in runs],
@@ -265,7 +333,7 @@ def _halving(search: Search, halving: Halving) -> dict[str, Any]:
                 "cells": [{**_place(search, c), "loss": loss} for c, loss in losses.items()],
             }
             for rung, losses in zip(
-                halving.rungs, (*halving.losses, *({} for _ in not_run)), strict=True
+                halving.rungs, (*_with_baselines(halving), *({} for _ in not_run)), strict=True
             )
         ],
         "chosen": None if chosen is None else _place(search, chosen),
@@ -275,8 +343,17 @@ def _halving(search: Search, halving: Halving) -> dict[str, Any]:
     }
 
 
+def _with_baselines(halving: Halving) -> list[Mapping[Choice, float]]:
+    """The losses of each rung, those of the baseline's rates first where it has several."""
+    of_baseline = halving.of_baseline or tuple({} for _ in halving.losses)
+    return [{**own, **losses} for own, losses in zip(of_baseline, halving.losses, strict=True)]
+
+
 def _place(search: Search, choice: Choice) -> dict[str, Any]:
-    return {axis.name: axis.of(choice) for axis in search.axes}
+    place = {axis.name: axis.of(without_rate(choice)) for axis in search.axes}
+    if isinstance(choice, AtRate):
+        place["learning_rate"] = choice.learning_rate
+    return place
 
 
 def _interval(interval: Interval) -> dict[str, float | None]:
@@ -310,6 +387,18 @@ def _diverged_notes(noun: str, outcomes: Sequence[Outcome]) -> list[str]:
     return [f"Without a final loss: {said}.{out if cells else ''}"]
 
 
+def _diverged_rates_notes(found: Found) -> list[str]:
+    """Runs without a loss that are not compared, as another rate was chosen."""
+    diverged = [
+        f"{one.choice} at {one.learning_rate:g} with seed {one.seed}"
+        for one in found.outcomes
+        if not isfinite(one.loss) and one not in found.tuned.outcomes
+    ]
+    if not diverged:
+        return []
+    return [f"Without a final loss at rates that were not chosen: {'; '.join(diverged)}."]
+
+
 def _halving_notes(halving: Halving) -> list[str]:
     cost = f"{100 * halving.cost_share:.0f} % of the whole grid's steps"
     if halving.chosen is None:
@@ -325,6 +414,25 @@ def _halving_notes(halving: Halving) -> list[str]:
         f"{said} The whole grid's best is {best}, at {loss:.4f}: a regret of {halving.regret:.4f} "
         "nats."
     ]
+
+
+def _halved_rates_notes(halving: Halving) -> list[str]:
+    """By which runs rates were chosen, and which of them had nothing beyond."""
+    if not halving.of_baseline:
+        return []
+    tried = [unit.learning_rate for unit in halving.of_baseline[0] if isinstance(unit, AtRate)]
+    low, high = min(tried), max(tried)
+    notes = [
+        f"Learning rates ({len(tried)}, {low:g} to {high:g}) were halved too, the baseline's by "
+        "themselves: those of the whole runs were chosen on shorter ones."
+    ]
+    for unit in (*better(halving.of_baseline[-1], 1), halving.chosen):
+        if isinstance(unit, AtRate) and unit.learning_rate in (low, high):
+            end, further = (
+                ("lowest", "lower") if unit.learning_rate == low else ("highest", "higher")
+            )
+            notes.append(f"That of {unit.choice} is the {end} that was tried: add a {further} one.")
+    return notes
 
 
 def _symbols(search: Search) -> str:
@@ -344,6 +452,8 @@ def _html(search: Search, report: dict[str, Any], figures: Sequence[tuple[str, s
         figures=[(title, base64.b64encode(png).decode()) for _, title, png in figures],
         axes=search.axes,
         place_words=lambda cell: _place_words(search, cell),
+        rates=rates_of(report),
+        rate_cells=rate_cells,
     )
 
 

@@ -12,10 +12,10 @@ from tst_megatron import recipes
 from tst_megatron.errors import UserError
 from tst_megatron.experiments.cells import Cell
 from tst_megatron.experiments.text import TextRead, text_read
-from tst_megatron.experiments.words import STEPS_OF_A_PART, parted, shortened
+from tst_megatron.experiments.words import STEPS_OF_A_PART, at_rate, parted, shortened
 from tst_megatron.methods.search import Search
 from tst_megatron.runs.flag_roles import Role
-from tst_megatron.runs.outcomes import Choice
+from tst_megatron.runs.outcomes import AtRate, Choice, without_rate
 
 SETTINGS_FILE = "sweep.json"
 _MEGATRONS_SEED = 1234
@@ -55,14 +55,16 @@ class SweepSettings:
         """The command line of a run, after ``pretrain``.
 
         Args:
-            choice: of the method's settings.
+            choice: of the method's settings, with a learning rate or at the recipe's.
             seed: Megatron's.
             num_steps: of a shorter run, whose warm-up and decay are shorter likewise.
         """
-        own = () if choice.is_baseline else (*self.own_words, *self.search.flags(choice))
+        of_method = without_rate(choice)
+        own = () if choice.is_baseline else (*self.own_words, *self.search.flags(of_method))
         return (
             f"--recipe={self.recipe}",
             *self.words,
+            *(at_rate(self.values, choice.learning_rate) if isinstance(choice, AtRate) else ()),
             *shortened(self.values, num_steps or self.num_steps, self.num_steps),
             f"--seed={seed}",
             *own,

@@ -23,9 +23,11 @@ from tst_megatron.experiments.search import (
     run_grid,
     run_halving,
     rungs_of,
+    runs_of_grid,
     steps_of,
 )
 from tst_megatron.methods.superposition.axes import BASELINE, Pair
+from tst_megatron.runs.outcomes import AtRate
 from tst_megatron.sweep.settings import settings_from_flags
 
 
@@ -99,9 +101,15 @@ class Trainer:
         lines = (
             {"kind": "header", "step": 0, "schema_version": 1},
             {"kind": "step", "step": steps, "loss": 3.0, "wall_clock_s": 1.0},
-            {"kind": "validation", "step": steps, "next_token_loss": self._losses[config]},
+            {"kind": "validation", "step": steps, "next_token_loss": self._loss(config)},
         )
         (folder / "ledger.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def _loss(self, config: str) -> float:
+        """The paper's; at another learning rate than the one it is best at, more."""
+        name, _, rate = config.partition("-lr")
+        best = 1e-3 if name == "baseline" else 2e-3
+        return self._losses[name] + (abs(math.log2(float(rate) / best)) if rate else 0.0)
 
 
 CHOICES = grid((4, 8), (0.1, 0.3)).choices
@@ -163,3 +171,43 @@ def test_only_pairs_that_fit_the_text_are_halvinged(
     assert halving.chosen == Pair(4, 0.3)
     assert not any(name.startswith("s8") for name in trainer.names)
     assert halving.cost_share == pytest.approx(1.0)
+
+
+RATES = (5e-4, 1e-3, 2e-3)
+
+
+def at_rates(tmp_path: Path, seeds: tuple[int, ...] = (1,)) -> Trials:
+    runs = settings_from_flags(SEARCH, "tiny-baseline", ("--train-iters", "1000"))
+    units = grid((4, 8), (0.3,)).at_rates(RATES)
+    return Trials(tmp_path, units, seeds, 1000, runs.cell, Places(1))
+
+
+def test_a_grid_of_rates_chooses_on_the_first_seed_and_goes_on_with_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(monkeypatch)
+    trials = at_rates(tmp_path, seeds=(7, 1, 2))
+    run_grid(trials, Console(quiet=True))
+    assert trainer.names[:3] == [f"baseline-lr{rate}-seed7" for rate in (0.001, 0.0005, 0.002)]
+    best = ["baseline-lr0.001", "s4-r0.3-lr0.002", "s8-r0.3-lr0.002"]
+    assert sorted(trainer.names[9:]) == sorted(f"{n}-seed{seed}" for n in best for seed in (1, 2))
+    assert len(trainer.names) == runs_of_grid(trials.choices, 3) == 15
+    run_grid(trials, Console(quiet=True))
+    assert len(trainer.names) == 15
+
+
+def test_rungs_choose_over_rates_of_the_baseline_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(monkeypatch)
+    trials = at_rates(tmp_path)
+    candidates = [unit for unit in trials.choices if not unit.is_baseline]
+    _, halving = run_halving(trials, candidates, Console(quiet=True))
+    assert halving.chosen == AtRate(Pair(8, 0.3), 2e-3)
+    assert [len(losses) for losses in halving.losses] == [6, 3, 2, 1]
+    assert [len(losses) for losses in halving.of_baseline] == [3, 2, 1, 1]
+    assert list(halving.of_baseline[-1]) == [AtRate(BASELINE, 1e-3)]
+    # Beside 9 whole runs: 9 of an eighth, 5 of a quarter, 3 of a half and 2.
+    assert halving.cost_share == pytest.approx((9 / 8 + 5 / 4 + 3 / 2 + 2) / 9)
+    whole = [name for name in trainer.names if "-steps" not in name]
+    assert whole == ["s8-r0.3-lr0.002-seed1", "baseline-lr0.001-seed1"]

@@ -11,6 +11,7 @@ from tst_megatron.errors import UserError
 from tst_megatron.experiments.begin import begin
 from tst_megatron.methods.superposition.axes import BASELINE, Pair
 from tst_megatron.recipes import expand_recipe
+from tst_megatron.runs.outcomes import AtRate
 from tst_megatron.sweep.settings import SETTINGS_FILE, SweepSettings
 from tst_megatron.sweep.settings import settings_from_flags as settings_of
 
@@ -115,3 +116,15 @@ def test_an_edited_recipe_is_another_sweep(tmp_path: Path) -> None:
     recipe.write_text("extends: tiny-baseline\nlr: 4.0e-3\n")
     with pytest.raises(UserError, match=r"holds a sweep with lr 0\.001"):
         begin_sweep(tmp_path / "out", settings_from_flags(str(recipe), DATA))
+
+
+def test_a_rate_is_the_cells_own_and_the_lowest_follows() -> None:
+    settings = of_tiny("--min-lr", "2e-4")
+    peak = float(settings.values["lr"])
+    for choice in (BASELINE, Pair(4, 0.25)):
+        cell = settings.cell(AtRate(choice, peak / 8), 7)
+        assert cell.name.endswith(f"-lr{peak / 8:g}-seed7")
+        assert float(value(cell.flags, "lr") or 0) == peak / 8
+        assert float(value(cell.flags, "min-lr") or 0) == pytest.approx(2e-4 / 8)
+    # Of a lowest rate of 0 there is no share.
+    assert not any("min-lr" in word for word in of_tiny().flags(AtRate(BASELINE, 1e-3), 7))

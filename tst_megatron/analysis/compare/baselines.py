@@ -11,6 +11,7 @@ import numpy as np
 
 from tst_megatron.analysis.compare.group_curve import GroupCurve, group_curve
 from tst_megatron.analysis.compare.groups import Group, settings_apart
+from tst_megatron.analysis.compare.rates import at_rate_of
 
 _SHOWN = 4
 
@@ -19,7 +20,7 @@ def strongest(groups: Sequence[Group], candidate: Group) -> tuple[tuple[Group, .
     """The baseline's groups of one setting, and what is said of the others.
 
     Settings that both tell and that do not follow from the length part two groups; what one does
-    not tell parts nothing.
+    not tell parts nothing, nor do learning rates that were chosen of several at either length.
 
     Args:
         groups: of the baseline, of any settings and lengths.
@@ -44,8 +45,9 @@ def strongest(groups: Sequence[Group], candidate: Group) -> tuple[tuple[Group, .
     first = known[0]
     used: dict[int, Group] = {}
     for group in known:
-        if group is first or not settings_apart(first, group):
-            used.setdefault(group.num_steps, group)
+        of_setting = group if group is first else at_rate_of(first, group)
+        if of_setting is not None:
+            used.setdefault(group.num_steps, of_setting)
     others = sorted(
         (group for group in used.values() if group is not first), key=lambda group: group.num_steps
     )

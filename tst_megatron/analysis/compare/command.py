@@ -18,9 +18,10 @@ examples:
   tst-megatron compare baseline.csv --with runs/tst --json > figures.json
   tst-megatron compare both.csv:baseline --with both.csv:tst --loss-column val_loss
 
-Runs of equal settings but for the seed are one group. Several lengths of the baseline make whole
-runs comparable. A path is a run's ledger.jsonl (or .gz), its folder or a folder of such folders, a
-TensorBoard folder of Megatron's, or a CSV that W&B exported; FILE.csv:RUN is one run of several.
+Runs of equal settings but for the seed are one group; of several learning rates the best is
+compared. Several lengths of the baseline make whole runs comparable. A path is a run's
+ledger.jsonl (or .gz), its folder or a folder of such folders, a TensorBoard folder of Megatron's,
+or a CSV that W&B exported; FILE.csv:RUN is one run of several.
 """
 
 _WIDTH_OF_A_LOG = 80

@@ -1,7 +1,8 @@
 """From paths to what a report shows, and one candidate group against the baseline.
 
 The steps it takes: read the runs, group each side by equal settings, ask whether the sides may be
-compared, compare every candidate group, and put the best one first.
+compared, choose a learning rate where several were tried, compare every candidate group, and put
+the best one first.
 
 The one idea: all curves are drawn many times over with their errors (`rows`), every figure is
 worked out for every copy, and its interval is the middle 95 % of them.
@@ -35,6 +36,7 @@ from tst_megatron.analysis.compare.equal_loss import (
 )
 from tst_megatron.analysis.compare.group_curve import final_loss, group_curve
 from tst_megatron.analysis.compare.groups import Group, group, settings_notes
+from tst_megatron.analysis.compare.rates import not_listed, rate_notes, tuned, why_unconfirmed
 from tst_megatron.analysis.compare.result import (
     BEFORE_DECAY,
     Comparison,
@@ -126,7 +128,8 @@ def compare_group(
     """Compare a candidate group with the baseline's groups.
 
     Args:
-        baseline: its groups; of several settings the strongest counts.
+        baseline: its groups; of several settings the strongest counts. Each at one learning rate
+            (`rates.tuned`).
         candidate: the group.
         confidence: of the intervals, above 0 and below 1.
         draws: perturbed copies of the curves.
@@ -139,6 +142,7 @@ def compare_group(
     curves = [curve for curve in map(group_curve, groups) if curve is not None]
     ours = group_curve(candidate)
     notes = [*unused, *reading_notes((*groups, candidate), (*curves, ours))]
+    notes += rate_notes(groups, candidate)
     if not curves or ours is None:
         return _nothing(groups, candidate, confidence, notes)
     drawn = resample(tuple(curves), ours, draws, seed)
@@ -152,7 +156,7 @@ def compare_group(
     if steps is not None:
         notes += equal_budget_notes("steps", steps.steps, first, rows, steps.unlike)
     notes += equal_budget_notes("data_tokens", data.data_tokens, read_by, rows, data.unlike)
-    return Comparison(
+    comparison = Comparison(
         baseline=groups,
         candidate=candidate,
         equal_loss=found.headline,
@@ -168,6 +172,7 @@ def compare_group(
         one_seed=not drawn.between_seeds,
         notes=tuple(dict.fromkeys(notes)),
     )
+    return comparison.unclaimed_as(why_unconfirmed(groups, candidate))
 
 
 def _findings(
@@ -177,13 +182,17 @@ def _findings(
     reasons: tuple[str, ...] = (),
     prices: Prices = _NOT_ASKED,
 ) -> Findings:
-    comparisons = sorted((_compared(theirs, one, confidence) for one in ours), key=_rank)
+    baseline, candidate = tuned(theirs, ours, "baseline"), tuned(ours, theirs, "candidate")
+    comparisons = sorted(
+        (_compared(baseline.groups, one, confidence) for one in candidate.groups), key=_rank
+    )
     used = comparisons[0].baseline
-    unused = [one for one in theirs if not any(one is other for other in used)]
+    unused = [one for one in baseline.groups if not any(one is other for other in used)]
     return Findings(
         baseline=(*used, *unused),
         candidate=tuple(one.candidate for one in comparisons),
         comparisons=tuple(comparisons),
+        other_rates=(not_listed(baseline.others, used), candidate.others),
         reasons=reasons,
         notes=tuple(notes_on(theirs, ours)),
         prices=prices,
@@ -193,7 +202,9 @@ def _findings(
 
 def _compared(theirs: Sequence[Group], ours: Group, confidence: float) -> Comparison:
     found = compare_group(theirs, ours, confidence=confidence)
-    notes = [*found.notes, *settings_notes(found.baseline[0].runs[0], ours.runs[0])]
+    first = found.baseline[0]
+    both_tuned = None not in (first.sweep, ours.sweep)
+    notes = [*found.notes, *settings_notes(first.runs[0], ours.runs[0], both_tuned)]
     return replace(found, notes=tuple(notes))
 
 

@@ -4,6 +4,7 @@ The one idea: two runs are of one group unless a setting that both tell differs;
 tells little joins in, and nothing that is known to differ is averaged over.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,10 +16,13 @@ from tst_megatron.analysis.compare.settings import (
 )
 from tst_megatron.analysis.compare.stories import is_in_words, settings_of, stories_of, words_of
 from tst_megatron.runs.flag_roles import Role
+from tst_megatron.runs.rates import BestRate, Seed
 from tst_megatron.runs.run import RecordedRun
 
 Side = Literal["baseline", "candidate"]
 
+# Of two lowest rates; a command line has so many digits at least.
+_SAME_SHARE = 1e-3
 # More are in the page's table of settings.
 _SHOWN = 6
 _WORDS = {
@@ -40,11 +44,48 @@ class Group:
         name: what sets it apart, such as ``baseline`` or what its method calls its settings.
         runs: one a seed.
         num_steps: of a whole run.
+        sweep: of the learning rate, where it was chosen of several.
     """
 
     name: str
     runs: tuple[RecordedRun, ...]
     num_steps: int
+    sweep: "RateSweep | None" = None
+
+    @property
+    def rate(self) -> float | None:
+        """The peak learning rate; None where it is not told."""
+        told = settings_of(self.runs[0]).get("lr") if self.runs else None
+        return float(told) if isinstance(told, int | float) and told > 0 else None
+
+
+@dataclass(frozen=True)
+class RateSweep:
+    """Runs of one setting and length at several learning rates.
+
+    Attributes:
+        name: of the setting, without the rate.
+        groups: one a rate, ascending, with all of its runs.
+        losses: of each, the mean final loss on `seeds`; NaN where a run of these diverged.
+        seeds: that every rate has; empty where none has all, and each loss is of all its runs.
+        best: the rate that was chosen, and by which runs.
+    """
+
+    name: str
+    groups: tuple[Group, ...]
+    losses: tuple[float, ...]
+    seeds: tuple[Seed, ...]
+    best: BestRate
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Ascending."""
+        return tuple(group.rate or 0.0 for group in self.groups)
+
+    @property
+    def is_confirmed(self) -> bool:
+        """The figures are of other runs than those that the rate was chosen by."""
+        return bool(self.best.confirmed_on)
 
 
 def group(runs: Sequence[RecordedRun], side: Side) -> list[Group]:
@@ -74,35 +115,51 @@ def group(runs: Sequence[RecordedRun], side: Side) -> list[Group]:
     ]
 
 
+def names_of(groups: Sequence[Group], side: Side) -> list[str]:
+    """What tells some groups of a side from one another; all that they differ in may be less than
+    what sets the groups of the whole side apart."""
+    return _names([group.runs for group in groups], side)
+
+
 def settings_apart(one: Group, other: Group) -> list[str]:
     """Names of the settings that both groups tell and that set them apart.
 
     Of two lengths, what follows from the length, such as where the decay starts, sets nothing
-    apart.
+    apart, nor does a learning rate that was chosen of several at either.
     """
     ours, theirs = one.runs[0], other.runs[0]
     names = _differing(ours, theirs)
     if one.num_steps != other.num_steps:
         names = [name for name in names if not Role.LENGTH.has(name)]
+        if one.sweep and other.sweep:
+            names = [name for name in names if not Role.RATE.has(name)]
     if words_of(ours) == words_of(theirs):
         return names
     subjects = (story.subject for run in (ours, theirs) for story in stories_of(run))
     return [*dict.fromkeys(subjects), *names]
 
 
-def settings_notes(baseline: RecordedRun, candidate: RecordedRun) -> list[str]:
+def settings_notes(
+    baseline: RecordedRun, candidate: RecordedRun, both_tuned: bool = False
+) -> list[str]:
     """Which settings differ besides the methods', in a sentence; none where none does.
 
     Of runs of two lengths, what follows from the length is not told.
+
+    Args:
+        baseline: a run of its.
+        candidate: likewise.
+        both_tuned: each side's learning rate was chosen of several, so that it differs rightly.
     """
     found = compare_settings(baseline, candidate)
-    values = {name: (theirs, ours) for name, theirs, ours in found.differing}
+    values = {name: ends for name, *ends in found.differing}
     both = settings_of(baseline), settings_of(candidate)
     names = [
         name
         for name in found.beyond_methods
         if not Role.CIRCUMSTANCES.has(name)
         and not (baseline.num_steps != candidate.num_steps and Role.LENGTH.has(name))
+        and not (both_tuned and Role.RATE.has(name))
         and not (all(name in side for side in both) and same_content(name, *both))
     ]
     if not names:
@@ -118,6 +175,31 @@ def settings_notes(baseline: RecordedRun, candidate: RecordedRun) -> list[str]:
         f"{besides} settings differ (baseline / candidate): {', '.join(told)}{more}. "
         "What they do is in every figure."
     ]
+
+
+def differ_by_rate_alone(one: Group, other: Group) -> bool:
+    """Whether two groups of one length are one setting at two learning rates.
+
+    The lowest rate of the decay is the same, or the same share of the highest.
+    """
+    ours, theirs = one.runs[0], other.runs[0]
+    if one.num_steps != other.num_steps or words_of(ours) != words_of(theirs):
+        return False
+    names = _differing(ours, theirs)
+    if "lr" not in names or None in (one.rate, other.rate):
+        return False
+    return all(map(Role.RATE.has, names)) and ("min_lr" not in names or _follows(one, other))
+
+
+def _follows(one: Group, other: Group) -> bool:
+    """Whether the lowest rates are to each other as the highest are."""
+    shares = []
+    for group in (one, other):
+        lowest = settings_of(group.runs[0])["min_lr"]
+        if not isinstance(lowest, int | float) or not group.rate:
+            return False
+        shares.append(lowest / group.rate)
+    return math.isclose(*shares, rel_tol=_SAME_SHARE)
 
 
 def _is_of(run: RecordedRun, other: RecordedRun) -> bool:

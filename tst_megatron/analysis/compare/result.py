@@ -5,7 +5,7 @@ minus baseline: below 0, the candidate is ahead.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
@@ -15,6 +15,25 @@ from tst_megatron.statistics.array import Array
 from tst_megatron.statistics.interval import Interval
 
 _WATTS_A_KILOWATT = 1000.0
+
+
+class _Claim:
+    """A figure of which nothing may be claimed for one reason or another.
+
+    Attributes:
+        unlike: why the sides' losses are not alike, the learning rate of one of them having decayed
+            and the other's not; empty where nothing is known to be.
+        unconfirmed: why it is not known to hold for other runs, a side's learning rate having been
+            chosen on those that it is of; empty where it is not.
+    """
+
+    unlike: str
+    unconfirmed: str
+
+    @property
+    def unclaimed(self) -> str:
+        """Why nothing is claimed of it; empty where something may be."""
+        return self.unlike or self.unconfirmed
 
 
 @dataclass(frozen=True)
@@ -37,7 +56,7 @@ CANDIDATE_FINAL, BASELINE_FINAL, BEFORE_DECAY = (
 
 
 @dataclass(frozen=True)
-class EqualLoss:
+class EqualLoss(_Claim):
     """Both sides at one loss.
 
     Attributes:
@@ -61,8 +80,8 @@ class EqualLoss:
             is not what whole runs of other lengths end with. Its interval does not know that.
         at_least: the baseline did not get there in its longest run, and no law says when it would:
             its figures and the ratios are what it spent at least.
-        unlike: why the sides' losses are not alike, the learning rate of one of them having decayed
-            and the other's not; empty where nothing is known to be. Nothing is claimed then.
+        unlike: as of `_Claim`.
+        unconfirmed: likewise.
     """
 
     loss: Interval = Interval()
@@ -80,10 +99,11 @@ class EqualLoss:
     rough: bool = False
     at_least: bool = False
     unlike: str = ""
+    unconfirmed: str = ""
 
     def shows(self, ratio: Interval) -> bool:
         """Whether one of its ratios may be claimed: the sides are alike and it is not 1."""
-        return not self.unlike and not ratio.holds(1)
+        return not self.unclaimed and not ratio.holds(1)
 
     @property
     def by_clock_alone(self) -> bool:
@@ -100,7 +120,7 @@ class EqualLoss:
 
 
 @dataclass(frozen=True)
-class EqualFlops:
+class EqualFlops(_Claim):
     """The loss difference at equal FLOPs.
 
     Attributes:
@@ -111,7 +131,8 @@ class EqualFlops:
         differences: candidate minus baseline there.
         lows: their intervals' lower ends.
         highs: their upper ends.
-        unlike: why the losses at the end of that are not alike, as of `EqualLoss`.
+        unlike: why the losses at the end of that are not alike, as of `_Claim`.
+        unconfirmed: as of `_Claim`.
     """
 
     loss_difference: Interval
@@ -122,38 +143,43 @@ class EqualFlops:
     lows: Array
     highs: Array
     unlike: str = ""
+    unconfirmed: str = ""
 
 
 @dataclass(frozen=True)
-class EqualSteps:
+class EqualSteps(_Claim):
     """The loss difference at equal steps, the largest number that both sides have.
 
     Attributes:
         loss_difference: there.
         steps: that number.
         at_end: both sides end there.
-        unlike: why the losses are not alike, as of `EqualLoss`.
+        unlike: why the losses are not alike, as of `_Claim`.
+        unconfirmed: as of `_Claim`.
     """
 
     loss_difference: Interval
     steps: float
     at_end: bool
     unlike: str = ""
+    unconfirmed: str = ""
 
 
 @dataclass(frozen=True)
-class EqualData:
+class EqualData(_Claim):
     """The loss difference at equal data tokens, the largest count both sides have read.
 
     Attributes:
         loss_difference: there.
         data_tokens: that count.
-        unlike: why the losses are not alike, as of `EqualLoss`.
+        unlike: why the losses are not alike, as of `_Claim`.
+        unconfirmed: as of `_Claim`.
     """
 
     loss_difference: Interval
     data_tokens: float | None
     unlike: str = ""
+    unconfirmed: str = ""
 
 
 @dataclass(frozen=True)
@@ -248,6 +274,21 @@ class Comparison:
         """The loss difference where both have worked equally: FLOPs, else steps."""
         return self.equal_flops if self.equal_steps is None else self.equal_steps
 
+    @property
+    def unconfirmed(self) -> str:
+        """Why nothing of it is known to hold for other runs, as of its figures; or nothing."""
+        return self.equal_loss.unconfirmed
+
+    def unclaimed_as(self, unconfirmed: str) -> "Comparison":
+        """The same with every figure of it unconfirmed for a reason; for none, as it is."""
+        figures = [field.name for field in fields(self) if field.name.startswith("equal_")]
+        marked = {
+            name: replace(figure, unconfirmed=unconfirmed)
+            for name in figures
+            if (figure := getattr(self, name)) is not None
+        }
+        return replace(self, **marked) if unconfirmed else self
+
 
 @dataclass(frozen=True)
 class Prices:
@@ -283,6 +324,7 @@ class Findings:
         notes: what a reader should know, a sentence each.
         prices: for energy and cost.
         clocks_compare: hours of both sides are, as far as is known, of the same hardware.
+        other_rates: of each side, the runs of a sweep of the learning rate that are not compared.
     """
 
     baseline: tuple[Group, ...]
@@ -292,11 +334,13 @@ class Findings:
     notes: tuple[str, ...] = ()
     prices: Prices = Prices()
     clocks_compare: bool = True
+    other_rates: tuple[tuple[Group, ...], tuple[Group, ...]] = ((), ())
 
     def runs(self) -> Iterator[tuple[str, Group, RecordedRun]]:
         """Every run with its side, ``baseline`` or ``candidate``, and its group."""
-        for side, groups in (("baseline", self.baseline), ("candidate", self.candidate)):
-            for group in groups:
+        sides = (("baseline", self.baseline), ("candidate", self.candidate))
+        for (side, groups), others in zip(sides, self.other_rates, strict=True):
+            for group in (*groups, *others):
                 yield from ((side, group, run) for run in group.runs)
 
 

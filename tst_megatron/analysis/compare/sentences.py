@@ -17,6 +17,7 @@ from tst_megatron.statistics.interval import Interval
 NO_DIFFERENCE = "no difference shown"
 EXTRAPOLATED = "extrapolated"
 UNLIKE = "decays not alike"
+UNCONFIRMED = "rate not confirmed"
 ROUGH = "a rough guide"
 AT_LEAST = "at least"
 OTHER_HARDWARE = "other hardware"
@@ -36,7 +37,7 @@ def headline(comparison: Comparison, clocks_compare: bool = True) -> str:
     amount = _lead_amount([comparison], clocks_compare)
     sentences = [_equal_loss(comparison, amount), _equal_work(comparison)]
     work = comparison.equal_work
-    claimed = work.at_end and not work.unlike and not work.loss_difference.holds(0)
+    claimed = work.at_end and not work.unclaimed and not work.loss_difference.holds(0)
     if comparison.equal_loss.unlike and claimed:
         sentences.reverse()
     return " ".join(sentence for sentence in sentences if sentence)
@@ -73,6 +74,7 @@ def marks(equal: EqualLoss) -> list[str]:
         ROUGH: equal.rough,
         AT_LEAST: equal.at_least,
         UNLIKE: bool(equal.unlike),
+        UNCONFIRMED: bool(equal.unconfirmed),
     }
     return [word for word, stands in told.items() if stands]
 
@@ -106,8 +108,8 @@ def _equal_loss(comparison: Comparison, amount: Amount) -> str:
         return f"The baseline had {level}, which the candidate ended at, by its first evaluation."
     if found.value is None:
         return f"The baseline did not get to {level}, which the candidate ended at."
-    if equal.unlike:
-        return f"No saving is claimed at {level}, as {equal.unlike}."
+    if equal.unclaimed:
+        return f"No saving is claimed at {level}, as {equal.unclaimed}."
     beside = [_interval(comparison, formats.ratio_range(found)), equal.where]
     if equal.extrapolated:
         beside += [f"{EXTRAPOLATED}, as the baseline did not get there"]
@@ -158,8 +160,8 @@ def _equal_work(comparison: Comparison) -> str:
         return ""
     what = "FLOPs" if work is comparison.equal_flops else "steps (FLOPs are not known)"
     where = f"At equal {what}" if work.at_end else f"At the largest equal {what}"
-    if work.unlike:
-        return f"{where} nothing is claimed, as {work.unlike}."
+    if work.unclaimed:
+        return f"{where} nothing is claimed, as {work.unclaimed}."
     ends = _interval(comparison, formats.difference_range(found))
     if comparison.one_seed:
         ends += f"; {ONE_SEED}"

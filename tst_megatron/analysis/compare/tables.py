@@ -18,6 +18,8 @@ from tst_megatron.analysis.compare.amounts import (
     Amount,
 )
 from tst_megatron.analysis.compare.group_curve import final, final_loss
+from tst_megatron.analysis.compare.groups import Group, RateSweep
+from tst_megatron.analysis.compare.rates import DIVERGED, parabola, shown_rate
 from tst_megatron.analysis.compare.result import (
     BASELINE_FINAL,
     BEFORE_DECAY,
@@ -28,6 +30,7 @@ from tst_megatron.analysis.compare.result import (
 )
 from tst_megatron.analysis.compare.sentences import (
     OTHER_HARDWARE,
+    UNCONFIRMED,
     UNLIKE,
     lead_amount,
     marks,
@@ -36,6 +39,7 @@ from tst_megatron.analysis.compare.sentences import (
 from tst_megatron.analysis.compare.settings import compare_settings
 from tst_megatron.report import formats
 from tst_megatron.report.table import Table
+from tst_megatron.runs.rates import listed, on_seeds
 from tst_megatron.runs.run import RecordedRun
 from tst_megatron.statistics.array import Array
 from tst_megatron.statistics.interval import Interval
@@ -58,6 +62,7 @@ def tables_of(findings: Findings) -> list[Table]:
     return [
         *_equal_loss_tables(best, findings),
         loss_table(best),
+        *rate_tables(best),
         *([groups_table(findings)] if len(findings.comparisons) > 1 else []),
         runs_table(findings),
     ]
@@ -116,7 +121,12 @@ def loss_table(comparison: Comparison) -> Table:
                 formats.signed(found.loss_difference.value),
                 formats.difference_range(found.loss_difference),
                 place,
-                remark(found.loss_difference, 0, *([UNLIKE] if found.unlike else [])),
+                remark(
+                    found.loss_difference,
+                    0,
+                    *([UNLIKE] if found.unlike else []),
+                    *([UNCONFIRMED] if found.unconfirmed else []),
+                ),
             )
             for label, found, place in rows
         ),
@@ -148,6 +158,51 @@ def groups_table(findings: Findings) -> Table:
         tuple(rows),
         remarks=frozenset({5}),
     )
+
+
+def rate_tables(comparison: Comparison) -> list[Table]:
+    """The final losses over the learning rate; none where one was tried on each side."""
+    groups = (*comparison.baseline, comparison.candidate)
+    rows = [row for group in groups if group.sweep for row in _rate_rows(group, group.sweep)]
+    if not rows:
+        return []
+    return [
+        Table(
+            "Final held-out loss over the learning rate, on the seeds that every rate has",
+            ("setting", "learning rate", "loss", "seeds", ""),
+            tuple(rows),
+            words=frozenset({3}),
+            remarks=frozenset({4}),
+            note="An optimum is that of a parabola in the rate's logarithm, through the best rate "
+            "and its neighbours.",
+        )
+    ]
+
+
+def _rate_rows(group: Group, sweep: RateSweep) -> Iterator[tuple[str, ...]]:
+    """One a rate, the lowest by a parabola, and the figures' own."""
+    best = sweep.best
+    for of, loss in zip(sweep.groups, sweep.losses, strict=True):
+        seeds = sweep.seeds or _seeds_of(of)
+        words = [DIVERGED] if not np.isfinite(loss) else []
+        if of.rate == best.rate:
+            words.append(f"chosen on {on_seeds(best.chosen_on)}" if best.chosen_on else "chosen")
+        told = formats.loss(loss) if np.isfinite(loss) else formats.UNKNOWN
+        yield (sweep.name, shown_rate(of.rate), told, listed(seeds), ", ".join(words))
+    if sweep.is_confirmed:
+        of_others = formats.loss(final_loss(group))
+        where = shown_rate(best.rate), of_others, listed(best.confirmed_on)
+        yield (sweep.name, *where, "compared")
+    if (found := parabola(sweep)) is not None:
+        added = (("half", found.added_at_half), ("twice", found.added_at_double))
+        words = [f"the {found.edge} tried"] if found.edge else []
+        words += [f"{of} adds {formats.signed(more)}" for of, more in added if more is not None]
+        where = f"{found.optimum:.2g}", formats.loss(found.value), listed(sweep.seeds or ("–",))
+        yield (f"{sweep.name}: optimum", *where, ", ".join(words))
+
+
+def _seeds_of(group: Group) -> list[object]:
+    return list(dict.fromkeys(run.facts.seed for run in group.runs))
 
 
 def runs_table(findings: Findings) -> Table:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tst_megatron.analysis.compare.amounts import USED
+from tst_megatron.analysis.compare.groups import RateSweep
 from tst_megatron.analysis.compare.result import Comparison, EqualLoss, Findings
 from tst_megatron.analysis.compare.stories import ordinary_facts
 from tst_megatron.report.table import csv_text
@@ -35,10 +36,17 @@ def comparisons_csv(findings: Findings) -> str:
     head = (
         "candidate_group", "section", "figure", "value", "low", "high", "where", "extrapolated",
         "no_difference_shown", "rough_guide", "at_least", "unlike_decays", "one_seed",
-        "clocks_compare", "forced",
+        "clocks_compare", "forced", "rate_unconfirmed",
     )  # fmt: skip
     rows = [
-        (one.candidate.name, *row, one.one_seed, findings.clocks_compare, bool(findings.reasons))
+        (
+            one.candidate.name,
+            *row,
+            one.one_seed,
+            findings.clocks_compare,
+            bool(findings.reasons),
+            bool(one.unconfirmed),
+        )
         for one in findings.comparisons
         for row in _figures(one)
     ]
@@ -54,6 +62,21 @@ def saving_csv(findings: Findings) -> str:
         for row in _points(one)
     ]
     return csv_text(head, rows)
+
+
+def rates_csv(findings: Findings) -> str:
+    """A row a learning rate of every setting that has several; empty where none has."""
+    head = ("side", "group", "steps", "learning_rate", "loss", "seeds", "is_compared")
+    # A baseline that several candidate groups are compared with has its rows once.
+    sweeps = {
+        id(sweep): (side, sweep)
+        for one in findings.comparisons
+        for side, groups in (("baseline", one.baseline), ("candidate", (one.candidate,)))
+        for group in groups
+        if (sweep := group.sweep) is not None
+    }
+    rows = [(side, *row) for side, sweep in sweeps.values() for row in _rates(sweep)]
+    return csv_text(head, rows) if rows else ""
 
 
 def steps_csv(findings: Findings) -> str:
@@ -104,6 +127,12 @@ def _figures(one: Comparison) -> Iterator[tuple[Any, ...]]:
         yield (
             section, "loss_difference", *_ends(found), where, False, _shows_none(found, 0), *marks
         )  # fmt: skip
+
+
+def _rates(sweep: RateSweep) -> Iterator[tuple[object, ...]]:
+    for of, rate, loss in zip(sweep.groups, sweep.rates, sweep.losses, strict=True):
+        seeds = " ".join(map(str, sweep.seeds))
+        yield (of.name, of.num_steps, rate, _cell(loss), seeds, rate == sweep.best.rate)
 
 
 def _evaluations(curve: Curve) -> Iterator[tuple[object, ...]]:

@@ -11,6 +11,7 @@ from typing import Any
 from tst_megatron.analysis.compare.amounts import USED
 from tst_megatron.analysis.compare.group_curve import final
 from tst_megatron.analysis.compare.groups import Group
+from tst_megatron.analysis.compare.rates import edge, parabola
 from tst_megatron.analysis.compare.result import (
     Comparison,
     EqualData,
@@ -120,7 +121,45 @@ def _comparison(one: Comparison, findings: Findings) -> dict[str, Any]:
         "confidence": one.confidence,
         "uncertainty": one.uncertainty,
         "one_seed": one.one_seed,
+        "learning_rates": _learning_rates(one),
         "comparison_notes": list(one.notes),
+    }
+
+
+def _learning_rates(one: Comparison) -> dict[str, Any]:
+    return {
+        "baseline": [_rates(group) for group in one.baseline],
+        "candidate": _rates(one.candidate),
+        "unconfirmed": bool(one.unconfirmed),
+    }
+
+
+def _rates(group: Group) -> dict[str, Any]:
+    """Of a group: the rate that it was compared at, and how that came about."""
+    sweep = group.sweep
+    if sweep is None:
+        return {"name": group.name, "steps": group.num_steps, "rate": group.rate, "tried": []}
+    optimum = parabola(sweep)
+    return {
+        "name": group.name,
+        "steps": group.num_steps,
+        "rate": sweep.best.rate,
+        "tried": [
+            {"rate": rate, "loss": loss, "runs": [run.name for run in of.runs]}
+            for rate, loss, of in zip(sweep.rates, sweep.losses, sweep.groups, strict=True)
+        ],
+        "seeds": list(sweep.seeds),
+        "chosen_on": list(sweep.best.chosen_on),
+        "confirmed_on": list(sweep.best.confirmed_on),
+        "edge": edge(sweep),
+        "optimum": optimum
+        and {
+            "rate": optimum.optimum,
+            "loss": optimum.value,
+            "added_at_half": optimum.added_at_half,
+            "added_at_double": optimum.added_at_double,
+            "edge": optimum.edge,
+        },
     }
 
 
@@ -138,6 +177,7 @@ def _equal_loss(equal: EqualLoss, prices: Prices) -> dict[str, Any]:
         "at_least": equal.at_least,
         "by_clock_alone": equal.by_clock_alone,
         "unlike_decays": bool(equal.unlike),
+        "rate_unconfirmed": bool(equal.unconfirmed),
         "no_difference_shown": [
             name for name, found in ratios.items() if found.value is not None and found.holds(1)
         ],
@@ -163,6 +203,7 @@ def _equal_flops(found: EqualFlops) -> dict[str, Any]:
         "flops": found.flops,
         "at_end": found.at_end,
         "unlike_decays": bool(found.unlike),
+        "rate_unconfirmed": bool(found.unconfirmed),
         "along": {
             "flops": found.along.tolist(),
             "loss_difference": found.differences.tolist(),
@@ -178,6 +219,7 @@ def _equal_steps(found: EqualSteps) -> dict[str, Any]:
         "steps": found.steps,
         "at_end": found.at_end,
         "unlike_decays": bool(found.unlike),
+        "rate_unconfirmed": bool(found.unconfirmed),
     }
 
 
@@ -186,6 +228,7 @@ def _equal_data(found: EqualData) -> dict[str, Any]:
         **_difference(found.loss_difference),
         "data_tokens": found.data_tokens,
         "unlike_decays": bool(found.unlike),
+        "rate_unconfirmed": bool(found.unconfirmed),
     }
 
 

@@ -7,11 +7,13 @@ from tst_megatron.analysis.compare.amounts import DATA_TOKENS, FLOPS, GPU_HOURS,
 from tst_megatron.analysis.compare.charts.logged import logged_charts, without_chart
 from tst_megatron.analysis.compare.charts.loss import loss_chart, no_losses
 from tst_megatron.analysis.compare.charts.palette import left_out
+from tst_megatron.analysis.compare.charts.rates import rates_chart
 from tst_megatron.analysis.compare.charts.saving import difference_chart, saving_chart
 from tst_megatron.analysis.compare.charts.switch import switch_chart
 from tst_megatron.analysis.compare.output.as_csv import (
     comparisons_csv,
     evaluations_csv,
+    rates_csv,
     saving_csv,
     steps_csv,
 )
@@ -47,6 +49,8 @@ _HOW_MADE = (
     "Intervals come from the spread between seeds and evaluations, or, with one seed, from the "
     "error of the evaluations; seeds then move the result by an amount that is not measured.",
     "Where an interval holds 1 (of a ratio) or 0 (of a difference), no difference is shown.",
+    "Where runs of a side differ in the learning rate alone, the best rate is compared: it is "
+    "chosen on some seeds, and its figures are of others.",
     "Where the learning rate of one side has decayed at the loss compared and the other's has not, "
     "the figure stays and nothing is claimed of it.",
     "A position is one place in a sequence that the transformer computes on; how many data tokens "
@@ -72,6 +76,11 @@ def write_folder(out: Path, findings: Findings) -> None:
     write_whole(out / "comparisons.csv", comparisons_csv(findings))
     write_whole(out / "saving.csv", saving_csv(findings))
     write_whole(out / "steps.csv", steps_csv(findings))
+    if rates := rates_csv(findings):
+        write_whole(out / "rates.csv", rates)
+    else:
+        # Of an earlier report, which this one replaces.
+        (out / "rates.csv").unlink(missing_ok=True)
     write_page(out, findings)
 
 
@@ -85,7 +94,9 @@ def write_page(out: Path, findings: Findings) -> None:
     losses = [chart for chart in charts if chart.name.startswith("loss") or chart.name == "switch"]
     savings = [chart for chart in charts if chart.name.startswith(("saving", "difference"))]
     logged = [chart for chart in charts if chart.name.startswith(("grad-norm", "extra"))]
-    for name, pictured in (("loss", losses), ("saving", savings), ("logged", logged)):
+    rates = [chart for chart in charts if chart.name == "rates"]
+    pictures = (("loss", losses), ("saving", savings), ("logged", logged), ("rates", rates))
+    for name, pictured in pictures:
         path = out / f"{name}.png"
         if pictured:
             write_whole(path, picture.png(pictured, columns=min(len(pictured), _COLUMNS)))
@@ -102,7 +113,7 @@ def charts_of(findings: Findings) -> list[Chart]:
         losses = [loss_chart(findings, STEPS) or no_losses()]
     amounts = (STEPS, GPU_HOURS) if findings.clocks_compare else (STEPS,)
     savings = [saving_chart(findings, amount) for amount in amounts]
-    others = [switch_chart(findings), *savings, difference_chart(findings)]
+    others = [switch_chart(findings), *savings, difference_chart(findings), rates_chart(findings)]
     return [chart for chart in (*losses, *others, *logged_charts(findings)) if chart is not None]
 
 

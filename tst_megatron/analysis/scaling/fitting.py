@@ -5,7 +5,7 @@ scatter, at which the fit is nearly as sharp as least squares and an outlier cou
 Chinchilla's 1e-3 and least absolute deviations are there to be compared with.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -127,14 +127,15 @@ def fit(
         flops_per_position: k of the law's C = k N D.
 
     Raises:
-        UserError: no more runs than numbers that are sought, or one of them is no number above 0.
+        UserError: no more runs than numbers that are sought, no run of the baseline, or a loss,
+            size or length that is no number above 0.
     """
     n, d, loss = (np.array(values, float) for values in (n, d, loss))
     settings = tuple(setting) if setting is not None else (None,) * len(n)
     weights = np.ones(len(n)) if weights is None else np.array(weights, float)
-    form = form_of(n, d, settings, multipliers, equal_exponents) if len(n) else None
-    _check(form, n, d, loss, weights)
-    assert form is not None
+    _check_numbers(n, d, loss)
+    form = form_of(n, d, settings, multipliers, equal_exponents)
+    _check_runs(form, settings, weights)
     terms, target = Terms(form.terms(n, d, settings)), np.log(loss)
 
     def huber(constant: float) -> Objective:
@@ -151,7 +152,7 @@ def fit(
         again = starts(form, n, d, settings, huber(delta))
         found = _lowest_of_starts(huber(delta), np.concatenate([found.sought, again]))
     return Fit(
-        law=_floats(form.law(found.sought[0], flops_per_position)),
+        law=form.law(found.sought[0], flops_per_position),
         form=form,
         sought=found.sought[0],
         n=n,
@@ -215,7 +216,7 @@ def path_to(delta: float, from_scatter: float) -> list[float]:
     return constants[::-1]
 
 
-def _by_scatter(huber, found: Minimum) -> tuple[float, Minimum]:  # type: ignore[no-untyped-def]
+def _by_scatter(huber: Callable[[float], Objective], found: Minimum) -> tuple[float, Minimum]:
     """The constant that its own fit's scatter gives, and the fit."""
     delta = np.inf
     for _ in range(_ROUNDS):
@@ -228,7 +229,7 @@ def _by_scatter(huber, found: Minimum) -> tuple[float, Minimum]:  # type: ignore
 
 
 def _lowest_of_starts(objective: Objective, sought: Array) -> Minimum:
-    """The lowest that the starts ``[starts, P]`` lead to, ``[1, P]``: of a few steps each, and more of it."""
+    """The lowest ``[1, P]`` that starts ``[starts, P]`` lead to in a few steps, and on from it."""
     found = minimise(objective, sought, _FEW_STEPS)
     return minimise(objective, found.sought[[np.argmin(found.objective)]])
 
@@ -237,18 +238,8 @@ def _objective(fitted: Fit) -> Objective:
     return Objective(Terms(fitted.terms), np.log(fitted.loss), fitted.weights, fitted.delta)
 
 
-def _floats(law: Law) -> Law:
-    """A law whose numbers are Python's."""
-
-    def numbers(value: object) -> dict[str, float]:
-        return {name: float(one) for name, one in vars(value).items() if np.ndim(one) == 0 and not isinstance(one, dict)}
-
-    of = {name: replace(one, **numbers(one)) for name, one in law.multipliers.items()}
-    return replace(law, multipliers=of, **numbers(law))
-
-
-def _check(form: Form | None, n: Array, d: Array, loss: Array, weights: Array) -> None:
-    """Raise unless there are numbers to fit, and more of them than are sought."""
+def _check_numbers(n: Array, d: Array, loss: Array) -> None:
+    """Raise unless all are numbers above 0."""
     for name, values in (("parameters", n), ("positions", d), ("loss", loss)):
         bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
         if len(bad):
@@ -256,9 +247,18 @@ def _check(form: Form | None, n: Array, d: Array, loss: Array, weights: Array) -
                 f"run {bad[0] + 1} of {len(n)} has {name} {values[bad[0]]:g}: a law is fitted to "
                 "numbers above 0; leave the run out"
             )
-    used, sought = int((weights > 0).sum()), form.parameters if form else 5
-    if used <= sought:
+
+
+def _check_runs(form: Form, settings: tuple[Setting, ...], weights: Array) -> None:
+    """Raise unless there are more runs than numbers that are sought, some of the baseline."""
+    counted = [setting for setting, weight in zip(settings, weights, strict=True) if weight > 0]
+    if len(counted) <= form.parameters:
         raise UserError(
-            f"{used} runs tell nothing of a law of {sought} numbers: train more sizes and lengths, "
-            "or fit alpha = beta"
+            f"{len(counted)} runs tell nothing of a law of {form.parameters} numbers: train more "
+            "sizes and lengths, or fit alpha = beta"
+        )
+    if None not in counted:
+        raise UserError(
+            f"all runs are of {form.settings[0]}: a multiplier is one of the baseline's data; add "
+            "runs of the baseline, or fit these as a law of their own"
         )

@@ -1,4 +1,4 @@
-"""What is fitted: the law's logarithm as a log-sum-exp of three terms that are linear in what is sought.
+"""What is fitted: the law's logarithm, a log-sum-exp of three terms linear in what is sought.
 
     ln L = ln(e^t0 + e^t1 + e^t2),  t0 = e,  t1 = a - alpha x,  t2 = b - beta y - M kappa
 
@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from tst_megatron.analysis.scaling.law import TRAINING_FLOPS, Law, Multiplier
+from tst_megatron.analysis.scaling.law import TRAINING_FLOPS, Law, Multiplier, Number
 from tst_megatron.statistics.array import Array
 
 Setting = str | None
@@ -75,11 +75,11 @@ class Form:
         e, a, b, beta = (sought[..., column] for column in range(4))
         alpha = sought[..., self.alpha]
         return Law(
-            E=np.exp(e),
-            A=np.exp(a + alpha * np.log(self.n0)),
-            alpha=alpha,
-            B=np.exp(b + beta * np.log(self.d0)),
-            beta=beta,
+            E=_number(np.exp(e)),
+            A=_number(np.exp(a + alpha * np.log(self.n0))),
+            alpha=_number(alpha),
+            B=_number(np.exp(b + beta * np.log(self.d0))),
+            beta=_number(beta),
             multipliers={
                 name: self._multiplier(sought[..., self._columns(place)] / beta[..., None])
                 for place, name in enumerate(self.settings)
@@ -110,11 +110,14 @@ class Form:
 
     def _multiplier(self, coefficients: Array) -> Multiplier:
         """Of ``[..., 1 or 3]``."""
-        return Multiplier(
-            *(coefficients[..., column] for column in range(self.columns_of_multiplier)),
-            n0=self.n0,
-            d0=self.d0,
-        )
+        numbers = [_number(coefficients[..., column]) for column in range(coefficients.shape[-1])]
+        c0, c_n, c_d = numbers if len(numbers) == 3 else (numbers[0], 0.0, 0.0)
+        return Multiplier(c0, c_n, c_d, self.n0, self.d0)
+
+
+def _number(values: Array) -> Number:
+    """A float of one number."""
+    return values if np.ndim(values) else float(values)
 
 
 def form_of(

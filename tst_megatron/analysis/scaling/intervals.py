@@ -47,7 +47,9 @@ class Draws:
     levels: "Levels | None"
     converged: float
 
-    def interval(self, figure: Callable[[Law], Array | float], confidence: float = 0.95) -> Interval:
+    def interval(
+        self, figure: Callable[[Law], Array | float], confidence: float = 0.95
+    ) -> Interval:
         """A figure of the law with its percentile interval.
 
         Args:
@@ -115,8 +117,9 @@ def draw(
     if kind == "pairs":
         found, levels = refit(fitted, weights=fitted.weights * _pairs(fitted, draws, rng)), None
     else:
-        levels = levels_of(fitted, seeds if seeds is not None else ())
-        found = refit(fitted, loss=_redrawn(fitted, seeds or (), levels, draws, rng))
+        known = list(seeds) if seeds is not None else []
+        levels = levels_of(fitted, known)
+        found = refit(fitted, loss=_redrawn(fitted, known, levels, draws, rng))
     return Draws(fitted.law, found.law, kind, levels, float(found.converged.mean()))
 
 
@@ -140,8 +143,8 @@ def levels_of(fitted: Fit, seeds: Sequence[object]) -> Levels:
     freedom = int(used.sum()) - fitted.form.parameters - len(names) + 1
     if freedom < 1:
         raise UserError(
-            f"{int(used.sum())} runs of {len(names)} seeds do not tell levels from scatter beside a "
-            f"law of {fitted.form.parameters} numbers: train more runs, or ask for pairs"
+            f"{int(used.sum())} runs of {len(names)} seeds do not tell levels from scatter beside "
+            f"a law of {fitted.form.parameters} numbers: train more runs, or ask for pairs"
         )
     rest = fitted.residuals - of @ raw
     variance = float((rest[used] ** 2).sum() / freedom)

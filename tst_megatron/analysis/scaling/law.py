@@ -25,7 +25,7 @@ SERVING_FLOPS = 2.0
 """FLOPs a parameter and served token: forward alone (Sardana et al., arXiv 2401.00448)."""
 REPEAT_HALF_LIFE = 15.39
 """R*: epochs beyond the first over which repeats lose their worth (Muennighoff et al.,
-arXiv 2305.16264, on C4). No constant of nature: it depends on the weight decay (arXiv 2605.01640)."""
+arXiv 2305.16264, on C4). No constant of nature: it goes with weight decay (arXiv 2605.01640)."""
 
 # Halvings of a bracket: its width in ln N, some hundreds at most, comes down to rounding.
 _HALVINGS = 64
@@ -59,7 +59,7 @@ class Optimum:
     """The best run for a budget, or the cheapest for a loss.
 
     Attributes:
-        n: parameters; NaN where no size is best for a budget, infinite where a loss is out of reach.
+        n: parameters; NaN where no size is best for a budget, infinite where none has the loss.
         d: positions.
         loss: nats a token.
         flops: of training, and of serving where that was asked for.
@@ -161,7 +161,9 @@ class Law:
         powers = self._powers(setting, 0)
         slope = powers.q - powers.p
         with np.errstate(divide="ignore", invalid="ignore"):
-            a = np.where((slope > 0) & (powers.alpha > 0), powers.q / (powers.alpha + slope), np.nan)
+            a = np.where(
+                (slope > 0) & (powers.alpha > 0), powers.q / (powers.alpha + slope), np.nan
+            )
         return Exponents(a, np.asarray(1 - a), np.asarray(powers.alpha * a))
 
     def optimum(
@@ -190,9 +192,7 @@ class Law:
         if np.isfinite(unique):
             again = _root(
                 lambda n: powers.gain_of_size(n, product / n, unique, half_life),
-                np.broadcast_to(
-                    np.log(product / (unique * (1 + _WORTHLESS * half_life))), n.shape
-                ),
+                np.broadcast_to(np.log(product / (unique * (1 + _WORTHLESS * half_life))), n.shape),
                 np.broadcast_to(np.log(product / unique), n.shape),
             )
             n = np.where(product / n > unique, again, n)
@@ -259,7 +259,9 @@ class Law:
         law, of = _with_axes(self, axes), _with_axes(self._multiplier(setting), axes)
         worth_at_one = of.c0 - of.c_n * np.log(of.n0) - of.c_d * np.log(of.d0)
         return _Powers(
-            *(np.asarray(number, float) for number in (law.E, law.A, law.alpha)),
+            np.asarray(law.E, float),
+            np.asarray(law.A, float),
+            np.asarray(law.alpha, float),
             np.asarray(law.B * np.exp(-law.beta * worth_at_one)),
             np.asarray(law.beta * of.c_n, float),
             np.asarray(law.beta * (1 + of.c_d), float),
@@ -338,9 +340,9 @@ def worth(d: Any, unique: float, half_life: float = REPEAT_HALF_LIFE) -> Array:
     return np.where(d > unique, slope, 1.0)
 
 
-def _with_axes[T: Law | Multiplier](value: T, axes: int) -> T:
+def _with_axes[T: (Law, Multiplier)](value: T, axes: int) -> T:
     """A value of draws, to be broadcast with arrays of so many axes behind theirs."""
-    numbers = {
+    numbers: dict[str, Any] = {
         name: number.reshape(number.shape + (1,) * axes)
         for name, number in vars(value).items()
         if isinstance(number, np.ndarray) and number.ndim

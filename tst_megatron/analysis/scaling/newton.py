@@ -11,7 +11,7 @@ With terms ``t_i = X_i theta``, shares ``p_i = exp(t_i) / sum`` and r the residu
                            + psi(r) sum_i p_i X_i X_i^T]
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -65,7 +65,7 @@ class Terms:
 
     @cached_property
     def pairs(self) -> tuple[Array, ...]:
-        """``X_i X_j^T``, and its transpose with it where i is not j: ``[runs, P P]`` of each pair."""
+        """``X_i X_j^T`` of each pair, its transpose with it where i is not j: ``[runs, P P]``."""
         found = []
         for i, j in _PAIRS:
             outer = self.columns[i][:, :, None] * self.columns[j][:, None, :]
@@ -93,8 +93,10 @@ class Objective:
 
     def of_rows(self, rows: np.ndarray) -> "Objective":
         """Of some of the rows."""
-        pick = (array if array.ndim == 1 else array[rows] for array in (self.target, self.weights))
-        return Objective(self.terms, *pick, self.delta)
+        target, weights = (
+            array if array.ndim == 1 else array[rows] for array in (self.target, self.weights)
+        )
+        return replace(self, target=target, weights=weights)
 
     def value(self, sought: Array) -> Array:
         """``[rows]`` at ``[rows, P]``."""
@@ -106,7 +108,7 @@ class Objective:
             return np.asarray(self._shares(sought)[1] - self.target)
 
     def expansion(self, sought: Array) -> tuple[Array, Array, Array]:
-        """Value ``[rows]``, gradient ``[rows, P]`` and Hessian ``[rows, P, P]`` at ``[rows, P]``."""
+        """Value ``[rows]``, gradient ``[rows, P]``, Hessian ``[rows, P, P]`` at ``[rows, P]``."""
         rows, size = sought.shape
         value, gradient = np.empty(rows), np.empty((rows, size))
         hessian = np.empty((rows, size, size))

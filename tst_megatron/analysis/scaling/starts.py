@@ -58,7 +58,6 @@ def _least_squares(basis: Array, losses: Array, weights: Array) -> Array:
     """Parts of the loss ``[grid, parts]``, above 0, by least squares of relative residuals."""
     scale = np.sqrt(weights) / losses
     parts = np.einsum("gpr,r->gp", np.linalg.pinv(basis * scale[:, None]), losses * scale)
-    # A part that no run has stays at its floor: a fit of one setting has no baseline.
     return np.asarray(np.maximum(parts, _LEAST_SHARE * np.median(losses)))
 
 

@@ -48,6 +48,7 @@ class Fit:
         d: ``[runs]``, positions.
         loss: ``[runs]``, nats a token.
         setting: of each run; None is the baseline.
+        seeds: of each run, if their levels were sought.
         weights: ``[runs]``.
         delta: Huber's constant, in ln L.
         objective: sum over runs of weight times Huber's loss of ln L.
@@ -61,6 +62,7 @@ class Fit:
     d: Array
     loss: Array
     setting: tuple[Setting, ...]
+    seeds: tuple[object, ...] | None
     weights: Array
     delta: float
     objective: float
@@ -69,11 +71,11 @@ class Fit:
     @property
     def terms(self) -> Array:
         """The law's columns at the runs, ``[3, runs, P]``."""
-        return self.form.terms(self.n, self.d, self.setting)
+        return self.form.terms(self.n, self.d, self.setting, self.seeds)
 
     @property
     def residuals(self) -> Array:
-        """``ln loss`` less the law's, ``[runs]``."""
+        """``ln loss`` less the law's and the seed's level, ``[runs]``."""
         return -_objective(self).residuals(self.sought[None])[0]
 
     @property
@@ -107,6 +109,7 @@ def fit(
     weights: Array | None = None,
     delta: float | None = None,
     *,
+    seeds: Sequence[object] | None = None,
     multipliers: Multipliers = "constant",
     equal_exponents: bool = False,
     flops_per_position: float = TRAINING_FLOPS,
@@ -122,6 +125,9 @@ def fit(
         delta: Huber's constant in ln L; infinite is least squares, `CHINCHILLA_DELTA` Epoch's,
             `LEAST_ABSOLUTE` least absolute deviations. By default `EFFICIENT_DELTA` times the
             scatter about the fit.
+        seeds: of each run: a level of ln L is sought for each seed beside the law, so that what a
+            seed does to all its runs is no scatter. None, or the same for all: every run stands
+            for itself.
         multipliers: one number a setting, or log-linear in N and D.
         equal_exponents: alpha = beta.
         flops_per_position: k of the law's C = k N D.
@@ -134,9 +140,10 @@ def fit(
     settings = tuple(setting) if setting is not None else (None,) * len(n)
     weights = np.ones(len(n)) if weights is None else np.array(weights, float)
     _check_numbers(n, d, loss)
-    form = form_of(n, d, settings, multipliers, equal_exponents)
+    form = form_of(n, d, settings, multipliers, equal_exponents, seeds)
     _check_runs(form, settings, weights)
-    terms, target = Terms(form.terms(n, d, settings)), np.log(loss)
+    shared = tuple(seeds) if seeds is not None and form.seeds else None
+    terms, target = Terms(form.terms(n, d, settings, shared)), np.log(loss)
 
     def huber(constant: float) -> Objective:
         return Objective(terms, target, weights, constant)
@@ -159,6 +166,7 @@ def fit(
         d=d,
         loss=loss,
         setting=settings,
+        seeds=shared,
         weights=weights,
         delta=float(delta),
         objective=float(found.objective[0]),
@@ -252,10 +260,11 @@ def _check_numbers(n: Array, d: Array, loss: Array) -> None:
 def _check_runs(form: Form, settings: tuple[Setting, ...], weights: Array) -> None:
     """Raise unless there are more runs than numbers that are sought, some of the baseline."""
     counted = [setting for setting, weight in zip(settings, weights, strict=True) if weight > 0]
-    if len(counted) <= form.parameters:
+    if len(counted) <= form.columns:
+        beside = f" beside the levels of {len(form.seeds)} seeds" if form.seeds else ""
         raise UserError(
-            f"{len(counted)} runs tell nothing of a law of {form.parameters} numbers: train more "
-            "sizes and lengths, or fit alpha = beta"
+            f"{len(counted)} runs tell nothing of a law of {form.parameters} numbers{beside}: "
+            "train more sizes and lengths, or fit alpha = beta"
         )
     if None not in counted:
         raise UserError(

@@ -6,6 +6,10 @@ x = ln N and y = ln D less their means, so that scales and exponents hardly move
 the columns of the multipliers, ``ln m = M kappa / beta``. Every term is linear, so that derivatives
 are sums of outer products, and a multiplier or equal exponents are other columns and no other code.
 E, A and B are exponentials: above 0 by construction.
+
+Runs of one seed share a level: a number of theirs that is added to ln L, and so to all three terms.
+Levels are sought beside the law and add up to 0, so that no seed is taken for a size or a length of
+which it has more runs.
 """
 
 from collections.abc import Sequence
@@ -33,6 +37,7 @@ class Form:
         settings: of the method, in the order of their columns.
         multipliers: what m is.
         equal_exponents: alpha = beta: four numbers in place of five.
+        seeds: whose levels are sought; none, or two and more.
     """
 
     n0: float
@@ -40,6 +45,7 @@ class Form:
     settings: tuple[str, ...] = ()
     multipliers: Multipliers = "constant"
     equal_exponents: bool = False
+    seeds: tuple[object, ...] = ()
 
     @property
     def columns_of_multiplier(self) -> int:
@@ -53,14 +59,32 @@ class Form:
 
     @property
     def parameters(self) -> int:
-        """Numbers that are sought: P."""
+        """Numbers of the law that are sought, which stand first."""
         own = 4 if self.equal_exponents else 5
         return own + len(self.settings) * self.columns_of_multiplier
 
-    def terms(self, n: Array, d: Array, setting: Sequence[Setting]) -> Array:
-        """The terms' columns ``[3, runs, P]``: a term is its columns times what is sought."""
+    @property
+    def columns(self) -> int:
+        """All that is sought, P: the law's numbers, and the levels but for the last seed's."""
+        return self.parameters + max(len(self.seeds) - 1, 0)
+
+    def terms(
+        self,
+        n: Array,
+        d: Array,
+        setting: Sequence[Setting],
+        seeds: Sequence[object] | None = None,
+    ) -> Array:
+        """The terms' columns ``[3, runs, P]``: a term is its columns times what is sought.
+
+        Args:
+            n: ``[runs]``, parameters.
+            d: ``[runs]``, positions.
+            setting: of each run.
+            seeds: of each run; None is the law at the seeds' mean.
+        """
         x, y = np.log(n / self.n0), np.log(d / self.d0)
-        columns = np.zeros((3, len(n), self.parameters))
+        columns = np.zeros((3, len(n), self.columns))
         columns[0, :, 0] = columns[1, :, 1] = columns[2, :, 2] = 1
         columns[1, :, self.alpha] = -x
         columns[2, :, 3] = -y
@@ -68,7 +92,15 @@ class Form:
         for place, name in enumerate(self.settings):
             of = np.array([one == name for one in setting], dtype=float)
             columns[2, :, self._columns(place)] = -of[:, None] * around
+        if seeds is not None and self.seeds:
+            of_seed = np.array([[one == name for name in self.seeds] for one in seeds], float)
+            columns[:, :, self.parameters :] = of_seed[:, :-1] - of_seed[:, -1:]
         return columns
+
+    def levels(self, sought: Array) -> Array:
+        """The seeds' levels ``[..., seeds]``, which add up to 0."""
+        levels = sought[..., self.parameters :]
+        return np.concatenate([levels, -levels.sum(axis=-1, keepdims=True)], axis=-1)
 
     def law(self, sought: Array, flops_per_position: float = TRAINING_FLOPS) -> Law:
         """The law of ``[P]``, or the laws of ``[draws, P]``."""
@@ -88,7 +120,7 @@ class Form:
         )
 
     def sought(self, law: Law) -> Array:
-        """``[P]`` of a law, or ``[draws, P]`` of laws; what `law` is the inverse of."""
+        """``[P]`` of a law, or ``[draws, P]`` of laws, its levels 0; `law` is the inverse."""
         numbers = [
             np.log(law.E),
             np.log(law.A) - law.alpha * np.log(self.n0),
@@ -102,6 +134,7 @@ class Form:
             numbers += [law.beta * c for c in (c0, of.c_n, of.c_d)[: self.columns_of_multiplier]]
         if not self.equal_exponents:
             numbers.append(law.alpha)
+        numbers += [0.0] * (self.columns - self.parameters)
         return np.stack(np.broadcast_arrays(*numbers), axis=-1)
 
     def _columns(self, place: int) -> slice:
@@ -126,8 +159,10 @@ def form_of(
     setting: Sequence[Setting],
     multipliers: Multipliers = "constant",
     equal_exponents: bool = False,
+    seeds: Sequence[object] | None = None,
 ) -> Form:
     """The form for runs: centred on them, with their settings in the order of their names."""
     named = tuple(sorted({name for name in setting if name is not None}))
     n0, d0 = (float(np.exp(np.log(values).mean())) for values in (n, d))
-    return Form(n0, d0, named, multipliers, equal_exponents)
+    names = tuple(dict.fromkeys(seeds)) if seeds is not None else ()
+    return Form(n0, d0, named, multipliers, equal_exponents, names if len(names) > 1 else ())

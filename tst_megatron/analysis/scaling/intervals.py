@@ -1,10 +1,11 @@
 """Draws of a law, and the intervals of whatever follows from it.
 
 The one idea: runs of one seed are no independent runs. What a seed does to one of them it does, for
-the most part, to all of them: their losses share a level, and a few levels are all that is known of
-how far one may lie from another. So the levels are redrawn as normal numbers of the levels' own
-spread, stretched by the root of nu over a chi-square variable of nu = seeds - 1 degrees of freedom,
-which makes a mean's interval Student's; what is left of a run's residual is redrawn beside it.
+the most part, to all of them: their losses share a level. The levels of a few seeds are all that is
+known of where the mean of all seeds lies: it is redrawn as a normal number of their spread over the
+root of their number, stretched by the root of nu over a chi-square variable of nu = seeds - 1
+degrees of freedom, which makes its interval Student's. A level moves E, A and B by one factor. What
+is left of the runs' residuals is redrawn beside it, and the law fitted anew.
 Drawing pairs of runs and losses, as Epoch does (arXiv 2404.10102), takes every run for a
 witness of its own, and is there for runs without a seed.
 
@@ -12,7 +13,7 @@ Either kind redraws at the fit's own Huber constant: how the law depends on that
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -70,17 +71,16 @@ class Levels:
 
     Attributes:
         seeds: in the order of their levels.
-        level: ``[seeds]``, of ln L about their mean; the part of it that is the rest's scatter
-            is taken off.
-        rest: ``[runs]``, the residuals without their seed's level.
-        spread: standard deviation between seeds' levels, in ln L.
-        scatter: of the rest, in ln L, for the numbers that the fit took from it.
+        level: ``[seeds]``, of ln L about their mean.
+        spread: standard deviation between seeds' levels in ln L; the part of it that is the
+            runs' own scatter is taken off.
+        scatter: standard deviation of runs about law and level in ln L, for the numbers that the
+            fit took from it.
         freedom: degrees of freedom of the scatter.
     """
 
     seeds: tuple[object, ...]
     level: Array
-    rest: Array
     spread: float
     scatter: float
     freedom: int
@@ -93,97 +93,67 @@ class Levels:
 
 
 def draw(
-    fitted: Fit,
-    seeds: Sequence[object] | None = None,
-    *,
-    kind: Kind | None = None,
-    draws: int = DRAWS,
-    random_seed: int = 0,
+    fitted: Fit, *, kind: Kind | None = None, draws: int = DRAWS, random_seed: int = 0
 ) -> Draws:
     """Draw laws.
 
     Args:
         fitted: the fit.
-        seeds: of each run, or None where they are not known.
-        kind: by default `levels` where seeds are given and `pairs` where they are not.
+        kind: by default `levels` where the fit has seeds and `pairs` where it has none.
         draws: how many.
         random_seed: the same arguments give the same draws.
 
     Raises:
-        UserError: levels of fewer than two seeds.
+        UserError: levels of a fit without two seeds.
     """
     rng = np.random.default_rng(random_seed)
-    kind = kind or ("pairs" if seeds is None else "levels")
+    kind = kind or ("pairs" if fitted.seeds is None else "levels")
     if kind == "pairs":
-        found, levels = refit(fitted, weights=fitted.weights * _pairs(fitted, draws, rng)), None
-    else:
-        known = list(seeds) if seeds is not None else []
-        levels = levels_of(fitted, known)
-        found = refit(fitted, loss=_redrawn(fitted, known, levels, draws, rng))
-    return Draws(fitted.law, found.law, kind, levels, float(found.converged.mean()))
+        found = refit(fitted, weights=fitted.weights * _pairs(fitted, draws, rng))
+        return Draws(fitted.law, found.law, kind, None, float(found.converged.mean()))
+    levels = levels_of(fitted)
+    found = refit(fitted, loss=_redrawn(fitted, levels, draws, rng))
+    seeds = len(levels.seeds)
+    mean = levels.spread / np.sqrt(seeds) * rng.standard_normal(draws)
+    factor = np.exp(mean * _stretch(seeds - 1, draws, rng))
+    law = found.law
+    moved = replace(law, E=law.E * factor, A=law.A * factor, B=law.B * factor)
+    return Draws(fitted.law, moved, kind, levels, float(found.converged.mean()))
 
 
-def levels_of(fitted: Fit, seeds: Sequence[object]) -> Levels:
-    """Levels by least squares beside the law's own slopes, so that no seed's share of sizes counts.
+def levels_of(fitted: Fit) -> Levels:
+    """The seeds' levels, as they were fitted.
 
     Raises:
-        UserError: fewer than two seeds, or too few runs to tell levels from scatter.
+        UserError: the fit has no two seeds.
     """
-    names, place = _numbered(seeds)
-    if len(names) < 2:
+    if fitted.seeds is None:
         raise UserError(
             "runs of one seed do not tell what a seed does: train a second one, or ask for pairs"
         )
     used = fitted.weights > 0
-    of = np.eye(len(names))[place]
-    free = _without(fitted.jacobian[used], of[used])
-    # A level of all seeds alike is a scale of E, A and B: of least length, levels add up to 0.
-    raw = np.linalg.lstsq(free, fitted.residuals[used], rcond=1e-9)[0]
-    raw -= raw.mean()
-    freedom = int(used.sum()) - fitted.form.parameters - len(names) + 1
-    if freedom < 1:
-        raise UserError(
-            f"{int(used.sum())} runs of {len(names)} seeds do not tell levels from scatter beside "
-            f"a law of {fitted.form.parameters} numbers: train more runs, or ask for pairs"
-        )
-    rest = fitted.residuals - of @ raw
-    variance = float((rest[used] ** 2).sum() / freedom)
-    between = float((raw**2).sum() / (len(names) - 1))
+    seeds, level = fitted.form.seeds, fitted.form.levels(fitted.sought)
+    freedom = int(used.sum()) - fitted.form.columns
+    variance = float((fitted.residuals[used] ** 2).sum() / freedom)
+    runs = [sum(name == one for one in fitted.seeds) for name in seeds]
     # A level is a mean of so many runs, and has that share of their scatter in it.
-    own = max(between - variance * float(np.mean(1 / of[used].sum(axis=0))), 0.0)
-    level = raw * np.sqrt(own / between) if between else raw
-    return Levels(names, level, rest, own**0.5, variance**0.5, freedom)
+    between = (level**2).sum() / (len(seeds) - 1) - variance * np.mean(1 / np.array(runs))
+    return Levels(seeds, level, float(max(between, 0.0)) ** 0.5, variance**0.5, freedom)
 
 
-def _numbered(seeds: Sequence[object]) -> tuple[tuple[object, ...], np.ndarray]:
-    """The seeds that there are, and which of them each run has."""
-    names = tuple(dict.fromkeys(seeds))
-    place = {name: number for number, name in enumerate(names)}
-    return names, np.array([place[name] for name in seeds], dtype=int)
-
-
-def _without(columns: Array, values: Array) -> Array:
-    """Values less what the columns say of them."""
-    return np.asarray(values - columns @ np.linalg.lstsq(columns, values, rcond=None)[0])
-
-
-def _redrawn(
-    fitted: Fit, seeds: Sequence[object], levels: Levels, draws: int, rng: np.random.Generator
-) -> Array:
-    """Losses ``[draws, runs]`` of the law with levels and rests drawn anew."""
-    _, place = _numbered(seeds)
-    drawn = rng.standard_normal((draws, len(levels.seeds))) * levels.spread
-    drawn *= _stretch(len(levels.seeds) - 1, draws, rng)
-    used = levels.rest[fitted.weights > 0]
-    rest = rng.choice(used - used.mean(), size=(draws, len(fitted.n)))
-    rest *= levels.scatter / max(float(used.std()), np.finfo(float).tiny)
-    rest *= _stretch(levels.freedom, draws, rng)
-    return np.asarray(fitted.loss * np.exp(drawn[:, place] + rest - fitted.residuals))
+def _redrawn(fitted: Fit, levels: Levels, draws: int, rng: np.random.Generator) -> Array:
+    """Losses ``[draws, runs]`` of law and levels with what is left over drawn anew."""
+    rest = fitted.residuals[fitted.weights > 0]
+    rest = rest - rest.mean()
+    drawn = rng.choice(rest, size=(draws, len(fitted.n)))
+    drawn *= levels.scatter / max(float(rest.std()), np.finfo(float).tiny)
+    drawn *= _stretch(levels.freedom, draws, rng)[:, None]
+    return np.asarray(fitted.loss * np.exp(drawn - fitted.residuals))
 
 
 def _stretch(freedom: int, draws: int, rng: np.random.Generator) -> Array:
-    """What makes normal numbers Student's, ``[draws, 1]``."""
-    return np.asarray(np.sqrt(freedom / rng.chisquare(freedom, (draws, 1))))
+    """What makes normal numbers Student's, ``[draws]``."""
+    return np.asarray(np.sqrt(freedom / rng.chisquare(freedom, draws)))
 
 
 def _pairs(fitted: Fit, draws: int, rng: np.random.Generator) -> Array:

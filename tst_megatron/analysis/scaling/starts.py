@@ -63,7 +63,7 @@ def _least_squares(basis: Array, losses: Array, weights: Array) -> Array:
 
 def _as_sought(form: Form, alphas: Array, betas: Array, parts: Array) -> Array:
     e, a, b = np.log(parts[:, :3]).T
-    sought = np.zeros((len(alphas), form.parameters))
+    sought = np.zeros((len(alphas), form.columns))
     sought[:, :4] = np.stack([e, a, b, betas], axis=1)
     sought[:, form.alpha] = alphas
     for place in range(len(form.settings)):

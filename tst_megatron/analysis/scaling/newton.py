@@ -162,7 +162,8 @@ def minimise(objective: Objective, start: Array, most_steps: int = MOST_STEPS) -
     walk = _Walk.begin(objective.of_rows(rows), sought)
     for _ in range(most_steps):
         floor = _ROUNDING**2 * np.broadcast_to(walk.objective.weights, walk.runs).sum(axis=1)
-        done = walk.decrement <= np.maximum(_RELATIVE_DECREMENT * walk.value, floor)
+        enough = np.maximum(_RELATIVE_DECREMENT * walk.value, floor)
+        done = np.isfinite(walk.value) & (walk.decrement <= enough)
         over = done | ~(walk.damping < _STUCK)
         sought[rows], least[rows] = walk.sought, walk.value
         converged[rows] = done

@@ -305,13 +305,16 @@ def _at_runs(fitted: Fit, sought: Array) -> Array:
 
 
 def _groups(values: Array) -> np.ndarray:
-    """Which of the values are the same to all purposes: numbers from 0, by size."""
-    order = np.argsort(values)
-    ordered = values[order]
-    group = np.zeros(len(values), int)
-    group[order] = np.concatenate([[0], np.cumsum(ordered[1:] > _SAME * ordered[:-1])]).astype(int)[
-        : len(values)
-    ]
+    """Which of the values are the same to all purposes: numbers from 0, by size.
+
+    A group goes from its least value on, so that sizes without a gap are not all one.
+    """
+    group, first = np.zeros(len(values), int), np.inf
+    number = -1
+    for place in np.argsort(values):
+        if number < 0 or values[place] > _SAME * first:
+            number, first = number + 1, values[place]
+        group[place] = number
     return group
 
 

@@ -244,9 +244,13 @@ class Law:
             least = np.log(powers.A / left) / powers.alpha
         n = _root(saved_by_size, least, least + _WIDEST)
         d = needed(n)
-        reached = np.isfinite(n) & np.isfinite(d)
-        n, d = np.where(reached, n, np.inf), np.where(reached, d, np.inf)
-        return Optimum(n, d, np.where(reached, loss, np.nan), np.asarray(n * (k * d + served)))
+        # Where size always saves more than it costs, none is best; where data never suffice, it
+        # seems to save without end.
+        at_end = saved_by_size(np.exp(least + _WIDEST))
+        nowhere = np.where((at_end > 0) & np.isfinite(at_end), np.nan, np.inf)
+        found = np.isfinite(n) & np.isfinite(d) & ~(at_end > 0)
+        n, d = np.where(found, n, nowhere), np.where(found, d, nowhere)
+        return Optimum(n, d, np.where(found, loss, np.nan), np.asarray(n * (k * d + served)))
 
     @property
     def _is_drawn(self) -> bool:

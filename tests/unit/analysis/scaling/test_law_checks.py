@@ -68,6 +68,8 @@ def test_the_paper_s_six_baselines_bear_none():
             "1 times apart",
         ),
         (grid(16, 3), [], ""),
+        # Sizes and lengths without a gap, as points read off a figure, are not all one.
+        (grid(16, 80), [], ""),
     ],
 )
 def test_runs_that_bear_no_law(runs, expected, number):

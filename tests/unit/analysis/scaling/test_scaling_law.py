@@ -172,4 +172,7 @@ def test_tokens_a_parameter_of_the_published_law(flops, tokens):
 def test_no_best_size_where_size_does_not_count():
     law = Law(1.8, 480.0, -0.01, 2100.0, 0.37)
     assert np.isnan(law.optimum(1e20).n)
+    # A multiplier that grows with size faster than length counts: ever larger is ever cheaper.
+    m = {SETTING: Multiplier(0.0, 1.2)}
+    assert np.isnan(Law(1.8, 480.0, 0.34, 2100.0, 0.37, m).cheapest(2.5, SETTING).flops)
     assert np.isnan(law.exponents().a)

@@ -94,3 +94,14 @@ def test_without_seeds_a_level_is_scatter():
     assert apart.beta == pytest.approx(expected(STUDY, *plan, rest=0.005).beta)
     shared = expected(STUDY, *plan, made.seeds, rest=0.003, level=0.004)
     assert shared.beta < 0.7 * apart.beta
+
+
+def test_a_level_of_all_moves_losses_and_no_exponent():
+    made = made_study()
+    plan = (made.n, made.d, made.setting, made.seeds)
+    found = expected(STUDY, *plan, rest=0.0, level=0.004)
+    # Differences of ln L over what is sought are good to 1e-10, of slopes that add up to 1.
+    for n, d, setting in ((5e4, 3e7, None), (1e7, 1e9, METHOD)):
+        assert found.ln_loss(n, d, setting) == pytest.approx(0.004 / np.sqrt(3), rel=1e-8)
+    assert found.alpha == pytest.approx(0, abs=1e-12)
+    assert found.ln_multiplier(METHOD) == pytest.approx(0, abs=1e-9)

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-MODULES = ("loss", "embedding", "step", "data", "ledger", "collectives", "indexing")
+MODULES = ("loss", "embedding", "step", "data", "ledger", "collectives", "indexing", "scaling")
 ON_GPU = ("loss", "embedding", "step")
 
 

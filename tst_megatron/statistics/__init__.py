@@ -1,1 +1,1 @@
-"""Intervals, smooth curves and power laws: arithmetic alone."""
+"""Intervals, smooth curves and power laws, the F test: arithmetic alone."""

@@ -1,0 +1,1 @@
+"""Laws of loss over size and length: arrays in, frozen values out."""

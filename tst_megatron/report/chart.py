@@ -171,8 +171,9 @@ class Chart:
         arrows: thin.
         x_range: what is shown at first, from left to right; a falling one turns the axis round.
         y_range: what is shown at first, from the bottom.
-        ratio_ticks: xs with a tick where equal ratios of x are equally wide; none where equal
-            differences are. Such a chart has neither upright rules nor arrows.
+        x_log: whether equal ratios of x are equally wide, not equal differences. Such a chart has
+            no arrows.
+        x_ticks: the xs that are marked; none to mark round numbers.
     """
 
     name: str
@@ -189,7 +190,8 @@ class Chart:
     arrows: tuple[Arrow, ...] = ()
     x_range: tuple[float, float] | None = None
     y_range: tuple[float, float] | None = None
-    ratio_ticks: tuple[float, ...] = ()
+    x_log: bool = False
+    x_ticks: tuple[float, ...] = ()
 
     @property
     def legend(self) -> list[str]:

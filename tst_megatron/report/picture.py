@@ -125,6 +125,11 @@ def _draw(axes: Axes, chart: Chart) -> None:
             linestyle="",
             clip_on=False,
         )
+    # Before limits are set, which a change of scale would take away.
+    if chart.x_log:
+        axes.set_xscale("log")
+    if chart.y_log:
+        axes.set_yscale("log")
     axes.set_xlabel(chart.x_label)
     axes.set_ylabel(chart.y_label)
     if chart.ratio_ticks:

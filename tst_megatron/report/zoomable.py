@@ -57,7 +57,7 @@ def figure(chart: Chart) -> dict[str, Any]:
             "paper_bgcolor": "#fff",
             "plot_bgcolor": "#fff",
             "hovermode": "closest",
-            "xaxis": _axis(chart.x_label, chart.x_range) | _by_ratio(chart),
+            "xaxis": _axis(chart.x_label, chart.x_range, chart.x_log) | _ticks(chart),
             "yaxis": _axis(chart.y_label, chart.y_range),
             "legend": {
                 "orientation": "h",
@@ -68,7 +68,7 @@ def figure(chart: Chart) -> dict[str, Any]:
             },
             "shapes": [_rule(rule) for rule in chart.rules],
             "annotations": [
-                *(_rule_text(rule) for rule in chart.rules if rule.text),
+                *(_rule_text(rule, chart) for rule in chart.rules if rule.text),
                 *(part for arrow in chart.arrows for part in _arrow(arrow)),
             ],
         },
@@ -196,7 +196,7 @@ def _beyond(points: Beyond) -> dict[str, Any]:
     }
 
 
-def _axis(label: str, limits: tuple[float, float] | None) -> dict[str, Any]:
+def _axis(label: str, limits: tuple[float, float] | None, is_log: bool = False) -> dict[str, Any]:
     axis: dict[str, Any] = {
         "title": {"text": _as_it_is(label)},
         "gridcolor": GRID,
@@ -205,21 +205,24 @@ def _axis(label: str, limits: tuple[float, float] | None) -> dict[str, Any]:
         "ticks": "outside",
         "automargin": True,
     }
+    if is_log:
+        axis |= {"type": "log", "exponentformat": "SI"}
     if limits is not None:
-        axis["range"] = list(limits)
+        axis["range"] = [_place(end, is_log) for end in limits]
     return axis
 
 
-def _by_ratio(chart: Chart) -> dict[str, Any]:
-    """What makes ratios of x equally wide; plotly.js has such a range in powers of ten."""
-    ticks = chart.ratio_ticks
-    if not ticks:
+def _ticks(chart: Chart) -> dict[str, Any]:
+    """Marks that are asked for; else plotly.js has its own."""
+    if not chart.x_ticks:
         return {}
-    labels = [f"{tick:g}" for tick in ticks]
-    axis = {"type": "log", "tickmode": "array", "tickvals": list(ticks), "ticktext": labels}
-    if chart.x_range is None:
-        return axis
-    return axis | {"range": [math.log10(end) for end in chart.x_range]}
+    labels = [f"{tick:g}" for tick in chart.x_ticks]
+    return {"tickmode": "array", "tickvals": list(chart.x_ticks), "ticktext": labels}
+
+
+def _place(at: float, is_log: bool) -> float:
+    """Where ranges and annotations have it: on an axis of logarithms by the logarithm to 10."""
+    return math.log10(at) if is_log else at
 
 
 def _rule(rule: Rule) -> dict[str, Any]:
@@ -229,11 +232,12 @@ def _rule(rule: Rule) -> dict[str, Any]:
     return {"type": "line", **ends, "line": {"color": SOFT, "width": 1, "dash": "dot"}}
 
 
-def _rule_text(rule: Rule) -> dict[str, Any]:
+def _rule_text(rule: Rule, chart: Chart) -> dict[str, Any]:
     text = {"text": _as_it_is(rule.text), "showarrow": False, "font": {"size": 12, "color": SOFT}}
     if rule.across == "x":
         place = {"y": 0, "xanchor": "right"} if rule.at_foot else {"y": 1, "xanchor": "center"}
-        return {**text, "x": rule.at, "xref": "x", **place, "yref": "paper", "yanchor": "bottom"}
+        at = _place(rule.at, chart.x_log)
+        return {**text, "x": at, "xref": "x", **place, "yref": "paper", "yanchor": "bottom"}
     return {**text, "x": 0, "xref": "paper", "xanchor": "left", "y": rule.at, "yanchor": "bottom"}
 
 

@@ -1,0 +1,137 @@
+"""What of runs and tables becomes the points of a law, what is left out, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_runs import made_ledger
+
+from tst_megatron.analysis.scaling.point import BASELINE
+from tst_megatron.analysis.scaling.points import Points, read_points
+from tst_megatron.errors import UserError
+
+POSITIONS_A_STEP = 4 * 128
+WSD = {"lr_decay_style": "WSD", "lr_wsd_decay_iters": 10, "num_experts": None, "num_layers": 2}
+
+
+def of_size(folder: Path, name: str, total: int = 1000, **kw: Any) -> Path:
+    flags = WSD | {"lr": 1e-3} | kw.pop("flags", {})
+    header = {"parameters": {"total": total, "active": total // 2}, **kw.pop("header", {})}
+    return made_ledger(folder, name, header, flags=flags, losses=kw.pop("losses", {100: 3.0}), **kw)
+
+
+def table(folder: Path, *lines: str, name: str = "runs.csv") -> Path:
+    path = folder / name
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_a_ledger_is_a_point(tmp_path: Path):
+    bags = of_size(tmp_path, "bags", stages=[(4, 120)], header={"seed": 3})
+    (point,) = read_points([bags]).points
+    assert (point.setting, point.total, point.active, point.seed) == (
+        "bags of 4 for 30 %",
+        1000,
+        500,
+        3,
+    )
+    assert (point.positions, point.loss, point.flops) == (100 * POSITIONS_A_STEP, 3.0, 100e9)
+    assert not point.has_experts
+
+
+def test_a_table_is_points_and_what_it_leaves_out_is_not_known(tmp_path: Path):
+    runs = table(
+        tmp_path,
+        "params, tokens,loss,setting,seed,flops",
+        "1e6,2e7,3.5,,1,",
+        "",
+        "1e6,4e7,3.25,stacked,2,1e15",
+    )
+    found = read_points([runs])
+    one, other = found.points
+    assert (one.setting, one.seed, one.flops, one.has_experts) == (BASELINE, 1, None, None)
+    assert (other.setting, other.name) == ("stacked", "runs:4")
+    assert found.settings == (BASELINE, "stacked")
+    # 1e15 / (6 * 4e7)
+    by_flops = Points((other,), "flops")
+    assert by_flops.parameters(other) == pytest.approx(1e15 / 2.4e8)
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["params,tokens,loss", "1e6,0,3"], r'line 2: tokens is "0": it takes a number above 0'),
+        (["params,tokens,loss", "x,1e6,3"], r'params is "x"'),
+        (["params,tokens,loss", "1e6,1e6,three"], r'the loss "three" is no number'),
+        (["params,tokens,loss,seed", "1e6,1e6,3,a"], r'the seed "a" is no whole number'),
+        (["params,tokens,loss", "1e6,1e6"], r"line 2: 2 cells below 3 names"),
+        (["params,tokens,loss,colour", "1,1,1,1"], r'a column "colour", which means nothing here'),
+        (["params,tokens,loss,loss", "1,1,1,1"], r"the column loss twice"),
+        (["params,tokens,loss"], r"has no row"),
+        (["params,tokens,loss", "1e6,1e6,nan"], r"no whole run .* ended with a loss that is no"),
+        (["params,tokens,loss,experts", "1e6,1e6,3,0", "1e6,1e6,3,8"], r"of no common law"),
+        (
+            ["params,tokens,loss,unique_tokens", "1e6,1e7,3,1e6"],
+            r"reads its text 10.0 times, .* give --allow-repeats",
+        ),
+    ],
+)
+def test_a_table_that_cannot_be_taken_as_it_stands(tmp_path: Path, lines: list[str], said: str):
+    with pytest.raises(UserError, match=said):
+        read_points([table(tmp_path, *lines)])
+
+
+def test_runs_that_are_not_whole_are_left_out_by_name(tmp_path: Path):
+    runs = [
+        of_size(tmp_path, "whole"),
+        of_size(tmp_path, "cut", losses={50: 3.5}),
+        of_size(tmp_path, "steady", flags={"lr_decay_style": "constant"}),
+        of_size(tmp_path, "blind", losses={}, last_step=100),
+        of_size(tmp_path, "diverged", losses={100: None}),
+    ]
+    found = read_points(runs)
+    assert [point.name for point in found.points] == ["whole"]
+    left = dict(found.left_out)
+    assert left["cut"] == "was evaluated last at step 50 of 100"
+    assert left["steady"] == "has no decay of its learning rate"
+    assert left["blind"] == "has no held-out loss"
+    assert "no number" in left["diverged"]
+
+
+def test_runs_of_other_text_are_of_no_common_law(tmp_path: Path):
+    runs = [
+        of_size(tmp_path, name, header={"tokenizer": {"sha256": name}, "seed": seed})
+        for seed, name in enumerate("ab")
+    ]
+    with pytest.raises(UserError, match=r"a and b differ in the tokenizer .*: fit them apart"):
+        read_points(runs)
+
+
+def test_what_n_is_has_to_be_told_by_every_run(tmp_path: Path):
+    told, untold = of_size(tmp_path, "told"), of_size(tmp_path, "untold", header={"parameters": {}})
+    with pytest.raises(UserError, match=r"untold does not tell its number .* --count flops"):
+        read_points([told, untold])
+    found = read_points([told, untold], "flops")
+    # 1e9 FLOPs a step of 512 positions.
+    assert found.parameters(found.points[0]) == pytest.approx(1e9 / 6 / 512)
+
+
+def test_of_several_rates_the_best_is_kept_and_one_rate_for_all_sizes_is_said(tmp_path: Path):
+    runs = [
+        of_size(
+            tmp_path,
+            f"{rate}-{seed}",
+            flags={"lr": rate},
+            losses={100: loss},
+            header={"seed": seed},
+        )
+        for rate, loss in ((1e-3, 3.0), (2e-3, 2.9), (4e-3, 3.1))
+        for seed in (1, 2)
+    ]
+    found = read_points(runs)
+    assert {point.name for point in found.points} == {"0.002-1", "0.002-2"}
+    assert all("ended higher than 0.002" in why for _, why in found.left_out)
+    assert any("a little too low" in note for note in found.notes)
+    sizes = [of_size(tmp_path, str(total), total) for total in (1000, 2000)]
+    (note,) = read_points(sizes).notes
+    assert "All sizes of baseline have one learning rate, 0.001" in note

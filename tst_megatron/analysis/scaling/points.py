@@ -1,0 +1,296 @@
+"""Runs as a scaling law sees them: how large, how long, by which method, and what they ended with.
+
+The one idea: a law is of whole runs that differ in nothing but size, length, method and seed. Each
+run becomes one point, and what does not belong in one law is left out by name, or refused.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from statistics import fmean
+from typing import Literal, get_args
+
+from tst_megatron.analysis.compare.stories import vocabulary, words_of
+from tst_megatron.analysis.scaling.csv_points import is_table, read_table
+from tst_megatron.analysis.scaling.point import BASELINE, Point
+from tst_megatron.errors import UserError
+from tst_megatron.runs.facts import Topic, differences
+from tst_megatron.runs.inputs import read_runs
+from tst_megatron.runs.run import RecordedRun
+
+Count = Literal["total", "active", "flops"]
+"""What is taken for N: all parameters, those that work on a token, FLOPs / (6 positions)."""
+COUNTS: tuple[Count, ...] = get_args(Count)
+_OPERATIONS = 6
+_ALIKE: tuple[Topic, ...] = ("tokenizer", "held-out text")
+_NAMED = 4
+# Muennighoff et al. (arXiv 2305.16264): up to here repeats are worth almost what new text is.
+MOST_EPOCHS = 4.0
+_FIXED_WARMUP = 0.2
+"""Shares of a run by which the warm-ups of one law may differ without a word."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """The runs of a law.
+
+    Attributes:
+        points: whole runs, one each.
+        count: what N is.
+        left_out: names of runs that are not among them, with the reason.
+        notes: what a reader should know of them, a sentence each.
+    """
+
+    points: tuple[Point, ...]
+    count: Count
+    left_out: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The ways in which they were trained, the ordinary one first."""
+        names = dict.fromkeys(point.setting for point in self.points)
+        return tuple(sorted(names, key=lambda name: (name != BASELINE, name)))
+
+    def parameters(self, point: Point) -> float:
+        """N of a point."""
+        value = _counted(point, self.count)
+        assert value is not None  # Checked where they were read.
+        return value
+
+
+@dataclass
+class _Kept:
+    """Points so far, and what was left out of them."""
+
+    points: list[Point] = field(default_factory=list)
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+
+
+def read_points(
+    paths: Sequence[Path],
+    count: Count = "total",
+    loss_columns: Sequence[str] = (),
+    allow_repeats: bool = False,
+) -> Points:
+    """The runs of ledgers, TensorBoard folders, W&B exports and tables of results.
+
+    Args:
+        paths: as `tst_megatron.runs.inputs.read_runs` takes them, and CSV files with the columns
+            ``params``, ``tokens`` and ``loss``.
+        count: what N is.
+        loss_columns: names of the held-out loss in W&B exports and TensorBoard folders.
+        allow_repeats: keep runs that read their text more than four times.
+
+    Raises:
+        UserError: a path cannot be read; no whole run is left; a run does not tell its N or its
+            length; runs that belong in no common law; or text is repeated too often.
+    """
+    tables = [path for path in paths if is_table(path)]
+    others = [path for path in paths if path not in tables]
+    kept = _Kept([point for path in tables for point in read_table(path)])
+    if others:
+        _take_runs(read_runs(others, vocabulary(), loss_columns), kept)
+    _leave_out_losses_that_are_none(kept)
+    if not kept.points:
+        raise UserError(
+            "there is no whole run to fit a law to: "
+            + (
+                "; ".join(f"{name} {why}" for name, why in kept.left_out[:_NAMED])
+                or "none is there"
+            )
+        )
+    _refuse_untold(kept.points, count)
+    _refuse_experts_beside_dense(kept.points)
+    _refuse_many_epochs(kept.points, allow_repeats)
+    notes = _of_one_rate(kept)
+    notes += [*_rate_notes(kept.points), *_warmup_notes(kept.points)]
+    return Points(tuple(kept.points), count, tuple(kept.left_out), tuple(notes))
+
+
+def _take_runs(runs: Sequence[RecordedRun], kept: _Kept) -> None:
+    whole = []
+    for run in runs:
+        reason = _why_not_whole(run)
+        if reason is None:
+            whole.append(run)
+        else:
+            kept.left_out.append((run.name, reason))
+    _refuse_other_text(whole)
+    kept.points += [_point(run) for run in whole]
+
+
+def _why_not_whole(run: RecordedRun) -> str | None:
+    """Why what a run ended with is not what a whole run ends with; None where it is."""
+    if not run.curve.steps.size:
+        return "has no held-out loss"
+    last = run.curve.steps[-1]
+    if last < run.num_steps:
+        return f"was evaluated last at step {last:,.0f} of {run.num_steps:,}"
+    if run.decay_start is not None and run.decay_start >= run.num_steps:
+        return "has no decay of its learning rate"
+    return None
+
+
+def _point(run: RecordedRun) -> Point:
+    curve, told = run.curve, run.header.get("parameters") or {}
+    return Point(
+        name=run.name,
+        setting=words_of(run) or BASELINE,
+        total=told.get("total"),
+        active=told.get("active"),
+        positions=float(curve.positions[-1]),
+        loss=float(curve.losses[-1]),
+        flops=_known(curve.flops[-1]),
+        data_tokens=_known(curve.data_tokens[-1]),
+        seed=run.facts.seed,
+        learning_rate=run.facts.flags.get("lr"),
+        warmup_share=_warmup_share(run),
+        has_experts=_has_experts(run),
+    )
+
+
+def _has_experts(run: RecordedRun) -> bool | None:
+    flags = run.facts.flags
+    return bool(flags["num_experts"]) if "num_experts" in flags else None
+
+
+def _known(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _warmup_share(run: RecordedRun) -> float | None:
+    warmup = run.facts.flags.get("lr_warmup_iters")
+    return warmup / run.num_steps if isinstance(warmup, int) and warmup and run.num_steps else None
+
+
+def _leave_out_losses_that_are_none(kept: _Kept) -> None:
+    bad = [point for point in kept.points if not (math.isfinite(point.loss) and point.loss > 0)]
+    kept.points = [point for point in kept.points if point not in bad]
+    kept.left_out += [(point.name, "ended with a loss that is no number above 0") for point in bad]
+
+
+def _refuse_other_text(runs: Sequence[RecordedRun]) -> None:
+    """One law is of one tokenizer and one held-out text; hold every run against the first."""
+    for run in runs[1:]:
+        for topic in _ALIKE:
+            for name, ours, theirs in differences(topic, runs[0].facts, run.facts):
+                raise UserError(
+                    f"{runs[0].name} and {run.name} differ in the {topic} ({name}: {ours} and "
+                    f"{theirs}), so their losses are of no common law: fit them apart"
+                )
+
+
+def _counted(point: Point, count: Count) -> float | None:
+    if count == "flops":
+        if point.flops is None:
+            return None
+        return point.flops / (_OPERATIONS * point.positions)
+    return point.total if count == "total" else point.active
+
+
+def _refuse_untold(points: Sequence[Point], count: Count) -> None:
+    untold = {
+        "total": "its number of parameters",
+        "active": "how many of its parameters are active",
+        "flops": "its FLOPs",
+    }[count]
+    for point in points:
+        value = _counted(point, count)
+        if value is None or not (math.isfinite(value) and value > 0):
+            others = [other for other in COUNTS if _counted(point, other) is not None]
+            way = (
+                f"give --count {others[0]}, which all runs of a law have to tell"
+                if others
+                else "put what you know of it in a CSV with the columns params,tokens,loss"
+            )
+            raise UserError(f"{point.name} does not tell {untold}: {way}")
+        if not (math.isfinite(point.positions) and point.positions > 0):
+            raise UserError(
+                f"{point.name} does not tell how many positions it was trained on: put what you "
+                "know of it in a CSV with the columns params,tokens,loss"
+            )
+
+
+def _refuse_experts_beside_dense(points: Sequence[Point]) -> None:
+    told = [point for point in points if point.has_experts is not None]
+    experts = next((point for point in told if point.has_experts), None)
+    dense = next((point for point in told if not point.has_experts), None)
+    if experts is not None and dense is not None:
+        raise UserError(
+            f"{experts.name} has experts and {dense.name} has none: they are of no common law "
+            "(arXiv 2502.05172), whatever N is; fit them apart"
+        )
+
+
+def _refuse_many_epochs(points: Sequence[Point], allow: bool) -> None:
+    most = max(points, key=lambda point: point.epochs)
+    if most.epochs > MOST_EPOCHS and not allow:
+        raise UserError(
+            f"{most.name} reads its text {most.epochs:.1f} times, and beyond {MOST_EPOCHS:.0f} "
+            "the form for repeats (arXiv 2305.16264) is not to be trusted: leave such runs out, or "
+            "give --allow-repeats"
+        )
+
+
+def _of_one_rate(kept: _Kept) -> list[str]:
+    """Of several learning rates of one size, length and method, the best; what is said of it."""
+
+    def place(point: Point) -> tuple[str, float, float]:
+        return point.setting, point.total or point.positions, point.positions
+
+    chosen = False
+    for _, cell in groupby(sorted(kept.points, key=place), key=place):
+        by_rate = _by_rate(cell)
+        if len(by_rate) > 1:
+            chosen = True
+            best = min(by_rate, key=lambda rate: fmean(point.loss for point in by_rate[rate]))
+            for rate in by_rate.keys() - {best}:
+                for point in by_rate[rate]:
+                    kept.points.remove(point)
+                    kept.left_out.append(
+                        (point.name, f"has a rate that ended higher than {best:g}")
+                    )
+    if not chosen:
+        return []
+    return [
+        "Where a size, length and method has runs at several learning rates, the rate whose runs "
+        "end lowest is kept. They were chosen by the losses that the law is fitted to, which makes "
+        "these a little too low."
+    ]
+
+
+def _by_rate(points: Iterable[Point]) -> dict[float, list[Point]]:
+    found: dict[float, list[Point]] = {}
+    for point in points:
+        if point.learning_rate is not None:
+            found.setdefault(point.learning_rate, []).append(point)
+    return found
+
+
+def _rate_notes(points: Sequence[Point]) -> list[str]:
+    notes = []
+    for setting in dict.fromkeys(point.setting for point in points):
+        runs = [point for point in points if point.setting == setting]
+        rates = {point.learning_rate for point in runs} - {None}
+        sizes = {point.total for point in runs}
+        if len(rates) == 1 and len(sizes) > 1:
+            notes.append(
+                f"All sizes of {setting} have one learning rate, {rates.pop():g}: it cannot suit "
+                "all of them, and what it does to the exponents is in every figure "
+                "(arXiv 2406.19146)."
+            )
+    return notes
+
+
+def _warmup_notes(points: Sequence[Point]) -> list[str]:
+    shares = [point.warmup_share for point in points if point.warmup_share]
+    if not shares or max(shares) < _FIXED_WARMUP or max(shares) < 2 * min(shares):
+        return []
+    return [
+        f"The warm-up is {100 * max(shares):.0f} % of the shortest run and "
+        f"{100 * min(shares):.1g} % of the longest: short runs are held back by it "
+        "(arXiv 2406.19146)."
+    ]

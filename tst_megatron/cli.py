@@ -72,6 +72,31 @@ COMMANDS = (
         "tst_megatron.sweep.command",
         Takes.FLAGS_OF_A_RUN,
     ),
+    Command(
+        ("scaling", "design"),
+        "say what planned runs would tell of a law, before they run",
+        "tst_megatron.analysis.scaling.commands.design",
+    ),
+    Command(
+        ("scaling", "fit"),
+        "fit a law of loss over size and length to runs, and what a method's data are worth",
+        "tst_megatron.analysis.scaling.commands.fit",
+    ),
+    Command(
+        ("scaling", "predict"),
+        "say what a run would end with, by a law",
+        "tst_megatron.analysis.scaling.commands.predict",
+    ),
+    Command(
+        ("scaling", "optimal"),
+        "say the best size and length for a budget, or for a loss",
+        "tst_megatron.analysis.scaling.commands.optimal",
+    ),
+    Command(
+        ("scaling", "plot"),
+        "draw a law and its runs: a page and pictures",
+        "tst_megatron.analysis.scaling.commands.plot",
+    ),
     Command(("recipe",), "look at whole training recipes", "tst_megatron.recipes.command"),
     Command(
         ("tokenizer", "train"),
@@ -111,6 +136,7 @@ COMMANDS = (
     ),
 )
 _GROUPS = {
+    "scaling": "fit laws of loss over size and length to runs, and ask them",
     "tokenizer": "make and look at tokenizers",
     "index": "make, check and look at indexed corpora",
 }

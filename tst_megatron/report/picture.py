@@ -13,10 +13,11 @@ from typing import Any
 import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.container import Container
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
 from tst_megatron.report.chart import (
@@ -31,12 +32,15 @@ from tst_megatron.report.chart import (
     Line,
     Rule,
 )
+from tst_megatron.report.formats import count
 
 # In inches: a picture, its axes with their labels, an entry of the legend, a title.
 _WIDTH, _AXES, _ENTRY, _TITLE = 6.4, 3.8, 0.2, 0.4
 # In points: the legend under the axes, whose labels it leaves room for.
 _LEGEND_BELOW, _POINTS_AN_INCH = 36.0, 72.0
 _PNG_DPI = 130
+# Of an axis of logarithms: above this ratio of its ends powers of ten are marks enough.
+_LONG = 300.0
 _DASHES: dict[str, str | tuple[int, tuple[float, ...]]] = {
     "solid": "-",
     "dash": (0, (5, 2)),
@@ -128,18 +132,17 @@ def _draw(axes: Axes, chart: Chart) -> None:
     # Before limits are set, which a change of scale would take away.
     if chart.x_log:
         axes.set_xscale("log")
-    if chart.y_log:
-        axes.set_yscale("log")
     axes.set_xlabel(chart.x_label)
     axes.set_ylabel(chart.y_label)
-    if chart.ratio_ticks:
-        axes.set_xscale("log")
-        axes.set_xticks(chart.ratio_ticks, [f"{tick:g}" for tick in chart.ratio_ticks], minor=False)
-        axes.xaxis.set_minor_locator(NullLocator())
     if chart.x_range is not None:
         axes.set_xlim(*chart.x_range)
     if chart.y_range is not None:
         axes.set_ylim(*chart.y_range)
+    if chart.x_ticks:
+        axes.set_xticks(chart.x_ticks, [f"{tick:g}" for tick in chart.x_ticks], minor=False)
+        axes.xaxis.set_minor_locator(NullLocator())
+    elif chart.x_log:
+        _mark_powers(axes.xaxis, axes.get_xlim())
     for rule in chart.rules:
         _draw_rule(axes, rule)
     for arrow in chart.arrows:
@@ -149,6 +152,21 @@ def _draw(axes: Axes, chart: Chart) -> None:
     axes.set_axisbelow(True)
     if entries:
         _draw_legend(axes, entries)
+
+
+def _mark_powers(axis: Axis, limits: tuple[float, float]) -> None:
+    """Marks of an axis of logarithms, in plain numbers; more of them where it is short."""
+    low, high = sorted(limits)
+    axis.set_major_locator(LogLocator(subs=(1,) if high > _LONG * low else (1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _plain(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _plain(value: float) -> str:
+    """As 0.003, 50 k or 2 M."""
+    if not 1e4 <= value < 1e15:
+        return f"{value:g}"
+    return f"{value / 1e3:g} k" if value < 1e6 else count(value)
 
 
 def _draw_legend(axes: Axes, entries: Mapping[str, Artist | Container]) -> None:

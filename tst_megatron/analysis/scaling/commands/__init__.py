@@ -1,0 +1,1 @@
+"""The jobs of ``tst-megatron scaling``, a module each."""

@@ -4,7 +4,9 @@ import argparse
 import dataclasses
 import json
 from contextlib import suppress
+from pathlib import Path
 
+from tst_megatron.analysis.scaling.law_file import read_law
 from tst_megatron.errors import UserError
 from tst_megatron.planner.countable import check_planned
 from tst_megatron.planner.hardware import GB, GPUS, TERA, Gpu, gpu_named
@@ -19,6 +21,7 @@ examples:
   tst-megatron plan --recipe smollm3-3b-tst+fp8-blockwise --gpus 8 --gpu h100 --micro-batch-size 4
   tst-megatron plan --recipe smollm3-3b-tst --gpus 8 --sweep
   tst-megatron plan --gpus 16 --json $YOUR_MEGATRON_FLAGS
+  tst-megatron plan --recipe smollm2-270m-tst --scaling law.json
 
 Every other flag is pretrain's, Megatron's or ours, and wins over the recipe's.
 """
@@ -42,6 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sweep", action="store_true", help="try every layout instead of the flags' own"
     )
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
+    parser.add_argument(
+        "--scaling", type=Path, metavar="LAW",
+        help="a law of scaling fit: adds the loss to expect, and the cheapest runs that end so",
+    )  # fmt: skip
     trust = parser.add_argument_group("what is taken on trust")
     for flag, text in (
         ("--mfu", "share of the peak that a whole step reaches, for the hours (default 0.40)"),
@@ -85,6 +92,9 @@ def main(args: argparse.Namespace, others: list[str]) -> None:
     number, kind = machine or (None, _DEFAULT_GPU)
     gpu = _with_figures(args, gpu_named(args.gpu or kind))
     shares = _shares(args)
+    if args.scaling is not None and args.sweep:
+        raise UserError("--scaling is of one run and --sweep of its layouts: give one of the two")
+    law = None if args.scaling is None else read_law(args.scaling)
     num_gpus = args.gpus or number or gpu.gpus_per_node
     flags = others if recipe is None else expand_recipe(["--recipe", recipe, *others])
     if is_of_installed_megatron():
@@ -98,6 +108,7 @@ def main(args: argparse.Namespace, others: list[str]) -> None:
     cpu.install()
     from tst_megatron.planner import as_text
     from tst_megatron.planner.plan import Assumptions, make_plan
+    from tst_megatron.planner.prospect import prospect_of
     from tst_megatron.planner.sweep import sweep
 
     assumptions = Assumptions(**shares)
@@ -114,10 +125,14 @@ def main(args: argparse.Namespace, others: list[str]) -> None:
             )
         return
     plan = make_plan(flags, num_gpus, gpu, assumptions)
+    prospect = None if law is None else prospect_of(plan, law)
     if args.json:
-        print(json.dumps(plan.as_json(), indent=2))
+        told = plan.as_json() | ({} if prospect is None else {"scaling": prospect.as_json()})
+        print(json.dumps(told, indent=2))
     else:
         as_text.print_plan(out, recipe, plan)
+        if prospect is not None:
+            prospect.print(out)
     if not plan.fits:
         worst = plan.worst
         raise UserError(

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
+from tst_megatron.methods.method import Method, Run
 from tst_megatron.methods.registry import active, methods, run_of
+from tst_megatron.methods.story import Told
 from tst_megatron.methods.terms import Terms, Together
 from tst_megatron.runs.stages import Fact, Stage
 from tst_megatron.stock.batch_sizes import BatchSizes
@@ -22,10 +24,12 @@ class Course:
     Attributes:
         stages: those that have any samples.
         terms: of the methods, all together.
+        setting: what its methods call their settings; empty for an ordinary run.
     """
 
     stages: tuple[Stage, ...]
     terms: Terms
+    setting: str = ""
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> "Course":
@@ -34,9 +38,11 @@ class Course:
         Raises:
             UserError: the run has no length, or its stages do not fit it.
         """
-        stages = run_of(args).stages
-        terms = Together([method.terms() for method in active(args)])
-        return cls(tuple(stage for stage in stages if stage.samples) or stages[-1:], terms)
+        run = run_of(args)
+        stages, on = run.stages, active(args)
+        terms = Together([method.terms() for method in on])
+        setting = ", ".join(filter(None, (_words(method, run, args) for method in on)))
+        return cls(tuple(stage for stage in stages if stage.samples) or stages[-1:], terms, setting)
 
     @property
     def heaviest(self) -> Stage:
@@ -58,6 +64,14 @@ class Course:
     def totals(self, seq_length: int) -> Mapping[str, int]:
         """What all methods say of the whole run, by the keys of its JSON."""
         return _of_all_methods().totals(seq_length, self.stages)
+
+
+def _words(method: Method, run: Run, args: argparse.Namespace) -> str:
+    """What a method calls its settings, as a comparison has them."""
+    own = next(part for part in run.parts if part.name == method.name)
+    total = sum(stage.samples for stage in own.stages)
+    stages = ((stage, stage.samples / total) for stage in own.stages if not stage.is_ordinary)
+    return method.story().words(Told(tuple(stages), own.facts, vars(args)))
 
 
 def _of_all_methods() -> Terms:

@@ -120,6 +120,7 @@ class RunPlan:
     time: StepTime
     bubble: float
     notes: tuple[str, ...] = field(default=())
+    setting: str = ""
 
     @property
     def available(self) -> float:
@@ -265,6 +266,7 @@ def _plan(
         time=step_time(args, gpu, precision, pipeline, course, collectives, assumptions.efficiency),
         bubble=bubble(args),
         notes=(*_notes(args), *course.terms.notes(args, course.stages)),
+        setting=course.setting,
     )
 
 

@@ -1,11 +1,16 @@
 """The subcommand: recipes and their GPUs, the user's figures, JSON, tables, and what is refused."""
 
 import argparse
+import dataclasses
 import json
+import math
 
+import numpy as np
 import pytest
 from planned import DENSE
 
+from tst_megatron.analysis.scaling.law import Law, Multiplier
+from tst_megatron.analysis.scaling.law_file import LawRecord, LawRun, write_law
 from tst_megatron.errors import UserError
 from tst_megatron.planner import command
 
@@ -168,3 +173,46 @@ def test_a_sweep_as_json(capsys) -> None:
 def test_nothing_fits() -> None:
     with pytest.raises(UserError, match="no layout fits 8 x h100: take more GPUs"):
         _run("--recipe", "smollm3-3b-tst+8xh100", "--gpu-memory", "1", "--sweep")
+
+
+def test_a_law_says_what_to_expect(capsys, tmp_path) -> None:
+    path = tmp_path / "law.json"
+    method = "bags of 4 for 35 %"
+    write_law(path, a_law(method))
+    tiny = ("--gpus", "1", "--padded-vocab-size", "384", "--scaling", str(path))
+    found = _json(capsys, "--recipe", "tiny-tst", *tiny)
+    with_bags, without = found["scaling"]["predictions"]
+    size, length = found["parameters"]["total"], found["run"]["positions"]
+    # The law's own form, with bags worth twice the positions.
+    for one, worth in ((with_bags, 2), (without, 1)):
+        loss = 1.0 + 60 * size**-0.33 + 300 * (worth * length) ** -0.36
+        assert one["loss"]["value"] == pytest.approx(loss)
+    assert (with_bags["setting"], with_bags["n"], with_bags["d"]) == (method, size, length)
+    cheapest, baseline = found["scaling"]["cheapest"]
+    assert cheapest["loss"]["value"] == pytest.approx(with_bags["loss"]["value"])
+    assert baseline["flops"]["value"] == pytest.approx(2 * cheapest["flops"]["value"])
+    _run("--recipe", "tiny-baseline", *tiny)
+    assert "The cheapest runs that end at" in capsys.readouterr().out
+    write_law(path, a_law("stacked"))
+    with pytest.raises(UserError, match='no runs of "bags of 4 for 35 %"'):
+        _run("--recipe", "tiny-tst", *tiny)
+    with pytest.raises(UserError, match="--scaling is of one run and --sweep of its layouts"):
+        _run("--recipe", "tiny-tst", *tiny, "--sweep")
+
+
+def a_law(method: str) -> LawRecord:
+    """Of runs about as large as the tiny recipe's."""
+    law = Law(1.0, 60.0, 0.33, 300.0, 0.36, {method: Multiplier(math.log(2))})
+    # Draws that scatter a little.
+    spread = np.linspace(0.99, 1.01, 5)
+    laws = dataclasses.replace(
+        law, E=law.E * spread, A=law.A * spread, alpha=np.full(5, 0.33), B=law.B * spread,
+        beta=np.full(5, 0.36), multipliers={method: Multiplier(np.full(5, math.log(2)))},
+    )  # fmt: skip
+    runs = tuple(
+        LawRun(f"{n}-{d}", setting, n, d, 3.0)
+        for setting in ("baseline", method)
+        for n in (2e5, 1e6)
+        for d in (2e6, 3e7)
+    )
+    return LawRecord(law, laws, runs, "total", {})

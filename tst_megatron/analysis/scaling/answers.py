@@ -218,7 +218,7 @@ def table_of_best(found: Sequence[Best], title: str) -> Table:
                 _with_range(one.d),
                 _with_range(one.tokens_per_parameter),
                 _with_range(one.loss),
-                _with_range(one.flops),
+                _with_range(one.flops, formats.flops),
                 formats.count(one.data_tokens),
                 _with_range(one.ratio),
                 ", ".join(one.outside) or formats.UNKNOWN,
@@ -262,16 +262,16 @@ def _cells(interval: Interval) -> tuple[str, str]:
     return short(interval.value), _range(interval)
 
 
-def _with_range(interval: Interval | None) -> str:
+def _with_range(interval: Interval | None, show: Callable[[float], str] = short) -> str:
     if interval is None or interval.value is None:
         return formats.UNKNOWN
     if interval.low == interval.high == interval.value:
-        return short(interval.value)
-    return f"{short(interval.value)} ({_range(interval)})"
+        return show(interval.value)
+    return f"{show(interval.value)} ({_range(interval, show)})"
 
 
-def _range(interval: Interval) -> str:
+def _range(interval: Interval, show: Callable[[float], str] = short) -> str:
     low, high = interval.low, interval.high
     if low is None:
-        return formats.NO_RANGE if high is None else f"up to {short(high)}"
-    return f"{short(low)} or more" if high is None else f"{short(low)} to {short(high)}"
+        return formats.NO_RANGE if high is None else f"up to {show(high)}"
+    return f"{show(low)} or more" if high is None else f"{show(low)} to {show(high)}"

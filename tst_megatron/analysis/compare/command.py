@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tst_megatron.errors import UserError
 
 if TYPE_CHECKING:
+    from tst_megatron.analysis.compare.by_scaling_law import ScalingLaw
     from tst_megatron.analysis.compare.result import Findings
 
 EXAMPLES = """\
@@ -39,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--loss-column", action="append", default=[], metavar="NAME",
         help='what W&B exports and TensorBoard folders call the held-out loss, where that is not '
         '"lm loss validation"; again for a source that calls it otherwise',
+    )  # fmt: skip
+    parser.add_argument(
+        "--scaling", type=Path, metavar="LAW",
+        help="a law of whole runs, of scaling fit: what a longer baseline would end with is by it, "
+        "not by a law of the baseline's own curve",
     )  # fmt: skip
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="write report.html, .json, .png and .csv here"
@@ -82,7 +88,13 @@ def main(args: argparse.Namespace) -> int:
 
     prices = Prices(args.price_per_gpu_hour, args.watts)
     findings = compare_paths(
-        args.baseline, args.candidate, args.confidence, args.force, prices, args.loss_column
+        args.baseline,
+        args.candidate,
+        args.confidence,
+        args.force,
+        prices,
+        args.loss_column,
+        None if args.scaling is None else _law(args.scaling),
     )
     if args.out is not None:
         _write(args.out, findings)
@@ -95,6 +107,13 @@ def main(args: argparse.Namespace) -> int:
     if args.out is not None:
         print(f"Report: {args.out / 'report.html'}", file=sys.stderr if args.json else sys.stdout)
     return 0
+
+
+def _law(path: Path) -> "ScalingLaw":
+    from tst_megatron.analysis.compare.by_scaling_law import ScalingLaw
+    from tst_megatron.analysis.scaling.law_file import read_law
+
+    return ScalingLaw(path.name, read_law(path))
 
 
 def _write(out: Path, findings: "Findings") -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from tst_megatron.analysis.compare.baselines import strongest
+from tst_megatron.analysis.compare.by_scaling_law import ScalingLaw
 from tst_megatron.analysis.compare.comparable import clocks_compare, notes_on, reasons_against
 from tst_megatron.analysis.compare.compare_notes import (
     equal_budget_notes,
@@ -72,6 +73,7 @@ def compare_paths(
     force: bool,
     prices: Prices,
     loss_columns: Sequence[str] = (),
+    law: ScalingLaw | None = None,
 ) -> Findings:
     """Compare the runs at some paths.
 
@@ -82,10 +84,11 @@ def compare_paths(
         force: compare also where it means nothing; the findings then say why it does not.
         prices: for energy and cost.
         loss_columns: names of the held-out loss in sources that are no ledgers (`read_runs`).
+        law: of whole runs, in place of one that is fitted to the baseline.
 
     Raises:
-        UserError: the confidence is more than can be told, a run cannot be read, or the sides
-            should not be compared.
+        UserError: the confidence is more than can be told, a run cannot be read, the sides should
+            not be compared, or the law is of other runs.
     """
     most = 1 - 2 * _LEAST_OUTSIDE / DRAWS
     if confidence > most:
@@ -99,7 +102,7 @@ def compare_paths(
     if reasons and not force:
         found = "; ".join(reason.removesuffix(".") for reason in reasons)
         raise UserError(f"{found}; --force compares all the same and marks the report")
-    return _findings(theirs, ours, confidence, tuple(reasons), prices)
+    return _findings(theirs, ours, confidence, tuple(reasons), prices, law)
 
 
 def compare_so_far(
@@ -124,6 +127,7 @@ def compare_group(
     confidence: float = 0.95,
     draws: int = DRAWS,
     seed: int = 0,
+    law: ScalingLaw | None = None,
 ) -> Comparison:
     """Compare a candidate group with the baseline's groups.
 
@@ -134,6 +138,7 @@ def compare_group(
         confidence: of the intervals, above 0 and below 1.
         draws: perturbed copies of the curves.
         seed: of the draws: the same arguments give the same figures.
+        law: of whole runs, in place of one that is fitted to the baseline.
 
     Returns:
         Figures that cannot be told are ``Interval()``; why not is in the notes.
@@ -147,7 +152,8 @@ def compare_group(
         return _nothing(groups, candidate, confidence, notes)
     drawn = resample(tuple(curves), ours, draws, seed)
     first, rows = drawn.baselines[0], drawn.candidate
-    found = _equal_losses(drawn, candidate, confidence)
+    given = None if law is None else law.fit(groups[0], len(rows.losses))
+    found = _equal_losses(drawn, candidate, confidence, given)
     notes += found.notes
     data, read_by = equal_data(drawn.baselines, rows, confidence)
     flops = equal_flops(first, rows, confidence)
@@ -181,10 +187,11 @@ def _findings(
     confidence: float,
     reasons: tuple[str, ...] = (),
     prices: Prices = _NOT_ASKED,
+    law: ScalingLaw | None = None,
 ) -> Findings:
     baseline, candidate = tuned(theirs, ours, "baseline"), tuned(ours, theirs, "candidate")
     comparisons = sorted(
-        (_compared(baseline.groups, one, confidence) for one in candidate.groups), key=_rank
+        (_compared(baseline.groups, one, confidence, law) for one in candidate.groups), key=_rank
     )
     used = comparisons[0].baseline
     unused = [one for one in baseline.groups if not any(one is other for other in used)]
@@ -200,8 +207,10 @@ def _findings(
     )
 
 
-def _compared(theirs: Sequence[Group], ours: Group, confidence: float) -> Comparison:
-    found = compare_group(theirs, ours, confidence=confidence)
+def _compared(
+    theirs: Sequence[Group], ours: Group, confidence: float, law: ScalingLaw | None
+) -> Comparison:
+    found = compare_group(theirs, ours, confidence=confidence, law=law)
     first = found.baseline[0]
     both_tuned = None not in (first.sweep, ours.sweep)
     notes = [*found.notes, *settings_notes(first.runs[0], ours.runs[0], both_tuned)]
@@ -225,12 +234,14 @@ class _EqualLosses:
     notes: list[str]
 
 
-def _equal_losses(drawn: Resampled, candidate: Group, confidence: float) -> _EqualLosses:
+def _equal_losses(
+    drawn: Resampled, candidate: Group, confidence: float, law: Fit | None
+) -> _EqualLosses:
     """Which of them is the headline depends on what both sides are known to have come to."""
     first, every_length = drawn.baselines[0], _by_length(_whole(drawn.baselines))
     by_length, longest = _lower_than_shorter(every_length), every_length[-1]
     notes = no_lower_notes(every_length, by_length)
-    fit = fit_baseline(by_length)
+    fit = law or fit_baseline(by_length)
     inside = along_baseline(first, drawn.candidate, confidence) or along_baseline(
         _by_length(drawn.baselines)[-1], drawn.candidate, confidence
     )

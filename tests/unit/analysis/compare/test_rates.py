@@ -213,7 +213,7 @@ def test_a_report_shows_the_losses_over_the_rate(side: Any, tmp_path: Path):
     assert (rates["chosen_on"], rates["confirmed_on"], rates["edge"]) == ([4], [1, 2, 3], None)
     chart = rates_chart(one)
     assert chart is not None
-    assert chart.ratio_ticks == (2.5e-4, 5e-4, 1e-3, 2e-3)
+    assert chart.x_ticks == (2.5e-4, 5e-4, 1e-3, 2e-3)
     assert [dot.y for dot in chart.dots] == [pytest.approx(1.6)]
     write_folder(tmp_path / "out", one)
     assert {"rates.csv", "rates.png"} <= {path.name for path in (tmp_path / "out").iterdir()}

@@ -139,9 +139,9 @@ def write_reports(out: Path, ledgers: Kept, console: Console) -> int:
     ):
         sides = [
             [
-                ledgers.path(name)
+                ledgers.path(cell)
                 for variant, seed in order
-                if variant in side and ledgers.has(name := f"{variant.name}-seed{seed}")
+                if variant in side and ledgers.has(cell := f"{variant.name}-seed{seed}")
             ]
             for side in (baseline, candidates)
         ]

@@ -52,7 +52,7 @@ class ScalingLaw:
         size, positions = self._size(run), _positions_a_step(run)
         self._check(run, size, positions)
         law, draws = self.record.law, self.record.laws
-        taken = np.arange(rows - 1) % len(draws.E)
+        taken = np.arange(rows - 1) % np.size(draws.E)
 
         def both(value: Number, drawn: Array) -> Array:
             return np.append(value, np.asarray(drawn)[taken])

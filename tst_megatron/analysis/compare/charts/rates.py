@@ -49,7 +49,8 @@ def rates_chart(findings: Findings) -> Chart | None:
         dots=tuple(dot for group, sweep in swept for dot in _chosen(findings, group, sweep)),
         x_range=(ticks[0] / _BEYOND, ticks[-1] * _BEYOND),
         y_range=around(shown, (), 0.0),
-        ratio_ticks=ticks,
+        x_log=True,
+        x_ticks=ticks,
     )
 
 

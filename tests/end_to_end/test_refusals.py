@@ -132,6 +132,10 @@ def cases(corpus, folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, .
             ("--context-parallel-size=2", "--dataloader-inter-document-masking"),
             ("--dataloader-inter-document-masking with --context-parallel-size", "leave one"),
         ),
+        "restarts inside the processes": (
+            ("--inprocess-restart",),
+            ("--inprocess-restart numbers the ranks anew", "torchrun --max-restarts"),
+        ),
         "experts and tensor parallelism": (
             ("--num-experts=4", "--tensor-model-parallel-size=2"),
             ("--num-experts", "needs --sequence-parallel"),

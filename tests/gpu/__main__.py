@@ -23,6 +23,8 @@ from tst_megatron.backends import DEVICE_VARIABLE
 
 _DRY_MINUTES = 10.0
 _DRY_LEAST_S = 30.0
+# Logs lie beside a report as well: a dry run touches nothing that a GPU has left.
+_OUT, _DRY_OUT = Path("runs/gpu/gpu-report.json"), Path("runs/gpu-dry-run/gpu-report.json")
 
 
 class RefusalError(Exception):
@@ -62,8 +64,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="for all checks of this call; those that it is not enough for are told as not run",
     )  # fmt: skip
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/gpu/gpu-report.json"), metavar="FILE",
-        help="the report (runs/gpu/gpu-report.json); the comparison's ledgers lie beside it",
+        "--out", type=Path, metavar="FILE",
+        help=f"the report ({_OUT}, a dry run's {_DRY_OUT}); the comparison's ledgers lie beside it",
     )  # fmt: skip
     parser.add_argument(
         "--work", type=Path, metavar="FOLDER",
@@ -71,14 +73,17 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "--append", action="store_true",
-        help="keep the results that the report has, and run those that it lacks, or --only's",
+        help="keep the results that the report has, and run those that it lacks; --only keeps them "
+        "by itself, but for its own",
     )  # fmt: skip
     parser.add_argument(
         "--text", type=Path, metavar="FOLDER",
         help="text that is indexed already, as `python -m tests.gpu.text FOLDER` leaves it; made "
         "of Python's own sources where it is not there",
     )  # fmt: skip
-    return parser.parse_args(argv)
+    flags = parser.parse_args(argv)
+    flags.out = flags.out or (_DRY_OUT if flags.dry_run else _OUT)
+    return flags
 
 
 def _list() -> None:
@@ -90,7 +95,7 @@ def _list() -> None:
 def _run(flags: argparse.Namespace) -> int:
     began = time.monotonic()
     out = flags.out.resolve()
-    report = read_report(out) if flags.append and out.exists() else Report()
+    report = _report_so_far(flags, out)
     checks = _chosen(flags, report)
     environment = _environment(flags)
     extra = _for_processes(flags.dry_run, any(check.trains for check in checks))
@@ -107,6 +112,29 @@ def _run(flags: argparse.Namespace) -> int:
     _tell_all(report, [check.name for check in checks], out, began)
     failed = [check for check in checks if (report.result(check.name) or {})["state"] == FAILED]
     return 1 if failed else 0
+
+
+def _report_so_far(flags: argparse.Namespace, out: Path) -> Report:
+    """What the file has and keeps: of runs of this kind, dry or not.
+
+    Raises:
+        RefusalError: results of a GPU would be lost, or lie beside those of a dry run.
+        ReportError: it is no report.
+    """
+    if not out.exists():
+        return Report()
+    report = read_report(out)
+    has_gpus = bool(report.on_gpus.checks)
+    if flags.dry_run and has_gpus:
+        raise RefusalError(f"{out} has results of a GPU: give a dry run another --out")
+    if flags.append or flags.only:
+        return report if flags.dry_run else report.on_gpus
+    if has_gpus:
+        raise RefusalError(
+            f"{out} has results of a GPU: add --append to run what it lacks or --only for some "
+            "again, or give another --out"
+        )
+    return Report()
 
 
 def _chosen(flags: argparse.Namespace, report: Report) -> list[Check]:

@@ -92,7 +92,7 @@ CHECKS = (
     ),
     Check(
         "profiler",
-        "launches, synchronisations and collectives of a superposed step against the baseline's",
+        "launches, synchronisations and copies of a superposed step against the baseline's",
         "tests.gpu.profiler:profiler",
         4,
         trains=False,
@@ -121,6 +121,13 @@ CHECKS = (
         gpus=2,
     ),
     Check(
+        "collectives",
+        "collectives of a superposed step against the baseline's, with tensor and data parallelism",
+        "tests.gpu.profiler:collectives",
+        4,
+        gpus=2,
+    ),
+    Check(
         "overlaps",
         "--tp-comm-overlap, and the experts' overlap, which is refused until it is seen here",
         "tests.gpu.layouts:overlaps",
@@ -144,14 +151,14 @@ CHECKS = (
     ),
     Check(
         "restart",
-        "a rank that is killed, and training that restarts in place",
+        "--inprocess-restart is refused in a sentence, and what lifting that needs",
         "tests.gpu.restart:restart",
-        6,
-        gpus=3,
+        3,
     ),
     Check(
         "recipe-3b",
-        "the 3B recipe as shipped, 50 steps a phase, memory and step time against the planner's",
+        "the 3B recipe as shipped, 50 steps a phase, memory and step time against the planner's, "
+        "the step at the utilisation that it assumes (`--mfu`)",
         "tests.gpu.recipe_3b:recipe_3b",
         35,
         gpus=8,

@@ -1,11 +1,13 @@
 """The ledger's seconds against events of the GPU around every step."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from tests.gpu.figures import Figure, Note
 from tests.gpu.jobs import run_all, watched_job, watched_steps
 from tests.gpu.machine import Machine
 from tests.gpu.tiny import tiny_flags
+from tst_megatron.runs.ledger import Ledger
 
 _WARM = 10
 _WITHIN = 0.05
@@ -25,8 +27,9 @@ def clocks(machine: Machine) -> Iterator[Figure | Note]:
     )
     (result,) = run_all(machine, [job], share=1)
     seen = watched_steps(job)
+    timed = timed_steps(result.ledger)
     for stage, what in ((0, "in bags"), (1, "after the switch")):
-        lines = [line for line in result.ledger.steps[_WARM:] if line["stage"] == stage]
+        lines = [line for line in timed if line["stage"] == stage]
         events = sum(seen[line["step"] - 1]["ms"] for line in lines) / 1e3
         ledgers = sum(line["compute_s"] + line["data_wait_s"] for line in lines)
         yield Figure(f"{what}: events, a step", 1e3 * events / len(lines), "ms")
@@ -36,6 +39,15 @@ def clocks(machine: Machine) -> Iterator[Figure | Note]:
         )
     if machine.dry_run:
         yield Note("left to a GPU: events; both are the clock here")
+
+
+def timed_steps(ledger: Ledger) -> list[dict[str, Any]]:
+    """Those after the first, whose seconds are theirs alone.
+
+    What a validation waits for its data is in ``data_wait_s`` too, of the line of the next step.
+    """
+    after_others = {line["step"] + 1 for line in ledger.validations}
+    return [line for line in ledger.steps[_WARM:] if line["step"] not in after_others]
 
 
 # Steps of some tens of milliseconds: a shorter one is the host's, not the GPU's.

@@ -35,6 +35,7 @@ _SENTENCE = "tst-megatron: error: "
 _PREFIX = re.compile(r"^(\[rank\d+\]: ?|[EW]\d{4} [^\]]*\] ?)")
 _RAISED = re.compile(r"[\w.]*(Error|Exception)\b")
 _OF_TORCHRUN = re.compile(r"torch\.(distributed\.elastic|multiprocessing)\.")
+_NOT_THE_KERNEL = "The loss of bags is "
 STOCK = (str(REPOSITORY / "tests/stock_pretrain.py"),)
 
 
@@ -66,7 +67,7 @@ def run_all(
         check: whether each has to end well.
 
     Raises:
-        JobFailedError: one did not, or took too long.
+        JobFailedError: one that had to did not, or took too long; of the others that is a result.
     """
     if machine.dry_run:
         return _on_cpu_of_the_server(jobs, check)
@@ -122,8 +123,12 @@ def _torchrun(machine: Machine, job: Job, environment: dict[str, str], check: bo
         process.wait(max(1.0, machine.seconds_left - _RESERVE_S))
     except subprocess.TimeoutExpired:
         Process(process, log, 0).end(timeout_s=0.0)
-        why = f"{job.out.name} took longer than there was time: {_end(log)}"
-        raise JobFailedError(why) from None
+        why = f"{job.out.name} took longer than there was time"
+        if check:
+            raise JobFailedError(f"{why}: {_end(log)}") from None
+        # Those beside it have ended, and are told of.
+        said = log.read_text(errors="replace")
+        return Result(process.wait(), f"{said}\nTimeoutError: {why}\n", ledger)
     result = Result(process.returncode, log.read_text(errors="replace"), ledger)
     if check and result.code:
         raise JobFailedError(_why(job, result))
@@ -134,6 +139,12 @@ def failed(name: str, result: Result) -> Iterator[Figure | Note]:
     """What a check says of a run that did not end well, where the others go on."""
     yield Figure(f"{name}: exit code", result.code, "", 0)
     yield Note(f"{name}: {reason(result.output)}")
+
+
+def other_losses(name: str, result: Result) -> Figure:
+    """How often a run says that its loss of bags is not the kernel (`logit_passes.default_on`)."""
+    said = result.output.count(_NOT_THE_KERNEL)
+    return Figure(f"{name}: lines that its loss of bags is not the kernel", said, "", 0)
 
 
 def reason(output: str) -> str:

@@ -24,6 +24,13 @@ _DRY_BATCH = ("--micro-batch-size=2",)
 _DRY = ("dense-dp2", "dense-tp2-sp")
 # Megatron asks for it with tensor and context parallelism on Hopper and before.
 _ONE_QUEUE = {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}
+# FSDP refuses one queue, which the image or whoever calls may have asked for.
+_MANY_QUEUES = {"CUDA_DEVICE_MAX_CONNECTIONS": "32"}
+# Transformer Engine multiplies float32 in TF32 (cublaslt_gemm.cu asks for
+# CUBLAS_COMPUTE_32F_FAST_TF32), 10 bits of mantissa for 23: with the inputs of a CPU's products
+# rounded so, dense-tp2-sp's gradient norms are 6e-5 from one rank's, which leaves no bound that
+# says anything. The variable holds over what a program asks of NVIDIA's libraries.
+_WHOLE_FLOAT32 = {"NVIDIA_TF32_OVERRIDE": "0"}
 _WIDE = (
     *("--num-layers=4", "--hidden-size=512", "--ffn-hidden-size=1536", "--num-attention-heads=8"),
     *("--seq-length=256", "--max-position-embeddings=256", "--micro-batch-size=4"),
@@ -49,13 +56,15 @@ def layouts(machine: Machine) -> Iterator[Figure | Note]:
     run_all(machine, [_start(machine, *key, out) for key, out in starts.items()])
     one_rank = _jobs(machine, {f"one-{'-'.join(key)}": (*key, 1, ()) for key in starts}, starts)
     wanted = {
-        name: (LAYOUTS[name].model, precisions[name], LAYOUTS[name].num_ranks, LAYOUTS[name].flags)
-        for name in names
+        name: (
+            *(layout.model, precisions[name], layout.num_ranks),
+            (*layout.flags, *layout.own_flags),
+        )
+        for name, layout in ((name, LAYOUTS[name]) for name in names)
     }
-    several = _jobs(machine, wanted, starts)
     references = dict(zip(starts, run_all(machine, one_rank), strict=True))
-    for name, job in zip(names, several, strict=True):
-        (result,) = run_all(machine, [job], check=False)
+    several = run_all(machine, _jobs(machine, wanted, starts), check=False)
+    for name, result in zip(names, several, strict=True):
         if result.code:
             yield from failed(name, result)
             continue
@@ -88,7 +97,8 @@ def _start(machine: Machine, model: str, precision: str, out: Path) -> Job:
     # The first step's learning rate is 0: a few steps make the weights tell.
     save = (f"--save={out}", "--save-interval=3", "--exit-interval=3")
     own = _modules(machine, precision)
-    return Job(out, (*MODELS[model], *small_text(machine).flags, *own, *save))
+    flags = (*MODELS[model], *small_text(machine).flags, *own, *save)
+    return Job(out, flags, environment=_environment(precision, ()))
 
 
 def _jobs(
@@ -104,10 +114,15 @@ def _jobs(
                 *(*own, SCHEDULE, f"--load={starts[model, precision]}", "--finetune"),
             ),
             num_ranks,
-            environment={} if "--use-torch-fsdp2" in own else _ONE_QUEUE,
+            environment=_environment(precision, own),
         )
         for name, (model, precision, num_ranks, own) in wanted.items()
     ]
+
+
+def _environment(precision: str, flags: Sequence[str]) -> dict[str, str]:
+    queues = _MANY_QUEUES if "--use-torch-fsdp2" in flags else _ONE_QUEUE
+    return queues | (_WHOLE_FLOAT32 if precision == "float32" else {})
 
 
 def _wide(machine: Machine, steps: int, recipe: str = BASELINE) -> tuple[str, ...]:
@@ -127,8 +142,7 @@ def overlaps(machine: Machine) -> Iterator[Figure | Note]:
     of_tensor = machine.sized(("--tp-comm-overlap",), ())
     of_experts = machine.sized((EXPERTS,), ())
     yield from _beside(machine, "--tp-comm-overlap", (*dense, *tensor), of_tensor, _ONE_QUEUE)
-    many_queues = {"CUDA_DEVICE_MAX_CONNECTIONS": "32"}
-    yield from _beside(machine, EXPERTS, (*moe, *expert), of_experts, many_queues, EXPERTS)
+    yield from _beside(machine, EXPERTS, (*moe, *expert), of_experts, _MANY_QUEUES, EXPERTS)
     if machine.dry_run:
         yield Note("left to GPUs: either overlap; the same run twice stood for it")
 
@@ -171,7 +185,7 @@ def fsdp(machine: Machine) -> Iterator[Figure | Note]:
         ("--use-torch-fsdp2",),
     )
     name = machine.sized("Megatron-FSDP", "torch's FSDP2")
-    yield from _beside(machine, name, flags, own, {})
+    yield from _beside(machine, name, flags, own, _MANY_QUEUES)
     if machine.dry_run:
         yield Note("left to GPUs: Megatron-FSDP; torch's FSDP2 stood for it")
 

@@ -61,6 +61,7 @@ class Case:
 def loss(machine: Machine) -> Iterator[Figure | Note]:
     """Errors as a share of what rounding explains at most; and whether the host ever waits."""
     _prepare(machine)
+    yield _default(machine)
     # 50,257 is no multiple of anything: rows begin where no wide load may.
     shapes = machine.sized([(48, 2, 50257), (32, 2, 128256)], [(6, 2, 61), (4, 2, 1024)])
     for implementation in _implementations(machine):
@@ -70,6 +71,14 @@ def loss(machine: Machine) -> Iterator[Figure | Note]:
             "left to a GPU: the compiled loss, the kernel as more than Triton's interpreter, and "
             "whether the host waits"
         )
+
+
+def _default(machine: Machine) -> Figure:
+    """Whether what is taken where none is named is the kernel: of a GPU it has to be."""
+    from tst_megatron.methods.superposition.logit_passes import default_on
+
+    chosen = default_on(torch.device(machine.device))
+    return Figure("the kernel is the default", chosen == "kernel", "", machine.timed(1), False)
 
 
 def _prepare(machine: Machine) -> None:

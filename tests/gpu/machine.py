@@ -60,7 +60,7 @@ class Machine:
         return on_cpu if self.dry_run else on_gpu
 
     def timed(self, bound: float) -> float | None:
-        """The bound of a figure that a clock or the GPU's memory gives: none in a dry run."""
+        """The bound of a figure that only a GPU gives, as by its clock: none in a dry run."""
         return None if self.dry_run else bound
 
     @cached_property

@@ -7,7 +7,7 @@ from trainer import Job
 
 from tests.gpu.curves import switches
 from tests.gpu.figures import Figure, Note
-from tests.gpu.jobs import JobFailedError, failed, run_all, run_on_cpu
+from tests.gpu.jobs import JobFailedError, failed, other_losses, run_all, run_on_cpu
 from tests.gpu.machine import Machine
 from tests.gpu.tiny import tiny_flags
 
@@ -54,6 +54,7 @@ def models(machine: Machine) -> Iterator[Figure | Note]:
             yield from failed(name, result)
             continue
         yield Figure(f"{name}: steps", len(result.losses), "", steps, False)
+        yield other_losses(name, result)
         yield Figure(f"{name}: switches", len(switches(result)), "", 1, False)
         mine, theirs = (_held_out(r.ledger.validations) for r in (result, cpu[name]))
         uniform = math.log(result.ledger.header["tokenizer"]["padded_vocab_size"])

@@ -1,4 +1,4 @@
-"""``python -m tests.gpu.page REPORT``: docs/gpu.md, and README's sentence, from a report.
+"""``python -m tests.gpu.page REPORT``: docs/gpu.md, README's sentence and column, from a report.
 
 Without a report they say that nothing has run. What a dry run did is in neither.
 """
@@ -6,12 +6,12 @@ Without a report they say that nothing has run. What a dry run did is in neither
 import argparse
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.gpu import REPOSITORY
-from tests.gpu.checks import CHECKS
+from tests.gpu.checks import CHECKS, NUMBER
 from tests.gpu.figures import FAILED, NOT_RUN, PASSED, SKIPPED, in_words
 from tests.gpu.report import Report, ReportError, read_report
 from tst_megatron.files import write_whole
@@ -21,6 +21,8 @@ README = REPOSITORY / "README.md"
 REPORT = REPOSITORY / "docs/gpu-report.json"
 """The report that the page and README are of, where there is one."""
 _MARKED = re.compile(r"(?<=<!-- gpu -->\n).*?(?=\n<!-- /gpu -->)", re.DOTALL)
+# A row's last cell, which ends with the checks that it is of.
+_CELL = re.compile(r"(?<=\| )[^|\n]*(?=<!-- gpu:(?P<checks>[a-z0-9 -]*) --> \|$)", re.MULTILINE)
 _NOTHING = "Nothing here has run on a GPU so far."
 _HOW = """\
 # What has run on a GPU
@@ -31,8 +33,10 @@ _HOW = """\
 `GPU_FLAGS="--only loss speed"` chooses some, `--minutes` is how long the comparison trains,
 `--budget-minutes 9 --append` splits them over several calls, and `--dry-run` walks all of them at
 tiny sizes on a CPU, which says of each what it could not do. Every check runs in a process of its
-own with a time limit; `runs/gpu/gpu-report.json` is whole after each, logs and ledgers lie beside
-it. The code is 1 where a check failed.
+own with a time limit; `runs/gpu/gpu-report.json` (a dry run's is in `runs/gpu-dry-run`) is whole
+after each, logs and ledgers lie beside it. `--only` replaces the results of its own checks,
+`--append` adds what is lacking, and any other call that would lose results of a GPU is refused.
+The code is 1 where a check failed.
 
 Where there is no network, `make gpu-kit WHEELS=...` packs the project, Megatron-Core, the parts of
 Transformer Engine for Hopper cards and indexed text into one file of less than 60 MiB, for an
@@ -125,14 +129,35 @@ def _figures(report: Report) -> Iterator[str]:
 
 
 def readme(text: str, report: Report | None) -> str:
-    """README with its sentence put right.
+    """README with its sentence and the cells of its table put right.
 
     Raises:
-        ReportError: it has no place for one.
+        ReportError: it has no place for one, or a cell is of a check that there is not.
     """
     if not _MARKED.search(text):
         raise ReportError("README.md has no <!-- gpu --> and <!-- /gpu --> round its sentence")
-    return _MARKED.sub(lambda _: sentence(report), text)
+    text = _MARKED.sub(lambda _: sentence(report), text)
+    seen = Report() if report is None else report.on_gpus
+    return _CELL.sub(lambda cell: f"{_ran(seen, cell['checks'].split())} ", text)
+
+
+def _ran(report: Report, names: Sequence[str]) -> str:
+    """Where checks ran, and what became of them."""
+    by_state: dict[str, list[str]] = {PASSED: [], f"**{FAILED}**": [], "not yet": []}
+    cards = set()
+    for name in names:
+        if name not in NUMBER:
+            raise ReportError(f"README.md names a check {name!r}, which there is not")
+        result = report.result(name)
+        if result is None or result["state"] not in (PASSED, FAILED):
+            by_state["not yet"].append(f"`{name}`")
+            continue
+        cards.add(_cards(report.environments[result["environment"]]))
+        by_state[PASSED if result["state"] == PASSED else f"**{FAILED}**"].append(f"`{name}`")
+    if not cards:
+        return "not yet"
+    said = [f"{state}: {', '.join(which)}" for state, which in by_state.items() if which]
+    return f"{' and '.join(sorted(cards))}: {'; '.join(said)}"
 
 
 def main(argv: list[str] | None = None) -> int:

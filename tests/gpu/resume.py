@@ -9,7 +9,7 @@ from trainer import Job, Result
 
 from tests.gpu.curves import relative, switches
 from tests.gpu.figures import Figure, Note
-from tests.gpu.jobs import run_all
+from tests.gpu.jobs import other_losses, run_all
 from tests.gpu.machine import Machine
 from tests.gpu.text import small_text
 from tests.gpu.tiny import tiny_flags
@@ -73,6 +73,7 @@ def _resumed(
     jobs = [_job(root / str(cut), (*flags, load, f"--ckpt-step={cut}")) for cut in CUTS]
     results = run_all(machine, jobs)
     shutil.rmtree(checkpoints)
+    yield other_losses(name, whole)
     (switch,) = switches(whole)
     between = CUTS[0] < switch <= CUTS[1]
     yield Figure(f"{name}: a cut before the switch, one after", between, "", 1, False)

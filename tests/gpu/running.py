@@ -95,14 +95,14 @@ def _verdict(
     if not in_time:
         reason = f"ended after {machine.limit_s:.0f} s"
         return _state(*((NOT_RUN, f"{reason}: {cut}") if cut else (FAILED, f"{reason}, its limit")))
-    if "skipped" in ends:
-        return _state(SKIPPED, ends["skipped"])
     if "error" in ends:
         return _state(FAILED, ends["error"].strip().splitlines()[-1][:300], ends["error"])
-    if "done" not in ends:
-        return _state(FAILED, _ended(code), _end_of(log))
     judged = [line["figure"] for line in lines if line.get("figure", {}).get("bound") is not None]
     missed = [figure["what"] for figure in judged if not figure["met"]]
+    if "skipped" in ends and not missed:
+        return _state(SKIPPED, ends["skipped"])
+    if not {"skipped", "done"} & ends.keys():
+        return _state(FAILED, _ended(code), _end_of(log))
     if missed:
         more = f" and {len(missed) - 1} more" if len(missed) > 1 else ""
         return _state(FAILED, f"{missed[0]}{more} missed the bound")

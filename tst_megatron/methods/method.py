@@ -190,7 +190,7 @@ class Run:
         return load
 
     def goes_on_from(self, step: int) -> None:
-        """A checkpoint has been loaded, or a restart in this process has gone back to one."""
+        """A checkpoint has been loaded, or there is none and the step is 0."""
 
     @property
     def makes_training_data(self) -> bool:

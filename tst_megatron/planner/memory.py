@@ -15,7 +15,7 @@ from tst_megatron.planner.counts import PipelineStage
 from tst_megatron.planner.course import Course
 from tst_megatron.planner.pipeline import most_held, most_in_flight
 from tst_megatron.planner.precision import Precision
-from tst_megatron.stock.table_gradient import table_gradient_bytes
+from tst_megatron.stock.table_gradient import head_gradient_bytes, table_gradient_bytes
 
 SELECTIVE = Recomputation("selective", modules=("core_attn",))
 
@@ -34,7 +34,8 @@ class Memory:
         gradients: Megatron's buffer of them.
         optimizer: this rank's share of its states.
         activations: of the micro-batches in flight, and what is recomputed.
-        logits: and what the loss makes of them; on the last stage.
+        logits: and what the loss makes of them, or the gradients of the output layer with theirs,
+            if that is more; on the last stage.
         batch: the micro-batches themselves, at their largest.
         transient: the gradients that travel through one layer; or what the embedding's table
             takes for its own, less what is gone by then, if that is more.
@@ -136,7 +137,11 @@ class MemoryOfRun:
             return 0
         numbers = self._activations.positions * self._args.padded_vocab_size
         numbers //= self._args.tensor_model_parallel_size
-        ordinary = numbers * self._stock_logits
+        # The loss, and then the output layer's products with the gradient that it left.
+        ordinary = max(
+            numbers * self._stock_logits,
+            numbers * self._precision.compute + head_gradient_bytes(self._args),
+        )
         return max(
             self._terms.logits_bytes(self._args, one, numbers, ordinary) for one in self._stages
         )

@@ -96,6 +96,16 @@ def check_beside(args: argparse.Namespace) -> None:
             "right: Megatron deals out the sequence to the ranks, and Transformer Engine takes "
             "every document to be dealt out by itself; leave one of them out"
         )
+    if args.inprocess_restart:
+        # The wrapper (nvidia_resiliency_ext.inprocess) deals RANK and WORLD_SIZE out anew at every
+        # start and drops Megatron's globals between two; the arguments are read and validated once,
+        # with those of the launcher, and Megatron makes its process group of them. The reserve
+        # counts among its ranks, so that the others would wait for it for ever.
+        raise UserError(
+            "--inprocess-restart numbers the ranks anew inside their processes, and the flags are "
+            "read once, with the ranks of the launcher: leave it out, and let the launcher start "
+            "again (torchrun --max-restarts)"
+        )
     if args.blend is not None:
         for is_set, flag in ((args.sft, "--sft"), (args.mock_data, "--mock-data")):
             if is_set:

@@ -1,6 +1,7 @@
-"""What torch takes on a GPU for the gradient of an embedding's table, beside Megatron's buffer.
+"""What the gradients of the two tables take on a GPU, beside Megatron's buffer of them.
 
-The one idea: the tokens of a batch are sorted, every row's are added up ten by ten in float32, and
+The one idea: a table's gradient is there whole before Megatron adds it to its buffer. Of the
+embedding's, the tokens of a batch are sorted, every row's are added up ten by ten in float32, and
 the sums of all rows are there at once (aten/src/ATen/native/cuda/EmbeddingBackwardKernel.cu in
 torch, which ``F.embedding`` and ``F.embedding_bag`` share). How many sums there are only the GPU
 knows, so that torch makes room for as many as there can be. Read in the source, not measured.
@@ -23,9 +24,38 @@ def table_gradient_bytes(args: argparse.Namespace, tokens_a_position: int) -> in
         args: Megatron's validated arguments.
         tokens_a_position: s, of the model's inputs.
     """
-    positions = args.micro_batch_size * args.seq_length // args.context_parallel_size
-    look_ups = int(positions * tokens_a_position)
-    rows = int(args.padded_vocab_size // args.tensor_model_parallel_size)
-    sums = look_ups // _LOOK_UPS_A_SUM + min(look_ups, rows)
-    table = rows * int(args.params_dtype.itemsize)
-    return int(args.hidden_size) * (sums * _FLOAT32 + table)
+    look_ups = _positions(args) * tokens_a_position
+    sums = look_ups // _LOOK_UPS_A_SUM + min(look_ups, _rows(args))
+    return int(args.hidden_size) * sums * _FLOAT32 + _table(args)
+
+
+def head_gradient_bytes(args: argparse.Namespace) -> int:
+    """Bytes of one micro-batch on one rank, while the output layer's weight gets its gradient.
+
+    The gradient ``[V/tp, h]`` in the table's dtype; or, with gradient accumulation fusion, what
+    autograd is given in its place, which is as large (megatron/core/tensor_parallel/layers.py,
+    ``LinearWithGradAccumulationAndAsyncCommunication``). And `gathered_bytes`.
+
+    Args:
+        args: Megatron's validated arguments.
+    """
+    return _table(args) + gathered_bytes(args)
+
+
+def gathered_bytes(args: argparse.Namespace) -> int:
+    """Bytes of the hidden states ``[L/cp, b, h]`` that sequence parallelism gathers for a head."""
+    if not args.sequence_parallel or args.tensor_model_parallel_size == 1:
+        return 0
+    return _positions(args) * int(args.hidden_size) * int(args.params_dtype.itemsize)
+
+
+def _positions(args: argparse.Namespace) -> int:
+    return int(args.micro_batch_size * args.seq_length // args.context_parallel_size)
+
+
+def _rows(args: argparse.Namespace) -> int:
+    return int(args.padded_vocab_size // args.tensor_model_parallel_size)
+
+
+def _table(args: argparse.Namespace) -> int:
+    return _rows(args) * int(args.hidden_size) * int(args.params_dtype.itemsize)

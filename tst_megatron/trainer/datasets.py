@@ -45,7 +45,7 @@ class DatasetsProvider:
             vp_stage: virtual pipeline stage, if the schedule is interleaved.
         """
         args = get_args()
-        # A checkpoint has been loaded by now, or a restart in this process has gone back to it.
+        # A checkpoint has been loaded by now.
         self.run.goes_on_from(args.iteration)
         remember(args, self.run)
         config = dataset_config(args)

@@ -246,12 +246,6 @@ _PACKAGES = (
         "workload_inspector",
     ),
     Package(
-        lambda a: a.inprocess_restart,
-        "--inprocess-restart",
-        "nvidia_resiliency_ext",
-        "nvidia-resiliency-ext",
-    ),
-    Package(
         lambda a: a.enable_ft_package,
         "--enable-ft-package",
         "nvidia_resiliency_ext",

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import wraps
 from typing import Any
 
 from tst_megatron.backends import prepare_backend
@@ -46,7 +45,6 @@ def main(argv: list[str]) -> None:
     with code 3 where Megatron leaves without one before the first step.
     """
     started = time.time()
-    # One for the whole process: time goes on where training restarts inside it.
     clock = StepClock(started)
     with _silent_stops_fail(clock):
         _run(argv, started, clock)
@@ -180,7 +178,6 @@ def _train(
     from megatron.core.enums import ModelType
     from megatron.training import (
         get_tensorboard_writer,
-        inprocess_restart,
         pretrain,
         set_startup_timestamps,
     )
@@ -197,25 +194,18 @@ def _train(
     forward_step.clock = clock
     expert_optimizers.install()
 
-    @wraps(pretrain)
-    def pretrain_with_hooks(*arguments: Any, **named: Any) -> None:
-        # In here, so that a restart inside the process starts with hooks that have seen nothing.
-        install_hooks(args, run, provider, clock, started)
-        pretrain(*arguments, **named)
-        # Megatron flushes before its last evaluation, which would be lost with the writer's thread.
-        if (writer := get_tensorboard_writer()) is not None:
-            writer.flush()
-
-    train, store = inprocess_restart.maybe_wrap_for_inprocess_restart(pretrain_with_hooks)
+    install_hooks(args, run, provider, clock, started)
     try:
-        train(
+        pretrain(
             config,
             provider,
             ModelType.encoder_or_decoder,
             forward_step,
-            store=store,
             get_embedding_ranks=_get_embedding_ranks if args.hybrid_layer_pattern is None else None,
         )
+        # Megatron flushes before its last evaluation, which would be lost with the writer's thread.
+        if (writer := get_tensorboard_writer()) is not None:
+            writer.flush()
     except SystemExit as stop:
         if stop.code is None and is_converted(args):
             sys.exit(0)

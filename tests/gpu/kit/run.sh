@@ -6,7 +6,8 @@
 #   run.sh --dry-run --only loss                 without a GPU
 #
 # PYTHON is the interpreter with torch (python3). The report is runs/gpu/gpu-report.json below the
-# folder that this is called in, and logs lie beside it, unless --out and --work say otherwise.
+# folder that this is called in, a dry run's is runs/gpu-dry-run/gpu-report.json, and logs lie beside
+# it, unless --out and --work say otherwise.
 set -euo pipefail
 
 kit=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -37,6 +37,11 @@ def lacks(machine: Machine) -> Iterator[Figure | Note]:
     yield
 
 
+def misses_and_lacks(machine: Machine) -> Iterator[Figure | Note]:
+    yield Figure("too large", 3.0, "", 2.0)
+    raise CannotRunHereError("needs a thing for the rest")
+
+
 def killed(machine: Machine) -> Iterator[Figure | Note]:
     yield Figure("before", 1.0, "", 2.0)
     print("the driver's last words", flush=True)

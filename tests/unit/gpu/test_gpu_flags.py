@@ -4,14 +4,17 @@ Where there is no GPU nothing else tells: a dry run has the flags of a CPU.
 """
 
 import importlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from trainer import Job, Result
 
-from tests.gpu import resume
+from tests.gpu import layouts, restart, resume
 from tests.gpu.checks import CHECKS, NUMBER
 from tests.gpu.machine import Machine
 from tst_megatron.errors import UserError
@@ -40,7 +43,6 @@ def seen(monkeypatch: pytest.MonkeyPatch, corpus: Any) -> list[Job]:
         "run_on_cpu": run_all,
         "small_text": lambda machine: text,
         "large_text": lambda machine: text,
-        "_ranks": lambda machine, n, words: jobs.append(Job(Path(), tuple(words[5:]), n - 1)),
     }
     modules = {check.function.partition(":")[0] for check in CHECKS} | {"tests.gpu.tiny"}
     for module in modules:
@@ -73,16 +75,30 @@ def start(name: str, folder: Path) -> None:
 
 def assert_taken(job: Job) -> None:
     """Neither Megatron nor this package has anything against a job's flags."""
-    # The planner's GPU has CUDA_DEVICE_MAX_CONNECTIONS=1, with which FSDP is refused.
-    left_out = ("--ledger=", "--use-megatron-fsdp", "--use-torch-fsdp2", "--ckpt-format=fsdp")
-    words = expand_recipe([flag for flag in job.flags if not flag.startswith(left_out)])
-    with planned_args(words, job.num_ranks, GPUS["h100"]) as args:
+    words = expand_recipe([flag for flag in job.flags if not flag.startswith("--ledger=")])
+    with in_environment(job), planned_args(words, job.num_ranks, GPUS["h100"]) as args:
         if "tests.gpu.unrefused_pretrain" in job.program:
             with pytest.raises(UserError) as refused:
                 check_flags(args)
             assert job.program[-1] in str(refused.value)
+        elif restart.FLAG in job.flags:
+            with pytest.raises(UserError, match=f"^{restart.FLAG} numbers"):
+                check_flags(args)
         else:
             check_flags(args)
+
+
+@contextmanager
+def in_environment(job: Job) -> Iterator[None]:
+    """The job's variables over the planner's, which are those of most layouts."""
+    validate = planner_flags.validate_args
+
+    def validate_there(args: Any) -> None:
+        with patch.dict("os.environ", job.environment):
+            validate(args)
+
+    with patch.object(planner_flags, "validate_args", validate_there):
+        yield
 
 
 # The demo has no flags of its own.
@@ -90,9 +106,39 @@ def assert_taken(job: Job) -> None:
 def test_megatron_takes_the_flags(name: str, seen: list[Job], tmp_path: Path) -> None:
     start(name, tmp_path)
     assert seen
-    # Of many layouts, which the tests have on gloo, some.
-    for job in seen[:: 1 + len(seen) // 20]:
+    # Of many layouts, which the tests have on gloo, some, and what is particular about a GPU.
+    particular = sharded_by_fsdp(seen)
+    for job in {id(job): job for job in (*seen[:: 1 + len(seen) // 20], *particular)}.values():
         assert_taken(job)
+
+
+def test_layouts_run_as_the_tests_have_them(seen: list[Job], tmp_path: Path) -> None:
+    """With the flags that a layout has of the method, at once, and in float32 that is no TF32."""
+    start("layouts", tmp_path)
+    by_name = {job.out.name: job for job in seen}
+    assert by_name.keys() >= layouts.LAYOUTS.keys()
+    for name, layout in layouts.LAYOUTS.items():
+        assert set(layout.own_flags) <= set(by_name[name].flags), name
+    assert "--tst-logits-chunk-size" in " ".join(by_name["heads-tp2-sp-chunks"].flags)
+    precise = [job for job in seen if "--bf16" not in job.flags]
+    assert len(precise) > len(layouts.LAYOUTS) // 2
+    assert {job.environment["NVIDIA_TF32_OVERRIDE"] for job in precise} == {"0"}
+
+
+def sharded_by_fsdp(jobs: list[Job]) -> list[Job]:
+    return [job for job in jobs if {"--use-megatron-fsdp", "--use-torch-fsdp2"} & {*job.flags}]
+
+
+def test_fsdp_has_several_queues(seen: list[Job], tmp_path: Path) -> None:
+    """Whatever is set around it: Megatron's assertion is what this test sees."""
+    start("fsdp", tmp_path)
+    start("layouts", tmp_path)
+    sharded = sharded_by_fsdp(seen)
+    assert len(sharded) == 2
+    for job in sharded:
+        assert_taken(job)
+        with pytest.raises(UserError, match="CUDA_DEVICE_MAX_CONNECTIONS"):
+            assert_taken(replace(job, environment={}))
 
 
 def test_megatron_takes_the_two_layers(seen: list[Job], tmp_path: Path) -> None:

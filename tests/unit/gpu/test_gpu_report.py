@@ -42,6 +42,7 @@ def ended(name: str, tmp_path: Path, limit_s: float = 60.0, cut: str = "", **mor
         ("judges_nothing", FAILED, "no figure had a bound, so that nothing was checked", 1),
         ("raises", FAILED, "ValueError: what went wrong", 1),
         ("lacks", SKIPPED, "needs a thing", 0),
+        ("misses_and_lacks", FAILED, "too large missed the bound", 1),
         ("killed", FAILED, "its process was ended by SIGABRT", 1),
     ],
 )
@@ -139,6 +140,83 @@ def test_the_page_tells_of_gpus_alone() -> None:
     assert "Nothing here has run on a GPU so far." in pages.page(None)
 
 
+def test_readmes_table_says_what_ran_where() -> None:
+    readme = pages.README.read_text()
+    (header,) = [at for at, line in enumerate(readme.split("\n")) if "| on GPUs |" in line]
+    rows = readme.split("\n")[header + 2 :]
+    rows = rows[: rows.index("")]
+    assert len(rows) == len(pages._CELL.findall(readme)) >= 10
+    if not pages.REPORT.exists():
+        assert all("| not yet <!-- gpu:" in row for row in rows)
+    report = Report()
+    report.add(result_of("loss"), ENVIRONMENT)
+    report.add(result_of("speed", FAILED, reason="why"), ENVIRONMENT)
+    report.add(result_of("models"), ENVIRONMENT | {"dry_run": True, "gpus": []})
+    filled = pages.readme(readme, report).split("\n")
+    (kernels,) = [row for row in filled if row.startswith("| the loss of bags as Triton")]
+    assert kernels.endswith(
+        "| NVIDIA H100 80GB HBM3: passed: `loss`; **failed**: `speed`; not yet: `large-logits` "
+        "<!-- gpu: loss large-logits speed --> |"
+    )
+    (heads,) = [row for row in filled if row.startswith("| multi-token prediction")]
+    assert heads.endswith("| not yet <!-- gpu: models --> |")
+    assert pages.readme("\n".join(filled), None) == pages.readme(readme, None)
+    with pytest.raises(ReportError, match="a check 'modles'"):
+        pages.readme(readme.replace("gpu: models -->", "gpu: modles -->"), None)
+
+
+@pytest.fixture
+def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose runs/gpu has a GPU's report; checks pass where they are asked for."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        runner, "_environment", lambda flags: ENVIRONMENT | {"dry_run": flags.dry_run}
+    )
+    monkeypatch.setattr(runner, "_for_processes", lambda *args: {})
+    monkeypatch.setattr(runner, "run_check", lambda check, *more: result_of(check.name))
+    out = tmp_path / "runs/gpu/gpu-report.json"
+    report = Report()
+    for name in ("loss", "speed"):
+        report.add(result_of(name, FAILED, reason="why"), ENVIRONMENT)
+    report.write(out)
+    return out
+
+
+def states(out: Path) -> dict[str, str]:
+    return {one["name"]: one["state"] for one in read_report(out).checks}
+
+
+def test_a_dry_run_leaves_a_gpus_results_alone(
+    ran: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = ran.read_bytes()
+    assert main(["--dry-run", "--only", "loss"]) == 0
+    assert states(Path("runs/gpu-dry-run/gpu-report.json")) == {"loss": PASSED}
+    assert main(["--dry-run", "--append", "--only", "loss", "--out", str(ran)]) == 2
+    assert "has results of a GPU" in capsys.readouterr().err
+    assert ran.read_bytes() == before
+
+
+def test_results_of_a_gpu_are_lost_by_nothing(
+    ran: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = ran.read_bytes()
+    assert main([]) == 2
+    assert "add --append" in capsys.readouterr().err
+    assert ran.read_bytes() == before
+    assert main(["--only", "speed", "clocks"]) == 0
+    assert states(ran) == {"loss": FAILED, "speed": PASSED, "clocks": PASSED}
+
+
+def test_what_a_dry_run_did_is_not_done_on_a_gpu(ran: Path, tmp_path: Path) -> None:
+    dry = tmp_path / "dry.json"
+    assert main(["--dry-run", "--only", "loss", "--out", str(dry)]) == 0
+    assert main(["--append", "--out", str(dry)]) == 0
+    report = read_report(dry)
+    assert "loss" in states(dry)
+    assert len(report.on_gpus.checks) == len(report.checks) > 10
+
+
 def test_without_a_gpu_it_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,7 +236,7 @@ def test_what_there_is_no_time_for_is_not_run_and_comes_again(
     out = tmp_path / "report.json"
     report = Report()
     for check in CHECKS[1:]:
-        report.add(result_of(check.name), ENVIRONMENT)
+        report.add(result_of(check.name), ENVIRONMENT | {"dry_run": True})
     report.write(out)
     flags = ["--dry-run", "--append", "--out", str(out), "--budget-minutes"]
     assert main([*flags, "0"]) == 0

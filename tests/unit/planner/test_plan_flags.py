@@ -125,7 +125,7 @@ def test_flags_that_say_nothing_about_the_plan() -> None:
         *("--save=/nowhere", "--load=/nowhere", "--save-interval=10", "--log-energy"),
         *("--data-path=/nowhere", "--split=99,1,0", "--num-workers=1", "--no-mmap-bin-files"),
         *("--manual-gc", "--empty-unused-memory-level=1", "--exit-duration-in-mins=235"),
-        *("--enable-ft-package", "--inprocess-restart", "--non-persistent-ckpt-type=global"),
+        *("--enable-ft-package", "--non-persistent-ckpt-type=global"),
         *("--attention-backend=fused", "--apply-layernorm-1p", "--run-workload-inspector-server"),
     )
     plain = make_plan(DENSE, 1, GPUS["h100"]).as_json()

@@ -68,7 +68,6 @@ def test_what_a_method_needs_is_in_the_same_sentence() -> None:
         ("--tensorboard-dir=logs", "tensorboard"),
         ("--one-logger-run-name=mine", "one_logger"),
         ("--run-workload-inspector-server", "workload_inspector"),
-        ("--inprocess-restart", "nvidia_resiliency_ext"),
         ("--enable-ft-package", "nvidia_resiliency_ext"),
         ("--non-persistent-ckpt-type=local", "nvidia_resiliency_ext"),
         ("--async-save --use-persistent-ckpt-worker", "nvidia_resiliency_ext"),

@@ -10,7 +10,11 @@ from collections.abc import Mapping, Sequence
 
 from tst_megatron.methods.terms import Terms
 from tst_megatron.runs.stages import Fact, Stage
-from tst_megatron.stock.table_gradient import table_gradient_bytes
+from tst_megatron.stock.table_gradient import (
+    gathered_bytes,
+    head_gradient_bytes,
+    table_gradient_bytes,
+)
 
 BAG_SIZE = "bag_size"
 
@@ -62,12 +66,16 @@ class SuperpositionTerms(Terms):
     def logits_bytes(
         self, args: argparse.Namespace, stage: Stage, numbers: int, ordinary: int
     ) -> int:
-        """The gradient takes the logits' place; only the eager loss makes more, block by block."""
+        """The gradient takes the logits' place; the eager loss makes more, block by block.
+
+        When these are gone there is the gradient of the output layer's weight.
+        """
         if args.tst_logits_chunk_size:
             return _in_chunks(args, numbers)
         if _bag_size(stage) == 1:
             return ordinary
-        return numbers * int(args.params_dtype.itemsize) + _blocks(args, numbers)
+        most = max(_blocks(args, numbers), head_gradient_bytes(args))
+        return numbers * int(args.params_dtype.itemsize) + most
 
     @property
     def facts(self) -> Mapping[str, Fact]:
@@ -93,13 +101,14 @@ def _blocks(args: argparse.Namespace, numbers: int) -> int:
 def _in_chunks(args: argparse.Namespace, numbers: int) -> int:
     """Most bytes where logits are made chunk by chunk, in a stage of bags and in others.
 
-    Beside a chunk there are the loss's blocks, or in the backward pass one block and the hidden
-    states' gradient in float32, or that and what the chunk adds to it
-    (superposition/chunked_logits.py).
+    Beside a chunk there are the hidden states that were gathered, and the loss's blocks; or in the
+    backward pass the gradient of the output layer's weight, and one block and the hidden states'
+    gradient in float32, or that and what the chunk adds to it (superposition/chunked_logits.py).
     """
     item = int(args.params_dtype.itemsize)
     vocabulary = args.padded_vocab_size // args.tensor_model_parallel_size
     rows = numbers // vocabulary
     chunk = min(rows, int(args.tst_logits_chunk_size)) * vocabulary
     gradient, blocks = rows * int(args.hidden_size), _blocks(args, chunk)
-    return chunk * item + max(blocks, gradient * 4 + max(gradient * item, blocks // 2))
+    backward = head_gradient_bytes(args) + gradient * 4 + max(gradient * item, blocks // 2)
+    return chunk * item + max(gathered_bytes(args) + blocks, backward)

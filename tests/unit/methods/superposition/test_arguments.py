@@ -10,6 +10,7 @@ from saved import save_arguments
 
 from tst_megatron.errors import UserError
 from tst_megatron.methods.registry import add_arguments, check_flags, run_of
+from tst_megatron.methods.superposition import combinations
 from tst_megatron.methods.superposition.combinations import (
     _UNSUPPORTED,
     _UNSUPPORTED_BY_CHUNKS,
@@ -301,6 +302,16 @@ def test_what_logits_in_chunks_cannot_go_with_is_named(flag: str) -> None:
     assert flag.split()[0] in message
     assert "--tst-logits-chunk-size" in message
     check_flags(parse(*words))
+
+
+def test_chunks_do_not_go_with_the_experts_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where bags do, as under `tests.gpu.unrefused_pretrain`."""
+    experts = "--overlap-moe-expert-parallel-comm"
+    others = tuple(row for row in combinations._UNSUPPORTED if row[1] != experts)
+    monkeypatch.setattr(combinations, "_UNSUPPORTED", others)
+    check_flags(parse("--tst-bag-size=4", experts))
+    message = refusal("--tst-bag-size=4", experts, "--tst-logits-chunk-size=8")
+    assert f"{experts} does not go with --tst-logits-chunk-size" in message
 
 
 def test_single_targets_of_chunks_have_an_implementation() -> None:

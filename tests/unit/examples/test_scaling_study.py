@@ -1,11 +1,14 @@
 """Which runs the scaling study asks for, by what those before came to."""
 
+import gzip
+import importlib
 import importlib.util
 import json
 import math
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -74,3 +77,79 @@ def test_every_run_has_a_name_and_flags_of_its_own(study: ModuleType, tmp_path: 
     (bags,) = [run for run in grid if run.name == "grid-51k-bags-3500-seed1"]
     assert "--tst-step-ratio=0.3" in bags.cell(tmp_path).flags
     assert not any(flag.startswith("--tst-") for flag in cells[0].flags)
+
+
+def test_a_report_of_what_is_done_so_far(
+    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three sizes and lengths of a known law, one seed short of the study's three."""
+    ledgers = tmp_path / "ledgers"
+    ledgers.mkdir()
+    rates = {f"{size.name} {side}": 1e-3 for size in study.SMALL for side in study.SIDES}
+    (ledgers / "rates.json").write_text(json.dumps(rates))
+    for run in a_grid(study):
+        keep(ledgers, run)
+    for rate, loss in ((1e-3, 3.2), (2e-3, 3.0), (4e-3, 3.1)):
+        keep(ledgers, study.Run("rate", study.SIZES[0], "baseline", rate, 7000, 4), loss)
+    monkeypatch.syspath_prepend(str(STUDY.parent))
+    report = importlib.import_module("report")
+    out = tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["report", "--ledgers", str(ledgers), "--out", str(out)])
+    assert report.main() == 0
+    found = json.loads((out / "results.json").read_text())
+    assert found["rates"][0]["losses"] == {"0.001": 3.2, "0.002": 3.0, "0.004": 3.1}
+    assert len(found["cells"]) == 9
+    (cell,) = [one for one in found["cells"] if (one["size"], one["steps"]) == ("156k", 14_000)]
+    # Bags are worth twice their steps in the law, between baselines of 14,000 and 56,000.
+    assert cell["step_ratio"]["value"] == pytest.approx(WORTH, rel=0.05)
+    assert found["laws"]["constant"]["m, bags of 4 for 30 %"]["value"] == pytest.approx(
+        WORTH, rel=0.02
+    )
+    assert any("map of 156k" in one for one in found["missing"])
+    for name in ("report.html", "study.png", "law.json"):
+        assert (out / name).stat().st_size
+
+
+WORTH = 2.0
+
+
+def a_grid(study: ModuleType) -> list[Any]:
+    lengths = (study.SHORT, study.MIDDLE, study.LONG)
+    return [
+        study.Run("grid", size, side, 1e-3, steps, seed)
+        for size in study.SMALL
+        for steps in lengths
+        for side in study.SIDES
+        for seed in (1, 2)
+    ]
+
+
+def keep(ledgers: Path, run: Any, loss: float | None = None) -> None:
+    """A ledger of a run that ended as the law has it, a little higher for the second seed."""
+    sizes = {"51k": 51_360, "156k": 156_000, "525k": 525_000}
+    size, steps = sizes[run.size.name], run.steps
+    positions = steps * 512 * (WORTH if run.side == "bags" else 1)
+    if loss is None:
+        loss = (1 + 60 * size**-0.33 + 300 * positions**-0.36) * (1 + 0.01 * (run.seed == 2))
+    stages = [[4, 4 * int(0.3 * steps)]] if run.side == "bags" else None
+    progress = {"step": steps, "positions": steps * 512, "data_tokens": steps * 512}
+    progress |= {"flops": 6.0 * size * 512 * steps, "wall_clock_s": 1.0 * steps}
+    header = {
+        "kind": "header",
+        "schema_version": 1,
+        "run_id": run.name,
+        "step": 0,
+        "seed": run.seed,
+        "parameters": {"total": size, "active": size},
+        "superposition": None if stages is None else {"stages": stages},
+        "flags": {
+            "global_batch_size": 4, "seq_length": 128, "train_iters": steps, "lr": run.rate,
+            "lr_decay_style": "WSD", "lr_wsd_decay_iters": steps // 10, "num_layers": 2,
+            "hidden_size": run.size.hidden_size, "num_experts": None,
+        },
+    }  # fmt: skip
+    step = {"kind": "step", **progress, "bag_size": 1, "loss_name": "lm loss", "loss": loss}
+    validation = {"kind": "validation", **progress, "next_token_loss": loss}
+    lines = [json.dumps(line) for line in (header, step, validation)]
+    path = ledgers / f"{run.name}.jsonl.gz"
+    path.write_bytes(gzip.compress("\n".join(lines).encode() + b"\n"))

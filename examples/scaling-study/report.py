@@ -1,0 +1,354 @@
+"""What the scaling study's ledgers say so far: rates, losses, step ratios by size and length, law.
+
+    python examples/scaling-study/report.py --ledgers docs/studies/scaling/ledgers --out report
+
+Writes ``report.html``, ``study.png``, ``results.json`` and, once the runs tell one, ``law.json``.
+It trains nothing, and says what is missing.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from study import LONG, MIDDLE, SEEDS, SHORT, SIDES, SIZES, Run, Size, Study
+
+from tst_megatron.analysis.compare.compare import compare_paths
+from tst_megatron.analysis.compare.result import Comparison, Prices
+from tst_megatron.analysis.scaling.answers import CONFIDENCE, numbers, table_of_numbers
+from tst_megatron.analysis.scaling.charts import charts
+from tst_megatron.analysis.scaling.fit_points import Options, fit_points
+from tst_megatron.analysis.scaling.law_file import LawRecord, write_law
+from tst_megatron.analysis.scaling.points import read_points
+from tst_megatron.errors import UserError, user_errors_exit
+from tst_megatron.experiments.kept import Kept
+from tst_megatron.files import write_whole
+from tst_megatron.report import formats, picture
+from tst_megatron.report.chart import Chart, Line, around
+from tst_megatron.report.page import Page, Section, html
+from tst_megatron.report.table import Table, print_table
+from tst_megatron.statistics.interval import Interval
+from tst_megatron.statistics.log_parabola import LogParabola, lowest
+from tst_megatron.strict_json import finite
+
+_LENGTHS = (SHORT, MIDDLE, LONG)
+_SHOWN = 0.6
+_COLOURS = {"baseline": "#5f6368", "bags": "#d55e00"}
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What one size and side came to at each learning rate.
+
+    Attributes:
+        size: of the model.
+        side: of `SIDES`.
+        losses: by rate; infinite where a run diverged.
+        parabola: through them; None for fewer than three.
+        chosen: the rate of the grid; None while it is not chosen.
+    """
+
+    size: str
+    side: str
+    losses: dict[float, float]
+    parabola: LogParabola | None
+    chosen: float | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A size and a length.
+
+    Attributes:
+        size: of the model.
+        steps: of a run.
+        baseline: final held-out losses by seed.
+        bags: likewise.
+        comparison: with baselines of every length.
+    """
+
+    size: str
+    steps: int
+    baseline: dict[int, float]
+    bags: dict[int, float]
+    comparison: Comparison
+
+
+def rates_of(study: Study) -> list[Rates]:
+    """Of every size and side that has a run."""
+    found = []
+    for size in SIZES:
+        for side in SIDES:
+            runs = study.rate_runs(size, side)
+            losses = {run.rate: loss for run in runs if (loss := study.loss(run)) is not None}
+            if losses:
+                parabola = lowest(list(losses), list(losses.values()))
+                found.append(Rates(size.name, side, losses, parabola, study.rate(size, side)))
+    return found
+
+
+def cells_of(study: Study) -> list[Cell]:
+    """Of every size and length at which both sides have a run."""
+    found = []
+    for size in SIZES:
+        for steps in _LENGTHS:
+            sides = [_losses(study, size, side, steps) for side in SIDES]
+            if all(sides):
+                found.append(
+                    Cell(size.name, steps, sides[0], sides[1], _compared(study, size, steps))
+                )
+    return found
+
+
+def _losses(study: Study, size: Size, side: str, steps: int) -> dict[int, float]:
+    runs = _runs(study, size, side, steps)
+    return {run.seed: loss for run in runs if (loss := study.loss(run)) is not None}
+
+
+def _runs(study: Study, size: Size, side: str, steps: int) -> list[Run]:
+    rate = study.rate(size, side)
+    if rate is None:
+        return []
+    runs = [Run("grid", size, side, rate, steps, seed) for seed in SEEDS]
+    return [run for run in runs if study.kept.has(run.name)]
+
+
+def _compared(study: Study, size: Size, steps: int) -> Comparison:
+    """Bags of a length against baselines of all lengths, each side at its own rate."""
+    baseline = [run for length in _LENGTHS for run in _runs(study, size, "baseline", length)]
+    bags = _runs(study, size, "bags", steps)
+    theirs, ours = ([study.kept.path(run.name) for run in side] for side in (baseline, bags))
+    return compare_paths(theirs, ours, CONFIDENCE, False, Prices()).comparisons[0]
+
+
+def law_of(kept: Kept, multipliers: str) -> LawRecord:
+    """Of all runs of the grid.
+
+    Raises:
+        UserError: they tell none.
+    """
+    paths = sorted(kept.folder.glob("grid-*.jsonl.gz"))
+    if not paths:
+        raise UserError("there is no run of the grid yet")
+    options = Options(multipliers="log-linear" if multipliers == "log-linear" else "constant")
+    return fit_points(read_points(paths), options).record
+
+
+def map_of(study: Study) -> dict[str, float]:
+    """Final losses by bag size and share, of one size, length and seed."""
+    found = {}
+    for run in dict.fromkeys(study.runs()):
+        loss = study.loss(run)
+        if run.part == "map" and loss is not None:
+            found[f"bags of {run.bags[0]} for {100 * run.bags[1]:g} %"] = loss
+    return found
+
+
+def missing(study: Study) -> list[str]:
+    """How many runs of each part are not done, in words."""
+    todo: dict[str, int] = {}
+    for run in dict.fromkeys(study.runs()):
+        if study.loss(run) is None:
+            name = f"{run.part} of {run.size.name}"
+            todo[name] = todo.get(name, 0) + 1
+    return [f"{count} runs of the {name}" for name, count in todo.items()]
+
+
+def table_of_rates(found: Sequence[Rates]) -> Table:
+    """A row a size and side."""
+    every = sorted({rate for one in found for rate in one.losses})
+    rows = []
+    for one in found:
+        cells = [formats.loss(one.losses[rate]) if rate in one.losses else "" for rate in every]
+        flat = one.parabola
+        rows.append(
+            (
+                f"{one.size}, {one.side}",
+                *cells,
+                formats.UNKNOWN if one.chosen is None else f"{one.chosen:g}",
+                *(
+                    formats.UNKNOWN if flat is None or added is None else f"{added:.3f}"
+                    for added in (flat and flat.added_at_half, flat and flat.added_at_double)
+                ),
+            )
+        )
+    heads = ("", *(f"{rate:g}" for rate in every), "chosen", "half adds", "double adds")
+    return Table("Held-out loss after 7,000 steps, by learning rate (one seed)", heads, tuple(rows))
+
+
+def table_of_cells(found: Sequence[Cell]) -> Table:
+    """A row a size and length."""
+    rows = [
+        (
+            f"{one.size}, {one.steps:,} steps",
+            f"{len(one.baseline)}, {len(one.bags)}",
+            formats.loss(_mean(one.baseline)),
+            formats.loss(_mean(one.bags)),
+            *_difference(one),
+            *_ratio(one),
+        )
+        for one in found
+    ]
+    heads = ("", "seeds", "baseline", "bags", "difference", "95 %", "step ratio", "95 %", "how")
+    return Table(
+        "Bags of 4 for 30 % against the baseline, each at its own rate",
+        heads,
+        tuple(rows),
+        words=frozenset({8}),
+    )
+
+
+def _mean(losses: dict[int, float]) -> float:
+    return float(np.mean(list(losses.values())))
+
+
+def _difference(cell: Cell) -> tuple[str, str]:
+    found = cell.comparison.equal_flops.loss_difference
+    return formats.signed(found.value), formats.difference_range(found)
+
+
+def _ratio(cell: Cell) -> tuple[str, str, str]:
+    equal = cell.comparison.equal_loss
+    how = equal.where + (", extrapolated" if equal.extrapolated else "")
+    return formats.ratio(equal.step_ratio.value), formats.ratio_range(equal.step_ratio), how
+
+
+def charts_of_rates(found: Sequence[Rates]) -> Iterator[Chart]:
+    """Loss over the rate, a chart a size."""
+    for size in dict.fromkeys(one.size for one in found):
+        lines = []
+        for one in found:
+            if one.size != size:
+                continue
+            rates = np.array(sorted(one.losses))
+            losses = np.array([one.losses[rate] for rate in rates])
+            told = np.isfinite(losses)
+            colour = _COLOURS[one.side]
+            lines.append(Line(one.side, rates[told], losses[told], colour, marked=True))
+            if one.parabola is not None and one.parabola.coefficients is not None:
+                xs = np.geomspace(rates[0], rates[-1], 60)
+                name = f"{one.side}: lowest at {one.parabola.optimum:.2g}"
+                lines.append(Line(name, xs, one.parabola.losses(xs), colour, 1.2, "dot"))
+        measured = np.concatenate([line.ys for line in lines if line.marked])
+        # One that all but diverged would press the others flat.
+        yield Chart(
+            name=f"rates-{size.replace('.', '-')}",
+            title=f"Loss over the learning rate, {size}",
+            alt=f"Held-out loss after 7,000 steps over the learning rate at {size} parameters.",
+            caption="One seed, which no other figure is of. Dotted: a parabola in the rate's "
+            "logarithm.",
+            x_label="learning rate",
+            y_label="held-out loss, nats a token",
+            lines=tuple(lines),
+            x_log=True,
+            y_range=around(measured[measured < measured.min() + _SHOWN], (), 0.0),
+        )
+
+
+def main() -> int:
+    """Report on what is done."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ledgers", type=Path, required=True, help="folder of the kept ledgers")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    args = parser.parse_args()
+    kept = Kept(args.ledgers.resolve())
+    if not any(kept.folder.glob("*.jsonl.gz")):
+        raise UserError(f"--ledgers {args.ledgers} holds no ledger of the study")
+    study, console = Study(kept), Console(width=150, highlight=False)
+    rates, cells, todo = rates_of(study), cells_of(study), missing(study)
+    tables = [table_of_rates(rates), *([table_of_cells(cells)] if cells else [])]
+    laws, said = _laws(kept, args.out)
+    tables += [table_of_numbers(numbers(law), CONFIDENCE) for law in laws.values()]
+    if found := map_of(study):
+        rows = tuple((name, formats.loss(loss)) for name, loss in found.items())
+        tables.append(Table("156k, 14,000 steps, one seed", ("", "loss"), rows))
+    for table in tables:
+        print_table(console, table)
+    notes = (*said, *(f"Missing: {one}." for one in todo))
+    for note in notes:
+        console.print(note, markup=False)
+    drawn = [*charts_of_rates(rates), *(charts(laws["constant"]) if "constant" in laws else ())]
+    page = Page(
+        "How a saving moves with size and length",
+        f"{len(list(kept.folder.glob('*.jsonl.gz')))} runs are done.",
+        sections=(
+            Section(charts=tuple(drawn)),
+            Section("Figures", tables=tuple(tables)),
+            Section("What to know", sentences=notes),
+        ),
+    )
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_whole(args.out / "report.html", html(page))
+    write_whole(args.out / "study.png", picture.png(drawn, columns=2))
+    write_whole(args.out / "results.json", _json(rates, cells, laws, found, todo))
+    console.print(f"Report: {args.out / 'report.html'}", markup=False)
+    return 0
+
+
+def _laws(kept: Kept, out: Path) -> tuple[dict[str, LawRecord], list[str]]:
+    """With one multiplier, and with one that moves; why there is none, in words."""
+    laws, said = {}, []
+    for multipliers in ("constant", "log-linear"):
+        try:
+            laws[multipliers] = law_of(kept, multipliers)
+        except UserError as error:
+            said.append(f"No law with a {multipliers} multiplier yet: {error}.")
+    if "constant" in laws:
+        out.mkdir(parents=True, exist_ok=True)
+        write_law(out / "law.json", laws["constant"])
+    return laws, said
+
+
+def _json(
+    rates: Sequence[Rates],
+    cells: Sequence[Cell],
+    laws: dict[str, LawRecord],
+    mapped: dict[str, float],
+    todo: Sequence[str],
+) -> str:
+    def told(interval: Interval) -> dict[str, float | None]:
+        return asdict(interval)
+
+    content = {
+        "rates": [
+            {
+                "size": one.size,
+                "side": one.side,
+                "losses": {f"{rate:g}": loss for rate, loss in one.losses.items()},
+                "chosen": one.chosen,
+                "optimum": None if one.parabola is None else one.parabola.optimum,
+                "added_at_half": None if one.parabola is None else one.parabola.added_at_half,
+                "added_at_double": None if one.parabola is None else one.parabola.added_at_double,
+            }
+            for one in rates
+        ],
+        "cells": [
+            {
+                "size": one.size,
+                "steps": one.steps,
+                "baseline": one.baseline,
+                "bags": one.bags,
+                "difference": told(one.comparison.equal_flops.loss_difference),
+                "step_ratio": told(one.comparison.equal_loss.step_ratio),
+            }
+            for one in cells
+        ],
+        "laws": {
+            name: {figure.name: told(figure.interval) for figure in numbers(law)}
+            for name, law in laws.items()
+        },
+        "map": mapped,
+        "missing": list(todo),
+    }
+    return json.dumps(finite(content), indent=2, allow_nan=False) + "\n"
+
+
+if __name__ == "__main__":
+    with user_errors_exit():
+        sys.exit(main())

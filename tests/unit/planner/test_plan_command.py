@@ -210,7 +210,7 @@ def a_law(method: str) -> LawRecord:
         beta=np.full(5, 0.36), multipliers={method: Multiplier(np.full(5, math.log(2)))},
     )  # fmt: skip
     runs = tuple(
-        LawRun(f"{n}-{d}", setting, n, d, 3.0)
+        LawRun(f"{n}-{d}", setting, n, d, 3.0, d)
         for setting in ("baseline", method)
         for n in (2e5, 1e6)
         for d in (2e6, 3e7)

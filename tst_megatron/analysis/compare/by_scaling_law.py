@@ -69,7 +69,10 @@ class ScalingLaw:
             float(lengths.min()),
             float(lengths.max()),
         )
-        return Fit(laws, f"whole runs of several sizes and lengths ({self.name})")
+        forced = [f"The scaling law was forced: {why}" for why in self.record.refused]
+        of_law = [f"Of the scaling law: {note}" for note in self.record.notes]
+        what = f"whole runs of several sizes and lengths ({self.name})"
+        return Fit(laws, what, notes=(*forced, *of_law))
 
     def _size(self, run: RecordedRun) -> float:
         told = run.header.get("parameters") or {}

@@ -57,14 +57,16 @@ def reading_notes(groups: Sequence[Group], curves: Sequence[GroupCurve | None]) 
 
 def equal_loss_notes(headline: EqualLoss, fit: Fit | None) -> list[str]:
     """How the headline's figure of the baseline came about."""
-    notes = []
+    # A law that was given is of whole runs; what is said of one of a curve does not go for it.
+    given = fit is not None and fit.notes is not None
+    notes = [*((fit and fit.notes) or ())]
     if headline.extrapolated and fit is not None:
         steps = headline.baseline.steps.value or 0.0
         notes.append(
             f"The baseline did not get to the candidate's final loss: the {steps:,.0f} steps that "
             f"it would need are extrapolated, by a power law fitted on {fit.fitted_on}."
         )
-    if headline.extrapolated and headline.where == BY_LAW:
+    if headline.extrapolated and headline.where == BY_LAW and not given:
         notes.append(
             "Measure a longer baseline before you rely on that: in this project's own study, with "
             "its longer runs left out, such figures came out 2 to 3 times too high."
@@ -74,7 +76,12 @@ def equal_loss_notes(headline: EqualLoss, fit: Fit | None) -> list[str]:
             "Hours show a difference that operations do not: steps of one side took longer than "
             "the other's, so the first sentence is not of hours."
         )
-    if headline.where == BY_LAW:
+    if headline.where == BY_LAW and given:
+        notes.append(
+            "The loss that a whole baseline run of another length ends with is the scaling law's, "
+            "moved to meet what the measured run ended with."
+        )
+    elif headline.where == BY_LAW:
         notes.append(
             "The loss that a whole baseline run of another length ends with is the power law's at "
             "that length, less what the measured run ended below the law: its decay is taken to "

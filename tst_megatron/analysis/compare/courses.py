@@ -56,11 +56,14 @@ class Fit:
         fitted_on: in words.
         rough: it was fitted on a curve with a decay in it, which is no law's: what it says of whole
             runs is a guess.
+        notes: what is to be known of a law of whole runs, a sentence each; None for a law of the
+            baseline's own curve or runs.
     """
 
     laws: Laws
     fitted_on: str
     rough: bool = False
+    notes: tuple[str, ...] | None = None
 
 
 def along(rows: Rows) -> Course:

@@ -4,13 +4,14 @@ The one idea: an answer is worked out once, as a value; the terminal, the page a
 same one, and none computes.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from tst_megatron.analysis.scaling.law import Law, Optimum
+from tst_megatron.analysis.scaling.law import REPEAT_HALF_LIFE, Law, Optimum
 from tst_megatron.analysis.scaling.law_file import LawRecord
 from tst_megatron.analysis.scaling.point import BASELINE
 from tst_megatron.report import formats
@@ -19,6 +20,10 @@ from tst_megatron.statistics.array import Array
 from tst_megatron.statistics.interval import Interval
 
 CONFIDENCE = 0.95
+_ON_REPEATS = (
+    f" Text that is read again is worth less by R* = {REPEAT_HALF_LIFE:g} (arXiv 2305.16264, on "
+    "C4), which is no constant of nature (arXiv 2605.01640)."
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,8 @@ class Best:
         tokens_per_parameter: D / N.
         loss: nats a token.
         flops: of training, and of serving where that was asked for.
-        data_tokens: that it reads.
+        data_tokens: that it reads; None where the law's runs do not tell.
+        epochs: how often it reads the text there is; None where nothing is said of that.
         ratio: FLOPs of the baseline's best for the same loss over these; None for the baseline.
         outside: in which ways it lies outside the law's runs.
     """
@@ -78,7 +84,8 @@ class Best:
     tokens_per_parameter: Interval
     loss: Interval
     flops: Interval
-    data_tokens: float
+    data_tokens: float | None
+    epochs: float | None
     ratio: Interval | None
     outside: tuple[str, ...]
 
@@ -139,6 +146,7 @@ def best(
     setting: str,
     choose: Rule,
     cheapest: Callable[[Law, str | None, float], Optimum],
+    tokens_available: float = math.inf,
     confidence: float = CONFIDENCE,
 ) -> Best:
     """The best run by a rule.
@@ -148,11 +156,14 @@ def best(
         setting: one of the record's names.
         choose: the rule.
         cheapest: the run of least FLOPs that has a loss, by which the baseline is compared.
+        tokens_available: of text.
         confidence: of the intervals.
     """
     name = _own(setting)
     at = choose(record.law, name)
     loss = float(at.loss)
+    a_position = record.tokens_a_position(setting)
+    read = None if a_position is None else float(at.d) * a_position
 
     def part(of: str) -> Interval:
         return record.interval(lambda law: getattr(choose(law, name), of), confidence)
@@ -168,7 +179,8 @@ def best(
         part("tokens_per_parameter"),
         part("loss"),
         part("flops"),
-        float(at.d) * record.tokens_a_position(setting),
+        read,
+        read / tokens_available if read is not None and math.isfinite(tokens_available) else None,
         None if name is None else record.interval(ratio, confidence),
         record.outside(float(at.n), float(at.d)),
     )
@@ -207,7 +219,12 @@ def table_of_predictions(found: Sequence[Prediction], confidence: float) -> Tabl
 
 def table_of_best(found: Sequence[Best], title: str) -> Table:
     """Best runs, a row a setting."""
-    heads = ("setting", "N", "D", "D / N", "loss", "FLOPs", "data tokens", "FLOPs ratio", "outside")
+    repeats = any(one.epochs is not None for one in found)
+    heads = (
+        *("setting", "N", "D", "D / N", "loss", "FLOPs", "data tokens"),
+        *(("epochs",) if repeats else ()),
+        *("FLOPs ratio", "outside"),
+    )
     return Table(
         title,
         heads,
@@ -220,13 +237,19 @@ def table_of_best(found: Sequence[Best], title: str) -> Table:
                 _with_range(one.loss),
                 _with_range(one.flops, formats.flops),
                 formats.count(one.data_tokens),
+                *(
+                    (formats.UNKNOWN if one.epochs is None else f"{one.epochs:.3g}",)
+                    if repeats
+                    else ()
+                ),
                 _with_range(one.ratio),
                 ", ".join(one.outside) or formats.UNKNOWN,
             )
             for one in found
         ),
-        remarks=frozenset({8}),
-        note="FLOPs ratio: the baseline's cheapest run of the same loss over this one.",
+        remarks=frozenset({len(heads) - 1}),
+        note="FLOPs ratio: the baseline's cheapest run of the same loss over this one."
+        + (_ON_REPEATS if repeats else ""),
     )
 
 
@@ -235,6 +258,10 @@ def as_json(found: Any) -> Any:
     if isinstance(found, list | tuple):
         return [as_json(one) for one in found]
     return asdict(found)
+
+
+def _epochs(found: Best) -> str:
+    return formats.UNKNOWN if found.epochs is None else f"{found.epochs:.3g}"
 
 
 def short(value: float) -> str:

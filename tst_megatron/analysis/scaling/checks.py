@@ -36,6 +36,8 @@ MISFIT = 0.01
 
 # Sizes and lengths that are the same to all purposes, and the spread that makes a line.
 _SAME, _LINE = 1.05, 1.25
+# Of ln L: what numbers of four or five digits leave over by themselves.
+_ROUNDING = 1e-5
 
 Axis = Literal["size", "length"]
 
@@ -272,15 +274,18 @@ def _at_an_edge(fitted: Fit) -> Iterator[Finding]:
 
 def _misfits(fitted: Fit) -> Iterator[Finding]:
     left, crossed = lack_of_fit(fitted), interaction(fitted)
-    if left is not None and left.chance < CHANCE:
+    if left is not None and left.chance < CHANCE and left.misfit > _ROUNDING:
         sentence = (
             f"the law misses the cells' means by {left.misfit:.2%} of the loss (root mean square), "
             f"where runs alike but for their seed scatter by {left.scatter:.2%}: chance leaves as "
-            f"much {left.chance:.1e} of the time"
+            f"much {left.chance:.1e} of the time; look at the residuals, leave out what is no part "
+            "of the law, or let m vary (--multiplier log-linear)"
         )
         figures = {"misfit": left.misfit, "scatter": left.scatter, "chance": left.chance}
         yield Finding("lack of fit", sentence, figures, left.misfit > MISFIT)
-    if crossed is not None and crossed.slope is not None and crossed.chance < CHANCE:
+    if crossed is None or crossed.slope is None or crossed.misfit <= _ROUNDING:
+        return
+    if crossed.chance < CHANCE:
         sentence = (
             f"ln L goes with {crossed.slope:.2g} ln N ln D as well ({crossed.misfit:.2%} of the "
             f"loss, root mean square; by chance {crossed.chance:.1e} of the time), as no "

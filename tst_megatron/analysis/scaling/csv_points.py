@@ -6,6 +6,7 @@ as our ledgers; a column that is not there is not known, and a cell that is no n
 
 import csv
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,20 +22,22 @@ _NUMBERS = {
     "learning_rate": "learning_rate",
 }
 _WORDS = ("name", "setting", "seed", "experts")
+_FEWEST_POSITIONS = 1000
 COLUMNS = (*NEEDED, *_NUMBERS, *_WORDS)
 """That are read; the first three must be there."""
 
 
 def is_table(path: Path) -> bool:
     """Whether a file is such a table: its first line has the columns."""
-    if path.suffix != ".csv" or not path.is_file():
+    if path.suffix.lower() != ".csv" or not path.is_file():
         return False
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            heads = next(csv.reader(file), [])
-    except (OSError, UnicodeDecodeError, csv.Error):
+            first = file.readline()
+    except (OSError, UnicodeDecodeError):
         return False
-    return set(NEEDED) <= {head.strip() for head in heads}
+    heads = {head.strip().strip('"').lower() for head in re.split(r"[,;\t]", first)}
+    return set(NEEDED) <= heads
 
 
 def read_table(path: Path) -> list[Point]:
@@ -53,7 +56,9 @@ def read_table(path: Path) -> list[Point]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{path} cannot be read: {reason}") from None
-    heads = [head.strip() for head in lines[0]]
+    heads = [head.strip().lower() for head in lines[0]]
+    if len(heads) == 1:
+        raise UserError(f"{path} has no commas between its columns: separate them with commas")
     for head in heads:
         if head not in COLUMNS:
             raise UserError(
@@ -81,9 +86,16 @@ def _point(row: Mapping[str, str], where: str, name: str) -> Point:
     params, tokens = (_number(row, column, where) for column in ("params", "tokens"))
     seed = row.get("seed") or None
     try:
-        number = None if seed is None else int(seed)
-    except ValueError:
-        raise UserError(f'{where}: the seed "{seed}" is no whole number') from None
+        # A column with blanks in it is of decimals where pandas writes it.
+        number = None if seed is None else int(float(seed))
+    except (ValueError, OverflowError):
+        number = -1
+    if seed is not None and number != _float(seed):
+        raise UserError(f'{where}: the seed "{seed}" is no whole number')
+    if tokens < _FEWEST_POSITIONS:
+        raise UserError(
+            f"{where}: tokens is {tokens:g}, and they are positions, one by one: is it in billions?"
+        )
     return Point(
         name=row.get("name") or name,
         setting=row.get("setting") or BASELINE,
@@ -98,6 +110,13 @@ def _point(row: Mapping[str, str], where: str, name: str) -> Point:
             if row.get(column)
         },
     )
+
+
+def _float(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        return math.nan
 
 
 def _number(row: Mapping[str, str], column: str, where: str) -> float:

@@ -22,6 +22,12 @@ from tst_megatron.statistics.array import Array
 
 # FLOPs a parameter and position that differ more than this between runs are worth a word.
 _UNEVEN = 1.1
+# FLOPs a parameter and position: 6 of training, more with attention, less with a large embedding.
+_FLOPS = (1.0, 60.0)
+_CONVERGED = 0.95
+# Runs less numbers, below which a bootstrap of pairs is too narrow by itself: of nine runs for five
+# numbers intervals of 95 % held the truth in 86 of 100 made-up studies.
+_FEW_LEFT = 20
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,12 @@ def fit_points(points: Points, options: Options) -> Fitted:
     findings += checks.of_fit(fitted)
     _refuse(findings, options.force)
     drawn = draw(fitted, draws=options.draws)
+    if drawn.converged < _CONVERGED and not options.force:
+        raise UserError(
+            f"{100 * (1 - drawn.converged):.0f} % of the draws ran off without a lowest point, so "
+            "the runs hold no interval: train more of them, or further apart (--force fits all the "
+            "same)"
+        )
     record = LawRecord(
         law=fitted.law,
         laws=drawn.laws,
@@ -102,7 +114,7 @@ def fit_points(points: Points, options: Options) -> Fitted:
         notes=(
             *points.notes,
             *(_sentence(one.sentence) for one in findings if not one.refuses),
-            *_notes(points, n, drawn, options),
+            *_notes(points, n, drawn, fitted.form.parameters, options),
         ),
         refused=tuple(_sentence(one.sentence) for one in findings if one.refuses),
         left_out=points.left_out,
@@ -118,6 +130,7 @@ def _runs(points: Points, n: Array, d: Array) -> tuple[LawRun, ...]:
             n=float(size),
             d=float(length),
             loss=point.loss,
+            positions=point.positions,
             seed=point.seed,
             data_tokens=point.data_tokens,
             learning_rate=point.learning_rate,
@@ -147,8 +160,18 @@ def _effective(point: Point, half_life: float) -> float:
 
 
 def _flops_per_position(points: Points, n: Array) -> float:
-    """Measured ones a parameter and position, their geometric mean; 6 where not all runs tell."""
+    """Measured ones a parameter and position, their geometric mean; 6 where not all runs tell.
+
+    Raises:
+        UserError: they are none that training takes.
+    """
     rates = _rates(points, n)
+    if rates is not None and not _FLOPS[0] <= rates.min() <= rates.max() <= _FLOPS[1]:
+        raise UserError(
+            f"the runs tell {rates.min():.3g} to {rates.max():.3g} FLOPs a parameter and position, "
+            "and training takes about 6: are flops, params and tokens in ones, not in thousands or "
+            "billions?"
+        )
     return float(np.exp(np.log(rates).mean())) if rates is not None else TRAINING_FLOPS
 
 
@@ -166,7 +189,7 @@ def _seeds(points: Sequence[Point]) -> list[int] | None:
     return seeds if len(seeds) == len(points) and len(set(seeds)) > 1 else None
 
 
-def _notes(points: Points, n: Array, drawn: Draws, options: Options) -> list[str]:
+def _notes(points: Points, n: Array, drawn: Draws, numbers: int, options: Options) -> list[str]:
     notes = []
     if drawn.kind == "pairs":
         reason = "they were asked for"
@@ -175,6 +198,17 @@ def _notes(points: Points, n: Array, drawn: Draws, options: Options) -> list[str
         notes.append(
             f"Intervals are of a bootstrap of runs ({reason}): they take every run for a witness "
             "of its own, and are too narrow where runs share a seed."
+        )
+        if len(points.points) - numbers < _FEW_LEFT:
+            notes.append(
+                f"{len(points.points)} runs for {numbers} numbers are few for a bootstrap: "
+                "its intervals are too narrow."
+            )
+    told = sum(point.flops is not None for point in points.points)
+    if 0 < told < len(points.points):
+        notes.append(
+            f"{told} of {len(points.points)} runs tell their FLOPs: budgets are by 6 FLOPs a "
+            "parameter and position."
         )
     rates = _rates(points, n)
     if rates is not None and rates.max() > _UNEVEN * rates.min():

@@ -264,7 +264,11 @@ def _check_runs(form: Form, settings: tuple[Setting, ...], weights: Array) -> No
         beside = f" beside the levels of {len(form.seeds)} seeds" if form.seeds else ""
         raise UserError(
             f"{len(counted)} runs tell nothing of a law of {form.parameters} numbers{beside}: "
-            "train more sizes and lengths, or fit alpha = beta"
+            + (
+                "where every run has a seed of its own draw --pairs, else train more"
+                if form.seeds
+                else "train more sizes and lengths, or fit alpha = beta"
+            )
         )
     if None not in counted:
         raise UserError(

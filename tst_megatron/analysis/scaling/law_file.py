@@ -41,6 +41,7 @@ class LawRun:
         n: parameters.
         d: positions; effective ones where it read text again.
         loss: that it ended with, nats a token.
+        positions: that it was trained on.
         seed: None where not told.
         data_tokens: None where not told.
         learning_rate: None where not told.
@@ -51,6 +52,7 @@ class LawRun:
     n: float
     d: float
     loss: float
+    positions: float
     seed: int | None = None
     data_tokens: float | None = None
     learning_rate: float | None = None
@@ -107,22 +109,25 @@ class LawRecord:
         )
         return Interval(low.value, low.low, high.high)
 
-    def tokens_a_position(self, setting: str) -> float:
-        """Data tokens that a position reads on the average of the setting's runs; 1 if not told."""
-        told = [
-            run.data_tokens / run.d
-            for run in self.runs
-            if run.setting == setting and run.data_tokens is not None
-        ]
-        return max(1.0, sum(told) / len(told)) if told else 1.0
+    def tokens_a_position(self, setting: str) -> float | None:
+        """Data tokens that a position reads on the average of the setting's runs.
+
+        Returns:
+            None where not all runs of a method tell: with bags it is more than 1.
+        """
+        runs = [run for run in self.runs if run.setting == setting]
+        told = [run.data_tokens / run.positions for run in runs if run.data_tokens is not None]
+        if len(told) == len(runs):
+            return sum(told) / len(told)
+        return 1.0 if setting == BASELINE else None
 
     def outside(self, n: float, d: float) -> tuple[str, ...]:
         """In which ways a run would lie outside the law's own, in words; none inside."""
         found = []
         for what, at, of in (
             ("size", n, self.column("n")),
-            ("length", d, self.column("d")),
-            ("tokens a parameter", d / n, self.column("d") / self.column("n")),
+            ("length", d, self.column("positions")),
+            ("tokens a parameter", d / n, self.column("positions") / self.column("n")),
         ):
             if at > of.max() * _ROOM:
                 found.append(f"{what} {at / of.max():.3g} times the largest")
@@ -132,16 +137,26 @@ class LawRecord:
 
     def times_the_largest(self, n: float, d: float) -> float:
         """Compute over that of the largest run."""
-        return float(n * d / (self.column("n") * self.column("d")).max())
+        return float(n * d / (self.column("n") * self.column("positions")).max())
 
     def check_within(self, n: float, d: float, force: bool) -> None:
-        """Refuse what is too far beyond the runs.
+        """Refuse what is too far from the runs.
 
         Raises:
-            UserError: it takes more than ten times the compute of the largest run.
+            UserError: it takes more than ten times the compute of the largest run, or its size or
+                length is more than ten times outside theirs.
         """
+        if force:
+            return
+        for what, at, of in (("N", n, self.column("n")), ("D", d, self.column("positions"))):
+            if not of.min() / FARTHEST <= at <= of.max() * FARTHEST:
+                raise UserError(
+                    f"{what} {at:.4g} is more than {FARTHEST:g} times outside the law's runs, "
+                    f"which have {of.min():.4g} to {of.max():.4g}: ask for one nearer, or give "
+                    "--force"
+                )
         times = self.times_the_largest(n, d)
-        if times > FARTHEST and not force:
+        if times > FARTHEST:
             raise UserError(
                 f"N {n:.4g} and D {d:.4g} take {times:.3g} times the compute of the largest run of "
                 f"the law, and beyond {FARTHEST:g} times no law is to be believed: train a larger "
@@ -172,9 +187,9 @@ def write_law(path: Path, record: LawRecord) -> None:
         "count": record.count,
         "hull": {
             "n": _ends(record.column("n")),
-            "d": _ends(record.column("d")),
-            "d_over_n": _ends(record.column("d") / record.column("n")),
-            "n_times_d": _ends(record.column("d") * record.column("n")),
+            "d": _ends(record.column("positions")),
+            "d_over_n": _ends(record.column("positions") / record.column("n")),
+            "n_times_d": _ends(record.column("positions") * record.column("n")),
         },
         "settings": dict(record.settings),
         "notes": list(record.notes),
@@ -187,6 +202,15 @@ def write_law(path: Path, record: LawRecord) -> None:
         write_whole(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}): give another") from None
+
+
+def is_law(path: Path) -> bool:
+    """Whether a file is a law's, of whatever schema."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("kind") == KIND
 
 
 def read_law(path: Path) -> LawRecord:
@@ -268,6 +292,7 @@ def _read(value: Any) -> Any:
 
 def _run(told: Mapping[str, Any]) -> LawRun:
     run = LawRun(**{field.name: told[field.name] for field in fields(LawRun)})
-    if not all(math.isfinite(value) and value > 0 for value in (run.n, run.d, run.loss)):
+    numbers = run.n, run.d, run.loss, run.positions
+    if not all(math.isfinite(value) and value > 0 for value in numbers):
         raise ValueError(run.name)
     return run

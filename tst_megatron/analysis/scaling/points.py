@@ -6,10 +6,9 @@ run becomes one point, and what does not belong in one law is left out by name, 
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
+from dataclasses import astuple, dataclass, field, replace
+from itertools import combinations, groupby
 from pathlib import Path
-from statistics import fmean
 from typing import Literal, get_args
 
 from tst_megatron.analysis.compare.stories import vocabulary, words_of
@@ -18,6 +17,7 @@ from tst_megatron.analysis.scaling.point import BASELINE, Point
 from tst_megatron.errors import UserError
 from tst_megatron.runs.facts import Topic, differences
 from tst_megatron.runs.inputs import read_runs
+from tst_megatron.runs.rates import BestRate, best_rate
 from tst_megatron.runs.run import RecordedRun
 
 Count = Literal["total", "active", "flops"]
@@ -25,7 +25,10 @@ Count = Literal["total", "active", "flops"]
 COUNTS: tuple[Count, ...] = get_args(Count)
 _OPERATIONS = 6
 _ALIKE: tuple[Topic, ...] = ("tokenizer", "held-out text")
+# What follows from neither size, length nor rate, and moves a loss.
+_SETTINGS = ("global_batch_size", "seq_length", "weight_decay", "adam_beta2", "lr_decay_style")
 _NAMED = 4
+_FEW_CELLS = 3
 # Muennighoff et al. (arXiv 2305.16264): up to here repeats are worth almost what new text is.
 MOST_EPOCHS = 4.0
 _FIXED_WARMUP = 0.2
@@ -67,6 +70,7 @@ class _Kept:
 
     points: list[Point] = field(default_factory=list)
     left_out: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def read_points(
@@ -88,9 +92,10 @@ def read_points(
         UserError: a path cannot be read; no whole run is left; a run does not tell its N or its
             length; runs that belong in no common law; or text is repeated too often.
     """
-    tables = [path for path in paths if is_table(path)]
-    others = [path for path in paths if path not in tables]
+    tables = list({path.resolve(): path for path in paths if is_table(path)}.values())
+    others = [path for path in paths if not is_table(path)]
     kept = _Kept([point for path in tables for point in read_table(path)])
+    notes = _once(kept)
     if others:
         _take_runs(read_runs(others, vocabulary(), loss_columns), kept)
     _leave_out_losses_that_are_none(kept)
@@ -105,8 +110,8 @@ def read_points(
     _refuse_untold(kept.points, count)
     _refuse_experts_beside_dense(kept.points)
     _refuse_many_epochs(kept.points, allow_repeats)
-    notes = _of_one_rate(kept)
-    notes += [*_rate_notes(kept.points), *_warmup_notes(kept.points)]
+    notes += [*kept.notes, *_of_one_rate(kept)]
+    notes += [*_rate_notes(kept.points), *_warmup_notes(kept.points), *_thin_notes(kept.points)]
     return Points(tuple(kept.points), count, tuple(kept.left_out), tuple(notes))
 
 
@@ -119,7 +124,18 @@ def _take_runs(runs: Sequence[RecordedRun], kept: _Kept) -> None:
         else:
             kept.left_out.append((run.name, reason))
     _refuse_other_text(whole)
+    kept.notes += [*_settings_notes(whole), *_repeat_notes(whole)]
     kept.points += [_point(run) for run in whole]
+
+
+def _once(kept: _Kept) -> list[str]:
+    """Rows that tell the same run, word for word, count once."""
+    told: dict[tuple[object, ...], Point] = {}
+    for point in kept.points:
+        told.setdefault(astuple(replace(point, name="")), point)
+    fewer = len(kept.points) - len(told)
+    kept.points = list(told.values())
+    return [f"{fewer} rows say what another row says, and count once."] if fewer else []
 
 
 def _why_not_whole(run: RecordedRun) -> str | None:
@@ -173,14 +189,40 @@ def _leave_out_losses_that_are_none(kept: _Kept) -> None:
 
 
 def _refuse_other_text(runs: Sequence[RecordedRun]) -> None:
-    """One law is of one tokenizer and one held-out text; hold every run against the first."""
-    for run in runs[1:]:
+    """One law is of one tokenizer and one held-out text: any two that tell theirs are alike."""
+    for one, other in combinations(runs, 2):
         for topic in _ALIKE:
-            for name, ours, theirs in differences(topic, runs[0].facts, run.facts):
+            for name, ours, theirs in differences(topic, one.facts, other.facts):
                 raise UserError(
-                    f"{runs[0].name} and {run.name} differ in the {topic} ({name}: {ours} and "
+                    f"{one.name} and {other.name} differ in the {topic} ({name}: {ours} and "
                     f"{theirs}), so their losses are of no common law: fit them apart"
                 )
+
+
+def _settings_notes(runs: Sequence[RecordedRun]) -> list[str]:
+    """Settings that a law takes to be the same in all its runs, and that are not."""
+    found = []
+    for name in _SETTINGS:
+        values = {str(run.facts.flags[name]) for run in runs if name in run.facts.flags}
+        if len(values) > 1:
+            found.append(f"{name} ({', '.join(sorted(values)[:_NAMED])})")
+    if not found:
+        return []
+    return [
+        f"The runs differ in {' and '.join(found)} besides size, length, rate and method: what "
+        "that does to a loss is taken for a part of the law."
+    ]
+
+
+def _repeat_notes(runs: Sequence[RecordedRun]) -> list[str]:
+    """Our trainer refuses to read text twice unless it is told to; how often is in no ledger."""
+    repeated = [run.name for run in runs if run.facts.flags.get("allow_repeats")]
+    if not repeated:
+        return []
+    return [
+        f"{len(repeated)} runs were allowed to read text again ({', '.join(repeated[:_NAMED])}): "
+        "it counts as if it were new. Put their unique_tokens in a table to count it for less."
+    ]
 
 
 def _counted(point: Point, count: Count) -> float | None:
@@ -241,24 +283,22 @@ def _of_one_rate(kept: _Kept) -> list[str]:
     def place(point: Point) -> tuple[str, float, float]:
         return point.setting, point.total or point.positions, point.positions
 
-    chosen = False
+    unconfirmed = 0
     for _, cell in groupby(sorted(kept.points, key=place), key=place):
         by_rate = _by_rate(cell)
         if len(by_rate) > 1:
-            chosen = True
-            best = min(by_rate, key=lambda rate: fmean(point.loss for point in by_rate[rate]))
-            for rate in by_rate.keys() - {best}:
-                for point in by_rate[rate]:
-                    kept.points.remove(point)
-                    kept.left_out.append(
-                        (point.name, f"has a rate that ended higher than {best:g}")
-                    )
-    if not chosen:
+            best = best_rate({rate: _losses(of) for rate, of in by_rate.items()})
+            _check_shared(by_rate, best)
+            unconfirmed += not best.confirmed_on
+            for rate, points in by_rate.items():
+                for point in points:
+                    _keep_confirmed(kept, point, rate, best)
+    if not unconfirmed:
         return []
     return [
-        "Where a size, length and method has runs at several learning rates, the rate whose runs "
-        "end lowest is kept. They were chosen by the losses that the law is fitted to, which makes "
-        "these a little too low."
+        f"At {unconfirmed} sizes and lengths the rate was chosen by the very runs that the law is "
+        "fitted to, which makes their loss a little too low: runs of the chosen rate with other "
+        "seeds would confirm it."
     ]
 
 
@@ -268,6 +308,46 @@ def _by_rate(points: Iterable[Point]) -> dict[float, list[Point]]:
         if point.learning_rate is not None:
             found.setdefault(point.learning_rate, []).append(point)
     return found
+
+
+def _losses(points: Iterable[Point]) -> dict[object, float]:
+    return {point.seed: point.loss for point in points}
+
+
+def _check_shared(by_rate: dict[float, list[Point]], best: BestRate) -> None:
+    """Seeds move a loss more than rates do: rates are compared on seeds that all of them have."""
+    if not best.chosen_on:
+        first, *_ = (point for points in by_rate.values() for point in points)
+        raise UserError(
+            f"{first.name} and the runs of its size, length and method have the learning rates "
+            f"{', '.join(f'{rate:g}' for rate in sorted(by_rate))} on different seeds, so that the "
+            "best is not to be told: leave out the runs of all but one rate"
+        )
+
+
+def _keep_confirmed(kept: _Kept, point: Point, rate: float, best: BestRate) -> None:
+    """Leave a run out of another rate, or one that chose where others confirm."""
+    if rate != best.rate:
+        reason = f"has the learning rate {rate:g}, and {best.rate:g} ended lower"
+    elif best.confirmed_on and point.seed not in best.confirmed_on:
+        reason = "chose its learning rate, which others confirm"
+    else:
+        return
+    kept.points.remove(point)
+    kept.left_out.append((point.name, reason))
+
+
+def _thin_notes(points: Sequence[Point]) -> list[str]:
+    """Methods of which a law has next to nothing."""
+    notes = []
+    for setting in dict.fromkeys(point.setting for point in points):
+        cells = {(p.total, p.positions) for p in points if p.setting == setting}
+        if setting != BASELINE and len(cells) < _FEW_CELLS:
+            notes.append(
+                f"{setting} was run at {len(cells)} sizes and lengths: its m is of those and no "
+                "law of it."
+            )
+    return notes
 
 
 def _rate_notes(points: Sequence[Point]) -> list[str]:

@@ -26,7 +26,7 @@ def record() -> LawRecord:
         LAW, E=near, A=60 * near, alpha=np.full(50, 0.33), B=30 * near, beta=np.full(50, 0.25)
     )
     runs = tuple(
-        LawRun(f"{n:g}-{d:g}", "baseline", n, d, float(LAW.loss(n, d)))
+        LawRun(f"{n:g}-{d:g}", "baseline", n, d, float(LAW.loss(n, d)), d)
         for n in (1e5, 2e6)
         for d in (2e6, 3e7)
     )
@@ -53,8 +53,11 @@ def test_whole_runs_say_what_a_longer_one_would_end_with() -> None:
     by_curve = compare_group(baseline, candidate, draws=DRAWS).equal_loss.step_ratio
     # The stable phase has a floor above where whole runs get, so its law never does.
     assert not by_curve.holds(SPEED)
-    law = ScalingLaw("law.json", record())
+    law = ScalingLaw("law.json", replace(record(), refused=("The runs have 2 sizes.",)))
     found = compare_group(baseline, candidate, draws=DRAWS, law=law)
+    assert "The scaling law was forced: The runs have 2 sizes." in found.notes
+    # What is said of laws of a run's own curve does not go for this one.
+    assert not any("too high" in note or "lower the loss as much" in note for note in found.notes)
     ratio = found.equal_loss.step_ratio
     assert ratio.value == pytest.approx(SPEED, rel=0.03)
     assert ratio.holds(SPEED)

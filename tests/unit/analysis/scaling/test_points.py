@@ -65,9 +65,14 @@ def test_a_table_is_points_and_what_it_leaves_out_is_not_known(tmp_path: Path):
         (["params,tokens,loss", "1e6,1e6,three"], r'the loss "three" is no number'),
         (["params,tokens,loss,seed", "1e6,1e6,3,a"], r'the seed "a" is no whole number'),
         (["params,tokens,loss", "1e6,1e6"], r"line 2: 2 cells below 3 names"),
-        (["params,tokens,loss,colour", "1,1,1,1"], r'a column "colour", which means nothing here'),
-        (["params,tokens,loss,loss", "1,1,1,1"], r"the column loss twice"),
+        (
+            ["params,tokens,loss,colour", "1,1e6,1,1"],
+            r'a column "colour", which means nothing here',
+        ),
+        (["params,tokens,loss,loss", "1,1e6,1,1"], r"the column loss twice"),
         (["params,tokens,loss"], r"has no row"),
+        (["params;tokens;loss", "1e6;1e6;3"], r"separate them with commas"),
+        (["Params,Tokens,Loss", "1e6,20,3"], r"tokens is 20, .* in billions\?"),
         (["params,tokens,loss", "1e6,1e6,nan"], r"no whole run .* ended with a loss that is no"),
         (["params,tokens,loss,experts", "1e6,1e6,3,0", "1e6,1e6,3,8"], r"of no common law"),
         (
@@ -116,22 +121,49 @@ def test_what_n_is_has_to_be_told_by_every_run(tmp_path: Path):
     assert found.parameters(found.points[0]) == pytest.approx(1e9 / 6 / 512)
 
 
-def test_of_several_rates_the_best_is_kept_and_one_rate_for_all_sizes_is_said(tmp_path: Path):
-    runs = [
-        of_size(
-            tmp_path,
-            f"{rate}-{seed}",
-            flags={"lr": rate},
-            losses={100: loss},
-            header={"seed": seed},
-        )
-        for rate, loss in ((1e-3, 3.0), (2e-3, 2.9), (4e-3, 3.1))
-        for seed in (1, 2)
-    ]
-    found = read_points(runs)
-    assert {point.name for point in found.points} == {"0.002-1", "0.002-2"}
-    assert all("ended higher than 0.002" in why for _, why in found.left_out)
-    assert any("a little too low" in note for note in found.notes)
+def at_rate(folder: Path, rate: float, seed: int, loss: float, total: int = 1000) -> Path:
+    name = f"{total}-{rate}-{seed}"
+    return of_size(
+        folder, name, total, flags={"lr": rate}, losses={100: loss}, header={"seed": seed}
+    )
+
+
+def test_a_rate_is_chosen_on_shared_seeds_and_others_confirm_it(tmp_path: Path):
+    swept = [at_rate(tmp_path, rate, 4, loss) for rate, loss in ((1e-3, 3.0), (2e-3, 2.9))]
+    further = [at_rate(tmp_path, 2e-3, seed, 2.95) for seed in (1, 2)]
+    found = read_points([*swept, *further])
+    assert {point.name for point in found.points} == {"1000-0.002-1", "1000-0.002-2"}
+    assert dict(found.left_out) == {
+        "1000-0.001-4": "has the learning rate 0.001, and 0.002 ended lower",
+        "1000-0.002-4": "chose its learning rate, which others confirm",
+    }
+    # With nobody left to confirm, the choice is in the figure, and said.
+    alone = read_points(swept)
+    assert [point.name for point in alone.points] == ["1000-0.002-4"]
+    assert any("a little too low" in note for note in alone.notes)
+    with pytest.raises(UserError, match=r"0.001, 0.002 on different seeds"):
+        read_points([swept[0], further[0]])
+
+
+def test_one_rate_for_all_sizes_and_other_settings_are_said(tmp_path: Path):
     sizes = [of_size(tmp_path, str(total), total) for total in (1000, 2000)]
     (note,) = read_points(sizes).notes
     assert "All sizes of baseline have one learning rate, 0.001" in note
+    other = of_size(tmp_path, "other", 4000, flags={"weight_decay": 0.3, "allow_repeats": True})
+    plain = of_size(tmp_path, "plain", 4000, flags={"weight_decay": 0.1})
+    notes = " ".join(read_points([other, plain]).notes)
+    assert "The runs differ in weight_decay (0.1, 0.3) besides" in notes
+    assert "1 runs were allowed to read text again (other)" in notes
+
+
+def test_rows_that_say_the_same_run_count_once(tmp_path: Path):
+    rows = ["params,tokens,loss,seed", "1e6,2e7,3.5,1", "1e6,2e7,3.5,1", "1e6,2e7,3.5,2.0"]
+    runs = table(tmp_path, *rows)
+    found = read_points([runs, runs])
+    assert [point.seed for point in found.points] == [1, 2]
+    assert any("1 rows say what another row says" in note for note in found.notes)
+
+
+def test_a_method_of_one_place_is_said_to_be_no_law(tmp_path: Path):
+    bags = table(tmp_path, "params,tokens,loss,setting", "1e6,2e7,3.5,", "1e6,2e7,3.4,bags")
+    assert any("bags was run at 1 sizes and lengths" in note for note in read_points([bags]).notes)

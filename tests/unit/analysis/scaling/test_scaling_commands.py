@@ -127,7 +127,8 @@ def test_what_tells_no_law_is_refused_and_marked_where_it_is_forced(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((predict, "--params", "1e9", "--tokens", "1e9"), r"times the compute of the largest run"),
+        ((predict, "--params", "2e7", "--tokens", "1e8"), r"times the compute of the largest run"),
+        ((predict, "--params", "1", "--tokens", "1e7"), r"N 1 is more than 10 times outside"),
         ((predict, "--params", "many", "--tokens", "1e7"), r"--params many is no number above 0"),
         ((predict, "--params", "1M", "--tokens", "1e7", "--setting", "x"), r'no setting "x"'),
         ((optimal, "--loss", "0.9"), r"--loss 0.9 is out of reach of baseline"),
@@ -139,6 +140,40 @@ def test_what_a_law_is_not_asked(exact: Path, words: tuple[Any, ...], said: str)
     command, *rest = words
     with pytest.raises(UserError, match=said):
         run(command, exact, *rest)
+
+
+def test_text_that_is_there_and_how_often_it_is_read(
+    exact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [optimal, exact, "--flops", "5e13", "--setting", "baseline", "--tokens-available"]
+    (found,) = figures(capsys, *asked, "5M")["best"]
+    assert found["epochs"] == pytest.approx(found["d"]["value"] / 5e6)
+    assert found["epochs"] > 1
+    with pytest.raises(UserError, match=r"reads the text [\d.]+ times, .* --allow-repeats"):
+        run(*asked, "1M")
+    figures(capsys, *asked, "1M", "--allow-repeats")
+    # What a position of bags reads is in no column of the table.
+    with pytest.raises(UserError, match=f"runs of {METHOD} do not all tell their data_tokens"):
+        run(optimal, exact, "--flops", "5e13", "--tokens-available", "1e9", "--setting", METHOD)
+
+
+def test_nothing_but_a_law_is_written_over(exact: Path, tmp_path: Path) -> None:
+    runs = table(tmp_path / "runs.csv")
+    before = runs.read_text()
+    with pytest.raises(UserError, match="is there and is no law"):
+        run(fit, runs, "--out", runs)
+    assert runs.read_text() == before
+
+
+def test_flops_in_another_unit_are_refused(tmp_path: Path) -> None:
+    runs = table(tmp_path / "runs.csv")
+    lines = runs.read_text().splitlines()
+    cells = [line.split(",") for line in lines]
+    for row in cells[1:]:
+        row[6] = str(float(row[6]) / 1e9)
+    runs.write_text("\n".join(",".join(row) for row in cells) + "\n")
+    with pytest.raises(UserError, match=r"FLOPs a parameter and position, .* in ones"):
+        run(fit, runs)
 
 
 def test_a_file_that_is_no_law(exact: Path, tmp_path: Path) -> None:

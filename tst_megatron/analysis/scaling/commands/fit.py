@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\
 examples:
   tst-megatron scaling fit runs/ --out law.json
-  tst-megatron scaling fit docs/studies/scaling/ledgers --out law.json --multiplier log-linear
+  tst-megatron scaling fit study/ledgers/grid-* --out law.json --multiplier log-linear
   tst-megatron scaling fit paper.csv --preset chinchilla --out law.json
 
 A path is what compare takes, or a CSV with the columns params, tokens and loss, and if you know
@@ -83,8 +83,8 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"--preset {args.preset} sets --delta: give one of the two")
     if args.draws < _FEWEST_DRAWS:
         raise UserError(f"--draws {args.draws} tell no interval: give {_FEWEST_DRAWS} or more")
-    if args.out is not None and args.out.is_dir():
-        raise UserError(f"--out {args.out} is a folder: give a file, such as {args.out}/law.json")
+    if args.out is not None:
+        _check_out(args.out)
     from tst_megatron.analysis.scaling.fit_points import Options, fit_points
     from tst_megatron.analysis.scaling.fitting import CHINCHILLA_DELTA
     from tst_megatron.analysis.scaling.law_file import write_law
@@ -111,6 +111,17 @@ def main(args: argparse.Namespace) -> int:
     if args.out is not None:
         print(f"Law: {args.out}", file=sys.stderr if args.json else sys.stdout)
     return 0
+
+
+def _check_out(out: Path) -> None:
+    """What is there may be a law, and nothing else: a table of runs is not to be lost to a slip."""
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder: give a file, such as {out}/law.json")
+    if out.exists():
+        from tst_megatron.analysis.scaling.law_file import is_law
+
+        if not is_law(out):
+            raise UserError(f"--out {out} is there and is no law: give another name")
 
 
 def _json(fitted: "Fitted") -> str:

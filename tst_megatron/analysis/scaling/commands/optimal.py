@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tokens of text there are; beyond them text is read again, and is worth less",
     )  # fmt: skip
     parser.add_argument(
+        "--allow-repeats", action="store_true", help="also where text is read more than 4 times"
+    )
+    parser.add_argument(
         "--setting", action="append", metavar="NAME", help="of the law's methods (default: all)"
     )
     parser.add_argument(
@@ -83,6 +87,8 @@ def main(args: argparse.Namespace) -> int:
     for refused in record.refused:
         to.print(f"Forced: {refused}", markup=False, style="bold")
     print_table(to, table_of_best(found, _title(args)))
+    for note in record.notes:
+        to.print(f"Note: {note}", markup=False)
     return 0
 
 
@@ -99,6 +105,8 @@ def _check(args: argparse.Namespace) -> None:
 
 def _best(record: "LawRecord", setting: str, args: argparse.Namespace) -> "Best":
     from tst_megatron.analysis.scaling.answers import best
+    from tst_megatron.analysis.scaling.point import BASELINE
+    from tst_megatron.analysis.scaling.points import MOST_EPOCHS
 
     served = 0.0 if args.served_tokens is None else amount("--served-tokens", args.served_tokens)
     there = (
@@ -108,9 +116,16 @@ def _best(record: "LawRecord", setting: str, args: argparse.Namespace) -> "Best"
     )
 
     def unique(name: str | None) -> float:
-        from tst_megatron.analysis.scaling.point import BASELINE
-
-        return there / record.tokens_a_position(name or BASELINE)
+        if math.isinf(there):
+            return there
+        a_position = record.tokens_a_position(name or BASELINE)
+        if a_position is None:
+            raise UserError(
+                f"the law's runs of {name} do not all tell their data_tokens, without which "
+                "--tokens-available says nothing of them: fit it again with the column, or name "
+                "another --setting"
+            )
+        return there / a_position
 
     def cheapest(law: "Law", name: str | None, loss: float) -> "Optimum":
         return law.cheapest(loss, name, served_tokens=served, unique=unique(name))
@@ -120,11 +135,17 @@ def _best(record: "LawRecord", setting: str, args: argparse.Namespace) -> "Best"
             return cheapest(law, name, amount("--loss", args.loss))
         return law.optimum(_budget(args), name, unique=unique(name))
 
-    found = best(record, setting, choose, cheapest)
+    found = best(record, setting, choose, cheapest, there)
     if found.n.value is None:
         raise UserError(_no_best(setting, args))
     assert found.d.value is not None
     record.check_within(found.n.value, found.d.value, args.force)
+    if found.epochs is not None and found.epochs > MOST_EPOCHS and not args.allow_repeats:
+        raise UserError(
+            f"the best run of {setting} reads the text {found.epochs:.3g} times, and beyond "
+            f"{MOST_EPOCHS:g} the form for repeats (arXiv 2305.16264) is not to be trusted: ask "
+            "for less, or give --allow-repeats"
+        )
     return found
 
 

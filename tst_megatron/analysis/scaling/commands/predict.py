@@ -13,7 +13,7 @@ examples:
   tst-megatron scaling predict law.json --params 3e9 --tokens 1e12
   tst-megatron scaling predict law.json --params 1e9 3e9 --tokens 1e11 1e12 --json
 
-Every size is told at every length. Tokens are positions trained on.
+Every size is told at every length. Tokens are positions trained on, of text that is read once.
 """
 
 _WIDTH_OF_A_LOG = 120
@@ -73,4 +73,6 @@ def main(args: argparse.Namespace) -> int:
     for refused in record.refused:
         to.print(f"Forced: {refused}", markup=False, style="bold")
     print_table(to, table_of_predictions(found, CONFIDENCE))
+    for note in record.notes:
+        to.print(f"Note: {note}", markup=False)
     return 0

@@ -22,6 +22,7 @@ MOST_POINTS = 2000
 """Of a series on a screen: see `thin`."""
 MARGIN = 0.1
 """Of an axis beyond what it holds, as a share of that: see `around`."""
+_ROUNDING = 1e-12
 _OPEN = " An arrow, or a band up to the chart's edge, goes on beyond it or has no bound that way."
 _NONE = " A point without a bar has no interval."
 
@@ -247,7 +248,9 @@ def around(ys: Array, ends: Iterable[float | None], room: float) -> tuple[float,
     known = np.array([end for end in ends if end is not None and np.isfinite(end)])
     held = np.clip([low, high, *known], low - room, high + room)
     low, high = float(held.min()), float(held.max())
-    margin = MARGIN * (high - low) or 0.05
+    # Figures that rounding alone keeps apart have no margin that a float holds.
+    apart = high - low > _ROUNDING * max(abs(low), abs(high))
+    margin = MARGIN * (high - low) if apart else 0.05
     return low - margin, high + margin
 
 

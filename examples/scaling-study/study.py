@@ -181,7 +181,12 @@ class Study:
         """The chosen one, of two digits; None while the runs that choose it are not done."""
         chosen: dict[str, float] = {}
         if self.rates_file.exists():
-            chosen = json.loads(self.rates_file.read_text())
+            try:
+                chosen = json.loads(self.rates_file.read_text())
+            except ValueError:
+                raise UserError(
+                    f"{self.rates_file} is no JSON: mend it, or delete it to choose the rates anew"
+                ) from None
         name = f"{size.name} {side}"
         if name not in chosen:
             runs = self.rate_runs(size, side)

@@ -14,6 +14,8 @@ from tst_megatron.analysis.scaling.answers import (
     as_json,
     best,
     predict,
+    print_forced,
+    print_notes,
     table_of_best,
     table_of_predictions,
 )
@@ -33,12 +35,12 @@ class Prospect:
     Attributes:
         predictions: of the planned run, and of it without its methods.
         cheapest: the runs of least FLOPs for the planned run's loss, a setting each.
-        refused: what speaks against the law.
+        record: the law.
     """
 
     predictions: tuple[Prediction, ...]
     cheapest: tuple[Best, ...]
-    refused: tuple[str, ...]
+    record: LawRecord
 
     def as_json(self) -> dict[str, Any]:
         """As JSON's types."""
@@ -46,19 +48,19 @@ class Prospect:
             {
                 "predictions": as_json(self.predictions),
                 "cheapest": as_json(self.cheapest),
-                "refused": list(self.refused),
+                "refused": list(self.record.refused),
             }
         )
         return told
 
     def print(self, console: Console) -> None:
         """As two tables."""
-        for refused in self.refused:
-            console.print(f"Forced: {refused}", markup=False, style="bold")
+        print_forced(console, self.record)
         print_table(console, table_of_predictions(self.predictions, CONFIDENCE))
         loss = self.predictions[0].loss.value
         title = f"The cheapest runs that end at {loss:.3f}, by the law (intervals: 95 %)"
         print_table(console, table_of_best(self.cheapest, title))
+        print_notes(console, self.record)
 
 
 def prospect_of(plan: RunPlan, record: LawRecord) -> Prospect:
@@ -89,7 +91,7 @@ def prospect_of(plan: RunPlan, record: LawRecord) -> Prospect:
         return law.cheapest(loss, name)
 
     ways = tuple(best(record, name, choose, cheapest) for name in settings)
-    return Prospect(predictions, ways, record.refused)
+    return Prospect(predictions, ways, record)
 
 
 def _size(plan: RunPlan, record: LawRecord) -> float:

@@ -7,7 +7,7 @@ far from the minimum the loss is none.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -43,6 +43,16 @@ class LogParabola:
     added_at_double: float | None
     edge: Edge | None
     coefficients: tuple[float, float, float] | None
+
+    def told(self) -> dict[str, Any]:
+        """Its figures for JSON, the loss in the unit that it was given in."""
+        return {
+            "rate": self.optimum,
+            "loss": self.value,
+            "added_at_half": self.added_at_half,
+            "added_at_double": self.added_at_double,
+            "edge": self.edge,
+        }
 
     def losses(self, rates: Array) -> Array:
         """The parabola's losses at rates, both ``[n]``; NaN where there is no minimum."""

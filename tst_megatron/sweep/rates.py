@@ -64,14 +64,7 @@ class ChosenRate:
             "chosen_on": list(self.best.chosen_on),
             "confirmed_on": list(self.best.confirmed_on),
             "edge": self.edge,
-            "optimum": optimum
-            and {
-                "rate": optimum.optimum,
-                "loss": optimum.value,
-                "added_at_half": optimum.added_at_half,
-                "added_at_double": optimum.added_at_double,
-                "edge": optimum.edge,
-            },
+            "optimum": optimum and optimum.told(),
         }
 
 

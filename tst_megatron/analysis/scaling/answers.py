@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from tst_megatron.analysis.scaling.law import REPEAT_HALF_LIFE, Law, Optimum
 from tst_megatron.analysis.scaling.law_file import LawRecord
@@ -251,6 +252,18 @@ def table_of_best(found: Sequence[Best], title: str) -> Table:
         note="FLOPs ratio: the baseline's cheapest run of the same loss over this one."
         + (_ON_REPEATS if repeats else ""),
     )
+
+
+def print_forced(console: Console, record: LawRecord) -> None:
+    """What spoke against the law, before any figure of it."""
+    for refused in record.refused:
+        console.print(f"Forced: {refused}", markup=False, style="bold")
+
+
+def print_notes(console: Console, record: LawRecord) -> None:
+    """What is to be known of the law, after its figures."""
+    for note in record.notes:
+        console.print(f"Note: {note}", markup=False)
 
 
 def as_json(found: Any) -> Any:

@@ -152,14 +152,7 @@ def _rates(group: Group) -> dict[str, Any]:
         "chosen_on": list(sweep.best.chosen_on),
         "confirmed_on": list(sweep.best.confirmed_on),
         "edge": edge(sweep),
-        "optimum": optimum
-        and {
-            "rate": optimum.optimum,
-            "loss": optimum.value,
-            "added_at_half": optimum.added_at_half,
-            "added_at_double": optimum.added_at_double,
-            "edge": optimum.edge,
-        },
+        "optimum": optimum and optimum.told(),
     }
 
 

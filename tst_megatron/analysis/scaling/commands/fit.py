@@ -142,18 +142,22 @@ def _json(fitted: "Fitted") -> str:
 
 
 def _print(fitted: "Fitted") -> None:
-    from tst_megatron.analysis.scaling.answers import CONFIDENCE, numbers, table_of_numbers
+    from tst_megatron.analysis.scaling.answers import (
+        CONFIDENCE,
+        numbers,
+        print_forced,
+        print_notes,
+        table_of_numbers,
+    )
     from tst_megatron.analysis.scaling.sensitivity import sensitivity, table_of_sensitivity
     from tst_megatron.report.table import Table, print_table
     from tst_megatron.report.terminal import console
 
     to, record = console(_WIDTH_OF_A_LOG), fitted.record
-    for refused in record.refused:
-        to.print(f"Forced: {refused}", markup=False, style="bold")
+    print_forced(to, record)
     print_table(to, table_of_numbers(numbers(record), CONFIDENCE))
     print_table(to, table_of_sensitivity(sensitivity(fitted.fit)))
     print_table(to, Table.of_words(("", ""), record.settings.items(), "How it was fitted"))
-    for note in record.notes:
-        to.print(f"Note: {note}", markup=False)
+    print_notes(to, record)
     for name, why in record.left_out:
         to.print(f"Left out: {name} {why}.", markup=False)

@@ -68,7 +68,12 @@ def main(args: argparse.Namespace) -> int:
             the best run is too far beyond the law's.
     """
     _check(args)
-    from tst_megatron.analysis.scaling.answers import as_json, table_of_best
+    from tst_megatron.analysis.scaling.answers import (
+        as_json,
+        print_forced,
+        print_notes,
+        table_of_best,
+    )
     from tst_megatron.analysis.scaling.law_file import read_law
     from tst_megatron.report.table import print_table
     from tst_megatron.report.terminal import console
@@ -84,11 +89,9 @@ def main(args: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
         return 0
     to = console(_WIDTH_OF_A_LOG)
-    for refused in record.refused:
-        to.print(f"Forced: {refused}", markup=False, style="bold")
+    print_forced(to, record)
     print_table(to, table_of_best(found, _title(args)))
-    for note in record.notes:
-        to.print(f"Note: {note}", markup=False)
+    print_notes(to, record)
     return 0
 
 

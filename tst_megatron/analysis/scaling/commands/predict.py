@@ -47,6 +47,8 @@ def main(args: argparse.Namespace) -> int:
         CONFIDENCE,
         as_json,
         predict,
+        print_forced,
+        print_notes,
         table_of_predictions,
     )
     from tst_megatron.analysis.scaling.law_file import read_law
@@ -70,9 +72,7 @@ def main(args: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
         return 0
     to = console(_WIDTH_OF_A_LOG)
-    for refused in record.refused:
-        to.print(f"Forced: {refused}", markup=False, style="bold")
+    print_forced(to, record)
     print_table(to, table_of_predictions(found, CONFIDENCE))
-    for note in record.notes:
-        to.print(f"Note: {note}", markup=False)
+    print_notes(to, record)
     return 0

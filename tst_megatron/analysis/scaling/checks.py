@@ -125,19 +125,6 @@ def of_fit(fitted: Fit) -> tuple[Finding, ...]:
     )
 
 
-def of_prediction(fitted: Fit, n: Array | float, d: Array | float) -> tuple[Finding, ...]:
-    """What speaks against the law at sizes and lengths that are asked for."""
-    largest = float((fitted.n * fitted.d)[fitted.weights > 0].max())
-    times = float(np.max(np.asarray(n, float) * np.asarray(d, float)) / largest)
-    if times <= FARTHEST:
-        return ()
-    sentence = (
-        f"the prediction is at {times:.3g} times the compute of the largest run, and beyond "
-        f"{FARTHEST:g} times no law has been tried: train a larger run, or ask for less"
-    )
-    return (Finding("beyond the runs", sentence, {"times": times}),)
-
-
 def left_out(fitted: Fit, axis: Axis) -> LeftOut:
     """Leave out one size, or one length, at a time, and fit the others."""
     values = fitted.n if axis == "size" else fitted.d

@@ -12,7 +12,7 @@ witness of its own, and is there for runs without a seed.
 Either kind redraws at the fit's own Huber constant: how the law depends on that, no draw knows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -59,10 +59,6 @@ class Draws:
             confidence: such as 0.95.
         """
         return interval(np.append(figure(self.law), figure(self.laws)), confidence)
-
-    def quantiles(self, figure: Callable[[Law], Array], shares: Sequence[float]) -> Array:
-        """Quantiles over the draws of figures ``[draws, ...]``: ``[shares, ...]``."""
-        return np.asarray(np.quantile(figure(self.laws), shares, axis=0))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from made_laws import CHINCHILLA, METHOD, STUDY, grid, iso_flop_lines, made_stud
 from tst_megatron.analysis.scaling import checks
 from tst_megatron.analysis.scaling.fitting import fit
 from tst_megatron.analysis.scaling.law import Law
+from tst_megatron.analysis.scaling.law_file import LawRecord, LawRun
+from tst_megatron.errors import UserError
 
 REST, LEVEL = 0.003, 0.01
 # The paper's six dense baselines, arXiv 2605.06546, table 1: parameters, positions, final loss.
@@ -141,10 +143,18 @@ def test_without_runs_alike_there_is_nothing_to_hold_a_misfit_against():
 
 def test_a_prediction_far_beyond_the_runs_is_refused(rng):
     fitted = fitted_study(rng)
-    largest = float((fitted.n * fitted.d).max())
-    assert checks.of_prediction(fitted, 1e6, 9.9 * largest / 1e6) == ()
-    (found,) = checks.of_prediction(fitted, 1e6, np.array([1e8, 12 * largest / 1e6]))
-    assert "at 12 times the compute of the largest run" in found.sentence
+    runs = tuple(
+        LawRun("a run", "baseline", float(n), float(d), float(loss), float(d))
+        for n, d, loss in zip(fitted.n, fitted.d, fitted.loss, strict=True)
+    )
+    record = LawRecord(fitted.law, fitted.law, runs, "total", {})
+    at = int(np.argmax(fitted.n * fitted.d))
+    n, d = float(fitted.n[at]), float(fitted.d[at])
+    record.check_within(n, 9.9 * d, force=False)
+    # Half as large again, so that neither size nor length alone is ten times outside.
+    with pytest.raises(UserError, match="take 12 times the compute of the largest run"):
+        record.check_within(1.5 * n, 8 * d, force=False)
+    record.check_within(1.5 * n, 8 * d, force=True)
 
 
 def test_left_out_sizes_and_lengths_are_foretold_by_the_others(rng):

@@ -95,7 +95,8 @@ def test_the_mean_of_the_levels_is_student_s():
     fitted = made_fit(np.random.default_rng(3))
     drawn = draw(fitted, draws=1000)
     levels = drawn.levels
-    low, high = drawn.quantiles(lambda law: np.log(law.loss(525e3, LENGTH)), [0.025, 0.975])
+    found = drawn.interval(lambda law: np.log(law.loss(525e3, LENGTH)))
+    low, high = found.low, found.high
     # Quantiles of 1,000 draws lie at 2.5 % to 0.5 %, and t with them to 10 %; of two, to 7 %.
     assert (high - low) / 2 == pytest.approx(4.303 * levels.spread / np.sqrt(3), rel=3 * 0.07)
     assert drawn.converged > 0.99

@@ -20,6 +20,25 @@ def f_tail(ratio: float, above: float, below: float) -> float:
     return _beta_share(below / (below + above * ratio), below / 2, above / 2)
 
 
+def student_quantile(confidence: float, freedom: float) -> float:
+    """How many standard errors a two-sided interval of Student's t reaches.
+
+    Args:
+        confidence: such as 0.95.
+        freedom: degrees of freedom of the standard error, above 0.
+    """
+    low, high = 0.0, 1.0
+    while f_tail(high * high, 1, freedom) > 1 - confidence:
+        high *= 2
+    # The square of t is an F of one degree above.
+    while (middle := (low + high) / 2) not in (low, high):
+        if f_tail(middle * middle, 1, freedom) > 1 - confidence:
+            low = middle
+        else:
+            high = middle
+    return middle
+
+
 def _beta_share(x: float, a: float, b: float) -> float:
     """The regularised incomplete beta function (DLMF 8.17)."""
     if x <= 0 or x >= 1:

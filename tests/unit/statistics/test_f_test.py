@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tst_megatron.statistics.f_test import f_tail
+from tst_megatron.statistics.f_test import f_tail, student_quantile
 
 
 # Closed forms: F of (1, 1) is a squared Cauchy variable; with two degrees of freedom above or below
@@ -29,3 +29,11 @@ def test_the_share_of_drawn_ratios_above_it():
 def test_ends():
     assert f_tail(0.0, 3, 4) == 1
     assert f_tail(np.inf, 3, 4) == 0
+
+
+@pytest.mark.parametrize(
+    ("freedom", "reach"), [(1, 12.7062), (2, 4.30265), (5, 2.57058), (60, 2.00030)]
+)
+def test_student_s_intervals_reach_as_far_as_tables_say(freedom, reach):
+    # NIST/SEMATECH e-Handbook of Statistical Methods, 1.3.6.7.2, and 1 degree from tan(0.475 pi).
+    assert student_quantile(0.95, freedom) == pytest.approx(reach, rel=1e-5)

@@ -273,10 +273,6 @@ def as_json(found: Any) -> Any:
     return asdict(found)
 
 
-def _epochs(found: Best) -> str:
-    return formats.UNKNOWN if found.epochs is None else f"{found.epochs:.3g}"
-
-
 def short(value: float) -> str:
     """Four figures, whole ones with M, B and T."""
     if 1e6 <= abs(value) < 1e15:

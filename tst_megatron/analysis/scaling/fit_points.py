@@ -24,7 +24,10 @@ from tst_megatron.statistics.array import Array
 _UNEVEN = 1.1
 # FLOPs a parameter and position: 6 of training, more with attention, less with a large embedding.
 _FLOPS = (1.0, 60.0)
-_CONVERGED = 0.95
+# Draws that come to a lowest point, below which an interval is none. Mixed seeds stretch far: in
+# 580 made-up studies whose bags scatter by 2.4 % intervals held as often where a fifth of the draws
+# ran off along a valley, and so are their ends, as where none did.
+_CONVERGED = {"seeds": 0.75, "pairs": 0.95}
 # Runs less numbers, below which a bootstrap of pairs is too narrow by itself: of nine runs for five
 # numbers intervals of 95 % held the truth in 86 of 100 made-up studies.
 _FEW_LEFT = 20
@@ -38,7 +41,7 @@ class Options:
         delta: Huber's constant in ln L; None for one that follows from the runs' scatter.
         equal_exponents: alpha = beta.
         multipliers: one number a setting, or log-linear in N and D.
-        kind: of the draws; None for levels of seeds where there are several, else pairs.
+        kind: of the draws; None for seeds where there are several, else pairs.
         draws: how many.
         half_life: R* of repeats.
         force: fit in spite of what speaks against it.
@@ -80,11 +83,6 @@ def fit_points(points: Points, options: Options) -> Fitted:
     findings = [*checks.of_runs(n, d, setting, log_linear=log_linear)]
     _refuse(findings, options.force)
     seeds = None if options.kind == "pairs" else _seeds(points.points)
-    if options.kind == "levels" and seeds is None:
-        raise UserError(
-            "levels need two seeds or more, told by every run: leave out runs without one, or draw "
-            "--pairs"
-        )
     fitted = fit(
         n,
         d,
@@ -99,7 +97,7 @@ def fit_points(points: Points, options: Options) -> Fitted:
     findings += checks.of_fit(fitted)
     _refuse(findings, options.force)
     drawn = draw(fitted, draws=options.draws)
-    if drawn.converged < _CONVERGED and not options.force:
+    if drawn.converged < _CONVERGED[drawn.kind] and not options.force:
         raise UserError(
             f"{100 * (1 - drawn.converged):.0f} % of the draws ran off without a lowest point, so "
             "the runs hold no interval: train more of them, or further apart (--force fits all the "
@@ -204,6 +202,11 @@ def _notes(points: Points, n: Array, drawn: Draws, numbers: int, options: Option
                 f"{len(points.points)} runs for {numbers} numbers are few for a bootstrap: "
                 "its intervals are too narrow."
             )
+    if drawn.borrowed:
+        notes.append(
+            f"{drawn.borrowed} sizes and lengths of a setting have one seed: they are taken to "
+            "differ from seed to seed as the nearest that has several does."
+        )
     told = sum(point.flops is not None for point in points.points)
     if 0 < told < len(points.points):
         notes.append(
@@ -252,7 +255,7 @@ def _described(fitted: Fit, drawn: Draws, points: Points, options: Options) -> d
         "starts": "a grid over both exponents, linear in the rest; the best of all",
         "converged": "yes" if fitted.converged else "no",
         "intervals": f"{options.draws:,} draws, "
-        + ("levels of seeds and the rest redrawn" if drawn.kind == "levels" else "of pairs"),
+        + ("of mixed seeds" if drawn.kind == "seeds" else "of pairs"),
     }
     if drawn.levels is not None:
         described["seeds"] = (

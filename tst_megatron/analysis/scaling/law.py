@@ -140,22 +140,6 @@ class Law:
         loss, n = np.broadcast_arrays(np.asarray(loss, float), np.asarray(n, float))
         return self._powers(setting, n.ndim).data_for_loss(loss, n)
 
-    def step_ratio(self, n: Any, d: Any, setting: str, than: str | None = None) -> Array:
-        """How many times the setting's steps the other needs for the loss that it has after `d`.
-
-        Args:
-            n: parameters, of either.
-            d: positions of `than`'s run.
-            setting: the one whose steps are the unit.
-            than: the other; None is the baseline.
-
-        Returns:
-            ``d`` over the setting's positions for equal loss; shapes as of `loss`.
-        """
-        n, d = np.broadcast_arrays(np.asarray(n, float), np.asarray(d, float))
-        powers = self._powers(setting, n.ndim)
-        return np.asarray(d / powers.data_for_loss(self.loss(n, d, than), n))
-
     def exponents(self, setting: str | None = None) -> Exponents:
         """a, b and gamma of the best runs; each ``[draws]``, or a number."""
         powers = self._powers(setting, 0)
@@ -284,10 +268,13 @@ class _Powers:
     q: Array
 
     def by_size(self, n: Array) -> Array:
-        return np.asarray(self.A * n**-self.alpha)
+        with np.errstate(over="ignore", divide="ignore"):
+            return np.asarray(np.exp(np.log(self.A) - self.alpha * np.log(n)))
 
     def by_data(self, n: Array, d: Array) -> Array:
-        return np.asarray(self.B * n**-self.p * d**-self.q)
+        # Of a draw that ran off one factor is beyond a float, and the product is not.
+        with np.errstate(over="ignore", divide="ignore"):
+            return np.asarray(np.exp(np.log(self.B) - self.p * np.log(n) - self.q * np.log(d)))
 
     def data_for_loss(self, loss: Array, n: Array) -> Array:
         """Data after which a size has a loss; infinite where no length gives it."""

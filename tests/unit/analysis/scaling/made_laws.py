@@ -27,11 +27,47 @@ class Made:
     seeds: tuple[int, ...]
     ln_loss: Array
 
-    def noisy(self, rng: np.random.Generator, rest: float, level: float = 0.0) -> Array:
-        """Losses whose logarithms a seed moves by its level, and every run by its own."""
-        moved = dict(zip(SEEDS, level * rng.standard_normal(len(SEEDS)), strict=True))
-        levels = np.array([moved[seed] for seed in self.seeds])
-        return np.exp(self.ln_loss + levels + rest * rng.standard_normal(len(self.n)))
+    def noisy(
+        self,
+        rng: np.random.Generator,
+        rest: float,
+        level: float = 0.0,
+        *,
+        by_side: float = 0.0,
+        by_size: float = 0.0,
+        of_method: float = 1.0,
+    ) -> Array:
+        """Losses whose logarithms a seed moves by its level, and every run by its own.
+
+        Args:
+            by_side, by_size: what a seed does to the runs of one side, of one size.
+            of_method: how many times ``rest`` the method's runs move.
+        """
+
+        def normal(keys: list[object]) -> Array:
+            moved = {key: rng.standard_normal() for key in dict.fromkeys(keys)}
+            return np.array([moved[key] for key in keys])
+
+        own = rest * np.where([one is None for one in self.setting], 1.0, of_method)
+        return np.exp(
+            self.ln_loss
+            + level * normal([*self.seeds])
+            + by_side * normal([*zip(self.seeds, self.setting, strict=True)])
+            + by_size * normal([*zip(self.seeds, self.n, strict=True)])
+            + own * rng.standard_normal(len(self.n))
+        )
+
+    def cut_off(self) -> "Made":
+        """Before all seeds are done: one of what is large or long."""
+        kept = [
+            run
+            for run, seed in enumerate(self.seeds)
+            if seed == SEEDS[0]
+            or self.n[run] < 1e5
+            or (self.n[run] < 1e6 and self.d[run] < STEPS[-1] * POSITIONS_OF_A_STEP)
+        ]
+        setting, seeds = (tuple(one[run] for run in kept) for one in (self.setting, self.seeds))
+        return Made(self.n[kept], self.d[kept], setting, seeds, self.ln_loss[kept])
 
     def fits(
         self, losses: Array, seeds: tuple[int, ...] | None, delta: float | None = None

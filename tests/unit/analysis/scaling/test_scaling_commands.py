@@ -103,7 +103,7 @@ def test_runs_of_one_seed_share_a_level_and_intervals_know_it(
     by_name = {one["name"]: one["interval"] for one in found["numbers"]}
     multiplier = by_name[f"m, {METHOD}"]
     assert multiplier["low"] < WORTH < multiplier["high"]
-    assert "levels of seeds" in found["settings"]["intervals"]
+    assert "mixed seeds" in found["settings"]["intervals"]
     pairs = figures(capsys, fit, *words, "--pairs")
     assert any("too narrow" in note for note in pairs["notes"])
     assert [one["choice"] for one in found["sensitivity"]][:4] == [
@@ -209,6 +209,8 @@ def test_what_planned_runs_would_tell(exact: Path, capsys: pytest.CaptureFixture
     # Four times the runs, half the error: their scatter is independent.
     for name, error in one["standard_errors"].items():
         assert four["standard_errors"][name] == pytest.approx(error / 2, rel=1e-4)
+    assert one["reach_of_intervals"] is None
+    assert four["reach_of_intervals"] == pytest.approx(3.182, rel=1e-3)
     few = figures(capsys, design, "--params", "51k,156k", "--tokens", "2M,7M", "--noise", "0.01")
     assert few["standard_errors"]["alpha"] is None
     assert len(few["against"]) == 2

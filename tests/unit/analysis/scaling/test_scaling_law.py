@@ -127,17 +127,15 @@ def test_exponents_are_the_slopes_of_the_best_runs(rng, setting):
 
 def test_a_multiplier_is_the_step_ratio_at_equal_loss(rng):
     law, n, d = laws(rng), np.array([1e8, 1e9]), np.array([1e10, 3e10])
-    ratio = law.step_ratio(n, d, SETTING)
     for draw in range(DRAWS):
         alone = one(law, draw)
+        ratio = d / alone.data_for_loss(alone.loss(n, d), n, SETTING)
         np.testing.assert_allclose(
-            written_out(alone, n, d / ratio[draw], SETTING),
+            written_out(alone, n, d / ratio, SETTING),
             written_out(alone, n, d, None),
             rtol=1e-13,
         )
-        np.testing.assert_allclose(
-            law.multiplier(n, d / ratio[draw], SETTING)[draw], ratio[draw], rtol=1e-11
-        )
+        np.testing.assert_allclose(law.multiplier(n, d / ratio, SETTING)[draw], ratio, rtol=1e-11)
 
 
 def test_what_no_run_reaches_has_no_bound():

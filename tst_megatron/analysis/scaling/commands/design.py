@@ -24,7 +24,9 @@ examples:
 
 Every size is taken at every length, in as many seeds, on each side. Without --law the law is
 Chinchilla's, as Epoch's replication has it (arXiv 2404.10102), which is of large models: give one
-of your own where there is one. Errors are standard errors, to first order.
+of your own where there is one. Errors are standard errors, to first order, of runs that scatter as
+the flags say; the 95 % intervals of scaling fit take seeds alone for witnesses, and reach 12.7
+standard errors with 2 of them, 4.3 with 3, 2.6 with 6.
 """
 
 _WIDTH_OF_A_LOG = 100
@@ -144,6 +146,8 @@ def _expected(args: argparse.Namespace, law: "Law", cells: list[tuple[float, flo
 def _figures(
     args: argparse.Namespace, law: "Law", cells: list[tuple[float, float]], found: "Expected"
 ) -> dict[str, Any]:
+    from tst_megatron.statistics.f_test import student_quantile
+
     runs = len(cells) * args.seeds * (1 + len(law.multipliers))
     flops = sum(law.flops_per_position * n * d for n, d in cells) * runs / len(cells)
     errors = {"alpha": found.alpha, "beta": found.beta, "a": found.a}
@@ -160,6 +164,7 @@ def _figures(
         "parameters": found.form.parameters,
         "condition": found.condition,
         "standard_errors": errors,
+        "reach_of_intervals": student_quantile(0.95, args.seeds - 1) if args.seeds > 1 else None,
         "against": _against(cells, found),
     }
 
@@ -200,6 +205,13 @@ def _print(content: dict[str, Any]) -> None:
         ),
     ]
     print_table(to, Table("", ("", formats.UNKNOWN), tuple(rows)))
+    if reach := content["reach_of_intervals"]:
+        to.print(f"95 % intervals of scaling fit reach {reach:.3g} standard errors.", markup=False)
+    else:
+        to.print(
+            "From one seed scaling fit cannot know what a seed does: plan --seeds 3.",
+            markup=False,
+        )
     for sentence in content["against"]:
         to.print(f"scaling fit would refuse these: {sentence}.", markup=False)
 

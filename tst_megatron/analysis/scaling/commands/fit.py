@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--pairs", action="store_true",
-        help="draw runs, not levels of seeds: too narrow where runs share a seed",
+        help="draw runs, not mixed seeds: too narrow where runs share a seed",
     )  # fmt: skip
     parser.add_argument("--draws", type=int, default=4000, metavar="N", help="of the law (4000)")
     parser.add_argument(

@@ -61,6 +61,8 @@ class Prospect:
         title = f"The cheapest runs that end at {loss:.3f}, by the law (intervals: 95 %)"
         print_table(console, table_of_best(self.cheapest, title))
         print_notes(console, self.record)
+        if loss_of := self.record.settings.get("loss"):
+            console.print(f"The law's loss is {loss_of}.", markup=False)
 
 
 def prospect_of(plan: RunPlan, record: LawRecord) -> Prospect:

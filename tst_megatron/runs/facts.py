@@ -141,7 +141,11 @@ def differences(topic: Topic, one: Facts, other: Facts) -> list[Difference]:
         one: of a run.
         other: of the other.
     """
-    ours, theirs = one.topics[topic], other.topics[topic]
+    return differences_of(one.topics[topic], other.topics[topic])
+
+
+def differences_of(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[Difference]:
+    """Facts of one topic that both sides tell and that differ."""
     both = [name for name in ours if name in theirs]
     needless = {behind for name in both for behind in _STANDS_FOR.get(name, ())}
     return [

@@ -81,6 +81,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="short runs of all, longer ones of the better half, and so on, instead of the grid",
     )
     parser.add_argument(
+        "--scaling",
+        type=Path,
+        metavar="LAW",
+        help="a law of scaling fit: adds how many times its steps the baseline needs for the gain",
+    )
+    parser.add_argument(
         "--from-csv",
         type=Path,
         metavar="FILE",
@@ -118,13 +124,17 @@ def main(args: argparse.Namespace, others: list[str]) -> int:
 
 
 def _run(args: argparse.Namespace, others: list[str], grid: Grid, console: Console) -> int:
+    from tst_megatron.analysis.compare.by_scaling_law import ScalingLaw
+    from tst_megatron.analysis.scaling.law_file import read_law
     from tst_megatron.experiments.begin import begin
     from tst_megatron.experiments.cells import places_here
     from tst_megatron.experiments.search import Trials, run_grid, run_halving, runs_of_grid
+    from tst_megatron.sweep.by_law import finished_baseline
     from tst_megatron.sweep.rates import named_rates
     from tst_megatron.sweep.report import Found
     from tst_megatron.sweep.settings import SETTINGS_FILE, settings_from_flags, text_of_choices
 
+    law = None if args.scaling is None else ScalingLaw(args.scaling.name, read_law(args.scaling))
     search = grid.search
     settings = settings_from_flags(search, args.recipe, others)
     seeds = _seeds(args, others, settings.seed)
@@ -170,6 +180,8 @@ def _run(args: argparse.Namespace, others: list[str], grid: Grid, console: Conso
             spent_hours=trained.spent_hours,
             halving=halving,
             failed=trained.failed,
+            law=law,
+            baseline=finished_baseline(trials),
         ),
         console,
     )
@@ -232,7 +244,7 @@ def _report_table(args: argparse.Namespace, others: list[str], console: Console)
 
     flags = [*_given(args, "recipe"), *(axis.flag for _, axis in given_axes(args))]
     flags += [
-        *_given(args, "seeds", "learning_rates", "budget_hours"),
+        *_given(args, "seeds", "learning_rates", "budget_hours", "scaling"),
         *(["--halving"] if args.halving else []),
     ]
     for flag in (*flags, *others):

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text as Words
 
+from tst_megatron.analysis.compare.by_scaling_law import ScalingLaw
 from tst_megatron.experiments.search import Halving, better
 from tst_megatron.experiments.text import TextRead
 from tst_megatron.files import write_whole
@@ -27,6 +28,7 @@ from tst_megatron.runs.noise import levelled, means_of, usable
 from tst_megatron.runs.outcomes import AtRate, Choice, Outcome, without_rate
 from tst_megatron.statistics.interval import Interval
 from tst_megatron.strict_json import finite
+from tst_megatron.sweep.by_law import Worth, worth_of
 from tst_megatron.sweep.figure import draw_halving, draw_rates, draw_sweep
 from tst_megatron.sweep.outcomes_csv import as_csv
 from tst_megatron.sweep.rates import Tuned, rate_notes, tuned
@@ -53,6 +55,8 @@ class Found:
         halving: if it was asked for.
         failed: names of runs that broke off, and why.
         num_seeds: that were asked for.
+        law: of whole runs, by which the gain is told in steps.
+        baseline: the ledger of a whole run without the method, if one is done.
     """
 
     search: Search
@@ -68,6 +72,8 @@ class Found:
     halving: Halving | None = None
     failed: Mapping[str, str] = field(default_factory=dict)
     num_seeds: int = 1
+    law: ScalingLaw | None = None
+    baseline: Path | None = None
 
     @cached_property
     def tuned(self) -> Tuned:
@@ -131,6 +137,9 @@ def build_report(found: Found, recommendation: Recommendation | None) -> dict[st
         headline, notes = f"There is nothing to choose from yet: {reason}.", []
     else:
         headline, *notes = recommendation.sentences
+    worth = _worth(found, recommendation)
+    if worth is not None:
+        notes = [*worth.sentences, *notes]
     best = None if recommendation is None else recommendation.best
     report = {
         "headline": headline,
@@ -151,7 +160,10 @@ def build_report(found: Found, recommendation: Recommendation | None) -> dict[st
         "cells": _cells(found, recommendation),
         "recommendation": None
         if recommendation is None
-        else _recommended(found.search, recommendation),
+        else {
+            **_recommended(found.search, recommendation),
+            **({} if worth is None else {"step_ratio_by_law": _interval(worth.step_ratio)}),
+        },
         "fit": None if recommendation is None else _fit(recommendation),
         "noise": None if recommendation is None else _noise(recommendation),
         "learning_rates": [
@@ -169,6 +181,15 @@ def build_report(found: Found, recommendation: Recommendation | None) -> dict[st
     }
     whole: dict[str, Any] = finite(report)
     return whole
+
+
+def _worth(found: Found, recommendation: Recommendation | None) -> Worth | None:
+    """Of the recommended choice; None without a law, or where nothing gains."""
+    if found.law is None or found.baseline is None or recommendation is None:
+        return None
+    if recommendation.choice is None or recommendation.choice.is_baseline:
+        return None
+    return worth_of(recommendation.gain, found.law, found.baseline)
 
 
 def print_report(search: Search, report: dict[str, Any], console: Console) -> None:

@@ -64,6 +64,8 @@ def test_a_table_is_reported_on(tmp_path: Path, capsys) -> None:
         (GRID, "there is no training data"),
         ((*GRID, "--data-path", "nowhere"), "the corpus nowhere is missing"),
         ((*GRID, "--train-iters", "2"), "no step of 2 to the superposition phase"),
+        ((*GRID, "--scaling", "no.json"), "no.json cannot be read"),
+        (("--from-csv", "x.csv", "--scaling", "y"), "--from-csv runs nothing, so it takes no"),
         (("--from-csv", "x.csv", "--halving"), "--from-csv runs nothing, so it takes no --halving"),
         (("--from-csv", "x.csv", "--lr", "1"), "--from-csv runs nothing, so it takes no --lr"),
         (("--from-csv", "x.csv", *GRID), "--from-csv runs nothing, so it takes no --recipe"),

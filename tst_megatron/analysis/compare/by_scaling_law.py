@@ -6,14 +6,15 @@ so a law of that phase says too much of a saving; one that was fitted to whole r
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
 from tst_megatron.analysis.compare.courses import Fit
-from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.analysis.scaling.law import Number
 from tst_megatron.analysis.scaling.law_file import LawRecord
 from tst_megatron.errors import UserError
+from tst_megatron.runs.facts import Topic, differences_of
 from tst_megatron.runs.run import RecordedRun
 from tst_megatron.statistics.array import Array
 from tst_megatron.statistics.power_law import Laws
@@ -37,18 +38,17 @@ class ScalingLaw:
     name: str
     record: LawRecord
 
-    def fit(self, baseline: Group, rows: int) -> Fit:
+    def fit(self, run: RecordedRun, rows: int) -> Fit:
         """As the comparison takes laws, over steps.
 
         Args:
-            baseline: one of its lengths.
+            run: of the baseline.
             rows: copies; the first is the law itself, the others are its draws.
 
         Raises:
-            UserError: the run does not tell its size or its positions, is of another size than the
-                law's runs, or did not end near the law.
+            UserError: the run does not tell its size or its positions, is of another size or of
+                other text than the law's runs, or did not end near the law.
         """
-        run = baseline.runs[0]
         size, positions = self._size(run), _positions_a_step(run)
         self._check(run, size, positions)
         law, draws = self.record.law, self.record.laws
@@ -87,6 +87,12 @@ class ScalingLaw:
         return float(size)
 
     def _check(self, run: RecordedRun, size: float, positions: float) -> None:
+        for topic, told in self.record.text.items():
+            for name, ours, theirs in differences_of(told, run.facts.topics[cast(Topic, topic)]):
+                raise UserError(
+                    f"--scaling {self.name} and {run.name} differ in the {topic} ({name}: {ours} "
+                    f"and {theirs}): fit a law to runs of the same"
+                )
         sizes = self.record.column("n")
         if not sizes.min() / _ROOM <= size <= sizes.max() * _ROOM:
             raise UserError(

@@ -152,7 +152,7 @@ def compare_group(
         return _nothing(groups, candidate, confidence, notes)
     drawn = resample(tuple(curves), ours, draws, seed)
     first, rows = drawn.baselines[0], drawn.candidate
-    given = None if law is None else law.fit(groups[0], len(rows.losses))
+    given = None if law is None else law.fit(groups[0].runs[0], len(rows.losses))
     found = _equal_losses(drawn, candidate, confidence, given)
     notes += found.notes
     data, read_by = equal_data(drawn.baselines, rows, confidence)

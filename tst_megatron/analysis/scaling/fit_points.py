@@ -16,7 +16,7 @@ from tst_megatron.analysis.scaling.intervals import DRAWS, Draws, Kind, draw
 from tst_megatron.analysis.scaling.law import REPEAT_HALF_LIFE, TRAINING_FLOPS, effective_data
 from tst_megatron.analysis.scaling.law_file import LawRecord, LawRun
 from tst_megatron.analysis.scaling.point import BASELINE, Point
-from tst_megatron.analysis.scaling.points import Points
+from tst_megatron.analysis.scaling.points import TEXT, Points
 from tst_megatron.errors import UserError
 from tst_megatron.statistics.array import Array
 
@@ -31,6 +31,7 @@ _CONVERGED = {"seeds": 0.75, "pairs": 0.95}
 # Runs less numbers, below which a bootstrap of pairs is too narrow by itself: of nine runs for five
 # numbers intervals of 95 % held the truth in 86 of 100 made-up studies.
 _FEW_LEFT = 20
+_OF_HASH = 12
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ def fit_points(points: Points, options: Options) -> Fitted:
         ),
         refused=tuple(_sentence(one.sentence) for one in findings if one.refuses),
         left_out=points.left_out,
+        text=points.text,
     )
     return Fitted(record, fitted)
 
@@ -233,6 +235,21 @@ def _notes(points: Points, n: Array, drawn: Draws, numbers: int, options: Option
     return notes
 
 
+def _of_text(points: Points) -> str:
+    """What the losses are of, as far as the runs tell."""
+    tokenizer, text = (points.text.get(topic, {}) for topic in TEXT)
+    told = [
+        f"{name} {str(value)[:_OF_HASH]}"
+        for name, value in (
+            ("tokenizer", tokenizer.get("sha256")),
+            ("text", "+".join(map(str, text.get("data") or ()))),
+            ("sequences", text.get("sequences evaluated")),
+        )
+        if value
+    ]
+    return f"; {', '.join(told)}" if told else ""
+
+
 def _described(fitted: Fit, drawn: Draws, points: Points, options: Options) -> dict[str, str]:
     """What papers on scaling laws mostly do not say of their fits (arXiv 2502.18969)."""
     n, d = fitted.n, fitted.d
@@ -249,7 +266,7 @@ def _described(fitted: Fit, drawn: Draws, points: Points, options: Options) -> d
         "D": f"positions, {d.min():.4g} to {d.max():.4g}",
         "FLOPs": f"{fitted.law.flops_per_position:.3g} N D",
         "runs": f"{len(n)}, each once, at its end, with its own decay",
-        "loss": "held-out, nats a token",
+        "loss": "held-out, nats a token" + _of_text(points),
         "objective": f"Huber's loss of ln L, delta {delta}"
         + ("" if options.delta is not None else ", from the scatter"),
         "starts": "a grid over both exponents, linear in the rest; the best of all",

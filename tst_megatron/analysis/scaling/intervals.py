@@ -164,9 +164,10 @@ def _drawn(
     sought = found.sought.copy()
     # Of ln L, and so of ln E, ln A and ln B.
     sought[:, :3] += np.reshape(mean, (-1, 1))
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         laws = fitted.form.law(sought)
-    kept = np.isfinite(laws.E) & np.isfinite(laws.A) & np.isfinite(laws.B)
+    numbers = (laws.E, laws.A, laws.B, *(of.c0 for of in laws.multipliers.values()))
+    kept = np.isfinite(np.stack([np.asarray(number) for number in numbers])).all(axis=0)
     return Draws(
         law=fitted.law,
         laws=fitted.form.law(sought[kept], fitted.law.flops_per_position),

@@ -1,14 +1,14 @@
 """``law.json``: a fitted law with its draws, the runs it is of, and what has to be said beside it.
 
-The one idea: whoever asks a law something (`predict`, `optimal`, `plot`, `plan`, `compare`) reads
-this file and nothing else, so it has all that an answer needs: every draw for its interval, and the
+The one idea: whoever asks a law something (`predict`, `optimal`, `plot`, `plan`, `compare`, `sweep`)
+reads this file and nothing else, so it has all that an answer needs: every draw for its interval, and the
 runs for how far it can be believed.
 """
 
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tst_megatron.files import write_whole
 from tst_megatron.statistics.array import Array
 from tst_megatron.statistics.interval import Interval
 from tst_megatron.statistics.resampling import interval
+from tst_megatron.strict_json import finite
 
 KIND, SCHEMA_VERSION = "scaling law", 1
 # Of a draw's numbers: enough for a millionth of a loss where A and alpha nearly cancel.
@@ -71,6 +72,8 @@ class LawRecord:
         notes: what a reader should know, a sentence each.
         refused: what spoke against a law and was passed over by ``--force``.
         left_out: names of runs that are not among these, with the reason.
+        text: tokenizer and held-out text of the losses: by topic, facts by name; empty where no
+            run tells any.
     """
 
     law: Law
@@ -81,6 +84,7 @@ class LawRecord:
     notes: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
     left_out: tuple[tuple[str, str], ...] = ()
+    text: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -195,6 +199,7 @@ def write_law(path: Path, record: LawRecord) -> None:
         "notes": list(record.notes),
         "refused": list(record.refused),
         "left_out": [list(one) for one in record.left_out],
+        "text": finite({topic: dict(facts) for topic, facts in record.text.items()}),
         "runs": [asdict(run) for run in record.runs],
         "draws": _of_law(record.laws),
     }
@@ -244,6 +249,7 @@ def read_law(path: Path) -> LawRecord:
             notes=tuple(map(str, content["notes"])),
             refused=tuple(map(str, content["refused"])),
             left_out=tuple((str(name), str(why)) for name, why in content["left_out"]),
+            text={str(topic): dict(facts) for topic, facts in content.get("text", {}).items()},
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not whole ({error!r}): fit it again") from None

@@ -5,11 +5,11 @@ run becomes one point, and what does not belong in one law is left out by name, 
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from itertools import combinations, groupby
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from tst_megatron.analysis.compare.stories import vocabulary, words_of
 from tst_megatron.analysis.scaling.csv_points import is_table, read_table
@@ -24,7 +24,10 @@ Count = Literal["total", "active", "flops"]
 """What is taken for N: all parameters, those that work on a token, FLOPs / (6 positions)."""
 COUNTS: tuple[Count, ...] = get_args(Count)
 _OPERATIONS = 6
-_ALIKE: tuple[Topic, ...] = ("tokenizer", "held-out text")
+TEXT: tuple[Topic, ...] = ("tokenizer", "held-out text")
+"""What a loss is of."""
+Text = Mapping[str, Mapping[str, Any]]
+"""By topic, its facts by name."""
 # What follows from neither size, length nor rate, and moves a loss.
 _SETTINGS = ("global_batch_size", "seq_length", "weight_decay", "adam_beta2", "lr_decay_style")
 _NAMED = 4
@@ -44,12 +47,14 @@ class Points:
         count: what N is.
         left_out: names of runs that are not among them, with the reason.
         notes: what a reader should know of them, a sentence each.
+        text: what their losses are of, by topic, as far as one of them tells.
     """
 
     points: tuple[Point, ...]
     count: Count
     left_out: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    text: Text = field(default_factory=dict)
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -71,6 +76,7 @@ class _Kept:
     points: list[Point] = field(default_factory=list)
     left_out: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    text: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def read_points(
@@ -112,7 +118,7 @@ def read_points(
     _refuse_many_epochs(kept.points, allow_repeats)
     notes += [*kept.notes, *_of_one_rate(kept)]
     notes += [*_rate_notes(kept.points), *_warmup_notes(kept.points), *_thin_notes(kept.points)]
-    return Points(tuple(kept.points), count, tuple(kept.left_out), tuple(notes))
+    return Points(tuple(kept.points), count, tuple(kept.left_out), tuple(notes), kept.text)
 
 
 def _take_runs(runs: Sequence[RecordedRun], kept: _Kept) -> None:
@@ -124,6 +130,7 @@ def _take_runs(runs: Sequence[RecordedRun], kept: _Kept) -> None:
         else:
             kept.left_out.append((run.name, reason))
     _refuse_other_text(whole)
+    kept.text = {topic: _told(topic, whole) for topic in TEXT}
     kept.notes += [*_settings_notes(whole), *_repeat_notes(whole)]
     kept.points += [_point(run) for run in whole]
 
@@ -191,12 +198,17 @@ def _leave_out_losses_that_are_none(kept: _Kept) -> None:
 def _refuse_other_text(runs: Sequence[RecordedRun]) -> None:
     """One law is of one tokenizer and one held-out text: any two that tell theirs are alike."""
     for one, other in combinations(runs, 2):
-        for topic in _ALIKE:
+        for topic in TEXT:
             for name, ours, theirs in differences(topic, one.facts, other.facts):
                 raise UserError(
                     f"{one.name} and {other.name} differ in the {topic} ({name}: {ours} and "
                     f"{theirs}), so their losses are of no common law: fit them apart"
                 )
+
+
+def _told(topic: Topic, runs: Sequence[RecordedRun]) -> dict[str, Any]:
+    """What any of the runs tells; they do not contradict one another."""
+    return {name: value for run in runs for name, value in run.facts.topics[topic].items()}
 
 
 def _settings_notes(runs: Sequence[RecordedRun]) -> list[str]:

@@ -1,11 +1,14 @@
 """What of runs and tables becomes the points of a law, what is left out, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from made_laws import CHINCHILLA
 from made_runs import made_ledger
 
+from tst_megatron.analysis.scaling.law_file import LawRecord, LawRun, read_law, write_law
 from tst_megatron.analysis.scaling.point import BASELINE
 from tst_megatron.analysis.scaling.points import Points, read_points
 from tst_megatron.errors import UserError
@@ -110,6 +113,20 @@ def test_runs_of_other_text_are_of_no_common_law(tmp_path: Path):
     ]
     with pytest.raises(UserError, match=r"a and b differ in the tokenizer .*: fit them apart"):
         read_points(runs)
+
+
+def test_a_law_knows_what_text_its_losses_are_of(tmp_path: Path):
+    runs = [
+        of_size(tmp_path, "told", header={"tokenizer": {"sha256": "a"}}, flags={"eval_iters": 3}),
+        of_size(tmp_path, "untold"),
+    ]
+    text = read_points(runs).text
+    assert text["tokenizer"] == {"sha256": "a"}
+    assert text["held-out text"] == {"sequences evaluated": 12, "seq_length": 128}
+    record = LawRecord(CHINCHILLA, CHINCHILLA, (), "total", {}, text=text)
+    kept = replace(record, runs=(LawRun("told", BASELINE, 1e3, 1e5, 3.0, 1e5),))
+    write_law(tmp_path / "law.json", kept)
+    assert read_law(tmp_path / "law.json").text == text
 
 
 def test_what_n_is_has_to_be_told_by_every_run(tmp_path: Path):

@@ -1,8 +1,8 @@
 """``law.json``: a fitted law with its draws, the runs it is of, and what has to be said beside it.
 
-The one idea: whoever asks a law something (`predict`, `optimal`, `plot`, `plan`, `compare`, `sweep`)
-reads this file and nothing else, so it has all that an answer needs: every draw for its interval, and the
-runs for how far it can be believed.
+The one idea: whoever asks a law something (`predict`, `optimal`, `plot`, `plan`, `compare` and
+`sweep`) reads this file and nothing else, so it has all that an answer needs: every draw for its
+interval, and the runs for how far it can be believed.
 """
 
 import json

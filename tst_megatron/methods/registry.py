@@ -17,7 +17,7 @@ from tst_megatron.runs.facts import TOPICS, Topic
 from tst_megatron.runs.stages import CombinationError
 from tst_megatron.stock import flags
 
-_MODULES = ["tst_megatron.methods.superposition.method"]
+_MODULES = ["tst_megatron.methods.superposition.method", "tst_megatron.methods.growth.method"]
 """Each has a ``METHOD``. What a method needs of Megatron it imports when it is asked for it."""
 
 

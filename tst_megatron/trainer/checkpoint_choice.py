@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tst_megatron.corpora.blend import is_remote
 from tst_megatron.errors import UserError
+from tst_megatron.methods.registry import methods
 from tst_megatron.trainer.checkpoint_files import CONFIG, fault_of
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,25 @@ def checkpoint_of(args: argparse.Namespace) -> Checkpoint | None:
             f"{brief.step} in {brief.root}, which Megatron would load: move that away"
         )
     return brief if _number(brief) >= _number(found) else found
+
+
+def goes_on_flags(args: argparse.Namespace) -> list[str]:
+    """Flags by which a run that started from another one's checkpoint goes on from its own.
+
+    Args:
+        args: Megatron's flags, with a method's that starts so; of any other run there are none.
+    """
+    if args.save is None or args.load is None or is_remote(args.save):
+        return []
+    if not any(method.starts_from_another and method.is_on(args) for method in methods()):
+        return []
+    same = os.path.realpath(args.save) == os.path.realpath(args.load)
+    step = None if same else _read_tracker(Path(args.save))
+    if step is None:
+        return []
+    # It may have been another step that the run started from.
+    number = [] if args.ckpt_step is None else [f"--ckpt-step={step}"]
+    return [f"--load={args.save}", *number]
 
 
 def check_load(args: argparse.Namespace, looks_at_files: bool) -> None:

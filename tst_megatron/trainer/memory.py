@@ -7,6 +7,7 @@ the arguments that were saved; there is nothing else to save or to compare.
 import argparse
 import logging
 import zipfile
+from collections.abc import Collection
 from functools import cache
 from typing import Any
 
@@ -54,11 +55,17 @@ def check_resume(args: argparse.Namespace, run: Run) -> argparse.Namespace | Non
     saved: argparse.Namespace | None = saved_state(chosen).get("args")
     if saved is None:
         return None
-    _check_shape(args, chosen, saved)
-    _check_optimizer(args, chosen, saved)
     parts = {part.name: part for part in run.parts}
+    remembered = {method.name: method.remembered(saved) for method in methods()}
+    may_differ = {
+        name
+        for part in run.parts
+        for name in part.other_model(saved, remembered[part.name], chosen.step or 0)
+    }
+    _check_shape(args, chosen, saved, may_differ)
+    _check_optimizer(args, chosen, saved)
     for method in methods():
-        before = method.remembered(saved)
+        before = remembered[method.name]
         if method.name in parts:
             parts[method.name].resume(args, before, chosen.step or 0)
         elif before is not None and args.rank == 0:
@@ -67,14 +74,24 @@ def check_resume(args: argparse.Namespace, run: Run) -> argparse.Namespace | Non
     return saved if chosen.step else None
 
 
-def _check_shape(args: argparse.Namespace, chosen: Checkpoint, saved: Any) -> None:
+def _check_shape(
+    args: argparse.Namespace, chosen: Checkpoint, saved: Any, may_differ: Collection[str]
+) -> None:
     """What Megatron fails over in a resume once all ranks are up: what it asserts
     (``check_checkpoint_args``), and what decides the shapes of tensors.
+
+    Args:
+        args: Megatron's validated arguments.
+        chosen: the checkpoint.
+        saved: its arguments.
+        may_differ: names in which a method makes up for a difference.
     """
     names = [*_asserted(args), *_shapes(args, saved)]
     if has_file_a_rank(chosen.folder):
         names += _OF_A_RANK
     for name in names:
+        if name in may_differ:
+            continue
         before, now = _value(saved, name), _value(args, name)
         if before in (None, now):
             continue

@@ -1,0 +1,212 @@
+"""A small model's run goes on in a deeper one, through the real trainer, in every layout."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from saved import parameters, tensors
+from trainer import TINY, Job, Result, run, run_all
+
+from tst_megatron.methods.growth.layers import layer_map
+from tst_megatron.methods.growth.noise import noise, standard_deviation
+from tst_megatron.runs.inputs import read_runs
+
+SMALL, LARGE, CUT, STEPS = 2, 4, 4, 10
+LAYER = "decoder.layers."
+RESHARDABLE = ("--use-distributed-optimizer", "--dist-ckpt-optim-fully-reshardable")
+# Of the same samples every time, so that losses of one function are one number.
+FIXED = "--fixed-validation"
+# A run that ends where its checkpoint does has a schedule of its own.
+ENDED = ("--override-opt_param-scheduler",)
+
+
+@pytest.fixture(scope="module")
+def small(corpus, tmp_path_factory) -> Job:
+    """Two layers; the fourth of ten steps is kept, and is where the others begin."""
+    out = tmp_path_factory.mktemp("growth") / "small"
+    flags = (*TINY, *corpus.flags, *RESHARDABLE, f"--save={out / 'kept'}", "--save-interval=4")
+    job = Job(out, (*flags, "--exit-interval=4", "--eval-interval=4", FIXED))
+    run(job)
+    return job
+
+
+def grown(small: Job, corpus, out: Path, *flags: str, ranks: int = 1, steps: int = STEPS) -> Job:
+    own = (f"--num-layers={LARGE}", f"--load={small.out / 'kept'}", f"--save={out / 'kept'}")
+    rest = (f"--train-iters={steps}", "--save-interval=3", FIXED, *flags)
+    return Job(out, (*TINY, *corpus.flags, *RESHARDABLE, *own, *rest), ranks)
+
+
+def layers_of(found: dict[str, torch.Tensor], prefix: str = "") -> dict[str, torch.Tensor]:
+    """Tensors with an axis of layers, a row a layer."""
+    return {name: value for name, value in found.items() if name.startswith(f"{prefix}{LAYER}")}
+
+
+@pytest.fixture(scope="module")
+def at_once(small: Job, corpus, tmp_path_factory) -> dict[str, Job]:
+    """Grown models as they are loaded: a run that ends where the small one did saves them."""
+    root = tmp_path_factory.mktemp("at-once")
+    ways = {
+        "stack": ("--grow=stack",),
+        "list": ("--grow=1,0,0-1",),
+        "zero": ("--grow=zero", "--grow-optimizer=new"),
+        "noise": ("--grow=stack", "--grow-noise=0.2"),
+    }
+    jobs = {
+        name: grown(small, corpus, root / name, *ENDED, *flags, steps=CUT)
+        for name, flags in ways.items()
+    }
+    run_all(list(jobs.values()))
+    return jobs
+
+
+@pytest.mark.parametrize("name", ["stack", "list"])
+def test_every_layer_is_its_source_with_its_moments(small, at_once, name):
+    operator = at_once[name].flags[-1].removeprefix("--grow=")
+    sources = list(layer_map(operator, SMALL, LARGE).sources)
+    before, after = (tensors(job.out / "kept", CUT) for job in (small, at_once[name]))
+    model = layers_of(before)
+    assert len(model) == 6
+    for prefix in ("", "optimizer.state.exp_avg.", "optimizer.state.exp_avg_sq."):
+        for key in model:
+            assert torch.equal(after[prefix + key], before[prefix + key][sources])
+    outside = [key for key in parameters(small.out / "kept", CUT) if key not in model]
+    assert len(outside) == 3
+    for key in outside:
+        assert torch.equal(after[key], before[key])
+
+
+def test_a_silent_layer_adds_nothing(small, at_once):
+    after = tensors(at_once["zero"].out / "kept", CUT)
+    outputs = [key for key in layers_of(after) if "linear_proj" in key or "linear_fc2" in key]
+    assert len(outputs) == 2
+    for key in outputs:
+        assert not after[key][SMALL:].any()
+        assert after[key][:SMALL].any()
+    ends = [read_runs([job.out / "ledger.jsonl"])[0].curve for job in (small, at_once["zero"])]
+    # Of one function: the same digits, all that a ledger has.
+    assert ends[1].steps[-1] == ends[0].steps[-1] == CUT
+    assert ends[1].losses[-1] == ends[0].losses[-1]
+
+
+def test_a_new_optimizer_begins_at_nothing_and_keeps_its_schedule(small, at_once):
+    before, after = (tensors(job.out / "kept", CUT) for job in (small, at_once["zero"]))
+    moments = [key for key in after if key.startswith("optimizer.state.exp_avg")]
+    assert len(moments) == 2 * 9
+    assert not any(after[key].any() for key in moments)
+    assert all(before[key].any() for key in moments)
+
+
+def test_noise_is_in_the_matrices_of_what_repeats(small, at_once):
+    before, after = (tensors(job.out / "kept", CUT) for job in (small, at_once["noise"]))
+    for key, value in layers_of(before).items():
+        name = key.removeprefix(LAYER)
+        assert torch.equal(after[key][:SMALL], value)
+        for layer in range(SMALL, LARGE):
+            wanted = value[layer - SMALL]
+            if value.dim() == 3:
+                deviation = standard_deviation(name, 32, LARGE)
+                wanted = 0.8 * wanted + 0.2 * deviation * noise(1234, layer, name, wanted.shape)
+            torch.testing.assert_close(after[key][layer], wanted, rtol=1e-6, atol=1e-9)
+            assert torch.equal(after[f"optimizer.state.param.{key}"], after[key])
+
+
+@pytest.mark.parametrize("layout", ["tensor", "pipeline"])
+def test_any_layout_grows_the_same_model(small, at_once, corpus, tmp_path, layout):
+    flags = (*ENDED, f"--{layout}-model-parallel-size=2", "--grow=stack", "--grow-noise=0.2")
+    job = grown(small, corpus, tmp_path, *flags, ranks=2, steps=CUT)
+    run(job)
+    mine, theirs = tensors(tmp_path / "kept", CUT), tensors(at_once["noise"].out / "kept", CUT)
+    assert mine.keys() == theirs.keys()
+    for name, value in theirs.items():
+        if not name.startswith(("rng_state", "rerun_state")):
+            assert torch.equal(mine[name], value), name
+
+
+@pytest.fixture(scope="module")
+def unbroken(small, corpus, tmp_path_factory) -> Result:
+    return run(grown(small, corpus, tmp_path_factory.mktemp("grown") / "run", "--grow=stack"))
+
+
+def test_steps_samples_and_rate_go_on(small, unbroken):
+    first, *_, last = unbroken.ledger.steps
+    assert (first["step"], last["step"]) == (CUT + 1, STEPS)
+    assert first["positions"] == (CUT + 1) * 4 * 16
+    # Warmed up in the small model's steps; the last three of ten decay.
+    rates = [line["learning_rate"] for line in unbroken.ledger.steps]
+    assert rates[:2] == [1e-2] * 2
+    assert rates[-1] < rates[-2] < rates[-3] < 1e-2
+    header = unbroken.ledger.header
+    (method,) = header["methods"]
+    assert [stage["name"] for stage in method["stages"]] == ["2 layers", "single tokens"]
+    assert [stage["samples"] for stage in method["stages"]] == [CUT * 4, (STEPS - CUT) * 4]
+    (parent,) = header["parents"]
+    assert parent["ledger"] == str(small.out / "ledger.jsonl")
+    assert parent["step"] == CUT
+    grown_run, small_run = (
+        read_runs([file])[0] for file in (unbroken.ledger_file, small.out / "ledger.jsonl")
+    )
+    # What the small model cost is in it, once.
+    spent, before = grown_run.steps.flops, small_run.steps.flops[-1]
+    step = spent[-1] - spent[-2]
+    assert spent[-1] == pytest.approx(before + (STEPS - CUT) * step)
+    assert step > 1.1 * before / CUT
+
+
+def test_the_same_command_goes_on_from_what_has_grown(small, unbroken, corpus, tmp_path):
+    job = grown(small, corpus, tmp_path, "--grow=stack", "--exit-interval=6")
+    run(job)
+    assert (tmp_path / "kept/iter_0000006").is_dir()
+    ended = run(replace(job, flags=job.flags[:-1]))
+    assert [line["step"] for line in ended.ledger.steps] == list(range(CUT + 1, STEPS + 1))
+    assert ended.losses == unbroken.losses
+    mine, theirs = (tensors(place, STEPS) for place in (tmp_path / "kept", kept_of(unbroken)))
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    again = run(replace(job, flags=(*job.flags[:-1], "--grow-optimizer=new")), check=False)
+    assert again.code == 2
+    assert "has grown with optimizer keep, and growth is done" in again.output
+
+
+def kept_of(result: Result) -> Path:
+    return result.ledger_file.parent / "kept"
+
+
+MODELS = {
+    "experts": (
+        *("--num-experts=2", "--moe-router-topk=1", "--moe-ffn-hidden-size=32"),
+        *("--moe-router-pre-softmax", "--moe-layer-freq=([0,1])", "--expert-model-parallel-size=1"),
+        *("--moe-token-dispatcher-type=alltoall", "--moe-router-load-balancing-type=none"),
+    ),
+    "hybrid": ("--hybrid-layer-pattern=*-",),
+}
+DEEPER = {
+    "experts": (
+        *("--grow=0,1,0,1", "--moe-layer-freq=([0,1]*2)", "--expert-model-parallel-size=2"),
+        "--num-layers=4",
+    ),
+    "hybrid": ("--grow=stack", "--hybrid-layer-pattern=*-*-", "--pipeline-model-parallel-size=1"),
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_layers_of_several_kinds_grow(corpus, tmp_path, model):
+    plain = tuple(flag for flag in TINY if model != "hybrid" or "--num-layers" not in flag)
+    common = (*plain, *corpus.flags, FIXED, *MODELS[model])
+    before = Job(
+        tmp_path / "small", (*common, f"--save={tmp_path / 'small/kept'}", "--save-interval=4")
+    )
+    run(replace(before, flags=(*before.flags, "--exit-interval=4")))
+    ranks = 2 if model == "experts" else 1
+    rest = (*ENDED, f"--load={tmp_path / 'small/kept'}", f"--save={tmp_path / 'large/kept'}")
+    flags = (*common, *DEEPER[model], *rest, "--save-interval=3", f"--train-iters={CUT}")
+    run(Job(tmp_path / "large", flags, ranks))
+    small, large = (tensors(tmp_path / name / "kept", CUT) for name in ("small", "large"))
+    copied = 0
+    for name in (name for name in small if LAYER in name):
+        source = int(name.partition(LAYER)[2].partition(".")[0])
+        for layer in (source, source + SMALL):
+            other = name.replace(f"{LAYER}{source}.", f"{LAYER}{layer}.")
+            assert torch.equal(large[other], small[name]), other
+            copied += 1
+    assert copied >= 2 * 3 * 7

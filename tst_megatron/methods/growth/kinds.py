@@ -1,0 +1,62 @@
+"""What kind each layer of a model is, from Megatron's arguments: a layer is copied to its like."""
+
+from typing import Any
+
+from tst_megatron.errors import UserError
+from tst_megatron.methods.growth.layers import LayerMap, layer_map
+
+_DENSE, _EXPERTS = "-", "E"
+
+
+def kinds_of(args: Any) -> str:
+    """A letter a layer: a hybrid model's own, else whether the layer's MLP has experts.
+
+    Args:
+        args: Megatron's validated arguments, a run's or a checkpoint's.
+    """
+    pattern = _pattern(args)
+    if pattern is not None:
+        # Behind a slash are the layers of multi-token prediction, which are copied as they are.
+        return str(pattern).partition("/")[0].replace("|", "")
+    layers = int(args.num_layers)
+    if not getattr(args, "num_experts", None):
+        return _DENSE * layers
+    every = getattr(args, "moe_layer_freq", 1)
+    if isinstance(every, int):
+        return "".join(_DENSE if layer % every else _EXPERTS for layer in range(layers))
+    return "".join(_EXPERTS if one else _DENSE for one in every)
+
+
+def grown_layers(operator: str, saved: Any, args: Any) -> LayerMap:
+    """The list by which a checkpoint's model becomes a run's.
+
+    Args:
+        operator: as `layer_map` takes it.
+        saved: the checkpoint's arguments.
+        args: the run's.
+
+    Raises:
+        UserError: they do not fit, or a layer would be copied to one of another kind.
+    """
+    small, large = kinds_of(saved), kinds_of(args)
+    if (_pattern(saved) is None) != (_pattern(args) is None):
+        raise UserError(
+            "--grow copies layers between models of one class, and of checkpoint and run only one "
+            "has a --hybrid-layer-pattern: give both one, or neither"
+        )
+    found = layer_map(operator, len(small), len(large))
+    for layer, source in enumerate(found.sources):
+        if large[layer] != small[source]:
+            by = "--hybrid-layer-pattern" if _pattern(args) is not None else "--moe-layer-freq"
+            raise UserError(
+                f"--grow {operator} copies layer {source} of the checkpoint ({small[source]}) to "
+                f"layer {layer} of the model ({large[layer]}), which is of another kind: change "
+                f"{by} so that each layer is of its source's kind"
+            )
+    return found
+
+
+def _pattern(args: Any) -> Any:
+    found = getattr(args, "hybrid_layer_pattern", None)
+    # As it was called before.
+    return found or getattr(args, "hybrid_override_pattern", None) or None

@@ -310,6 +310,10 @@ class Method:
         """Of the parsed arguments that are the method's, such as ``tst_``."""
         return f"{self.flag_prefix.replace('-', '_')}_"
 
+    def has_argument(self, name: str) -> bool:
+        """Whether a parsed argument is the method's: it has its prefix, or is that alone."""
+        return f"{name}_".startswith(self.argument_prefix)
+
     forms: ClassVar[tuple[frozenset[str], ...]] = ()
     starts_from_another: ClassVar[bool] = False
 

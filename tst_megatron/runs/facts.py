@@ -54,8 +54,6 @@ class Parent:
         flops: spent up to there, by its own parents too; None where not known.
         gpu_hours: likewise.
         data_tokens: likewise.
-        is_counted_on: whether the run's own steps, FLOPs and data go on from these counts, so that
-            GPU hours alone are beside them.
     """
 
     ledger: str | None
@@ -63,10 +61,6 @@ class Parent:
     flops: float | None = None
     gpu_hours: float | None = None
     data_tokens: float | None = None
-    is_counted_on: bool = False
-
-
-_OF_PARENT = [field.name for field in fields(Parent)]
 
 
 @dataclass(frozen=True)
@@ -127,7 +121,7 @@ def facts_of(header: Mapping[str, Any]) -> Facts:
         recipe=(header.get("recipe") or {}).get("name"),
         methods=_methods(header),
         parents=tuple(
-            Parent(**({"ledger": None, "step": 0} | {n: told[n] for n in _OF_PARENT if n in told}))
+            Parent(**{field.name: told.get(field.name) for field in fields(Parent)})
             for told in header.get("parents") or ()
         ),
         planned_steps=_steps(flags, "train_iters", "train_samples"),

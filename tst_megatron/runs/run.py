@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tst_megatron.runs.active_parameters import impossible_count
-from tst_megatron.runs.facts import Facts, Parent, facts_of
+from tst_megatron.runs.facts import Facts, facts_of
 from tst_megatron.runs.flag_roles import Role
 from tst_megatron.runs.ledger import Ledger
 from tst_megatron.runs.spans import Span, spans_of
@@ -26,8 +26,6 @@ _TOLERANCE = 1e-6
 # Losses of an end alone, which sources have of several evaluations, tell no two runs apart.
 _FEWEST = 2
 _SPENT = ("flops", "gpu_hours", "data_tokens")
-# Of these, what a run's own lines have where it counts on from its parent.
-_COUNTED_ON = ("flops", "data_tokens")
 _PLAIN = Vocabulary()
 
 Lines = Sequence[Mapping[str, Any]]
@@ -260,17 +258,12 @@ def logged_decay_start(steps: StepSeries) -> int | None:
 
 
 def _with_parents(run: RecordedRun) -> RecordedRun:
-    """With what its parents spent; what a parent does not tell is not known of it either.
+    """With what was spent before its step 0; what a parent does not tell is not known of it either.
 
     No ledger tells how long parents took by the clock.
     """
     parents = run.facts.parents
-
-    def spent_by(parent: Parent, name: str) -> float:
-        is_in_it = parent.is_counted_on and name in _COUNTED_ON
-        return 0.0 if is_in_it else _or_nan(getattr(parent, name))
-
-    spent = {name: sum(spent_by(parent, name) for parent in parents) for name in _SPENT}
+    spent = {name: sum(_or_nan(getattr(parent, name)) for parent in parents) for name in _SPENT}
 
     def adding[T: (Curve, StepSeries)](series: T) -> T:
         columns = {name: getattr(series, name) + spent[name] for name in _SPENT}

@@ -9,6 +9,7 @@ import logging
 import zipfile
 from collections.abc import Collection
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -72,6 +73,22 @@ def check_resume(args: argparse.Namespace, run: Run) -> argparse.Namespace | Non
             # Without the method's flags the run is Megatron's own, and so may be meant.
             logger.warning("The checkpoint in %s %s.", args.load, method.goes_on_without(before))
     return saved if chosen.step else None
+
+
+def ledger_before(args: argparse.Namespace) -> Path:
+    """Where the run that this one goes on from has its ledger.
+
+    Args:
+        args: Megatron's, of a run that goes on from a checkpoint in ``load``.
+
+    Returns:
+        The ledger beside the checkpoint; where there is none the one that its arguments name.
+    """
+    beside = Path(args.load) / "ledger.jsonl"
+    if beside.exists() or (chosen := checkpoint_of(args)) is None:
+        return beside
+    named = getattr(saved_state(chosen).get("args"), "ledger", None)
+    return Path(named) if named is not None and Path(named).is_file() else beside
 
 
 def _check_shape(

@@ -126,11 +126,11 @@ def load_grown(
     loaded: dict[str, Any] = {}
     with _asking(growth, loaded):
         # Without its optimizer Megatron forgets the schedule too.
-        args.no_load_optim = not growth.keeps_optimizer
+        before, args.no_load_optim = args.no_load_optim, not growth.keeps_optimizer or None
         try:
             found = load(ddp_model, optimizer, opt_param_scheduler, *rest, **options)
         finally:
-            args.no_load_optim = False
+            args.no_load_optim = before
     if not growth.keeps_optimizer and opt_param_scheduler is not None:
         opt_param_scheduler.load_state_dict(loaded["opt_param_scheduler"])
     return found

@@ -7,21 +7,13 @@ small model's steps are a stage of the run.
 
 import argparse
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from tst_megatron.errors import UserError
 from tst_megatron.methods.growth.kinds import grown_layers, kinds_of
 from tst_megatron.methods.method import Run
-from tst_megatron.runs.facts import Parent
-from tst_megatron.runs.ledger import LedgerError, read_ledger
-from tst_megatron.runs.run import run_of_ledger
 from tst_megatron.runs.stages import ORDINARY, Stage
 from tst_megatron.stock.batch_sizes import BatchSizes, train_steps
 
@@ -30,7 +22,6 @@ if TYPE_CHECKING:
 
 _OWN = ("operator", "noise", "optimizer")
 """Of what is remembered, that which flags say again."""
-_PARENT = "parent"
 
 
 class GrownRun(Run):
@@ -79,7 +70,7 @@ class GrownRun(Run):
     @property
     def facts(self) -> Mapping[str, Any]:
         """How it grows, and when."""
-        return {name: value for name, value in self.saved().items() if name != _PARENT}
+        return self.saved()
 
     def saved(self) -> dict[str, Any]:
         """Likewise; before there is a checkpoint what the flags say."""
@@ -111,7 +102,6 @@ class GrownRun(Run):
         }
         if before is not None:
             self._grown["before"] = before
-        self._grown[_PARENT] = asdict(_parent(saved, step))
         return frozenset({"num_layers"})
 
     def resume(self, args: argparse.Namespace, before: Any, step: int) -> None:
@@ -140,11 +130,6 @@ class GrownRun(Run):
             )
         self._grown = before
 
-    def parents(self) -> Sequence[Any]:
-        """The small model's run."""
-        told = self._grown.get(_PARENT)
-        return () if told is None else (Parent(**told),)
-
     def load_checkpoint(self, load: Callable[..., Any]) -> Callable[..., Any]:
         """Megatron's, of a model with other layers, where it is to grow."""
         if self._growth is None:
@@ -170,28 +155,3 @@ def _check_kept_optimizer(args: argparse.Namespace, saved: argparse.Namespace) -
             "it cannot grow: save it once with --dist-ckpt-optim-fully-reshardable, or begin it "
             "anew with --grow-optimizer new"
         )
-
-
-def _parent(saved: argparse.Namespace, step: int) -> Parent:
-    """What was spent on the small model, as far as its ledger tells."""
-    path = getattr(saved, "ledger", None)
-    if path is None or not Path(path).is_file():
-        return Parent(None, step, is_counted_on=True)
-    try:
-        steps = run_of_ledger(read_ledger(Path(path)), "").steps
-    except LedgerError:
-        return Parent(str(path), step, is_counted_on=True)
-    until = np.flatnonzero(steps.steps <= step)
-    if not until.size:
-        return Parent(str(path), step, is_counted_on=True)
-    flops, hours, tokens = (
-        float(column[until[-1]]) for column in (steps.flops, steps.gpu_hours, steps.data_tokens)
-    )
-    return Parent(
-        str(path),
-        step,
-        flops=flops if math.isfinite(flops) else None,
-        gpu_hours=hours if math.isfinite(hours) else None,
-        data_tokens=tokens if math.isfinite(tokens) else None,
-        is_counted_on=True,
-    )

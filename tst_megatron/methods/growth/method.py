@@ -6,6 +6,7 @@ from tst_megatron.errors import UserError
 from tst_megatron.methods.growth import flags
 from tst_megatron.methods.growth.run import GrownRun
 from tst_megatron.methods.growth.story import GrowthStory
+from tst_megatron.methods.growth.terms import GrowthTerms
 from tst_megatron.methods.method import Method, Run
 
 _ALONE = (
@@ -34,8 +35,6 @@ class GrowthMethod(Method):
         """Growth reads Megatron's own format, and goes on in the run that it reads."""
         if not self.is_on(args):
             return
-        if args.load is None:
-            raise UserError("--grow starts from a checkpoint: name a smaller model's in --load")
         if args.no_load_optim:
             # Megatron would forget the learning rate's schedule with it.
             raise UserError("--grow with --no-load-optim: give --grow-optimizer new in its place")
@@ -57,6 +56,10 @@ class GrowthMethod(Method):
     def run(self, args: argparse.Namespace) -> Run:
         """As `GrownRun`."""
         return GrownRun(args)
+
+    def terms(self) -> GrowthTerms:
+        """As `GrowthTerms`."""
+        return GrowthTerms()
 
     def story(self) -> GrowthStory:
         """In layers."""

@@ -78,6 +78,11 @@ class GrownRun(Run):
         own = {"operator": args.grow, "noise": args.grow_noise, "optimizer": args.grow_optimizer}
         return own | self._grown
 
+    def check(self, args: argparse.Namespace) -> None:
+        """Check that there is something to start from; a plan needs none."""
+        if args.load is None:
+            raise UserError("--grow starts from a checkpoint: name a smaller model's in --load")
+
     def other_model(self, saved: argparse.Namespace, before: Any, step: int) -> frozenset[str]:
         """The number of layers, where the checkpoint's is another."""
         args = self._args

@@ -79,7 +79,7 @@ def _check_flags_of(point: EntryPoint, method: Method) -> None:
             "package, or uninstall it"
         ) from None
     for name in parser._option_string_actions:
-        if not name.startswith(f"--{method.flag_prefix}-"):
+        if not f"{name}-".startswith(f"--{method.flag_prefix}-"):
             raise UserError(
                 f"{_in_words(point)} adds the flag {name}, which does not begin with "
                 f"--{method.flag_prefix}-: mend the package, or uninstall it"

@@ -10,6 +10,7 @@ from tst_megatron.runs.stages import Fact, Stage
 class GrowthStory(Story):
     """In layers: how many there were, for how long, and how they became more."""
 
+    absence = "did not grow"
     facts: ClassVar[Mapping[str, Fact]] = {"num_layers": None}
     flags: ClassVar[frozenset[str]] = frozenset({"grow", "grow_noise", "grow_optimizer"})
     explained: ClassVar[tuple[str, ...]] = (

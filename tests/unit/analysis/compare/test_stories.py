@@ -59,16 +59,12 @@ def test_it_is_told_in_plain_words(tmp_path: Path) -> None:
     (baseline,) = group([run(tmp_path, "b")], "baseline")
     assert reasons_against([baseline], [widened]) == []
     assert settings_apart(baseline, widened) == ["widening"]
-    itself = (
-        'The baseline "small model for 25 %" had widening itself: the comparison is of two ways'
-    )
+    itself = 'The baseline "small model for 25 %" had widening itself: the comparison is of two'
     assert any(note.startswith(itself) for note in notes_on([widened], [widened]))
     assert "had widening and the candidate had not" in reasons_against([widened], [baseline])[0]
     notes = notes_on([baseline], side(run(tmp_path, "c")))
-    assert (
-        '"ordinary" saw no bags and did not grow and was not widened: the comparison is of two ordinary runs.'
-        in notes
-    )
+    without = '"ordinary" saw no bags and did not grow and was not widened'
+    assert f"{without}: the comparison is of two ordinary runs." in notes
 
 
 def test_what_it_may_differ_in_is_no_reason(tmp_path: Path) -> None:
@@ -85,10 +81,10 @@ def test_what_it_may_differ_in_is_no_reason(tmp_path: Path) -> None:
 
 def test_its_own_settings_are_not_beside_it(tmp_path: Path) -> None:
     one = run(tmp_path, "b", flags={"lr": 1})
-    other = run(tmp_path, "a", "widening", flags={"lr": 2, "grow_width": 2})
+    other = run(tmp_path, "a", "widening", flags={"lr": 2, "widen_width": 2})
     (note,) = settings_notes(one, other)
-    assert note.startswith("Besides growth these settings differ (baseline / candidate): lr (1 /")
-    assert "grow_width" not in note
+    assert note.startswith("Besides widening these settings differ (baseline / candidate): lr (1 /")
+    assert "widen_width" not in note
 
 
 def test_a_method_that_there_is_not_any_more(tmp_path: Path) -> None:

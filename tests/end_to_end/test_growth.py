@@ -113,9 +113,17 @@ def test_noise_is_in_the_matrices_of_what_repeats(small, at_once):
             assert torch.equal(after[f"optimizer.state.param.{key}"], after[key])
 
 
-@pytest.mark.parametrize("layout", ["tensor", "pipeline"])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "--tensor-model-parallel-size=2",
+        "--pipeline-model-parallel-size=2",
+        # Two data-parallel ranks, which read a half each.
+        "--ckpt-fully-parallel-load",
+    ],
+)
 def test_any_layout_grows_the_same_model(small, at_once, corpus, tmp_path, layout):
-    flags = (*ENDED, f"--{layout}-model-parallel-size=2", "--grow=stack", "--grow-noise=0.2")
+    flags = (*ENDED, layout, "--grow=stack", "--grow-noise=0.2")
     job = grown(small, corpus, tmp_path, *flags, ranks=2, steps=CUT)
     run(job)
     mine, theirs = tensors(tmp_path / "kept", CUT), tensors(at_once["noise"].out / "kept", CUT)

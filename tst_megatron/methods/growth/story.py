@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from tst_megatron.methods.story import Story, Told, percent
+from tst_megatron.runs.facts import TOPICS, Topic
 from tst_megatron.runs.stages import Fact, Stage
 
 
@@ -11,6 +12,8 @@ class GrowthStory(Story):
     """In layers: how many there were, for how long, and how they became more."""
 
     absence = "did not grow"
+    # Both controls are compared with: the large model from scratch, and the small one trained on.
+    topics: ClassVar[tuple[Topic, ...]] = tuple(topic for topic in TOPICS if topic != "model")
     facts: ClassVar[Mapping[str, Fact]] = {"num_layers": None}
     flags: ClassVar[frozenset[str]] = frozenset({"grow", "grow_noise", "grow_optimizer"})
     explained: ClassVar[tuple[str, ...]] = (

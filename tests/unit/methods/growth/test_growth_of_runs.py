@@ -10,6 +10,7 @@ from tst_megatron.methods.growth.method import METHOD
 from tst_megatron.methods.growth.run import GrownRun
 from tst_megatron.methods.story import Told
 from tst_megatron.runs.stages import Stage
+from tst_megatron.trainer.checkpoint_choice import TRACKER, goes_on_flags
 
 RUN = {
     "num_layers": 4,
@@ -179,3 +180,19 @@ def test_its_words():
     assert METHOD.story().words(told) == (
         "2 layers for 25 %, then stack to 8 with noise 0.2, new optimizer"
     )
+
+
+def test_a_run_goes_on_from_its_own_once_it_has_one(tmp_path):
+    given = {"load": str(tmp_path / "small"), "save": str(tmp_path / "own"), "ckpt_step": None}
+    off = {"tst_bag_size": None, "tst_schedule": None}
+    assert goes_on_flags(args(**given, **off)) == []
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / TRACKER).write_text("7")
+    assert goes_on_flags(args(**given, **off)) == [f"--load={tmp_path / 'own'}"]
+    started_at = given | {"ckpt_step": 3}
+    assert goes_on_flags(args(**started_at, **off)) == [
+        f"--load={tmp_path / 'own'}",
+        "--ckpt-step=7",
+    ]
+    assert goes_on_flags(args(**given, **off, **{"grow": None})) == []
+    assert goes_on_flags(args(**given | {"load": given["save"]}, **off)) == []

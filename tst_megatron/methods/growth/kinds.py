@@ -1,15 +1,23 @@
 """What kind each layer of a model is, from Megatron's arguments: a layer is copied to its like."""
 
+from collections.abc import Callable
 from typing import Any
 
 from tst_megatron.errors import UserError
 from tst_megatron.methods.growth.layers import LayerMap, layer_map
 
-_DENSE, _EXPERTS = "-", "E"
+# (linear attention, experts)
+_KINDS = {
+    (False, False): "-",
+    (False, True): "E",
+    (True, False): "l",
+    (True, True): "L",
+}
 
 
 def kinds_of(args: Any) -> str:
-    """A letter a layer: a hybrid model's own, else whether the layer's MLP has experts.
+    """A letter a layer: a hybrid model's own, else whether the layer's MLP has experts, and whether
+    its attention is a linear one.
 
     Args:
         args: Megatron's validated arguments, a run's or a checkpoint's.
@@ -19,12 +27,23 @@ def kinds_of(args: Any) -> str:
         # Behind a slash are the layers of multi-token prediction, which are copied as they are.
         return str(pattern).partition("/")[0].replace("|", "")
     layers = int(args.num_layers)
-    if not getattr(args, "num_experts", None):
-        return _DENSE * layers
-    every = getattr(args, "moe_layer_freq", 1)
-    if isinstance(every, int):
-        return "".join(_DENSE if layer % every else _EXPERTS for layer in range(layers))
-    return "".join(_EXPERTS if one else _DENSE for one in every)
+    experts = [0] * layers
+    if getattr(args, "num_experts", None):
+        experts = _of_each(getattr(args, "moe_layer_freq", 1), layers, lambda n, i: i % n == 0)
+    linear = [0] * layers
+    if every := getattr(args, "linear_attention_freq", None):
+        # The last of every so many is ordinary.
+        linear = _of_each(every, layers, lambda n, i: (i + 1) % n != 0)
+    return "".join(
+        _KINDS[bool(one), bool(other)] for one, other in zip(linear, experts, strict=True)
+    )
+
+
+def _of_each(given: Any, layers: int, is_one: Callable[[int, int], bool]) -> list[int]:
+    """A list as it is; what a number says of each layer."""
+    if isinstance(given, int):
+        return [int(is_one(given, layer)) for layer in range(layers)]
+    return [int(one) for one in given]
 
 
 def grown_layers(operator: str, saved: Any, args: Any) -> LayerMap:

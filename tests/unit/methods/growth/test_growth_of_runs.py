@@ -129,6 +129,11 @@ def test_a_bucketed_optimizer_can_be_left():
         ({"num_layers": 4, "num_experts": 2, "moe_layer_freq": 2}, "E-E-"),
         ({"num_layers": 3, "num_experts": 2, "moe_layer_freq": [0, 1, 1]}, "-EE"),
         ({"hybrid_layer_pattern": "M*-|M*-/*-/*-"}, "M*-M*-"),
+        ({"num_layers": 4, "linear_attention_freq": 2}, "l-l-"),
+        (
+            {"num_layers": 2, "num_experts": 2, "linear_attention_freq": [1, 0]},
+            "LE",
+        ),
     ],
 )
 def test_kinds_of_layers(of, kinds):

@@ -69,6 +69,12 @@ class Size:
     highest_rate: float
 
     @property
+    def parameters(self) -> float:
+        """As its name has them."""
+        units = {"k": 1e3, "M": 1e6}
+        return float(self.name[:-1]) * units[self.name[-1]]
+
+    @property
     def flags(self) -> tuple[str, ...]:
         """Megatron's."""
         return (

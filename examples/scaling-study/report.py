@@ -10,12 +10,14 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from study import LONG, MIDDLE, SEEDS, SHORT, SIDES, SIZES, Run, Size, Study
+from trends import Place, Trend, table_of_trends, trends
 
 from tst_megatron.analysis.compare.compare import compare_paths
 from tst_megatron.analysis.compare.result import Comparison, Prices
@@ -37,6 +39,7 @@ from tst_megatron.strict_json import finite
 
 _LENGTHS = (SHORT, MIDDLE, LONG)
 _SHOWN = 0.6
+_OF_SIZES = ("#0072b2", "#009e73", "#d55e00", "#cc79a7", "#5f6368")
 _COLOURS = {"baseline": "#5f6368", "bags": "#d55e00"}
 
 
@@ -125,8 +128,13 @@ def _compared(study: Study, size: Size, steps: int) -> Comparison:
     return compare_paths(theirs, ours, CONFIDENCE, False, Prices()).comparisons[0]
 
 
-def law_of(kept: Kept, multipliers: str) -> LawRecord:
+def law_of(kept: Kept, multipliers: str, force: bool = False) -> LawRecord:
     """Of all runs of the grid.
+
+    Args:
+        kept: the ledgers.
+        multipliers: ``constant`` or ``log-linear``.
+        force: fit what is refused, and mark it.
 
     Raises:
         UserError: they tell none.
@@ -134,7 +142,8 @@ def law_of(kept: Kept, multipliers: str) -> LawRecord:
     paths = sorted(kept.folder.glob("grid-*.jsonl.gz"))
     if not paths:
         raise UserError("there is no run of the grid yet")
-    options = Options(multipliers="log-linear" if multipliers == "log-linear" else "constant")
+    log_linear = multipliers == "log-linear"
+    options = Options(multipliers="log-linear" if log_linear else "constant", force=force)
     return fit_points(read_points(paths), options).record
 
 
@@ -202,6 +211,55 @@ def table_of_cells(found: Sequence[Cell]) -> Table:
     )
 
 
+def differences_of(cells: Sequence[Cell]) -> dict[int, dict[Place, float]]:
+    """Bags less baseline by seed, of all sizes and lengths at which both sides have it."""
+    parameters = {size.name: size.parameters for size in SIZES}
+    found: dict[int, dict[Place, float]] = {}
+    for cell in cells:
+        for seed in sorted({*cell.baseline} & {*cell.bags}):
+            place = (float(parameters[cell.size]), float(cell.steps))
+            found.setdefault(seed, {})[place] = cell.bags[seed] - cell.baseline[seed]
+    return found
+
+
+def _trends(cells: Sequence[Cell]) -> tuple[list[Trend], list[Place]]:
+    by_seed = differences_of(cells)
+    return trends(by_seed) if by_seed else ([], [])
+
+
+def chart_of_differences(cells: Sequence[Cell]) -> Chart:
+    """Bags less baseline over the length, a line a size with its seeds."""
+    lines = []
+    for size, colour in zip(SIZES, _OF_SIZES, strict=True):
+        of = [cell for cell in cells if cell.size == size.name]
+        if not of:
+            continue
+        steps = np.array([float(cell.steps) for cell in of])
+        seeds = sorted({seed for cell in of for seed in {*cell.baseline} & {*cell.bags}})
+        by_seed = [
+            np.array([cell.bags.get(s, np.nan) - cell.baseline.get(s, np.nan) for cell in of])
+            for s in seeds
+        ]
+        told = np.array(by_seed)
+        lines.append(Line(size.name, steps, np.nanmean(told, axis=0), colour, marked=True))
+        lines += [
+            Line(f"{size.name}, its seeds", steps, one, colour, 1.0, marked=True, faint=True)
+            for one in by_seed
+        ]
+    measured = np.concatenate([line.ys for line in lines])
+    return Chart(
+        name="differences",
+        title="What bags change, by size and length",
+        alt="Held-out loss of bags less that of the baseline over the steps, a line a size.",
+        caption="Each side at its own rate. Below 0 bags are ahead. Faint: single seeds.",
+        x_label="steps",
+        y_label="bags less baseline, nats a token",
+        lines=tuple(lines),
+        x_log=True,
+        y_range=around(np.append(measured[np.isfinite(measured)], 0.0), (), 0.0),
+    )
+
+
 def _mean(losses: dict[int, float]) -> float:
     return float(np.mean(list(losses.values())))
 
@@ -263,8 +321,13 @@ def main() -> int:
     study, console = Study(kept), Console(width=150, highlight=False)
     rates, cells, todo = rates_of(study), cells_of(study), missing(study)
     tables = [table_of_rates(rates), *([table_of_cells(cells)] if cells else [])]
+    moved, places = _trends(cells)
+    tables += [table_of_trends(moved, places)] if moved else []
     laws, said = _laws(kept, args.out)
-    tables += [table_of_numbers(numbers(law), CONFIDENCE) for law in laws.values()]
+    for name, law in laws.items():
+        table = table_of_numbers(numbers(law), CONFIDENCE)
+        refused = ", forced: not to be believed" if law.refused else ""
+        tables.append(replace(table, title=f"{table.title}, m {name}{refused}"))
     if found := map_of(study):
         rows = tuple((name, formats.loss(loss)) for name, loss in found.items())
         tables.append(Table("156k, 14,000 steps, one seed", ("", "loss"), rows))
@@ -273,7 +336,11 @@ def main() -> int:
     notes = (*said, *(f"Missing: {one}." for one in todo))
     for note in notes:
         console.print(note, markup=False)
-    drawn = [*charts_of_rates(rates), *(charts(laws["constant"]) if "constant" in laws else ())]
+    drawn = [
+        *([chart_of_differences(cells)] if cells else []),
+        *charts_of_rates(rates),
+        *(charts(laws["constant"]) if "constant" in laws else ()),
+    ]
     page = Page(
         "How a saving moves with size and length",
         f"{len(list(kept.folder.glob('*.jsonl.gz')))} runs are done.",
@@ -292,14 +359,19 @@ def main() -> int:
 
 
 def _laws(kept: Kept, out: Path) -> tuple[dict[str, LawRecord], list[str]]:
-    """With one multiplier, and with one that moves; why there is none, in words."""
+    """With one multiplier, and with one that moves; what speaks against them, in words.
+
+    One that is refused is there too, forced, if the runs tell any; no ``law.json`` is made of it.
+    """
     laws, said = {}, []
     for multipliers in ("constant", "log-linear"):
         try:
             laws[multipliers] = law_of(kept, multipliers)
         except UserError as error:
-            said.append(f"No law with a {multipliers} multiplier yet: {error}.")
-    if "constant" in laws:
+            said.append(f"No law with a {multipliers} multiplier: {error}.")
+            with suppress(UserError):
+                laws[multipliers] = law_of(kept, multipliers, force=True)
+    if "constant" in laws and not laws["constant"].refused:
         out.mkdir(parents=True, exist_ok=True)
         write_law(out / "law.json", laws["constant"])
     return laws, said
@@ -340,9 +412,16 @@ def _json(
             for one in cells
         ],
         "laws": {
-            name: {figure.name: told(figure.interval) for figure in numbers(law)}
+            name: {
+                "refused": list(law.refused),
+                **{figure.name: told(figure.interval) for figure in numbers(law)},
+            }
             for name, law in laws.items()
         },
+        "trends": [
+            {"name": one.name, "of_seeds": dict(one.of_seeds), "mean": told(one.mean)}
+            for one in _trends(cells)[0]
+        ],
         "map": mapped,
         "missing": list(todo),
     }

@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from statistics import fmean, stdev
 from types import ModuleType
 from typing import Any
 
@@ -106,8 +107,37 @@ def test_a_report_of_what_is_done_so_far(
         WORTH, rel=0.02
     )
     assert any("map of 156k" in one for one in found["missing"])
+    assert not found["laws"]["constant"]["refused"]
+    # Of one law with one m what bags gain falls with the length, as all losses come together.
+    mean, _, length = found["trends"]
+    assert mean["mean"]["value"] < 0 < length["mean"]["value"]
     for name in ("report.html", "study.png", "law.json"):
         assert (out / name).stat().st_size
+
+
+def test_trends_are_the_seeds_planes(study: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(STUDY.parent))
+    trends = importlib.import_module("trends")
+    slopes = {1: (-0.05, -0.02, 0.01), 2: (-0.03, -0.01, 0.00), 3: (-0.04, -0.03, 0.02)}
+    places = [(n, d) for n in (5e4, 2e5, 8e5) for d in (1e3, 4e3, 16e3)]
+
+    def plane(coefficients: tuple[float, ...], n: float, d: float) -> float:
+        mean, of_size, of_length = coefficients
+        return mean + of_size * math.log2(n / 2e5) + of_length * math.log2(d / 4e3)
+
+    given = {seed: {p: plane(one, *p) for p in places} for seed, one in slopes.items()}
+    given[1][(1e6, 1e3)] = 9.0  # Of one seed alone.
+    found, counted = trends.trends(given)
+    assert counted == places
+    for row, one in enumerate(found):
+        values = [slopes[seed][row] for seed in (1, 2, 3)]
+        assert list(one.of_seeds.values()) == pytest.approx(values, abs=1e-12)
+        mean, sd = fmean(values), stdev(values)
+        # Student's t of two degrees of freedom.
+        assert one.mean.value == pytest.approx(mean)
+        assert one.mean.high - mean == pytest.approx(4.30265 * sd / math.sqrt(3), rel=1e-5)
+    line = {seed: {(n, 1e3): 0.0 for n in (1e5, 2e5, 4e5)} for seed in (1, 2)}
+    assert trends.trends(line) == ([], [])
 
 
 WORTH = 2.0

@@ -224,9 +224,10 @@ class Study:
             for size in (SMALL[0], SMALL[2], SMALL[1]):
                 for steps in (SHORT, MIDDLE):
                     yield from self._grid(size, steps, seed)
-        # Without them no equal loss of a middle run is measured: the baseline ends above it.
-        for size in SMALL:
-            yield from self._grid(size, LONG, SEEDS[0])
+        # Without a longer baseline no equal loss of a middle run is measured: all end above it.
+        for side, sizes in zip(SIDES, (reversed(SMALL), SMALL), strict=True):
+            for size in sizes:
+                yield from self._grid(size, LONG, SEEDS[0], (side,))
 
     def _large(self) -> Iterator[Run]:
         yield from self._choosing([LARGE])
@@ -252,8 +253,10 @@ class Study:
             runs = [run for side in SIDES for run in self.rate_runs(size, side)]
             yield from sorted(runs, key=lambda run: run.rate)
 
-    def _grid(self, size: Size, steps: int, seed: int) -> Iterator[Run]:
-        for side in SIDES:
+    def _grid(
+        self, size: Size, steps: int, seed: int, sides: Sequence[str] = SIDES
+    ) -> Iterator[Run]:
+        for side in sides:
             if (rate := self.rate(size, side)) is not None:
                 yield Run("grid", size, side, rate, steps, seed)
 

@@ -1,8 +1,8 @@
 """Noise on copied layers, the same whatever the layout and whoever adds it.
 
 The one idea: what is added to a layer's tensor follows from the seed, the layer and the tensor's
-name alone, and is made whole, so that every rank and the offline command cut their parts of the same
-numbers.
+name alone, and is made whole, so that every rank and the offline command cut their parts of the
+same numbers.
 """
 
 import hashlib

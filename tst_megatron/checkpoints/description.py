@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tst_megatron.checkpoints.keys import is_of_model, is_of_optimizer, key_of
-from tst_megatron.checkpoints.saved import Saved
-from tst_megatron.checkpoints.wholeness import CONFIG, METADATA, fault_of, has_file_a_rank
-from tst_megatron.errors import UserError
+from tst_megatron.checkpoints.saved import TORCH_DIST, Saved, format_of
+from tst_megatron.checkpoints.wholeness import fault_of
 from tst_megatron.runs.flag_roles import Role
 
 _TABLES = ("embedding.", "output_layer.")
@@ -43,25 +42,15 @@ def facts_of(folder: Path) -> Facts:
     fault = fault_of(folder)
     facts: Facts = {
         "folder": str(folder),
-        "format": _format(folder),
+        "format": format_of(folder),
         "is_whole": fault is None,
         "fault": fault,
         "files": len(files),
         "bytes": sum(file.stat().st_size for file in files),
     }
-    if fault is not None or facts["format"] != "torch_dist":
+    if fault is not None or facts["format"] != TORCH_DIST:
         return facts
     return facts | _of_saved(Saved(folder))
-
-
-def _format(folder: Path) -> str:
-    if has_file_a_rank(folder):
-        return "torch"
-    if (folder / CONFIG).exists():
-        return "torch_dist"
-    if (folder / METADATA).exists():
-        return "torch_dcp or fsdp_dtensor"
-    raise UserError(f"{folder} is no checkpoint: it has neither {METADATA} nor a file a rank")
 
 
 def _of_saved(saved: Saved) -> Facts:

@@ -32,6 +32,9 @@ COMMON = "common_state/shard_0_1"
 """Of what is no tensor: one object since Megatron 0.19, a file of its own before."""
 COMMON_FILE = "common.pt"
 
+TORCH_DIST = "torch_dist"
+"""Megatron's ``--ckpt-format``, and what is read here."""
+
 type Numbers = Sequence[int]
 
 
@@ -47,7 +50,7 @@ class Saved:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        if has_file_a_rank(folder) or not (folder / CONFIG).exists():
+        if format_of(folder) != TORCH_DIST:
             raise UserError(
                 f"{folder} is not of --ckpt-format torch_dist, which alone has tensors by name: "
                 "convert it with --ckpt-convert-format torch_dist"
@@ -157,6 +160,21 @@ class Saved:
                 ours, theirs = both
                 found[ours] = self.chunk(key, chunk)[theirs]
         return found
+
+
+def format_of(folder: Path) -> str:
+    """A step's ``--ckpt-format``, as far as the files in it tell.
+
+    Raises:
+        UserError: it is no checkpoint.
+    """
+    if has_file_a_rank(folder):
+        return "torch"
+    if (folder / CONFIG).exists():
+        return TORCH_DIST
+    if (folder / METADATA).exists():
+        return "torch_dcp or fsdp_dtensor"
+    raise UserError(f"{folder} is no checkpoint: it has neither {METADATA} nor a file a rank")
 
 
 def overlap(

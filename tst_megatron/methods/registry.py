@@ -21,6 +21,15 @@ _MODULES = ["tst_megatron.methods.superposition.method", "tst_megatron.methods.g
 """Each has a ``METHOD``. What a method needs of Megatron it imports when it is asked for it."""
 
 
+COMMANDS = (
+    (
+        ("checkpoint", "grow"),
+        "make a deeper model's checkpoint of a small model's, without a GPU",
+        "tst_megatron.methods.growth.checkpoint_grow",
+    ),
+)
+"""Commands that a method brings along: their words, their purpose and their module."""
+
 _GROUP = "tst_megatron.methods"
 """Of entry points; what each names is a `Method`, such as ``my_package.method:METHOD``."""
 

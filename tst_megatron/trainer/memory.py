@@ -17,11 +17,12 @@ from megatron.core import dist_checkpointing
 from megatron.core.optimizer import DistributedOptimizer
 from megatron.training.checkpointing import find_checkpoint_rank_0
 
+from tst_megatron.checkpoints.steps import Checkpoint
+from tst_megatron.checkpoints.wholeness import has_file_a_rank
 from tst_megatron.errors import UserError
 from tst_megatron.methods.method import Run
 from tst_megatron.methods.registry import methods
-from tst_megatron.trainer.checkpoint_choice import Checkpoint, checkpoint_of
-from tst_megatron.trainer.checkpoint_files import has_file_a_rank
+from tst_megatron.trainer.checkpoint_choice import checkpoint_of
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ def kinds_of(args: Any) -> str:
     Args:
         args: Megatron's validated arguments, a run's or a checkpoint's.
     """
-    pattern = _pattern(args)
+    pattern = pattern_of(args)
     if pattern is not None:
         # Behind a slash are the layers of multi-token prediction, which are copied as they are.
         return str(pattern).partition("/")[0].replace("|", "")
@@ -58,7 +58,7 @@ def grown_layers(operator: str, saved: Any, args: Any) -> LayerMap:
         UserError: they do not fit, or a layer would be copied to one of another kind.
     """
     small, large = kinds_of(saved), kinds_of(args)
-    if (_pattern(saved) is None) != (_pattern(args) is None):
+    if (pattern_of(saved) is None) != (pattern_of(args) is None):
         raise UserError(
             "--grow copies layers between models of one class, and of checkpoint and run only one "
             "has a --hybrid-layer-pattern: give both one, or neither"
@@ -66,7 +66,7 @@ def grown_layers(operator: str, saved: Any, args: Any) -> LayerMap:
     found = layer_map(operator, len(small), len(large))
     for layer, source in enumerate(found.sources):
         if large[layer] != small[source]:
-            by = "--hybrid-layer-pattern" if _pattern(args) is not None else "--moe-layer-freq"
+            by = "--hybrid-layer-pattern" if pattern_of(args) is not None else "--moe-layer-freq"
             raise UserError(
                 f"--grow {operator} copies layer {source} of the checkpoint ({small[source]}) to "
                 f"layer {layer} of the model ({large[layer]}), which is of another kind: change "
@@ -75,7 +75,8 @@ def grown_layers(operator: str, saved: Any, args: Any) -> LayerMap:
     return found
 
 
-def _pattern(args: Any) -> Any:
+def pattern_of(args: Any) -> str | None:
+    """A hybrid model's; None of another one's."""
     found = getattr(args, "hybrid_layer_pattern", None)
     # As it was called before.
     return found or getattr(args, "hybrid_override_pattern", None) or None

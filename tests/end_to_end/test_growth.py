@@ -1,5 +1,6 @@
 """A small model's run goes on in a deeper one, through the real trainer, in every layout."""
 
+from argparse import ArgumentParser
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from saved import parameters, tensors
 from trainer import TINY, Job, Result, run, run_all
 
+from tst_megatron.methods.growth import checkpoint_grow
 from tst_megatron.methods.growth.layers import layer_map
 from tst_megatron.methods.growth.noise import noise, standard_deviation
 from tst_megatron.runs.inputs import read_runs
@@ -131,6 +133,26 @@ def test_any_layout_grows_the_same_model(small, at_once, corpus, tmp_path, layou
     for name, value in theirs.items():
         if not name.startswith(("rng_state", "rerun_state")):
             assert torch.equal(mine[name], value), name
+
+
+@pytest.mark.parametrize("name", ["stack", "list", "zero", "noise"])
+def test_the_offline_command_makes_the_same(small, at_once, tmp_path, name):
+    parser = ArgumentParser()
+    checkpoint_grow.add_arguments(parser)
+    flags = [flag for flag in at_once[name].flags if flag.startswith("--grow")]
+    places = (str(small.out / "kept"), str(tmp_path / "grown"))
+    assert not checkpoint_grow.main(parser.parse_args([*places, f"--num-layers={LARGE}", *flags]))
+    mine, theirs = (tensors(place, CUT) for place in (tmp_path / "grown", kept(at_once[name])))
+    differ = [
+        name
+        for name, value in theirs.items()
+        if not name.startswith(("rng_state", "rerun_state")) and not torch.equal(mine[name], value)
+    ]
+    assert not differ
+
+
+def kept(job: Job) -> Path:
+    return job.out / "kept"
 
 
 @pytest.fixture(scope="module")

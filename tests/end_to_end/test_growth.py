@@ -128,27 +128,34 @@ def test_any_layout_grows_the_same_model(small, at_once, corpus, tmp_path, layou
     flags = (*ENDED, layout, "--grow=stack", "--grow-noise=0.2")
     job = grown(small, corpus, tmp_path, *flags, ranks=2, steps=CUT)
     run(job)
-    mine, theirs = tensors(tmp_path / "kept", CUT), tensors(at_once["noise"].out / "kept", CUT)
-    assert mine.keys() == theirs.keys()
-    for name, value in theirs.items():
-        if not name.startswith(("rng_state", "rerun_state")):
-            assert torch.equal(mine[name], value), name
+    assert not differing(tmp_path / "kept", kept(at_once["noise"]))
 
 
 @pytest.mark.parametrize("name", ["stack", "list", "zero", "noise"])
 def test_the_offline_command_makes_the_same(small, at_once, tmp_path, name):
+    flags = [flag for flag in at_once[name].flags if flag.startswith("--grow")]
+    offline(kept(small), tmp_path / "grown", *flags)
+    assert not differing(tmp_path / "grown", kept(at_once[name]))
+
+
+def offline(small: Path, out: Path, *flags: str) -> None:
     parser = ArgumentParser()
     checkpoint_grow.add_arguments(parser)
-    flags = [flag for flag in at_once[name].flags if flag.startswith("--grow")]
-    places = (str(small.out / "kept"), str(tmp_path / "grown"))
-    assert not checkpoint_grow.main(parser.parse_args([*places, f"--num-layers={LARGE}", *flags]))
-    mine, theirs = (tensors(place, CUT) for place in (tmp_path / "grown", kept(at_once[name])))
-    differ = [
-        name
-        for name, value in theirs.items()
-        if not name.startswith(("rng_state", "rerun_state")) and not torch.equal(mine[name], value)
-    ]
-    assert not differ
+    words = [str(small), str(out), f"--num-layers={LARGE}", *flags]
+    assert not checkpoint_grow.main(parser.parse_args(words))
+
+
+def differing(one: Path, other: Path) -> list[str]:
+    """Names of what is not the same in two checkpoints of the step, bit for bit."""
+    mine, theirs = (
+        {name: value for name, value in tensors(place, CUT).items() if not name.startswith(_RUN)}
+        for place in (one, other)
+    )
+    assert mine.keys() == theirs.keys()
+    return [name for name, value in theirs.items() if not torch.equal(mine[name], value)]
+
+
+_RUN = ("rng_state", "rerun_state")
 
 
 def kept(job: Job) -> Path:
@@ -206,20 +213,24 @@ def kept_of(result: Result) -> Path:
     return result.ledger_file.parent / "kept"
 
 
+# Two experts a rank once there are two ranks, whose gates and ups Megatron asks for together.
+EXPERTS = (
+    *("--num-experts=4", "--moe-router-topk=1", "--moe-ffn-hidden-size=32"),
+    *("--moe-router-pre-softmax", "--moe-token-dispatcher-type=alltoall"),
+    *("--moe-router-load-balancing-type=none", "--expert-model-parallel-size=1"),
+)
 MODELS = {
-    "experts": (
-        *("--num-experts=2", "--moe-router-topk=1", "--moe-ffn-hidden-size=32"),
-        *("--moe-router-pre-softmax", "--moe-layer-freq=([0,1])", "--expert-model-parallel-size=1"),
-        *("--moe-token-dispatcher-type=alltoall", "--moe-router-load-balancing-type=none"),
-    ),
+    "experts": EXPERTS,
+    "experts in some layers": (*EXPERTS, "--moe-layer-freq=([0,1])"),
     "hybrid": ("--hybrid-layer-pattern=*-",),
 }
 DEEPER = {
-    "experts": (
-        *("--grow=0,1,0,1", "--moe-layer-freq=([0,1]*2)", "--expert-model-parallel-size=2"),
-        "--num-layers=4",
+    "experts": ("--grow=interleave", "--num-layers=4", "--expert-model-parallel-size=2"),
+    "experts in some layers": (
+        *("--grow=0,1,0,1", "--num-layers=4", "--expert-model-parallel-size=2"),
+        "--moe-layer-freq=([0,1]*2)",
     ),
-    "hybrid": ("--grow=stack", "--hybrid-layer-pattern=*-*-", "--pipeline-model-parallel-size=1"),
+    "hybrid": ("--grow=stack", "--hybrid-layer-pattern=*-*-"),
 }
 
 
@@ -231,16 +242,10 @@ def test_layers_of_several_kinds_grow(corpus, tmp_path, model):
         tmp_path / "small", (*common, f"--save={tmp_path / 'small/kept'}", "--save-interval=4")
     )
     run(replace(before, flags=(*before.flags, "--exit-interval=4")))
-    ranks = 2 if model == "experts" else 1
+    ranks = 1 if model == "hybrid" else 2
     rest = (*ENDED, f"--load={tmp_path / 'small/kept'}", f"--save={tmp_path / 'large/kept'}")
-    flags = (*common, *DEEPER[model], *rest, "--save-interval=3", f"--train-iters={CUT}")
+    how = (DEEPER[model][0], "--grow-noise=0.2")
+    flags = (*common, *DEEPER[model], *how, *rest, "--save-interval=3", f"--train-iters={CUT}")
     run(Job(tmp_path / "large", flags, ranks))
-    small, large = (tensors(tmp_path / name / "kept", CUT) for name in ("small", "large"))
-    copied = 0
-    for name in (name for name in small if LAYER in name):
-        source = int(name.partition(LAYER)[2].partition(".")[0])
-        for layer in (source, source + SMALL):
-            other = name.replace(f"{LAYER}{source}.", f"{LAYER}{layer}.")
-            assert torch.equal(large[other], small[name]), other
-            copied += 1
-    assert copied >= 2 * 18
+    offline(tmp_path / "small/kept", tmp_path / "offline", *how)
+    assert not differing(tmp_path / "offline", tmp_path / "large/kept")

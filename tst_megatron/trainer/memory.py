@@ -83,10 +83,12 @@ def ledger_before(args: argparse.Namespace) -> Path:
         args: Megatron's, of a run that goes on from a checkpoint in ``load``.
 
     Returns:
-        The ledger beside the checkpoint; where there is none the one that its arguments name.
+        The ledger beside the checkpoint; where there is none, and the run starts from another
+        model, the one that the checkpoint's arguments name. A branch of one run has none of them.
     """
     beside = Path(args.load) / "ledger.jsonl"
-    if beside.exists() or (chosen := checkpoint_of(args)) is None:
+    starts = any(method.starts_from_another and method.is_on(args) for method in methods())
+    if beside.exists() or not starts or (chosen := checkpoint_of(args)) is None:
         return beside
     named = getattr(saved_state(chosen).get("args"), "ledger", None)
     return Path(named) if named is not None and Path(named).is_file() else beside

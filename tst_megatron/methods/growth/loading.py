@@ -206,7 +206,12 @@ def _ask(
             )
         )
         source = layers.sources[layer]
-        shard = (entry.key[: match.start()], entry.key[match.end() :], source, _rest_of(entry))
+        shard = (
+            entry.key[: match.start()],
+            entry.key[match.end() :],
+            source,
+            _rest_of(entry, match),
+        )
         if shard in first:
             copies[path] = first[shard]
             holder[path[-1]] = LocalNonpersistentObject(None)
@@ -242,9 +247,13 @@ def _layer_of(entry: Any, match: re.Match[str]) -> int:
     return int(entry.global_offset[0])
 
 
-def _rest_of(entry: Any) -> tuple[Any, ...]:
-    """What tells an entry from others of its name and layer on one rank: experts, mostly."""
-    return () if _is_factory(entry) else tuple(entry.global_offset[1:])
+def _rest_of(entry: Any, match: re.Match[str]) -> tuple[Any, ...]:
+    """What tells an entry from others of its name and layer on one rank: which expert's it is."""
+    behind = 0 if match.group(1) is not None else 1
+    parts = [entry]
+    if _is_factory(entry):
+        parts = [part for _, _, part in _entries({"parts": entry.build()}, ())]
+    return tuple(tuple(part.global_offset[behind:]) for part in parts)
 
 
 def _point(entry: Any, match: re.Match[str], source: int, small: int) -> None:

@@ -130,6 +130,7 @@ class Role(Enum):
         "ledger",
         "ledger_fsync_interval",
         "load",
+        "load_once",
         "local_rank",
         # What its header has in words of its own.
         "methods",

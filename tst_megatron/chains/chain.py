@@ -25,6 +25,7 @@ from tst_megatron.chains.file import (
     Budget,
     ChainFile,
     LinkFile,
+    starts,
 )
 from tst_megatron.corpora.blend import expand_blend
 from tst_megatron.errors import UserError
@@ -127,13 +128,13 @@ class Chain:
         return self.out / LEDGER
 
     def link(self, name: str) -> Link:
-        """By its name or its number.
+        """By its name, its number, or both, as its folder is called.
 
         Raises:
             UserError: there is none.
         """
         for link in self.links:
-            if name in (link.name, str(link.number)):
+            if name in (link.name, str(link.number), link.folder.name):
                 return link
         there = ", ".join(link.name for link in self.links)
         raise UserError(f"--link {name}: {self.file.where()} has the links {there}")
@@ -374,7 +375,7 @@ def _check_goes_on(before: Link, args: argparse.Namespace, run: Run) -> None:
         if one != other and name not in may_differ:
             raise UserError(
                 f"has {name.replace('_', '-')} {other}, and link {before.name} before it {one}: "
-                "a model goes on as it is, or grows with start: grow"
+                f"a model goes on as it is, unless a link has start: {' or '.join(starts())}"
             )
     for part in parts.values():
         part.resume(args, remembered[part.name], before.last)

@@ -26,8 +26,10 @@ that a script may start them one after the other, and again.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``chain show``."""
     add_file(parser)
-    parser.add_argument("--names", action="store_true", help="the links' names, one a line")
-    parser.add_argument("--link", metavar="NAME", help="one link, by name or number")
+    parser.add_argument(
+        "--names", action="store_true", help="the links' folders, one a line: as --link takes them"
+    )
+    parser.add_argument("--link", metavar="NAME", help="one link, by name, number or folder")
     parser.add_argument(
         "--flags", action="store_true", help="of --link what follows pretrain, a word a line"
     )
@@ -51,7 +53,7 @@ def main(args: argparse.Namespace) -> None:
     file = read_chain(args.file)
     chain = chain_of(file, out_of(file, args.out))
     if args.names:
-        print(*(link.name for link in chain.links), sep="\n")
+        print(*(link.folder.name for link in chain.links), sep="\n")
     elif args.link is None:
         _print_table(chain)
     elif args.flags:

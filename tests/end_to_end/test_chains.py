@@ -169,7 +169,7 @@ def test_a_link_that_is_done_ends_at_once_and_one_that_comes_too_early_is_refuse
 def test_ctrl_c_leaves_130_and_a_checkpoint(corpus, tmp_path: Path) -> None:
     one = written(tmp_path, corpus)
     # So long that it is cut off in mid-link.
-    one.file.write_text(one.file.read_text().replace('train-iters: "10"', 'train-iters: "5000"'))
+    one.file.write_text(one.file.read_text().replace('train-iters: "10"', 'train-iters: "3000"'))
     running = start(one)
     until(lambda: tracked(one.folders[0]) not in ("", "3"), running)
     running.send_signal(signal.SIGTERM)

@@ -28,9 +28,13 @@ _POLL_S = 1.0
 def is_done(chain: Chain, link: Link) -> bool:
     """Whether a link has its last checkpoint, and the chain's last one its last validation.
 
+    One that a later link has gone on from is done though its checkpoints be deleted.
+
     Raises:
         UserError: it has the checkpoint, and the ledger cannot be read.
     """
+    if any(saved_step(later) for later in chain.links[link.number :]):
+        return True
     if saved_step(link) != link.last:
         return False
     if not link.is_last or not link.args.eval_iters:

@@ -9,6 +9,7 @@ import pytest
 from tst_megatron.chains.chain import Chain, chain_of
 from tst_megatron.chains.file import read_chain
 from tst_megatron.chains.planned import plan_links, sums
+from tst_megatron.chains.running import is_done
 from tst_megatron.cli import COMMANDS, _given
 from tst_megatron.errors import UserError
 from tst_megatron.planner.hardware import GPUS
@@ -54,6 +55,14 @@ def test_links_are_a_table_with_what_is_done(file: Path, capsys) -> None:
     # 100 steps of bags of 4, 150 of single tokens.
     assert small[-4:] == ["250", "250", f"{(400 + 150) * 512:,}", "done"]
     assert "grow" in next(line for line in lines if " grown " in line)
+
+
+def test_a_link_that_another_has_gone_on_from_is_done(file: Path) -> None:
+    chain = chain_in(file)
+    assert not is_done(chain, chain.links[0])
+    chain.links[1].folder.mkdir(parents=True)
+    (chain.links[1].folder / "latest_checkpointed_iteration.txt").write_text("300")
+    assert [is_done(chain, link) for link in chain.links] == [True, False]
 
 
 def test_a_link_is_a_line_that_can_be_copied(file: Path, capsys) -> None:

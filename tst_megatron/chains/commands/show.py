@@ -99,13 +99,14 @@ def _torchrun(args: argparse.Namespace, chain: "Chain", link: "Link") -> list[st
 
 
 def _print_table(chain: "Chain") -> None:
-    from tst_megatron.chains.running import relative, saved_step
+    from tst_megatron.chains.running import is_done, relative, saved_step
     from tst_megatron.report.table import Table, print_table
     from tst_megatron.report.terminal import console
 
     rows = []
     for link in chain.links:
-        tokens, step = link.data_tokens, saved_step(link)
+        tokens = link.data_tokens
+        so_far = "done" if is_done(chain, link) else f"step {saved_step(link):,}"
         rows.append(
             (
                 str(link.number),
@@ -115,7 +116,7 @@ def _print_table(chain: "Chain") -> None:
                 f"{link.steps:,}",
                 f"{link.last:,}",
                 "as it goes" if tokens is None else f"{tokens:,}",
-                "done" if step == link.last else f"step {step:,}" if step else "",
+                "" if so_far == "step 0" else so_far,
             )
         )
     columns = ("", "link", "start", "model", "steps", "until step", "data tokens", "so far")

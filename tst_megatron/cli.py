@@ -74,6 +74,21 @@ COMMANDS = (
         Takes.FLAGS_OF_A_RUN,
     ),
     Command(
+        ("chain", "run"),
+        "train a chain of runs on this machine, each going on from the one before",
+        "tst_megatron.chains.commands.run",
+    ),
+    Command(
+        ("chain", "show"),
+        "show a chain's links, or the command line of one",
+        "tst_megatron.chains.commands.show",
+    ),
+    Command(
+        ("chain", "plan"),
+        "say what every link of a chain needs, and what all of them come to",
+        "tst_megatron.chains.commands.plan",
+    ),
+    Command(
         ("scaling", "design"),
         "say what planned runs would tell of a law, before they run",
         "tst_megatron.analysis.scaling.commands.design",
@@ -148,6 +163,7 @@ COMMANDS = (
     *(Command(*row) for row in METHODS_OWN),
 )
 _GROUPS = {
+    "chain": "one training in links: train them, show them, plan them",
     "scaling": "fit laws of loss over size and length to runs, and ask them",
     "tokenizer": "make and look at tokenizers",
     "index": "make, check and look at indexed corpora",

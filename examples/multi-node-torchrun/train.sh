@@ -39,7 +39,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-8}
 # end, and their agents wait for join_timeout seconds for the number of nodes to be whole again.
 exec torchrun \
     --nnodes "$NNODES" --nproc-per-node "$GPUS_PER_NODE" --max-restarts 3 \
-    --rdzv-backend c10d --rdzv-endpoint "$HEAD:29500" --rdzv-id "$JOB" \
+    --rdzv-backend c10d --rdzv-endpoint "$HEAD:${PORT:-29500}" --rdzv-id "$JOB" \
     --rdzv-conf join_timeout=1800 \
     --log-dir "$RUN/logs/$(hostname)" --tee 3 --local-ranks-filter 0 \
     -m tst_megatron pretrain ${RECIPE:+--recipe "$RECIPE"} \

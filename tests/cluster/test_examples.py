@@ -14,6 +14,8 @@ import yaml
 from linters import installed
 from trainer import REPOSITORY
 
+from tst_megatron.chains.chain import chain_of
+from tst_megatron.chains.file import read_chain
 from tst_megatron.runs.ledger import read_ledger
 
 EXAMPLES = REPOSITORY / "examples"
@@ -23,8 +25,10 @@ SCRIPTS = {
     "slurm": EXAMPLES / "slurm/train.sbatch",
     "fp8": EXAMPLES / "fp8/train.sh",
 }
-# Those that launch nothing on a cluster.
+# Those that call these, or launch nothing on a cluster.
 OTHER_SCRIPTS = {
+    "chain": EXAMPLES / "chain/train.sh",
+    "slurm-chain": EXAMPLES / "slurm/chain.sh",
     "sweep": EXAMPLES / "sweep/run.sh",
     "equal-loss-study": EXAMPLES / "equal-loss-study/run.sh",
 }
@@ -290,6 +294,100 @@ def test_the_jobset_runs_the_command_of_the_scripts(
     script[script.index("--log-dir") + 1] = "/run/logs/POD"
     assert ours[0] == "torchrun"
     assert set(ours[1:]) == with_equals(script)
+
+
+CHAIN = """
+name: stacked
+recipe: tiny
+flags: {train-iters: 100, lr-wsd-decay-iters: 10, vocab-size: 384}
+links:
+  - name: small
+    until: 25%
+  - name: grown
+    start: grow
+    flags: {grow: stack, num-layers: 8, tensor-model-parallel-size: 2}
+"""
+
+
+def chain_in(folder: Path) -> tuple[dict[str, str], list[list[str]]]:
+    """A chain's file and folder for scripts, and the flags of its links."""
+    file = folder / "stacked.yaml"
+    file.write_text(CHAIN)
+    chain = chain_of(read_chain(file), folder / "out")
+    given = {"CHAIN": str(file), "OUT": str(folder / "out"), "GPUS_PER_NODE": "2"}
+    return given, [[*link.words] for link in chain.links]
+
+
+@pytest.mark.parametrize("nodes", [{}, {"HEAD": "node-1", "NNODES": "2", "JOB": "j"}])
+def test_a_chain_is_a_loop_over_its_links(
+    machine: Machine, tmp_path: Path, nodes: dict[str, str]
+) -> None:
+    given, links = chain_in(tmp_path)
+    done = machine.run(ALL_SCRIPTS["chain"], ("--log-interval=7",), **given, **nodes)
+    assert done.returncode == 0, done.stderr
+    launched = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(launched) == len(links) == 2
+    for words, flags in zip(launched, links, strict=True):
+        # Last, so that they win, and the user's behind them.
+        assert words[-len(flags) - 1 :] == [*flags, "--log-interval=7"]
+        assert "--recipe" in flags
+    folders = [value(words, "--log-dir") for words in launched]
+    assert [Path(folder).relative_to(tmp_path / "out").parts[:2] for folder in folders] == [
+        ("links", "1-small"),
+        ("links", "2-grown"),
+    ]
+    if nodes:
+        assert [value(words, "--rdzv-endpoint") for words in launched] == [
+            "node-1:29500",
+            "node-1:29501",
+        ]
+        assert [value(words, "--rdzv-id") for words in launched] == ["j-1-small", "j-2-grown"]
+
+
+def test_slurm_has_a_job_a_link_on_nodes_of_its_own(machine: Machine, tmp_path: Path) -> None:
+    given, links = chain_in(tmp_path)
+    words = "import json, os, sys; print(json.dumps([os.environ['RUN'], *sys.argv[1:]]))"
+    calls = tmp_path / "calls"
+    machine.add(
+        "sbatch",
+        f'{sys.executable} -c {shlex.quote(words)} "$@" >> {calls}',
+        f"echo $((10 + $(wc -l < {calls})))\\;cluster",
+    )
+    done = machine.run(ALL_SCRIPTS["slurm-chain"], ("--time=1",), **given, NODES="1 4")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "1-small: job 11\n2-grown: job 12\n"
+    first, second = (json.loads(line) for line in calls.read_text().splitlines())
+    for run, submitted, flags in zip(("1-small", "2-grown"), (first, second), links, strict=True):
+        assert submitted[0] == f"{given['OUT']}/links/{run}"
+        assert submitted[-len(flags) - 1 :] == [str(SCRIPTS["slurm"]), *flags]
+        assert "--time=1" in submitted[: -len(flags)]
+    assert "--nodes=1" in first
+    assert not any(word.startswith("--dependency") for word in first)
+    assert {"--nodes=4", "--dependency=afterok:11"} <= set(second)
+
+
+def test_a_jobset_s_pods_go_from_link_to_link(
+    machine: Machine, container: dict[str, Any], tmp_path: Path
+) -> None:
+    """It is the other JobSet, but for what its containers run."""
+    text = (EXAMPLES / "kubernetes/chain.yaml").read_text()
+    (looping,) = yaml.safe_load(text)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"][
+        "spec"
+    ]["containers"]
+    ours, theirs = environment(looping), environment(container)
+    assert ours.keys() ^ theirs.keys() == {"CHAIN", "OUT", "RUN"}
+    assert ours["HEAD"] == theirs["HEAD"].replace("tst", "chain")
+    assert looping["image"] == container["image"]
+    given, links = chain_in(tmp_path)
+    script = tmp_path / "loop.sh"
+    script.write_text(f"#!/usr/bin/env bash\nset -eu\n{looping['args'][0]}")
+    script.chmod(0o755)
+    done = machine.run(script, (), **(ours | given))
+    assert done.returncode == 0, done.stderr
+    launched = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [words[-len(flags) :] for words, flags in zip(launched, links, strict=True)] == links
+    flags = {word.partition("=")[0] for word in container["command"][1:]}
+    assert flags - {word.partition("=")[0] for word in launched[0]} == set()
 
 
 TINY = (

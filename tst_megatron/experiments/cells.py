@@ -55,6 +55,22 @@ class Places:
         first = place * self.nproc_per_node
         return range(first, first + self.nproc_per_node) if self.on_gpus else None
 
+    def start(self, flags: list[str], log: Path, place: int = 0) -> Process:
+        """Start a run at a place.
+
+        Args:
+            flags: Megatron's and ours.
+            log: takes its output, after what is there.
+            place: counted from 0.
+
+        Raises:
+            UserError: a run is still writing this log.
+        """
+        gpus = self.gpus(place)
+        if gpus is None:
+            return start_on_cpu(flags, log, self.nproc_per_node)
+        return start_on_gpus(flags, log, gpus)
+
 
 def places_here(jobs: int, nproc_per_node: int | None) -> Places:
     """Places on all GPUs of this machine, or on its CPU where it has none.
@@ -171,7 +187,7 @@ def train_cells(
         console.print("Stopping: the runs are saving a checkpoint.", highlight=False)
         return False
     finally:
-        _stop([process for _, process in running.values()])
+        stop([process for _, process in running.values()])
     return True
 
 
@@ -192,7 +208,7 @@ def _tell(
         raise UserError(f"the {cell.name} run failed: {process.error()}")
 
 
-def _stop(processes: Sequence[Process]) -> None:
+def stop(processes: Sequence[Process]) -> None:
     """Let runs save and end; at once, where the user asks again."""
     try:
         for process in processes:
@@ -212,11 +228,7 @@ def _start(root: Path, cell: Cell, places: Places, place: int) -> Process:
         f"--tensorboard-dir={folder / 'tensorboard'}",
         f"--ledger={ledger_of(root, cell)}",
     )
-    flags, log = [*cell.flags, *own], folder / "log.txt"
-    gpus = places.gpus(place)
-    if gpus is None:
-        return start_on_cpu(flags, log, places.nproc_per_node)
-    return start_on_gpus(flags, log, gpus)
+    return places.start([*cell.flags, *own], folder / "log.txt", place)
 
 
 def _has_trained(root: Path, cell: Cell) -> bool:

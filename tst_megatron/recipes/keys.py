@@ -28,7 +28,7 @@ def check_keys(recipe: Recipe) -> None:
     for key, settings in recipe.settings.items():
         for setting in settings:
             is_ours = setting.source != COMMAND_LINE
-            _check(
+            check_flag(
                 key,
                 setting.value,
                 f"the recipe {setting.source}" if is_ours else "the command line",
@@ -87,7 +87,17 @@ def _option(key: str) -> argparse.Action | None:
     return None if key == "help" else _parser()._option_string_actions.get(f"--{key}")
 
 
-def _check(key: str, value: Any, where: str) -> None:
+def check_flag(key: str, value: Any, where: str) -> None:
+    """Check one value of a file or a command line.
+
+    Args:
+        key: the flag, without dashes in front.
+        value: as in a recipe.
+        where: what has it, such as ``the recipe mine.yaml``.
+
+    Raises:
+        UserError: it is no flag of Megatron's or ours, or does not take its value.
+    """
     action = _option(key)
     if action is None:
         known_keys = sorted(name.removeprefix("--") for name in _parser()._option_string_actions)

@@ -81,7 +81,16 @@ class Recipe:
             main_name: of the names that a flag has, the one in recipes.
         """
         given = {main_name(key): value for key, value in _flags_of(words).items()}
-        return replace(self, settings=_with(self.settings, given, COMMAND_LINE))
+        return self.with_values(given, COMMAND_LINE)
+
+    def with_values(self, given: dict[str, Any], source: str) -> "Recipe":
+        """With values that take the place of its own, and of other forms of the same thing.
+
+        Args:
+            given: by flag, without dashes in front.
+            source: where they come from.
+        """
+        return replace(self, settings=_with(self.settings, given, source))
 
 
 def read(recipe: str) -> Recipe:

@@ -132,6 +132,7 @@ class Role(Enum):
         "ledger",
         "ledger_fsync_interval",
         "load",
+        "load_once",
         "local_rank",
         # What its header has in words of its own.
         "methods",

@@ -49,6 +49,14 @@ class _Logged:
     step: int
     index: int
     facts: Mapping[str, Fact] | None
+    loss: str | None
+
+    def is_of(self, stage: Stage) -> bool:
+        """Whether it tells nothing else."""
+        if self.facts is None or self.facts == stage.facts:
+            return True
+        # An earlier start knew nothing of a method that the run has gone on with, such as growth.
+        return self.facts.items() <= stage.facts.items() and self.loss == stage.loss
 
 
 def spans_of(ledger: Ledger, facts: Facts, vocabulary: Vocabulary) -> tuple[Span, ...]:
@@ -63,7 +71,8 @@ def spans_of(ledger: Ledger, facts: Facts, vocabulary: Vocabulary) -> tuple[Span
         return ()
     last_step = int(ledger.last["step"])
     logged = [
-        _Logged(line["step"], line.get("stage") or 0, line.get("facts")) for line in ledger.steps
+        _Logged(line["step"], line.get("stage") or 0, line.get("facts"), line.get("loss_name"))
+        for line in ledger.steps
     ]
     stages = _told_stages(facts)
     ends = None if stages is None else _ends(stages, facts)
@@ -135,8 +144,7 @@ def _clipped(stages: Sequence[Stage], ends: Sequence[int], last_step: int) -> tu
 
 def _agrees(line: _Logged, spans: Sequence[Span]) -> bool:
     return line.facts is None or any(
-        span.first_step <= line.step <= span.last_step and line.facts == span.stage.facts
-        for span in spans
+        span.first_step <= line.step <= span.last_step and line.is_of(span.stage) for span in spans
     )
 
 

@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         title="tst-megatron", description="What a run reads, and what is recorded of it."
     )
     _add_text_arguments(group)
+    _add_link_arguments(group)
     _add_record_arguments(group)
 
 
@@ -30,6 +31,23 @@ def _add_text_arguments(group: Any) -> None:
         "--allow-repeats",
         action="store_true",
         help="go on although a stage reads some of its text more than once",
+    )
+
+
+def _add_link_arguments(group: Any) -> None:
+    """Add the flags of a run that is one link of a chain."""
+    group.add_argument(
+        "--load-once",
+        action="store_true",
+        help="--load names the run that this one starts from: once --save has a checkpoint of its "
+        "own, the same command goes on from that",
+    )
+    group.add_argument(
+        "--exit-after-step",
+        metavar="STEP",
+        type=int,
+        help="end the run after this one of its steps, with a checkpoint in --save; started again, "
+        "it ends at once, with code 0",
     )
 
 
@@ -78,6 +96,8 @@ def check_own_flags(args: argparse.Namespace) -> None:
             f"--ledger-fsync-interval {args.ledger_fsync_interval} is below 0 seconds: use "
             "0 for after every line"
         )
+    if args.exit_after_step is not None and args.exit_after_step < 1:
+        raise UserError(f"--exit-after-step {args.exit_after_step} is no step: give 1 or more")
 
 
 def check_beside(args: argparse.Namespace) -> None:
@@ -87,6 +107,7 @@ def check_beside(args: argparse.Namespace) -> None:
         UserError: they contradict one another, or Megatron does not heed one or gets them wrong.
     """
     check_unheeded(args)
+    _check_link(args)
     if args.dataloader_inter_document_masking and args.context_parallel_size > 1 and not args.sft:
         # get_batch_on_this_cp_rank (megatron/core/utils.py) then cuts the sequence, and with --sft
         # every document, as Transformer Engine's attention takes it of packed ones. Neither asserts
@@ -110,3 +131,22 @@ def check_beside(args: argparse.Namespace) -> None:
         for is_set, flag in ((args.sft, "--sft"), (args.mock_data, "--mock-data")):
             if is_set:
                 raise UserError(f"--blend names indexed corpora, and {flag} reads none: use one")
+
+
+def _check_link(args: argparse.Namespace) -> None:
+    """A run that starts from another, or is gone on with by another, has a checkpoint of its own.
+
+    Raises:
+        UserError: it has none, or ends elsewhere.
+    """
+    if args.load_once and not (args.load and args.save):
+        raise UserError("--load-once is of a run with --load and --save: add them")
+    if args.exit_after_step is None:
+        return
+    if args.save is None:
+        raise UserError("--exit-after-step ends with a checkpoint: add --save")
+    if args.exit_interval not in (None, args.exit_after_step):
+        raise UserError(
+            f"--exit-interval {args.exit_interval} and --exit-after-step {args.exit_after_step} "
+            "both end the run: leave one of them out"
+        )

@@ -64,11 +64,13 @@ def goes_on_flags(args: argparse.Namespace) -> list[str]:
     """Flags by which a run that started from another one's checkpoint goes on from its own.
 
     Args:
-        args: Megatron's flags, with a method's that starts so; of any other run there are none.
+        args: Megatron's flags, with ``--load-once`` or a method's that starts so; of any other run
+            there are none.
     """
     if args.save is None or args.load is None or is_remote(args.save):
         return []
-    if not any(method.starts_from_another and method.is_on(args) for method in methods()):
+    starts_so = any(method.starts_from_another and method.is_on(args) for method in methods())
+    if not (args.load_once or starts_so):
         return []
     same = os.path.realpath(args.save) == os.path.realpath(args.load)
     step = None if same else read_tracker(Path(args.save))
@@ -77,6 +79,29 @@ def goes_on_flags(args: argparse.Namespace) -> list[str]:
     # It may have been another step that the run started from.
     number = [] if args.ckpt_step is None else [f"--ckpt-step={step}"]
     return [f"--load={args.save}", *number]
+
+
+def exit_flags(args: argparse.Namespace) -> list[str]:
+    """Megatron's flag for ``--exit-after-step``: the step is the first of its multiples that a run
+    comes by, as one that has it is not trained on (`has_ended`).
+    """
+    step = args.exit_after_step
+    return [] if step is None else [f"--exit-interval={step}"]
+
+
+def has_ended(args: argparse.Namespace) -> bool:
+    """Whether the run has its last checkpoint, that of ``--exit-after-step``, so that there is
+    nothing to train: Megatron would, up to the next multiple.
+
+    Args:
+        args: Megatron's flags, with those of `goes_on_flags`.
+    """
+    if args.exit_after_step is None or args.load is None or is_remote(args.save):
+        return False
+    if os.path.realpath(args.save) != os.path.realpath(args.load):
+        return False
+    chosen = checkpoint_of(args)
+    return chosen is not None and _number(chosen) >= args.exit_after_step
 
 
 def check_load(args: argparse.Namespace, looks_at_files: bool) -> None:

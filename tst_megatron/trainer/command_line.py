@@ -16,7 +16,7 @@ from tst_megatron.methods.registry import check_flags
 from tst_megatron.recipes import expand_recipe, named_recipe, read
 from tst_megatron.recipes.keys import check_keys, read_words
 from tst_megatron.stock.megatron_flags import NotKnownError
-from tst_megatron.trainer.checkpoint_choice import goes_on_flags
+from tst_megatron.trainer.checkpoint_choice import exit_flags, goes_on_flags
 from tst_megatron.trainer.checks import check_before_validation, check_checkpoint
 from tst_megatron.trainer.corpus_tokenizer import corpus_tokenizer_flags
 from tst_megatron.trainer.machine import check_lacking
@@ -45,7 +45,8 @@ def check_words(
         parse: reads it.
 
     Returns:
-        The flags, with those of the corpora's own tokenizer, and of the checkpoint to go on from.
+        The flags, with those of the corpora's own tokenizer, of the checkpoint to go on from, and
+        of the step to end after.
 
     Raises:
         UserError: a flag is wrong, a file is missing, or they contradict one another.
@@ -57,19 +58,19 @@ def check_words(
             "give the flags on the command line, or as a --recipe"
         )
     check_flags(flags)
-    if more := (*goes_on_flags(flags), *corpus_tokenizer_flags(flags)):
+    if more := (*goes_on_flags(flags), *exit_flags(flags), *corpus_tokenizer_flags(flags)):
         flags = parse([*words, *more])
     check_before_validation(flags)
     return flags
 
 
-def check_at_once(words: Sequence[str]) -> bool:
+def check_at_once(words: Sequence[str]) -> argparse.Namespace | None:
     """The same before torch is imported, and whether there is a checkpoint to go on from.
 
     Whether there is a GPU is torch's to say: what is refused is refused with one and without.
 
     Returns:
-        Whether it could be told.
+        The flags; None where it could not be told.
 
     Raises:
         UserError: as `check_words`, or the checkpoint cannot be gone on from.
@@ -83,8 +84,8 @@ def check_at_once(words: Sequence[str]) -> bool:
         except UserError as refusal:
             refusals.append(refusal)
         except NotKnownError:
-            return False
+            return None
         else:
             check_checkpoint(flags)
-            return True
+            return flags
     raise refusals[0]

@@ -56,7 +56,9 @@ def _run(argv: list[str], started: float, clock: StepClock) -> None:
 
     with user_errors_exit():
         words = words_of(argv)
-        is_checked = check_at_once(words)
+        flags = check_at_once(words)
+        if flags is not None and _has_ended(flags):
+            return
         _be_the_only_rank()
         leave_out(OF_MEGATRON_ALONE)
         machine_flags = prepare_backend()
@@ -68,9 +70,11 @@ def _run(argv: list[str], started: float, clock: StepClock) -> None:
         args, run = _parse(
             [*machine_flags, *words],
             on_gpu=not machine_flags,
-            is_checked=is_checked,
+            is_checked=flags is not None,
             recipe=None if recipe is None else {"name": recipe, "overrides": overrides},
         )
+        if _has_ended(args):
+            return
         config = _config(args, run)
         _say_what_it_will_do(args, run)
     _train(config, args, run, started, clock)
@@ -92,6 +96,17 @@ def _silent_stops_fail(clock: StepClock) -> Iterator[None]:
                 NO_STEP_EXIT_CODE,
             )
         raise
+
+
+def _has_ended(args: argparse.Namespace) -> bool:
+    """Whether there is nothing to train, which is said."""
+    from tst_megatron.trainer.checkpoint_choice import has_ended
+
+    if not has_ended(args):
+        return False
+    if os.environ.get("RANK", "0") == "0":
+        print(f"tst-megatron: step {args.exit_after_step} is in {args.save}: nothing to do")
+    return True
 
 
 def _be_the_only_rank() -> None:

@@ -10,7 +10,7 @@ from stand_in import stand_in_for_torchrun
 
 from tst_megatron.errors import UserError
 from tst_megatron.experiments import launch
-from tst_megatron.experiments.cells import Cell, Places, _stop, ledger_of, train_cells
+from tst_megatron.experiments.cells import Cell, Places, ledger_of, stop, train_cells
 
 STEPS = 10
 # Stands in for torchrun: what it does is in its --lr, and it leaves what a run does.
@@ -158,5 +158,5 @@ class StubbornProcess:
 
 def test_a_second_ctrl_c_leaves_no_run_behind() -> None:
     runs = [StubbornProcess(), StubbornProcess()]
-    _stop(runs)  # type: ignore[arg-type]  # Of a Process, all that is called.
+    stop(runs)  # type: ignore[arg-type]  # Of a Process, all that is called.
     assert all(run.ended_at_once for run in runs)

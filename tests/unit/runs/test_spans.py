@@ -110,6 +110,31 @@ def test_stages_of_several_methods_are_cut_where_one_of_them_cuts():
     assert of(Ledger(header, lines)) == [(0, "a60, b100", 1, 6), (1, "a40, b100", 7, 8)]
 
 
+def test_a_start_need_not_have_known_what_a_later_one_tells():
+    """A run that has grown tells of the small model, whose own start knew of no growth."""
+
+    def stage(samples: int, loss: str = "lm loss", **facts: int) -> Stage:
+        return Stage(f"{facts}", samples, loss=loss, method="some", facts=facts)
+
+    def found(*stages: Stage, losses: tuple[str, str]) -> list[Short]:
+        told = [{"name": "some", "stages": [one.as_json() for one in stages], "facts": {}}]
+        header = {"flags": {"global_batch_size": 10}, "methods": told}
+        lines = [
+            {"step": 4, "stage": 0, "facts": {}, "loss_name": losses[0]},
+            {"step": 9, "stage": 1, "facts": dict(stages[1].facts), "loss_name": losses[1]},
+        ]
+        return of(Ledger(header, lines))
+
+    grown = (stage(50, layers=2), stage(50, layers=4))
+    assert found(*grown, losses=("lm loss", "lm loss")) == [
+        (0, "{'layers': 2}", 1, 5),
+        (1, "{'layers': 4}", 6, 9),
+    ]
+    # Of another objective: the header tells what the run was to do, and not what it did.
+    bags = (stage(50, "bag loss", bag=2), stage(50, bag=1))
+    assert found(*bags, losses=("lm loss", "lm loss"))[0] == (0, "single tokens", 1, 4)
+
+
 def test_the_stage_of_a_line_as_it_was_written(tmp_path: Path):
     path = tmp_path / "l"
     write_ledger(path, {60: 4.0}, stages=[(4, 120)])

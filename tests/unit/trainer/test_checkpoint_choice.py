@@ -17,8 +17,16 @@ from torch.distributed import checkpoint as dcp
 
 from tst_megatron.checkpoints.steps import TRACKER, Checkpoint, whole_steps
 from tst_megatron.errors import UserError
+from tst_megatron.methods.registry import check_flags
 from tst_megatron.trainer import checkpoint_choice
-from tst_megatron.trainer.checkpoint_choice import check_load, checkpoint_of, is_converted
+from tst_megatron.trainer.checkpoint_choice import (
+    check_load,
+    checkpoint_of,
+    exit_flags,
+    goes_on_flags,
+    has_ended,
+    is_converted,
+)
 
 DATA = "__0_0.distcp"
 
@@ -262,3 +270,46 @@ def test_a_conversion_is_done_when_its_tracker_says_so(tmp_path: Path) -> None:
     args.rank = 1
     assert is_converted(args)
     assert not is_converted(parse(f"--save={new}"))
+
+
+def test_a_run_that_loads_once_goes_on_from_its_own(root: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    flags = (f"--load={root}", f"--save={own}", "--save-interval=1", "--ckpt-step=20")
+    once = parse(*flags, "--load-once")
+    assert goes_on_flags(once) == []
+    save(own, 25)
+    (own / TRACKER).write_text("25")
+    assert goes_on_flags(once) == [f"--load={own}", "--ckpt-step=25"]
+    assert goes_on_flags(parse(*flags)) == []
+
+
+def test_a_run_has_ended_with_its_own_checkpoint_of_the_last_step(
+    root: Path, tmp_path: Path
+) -> None:
+    def of(load: Path, save: Path, *more: str) -> bool:
+        return has_ended(parse(f"--load={load}", f"--save={save}", "--save-interval=1", *more))
+
+    assert of(root, root, "--exit-after-step=30")
+    assert not of(root, root, "--exit-after-step=31")
+    assert not of(root, root)
+    # Another run's, which this one starts from.
+    assert not of(root, tmp_path / "own", "--exit-after-step=30", "--load-once")
+    assert not of(tmp_path / "none", tmp_path / "none", "--exit-after-step=30")
+    assert exit_flags(parse("--exit-after-step=30", f"--save={root}")) == ["--exit-interval=30"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--load-once", "--load=here"), "--load-once is of a run with --load and --save"),
+        (("--exit-after-step=3",), "--exit-after-step ends with a checkpoint: add --save"),
+        (("--exit-after-step=0", "--save=x"), "--exit-after-step 0 is no step"),
+        (
+            ("--exit-after-step=3", "--save=x", "--exit-interval=2"),
+            "--exit-interval 2 and --exit-after-step 3 both end the run",
+        ),
+    ],
+)
+def test_a_link_of_a_chain_has_a_checkpoint_of_its_own(flags: tuple[str, ...], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        check_flags(parse(*flags))

@@ -34,6 +34,25 @@ class LayerMap:
         return tuple(self.sources.index(source) for source in self.sources)
 
 
+@dataclass(frozen=True)
+class Growth:
+    """How a model grows.
+
+    Attributes:
+        layers: where they come from.
+        noise: share of it in the layers that repeat another.
+        keeps_optimizer: whether moments are copied with their layers.
+        seed: of the noise.
+        hidden_size: of the model.
+    """
+
+    layers: LayerMap
+    noise: float
+    keeps_optimizer: bool
+    seed: int
+    hidden_size: int
+
+
 def layer_map(operator: str, small: int, large: int) -> LayerMap:
     """The list of an operator.
 

@@ -25,7 +25,7 @@ from megatron.core.dist_checkpointing.mapping import (
 )
 from megatron.training import checkpointing, get_args
 
-from tst_megatron.methods.growth.layers import LayerMap
+from tst_megatron.methods.growth.layers import Growth, LayerMap
 from tst_megatron.methods.growth.noise import is_matrix, is_output, noise, standard_deviation
 
 LAYERS = re.compile(r"decoder\.layers\.(?:(\d+)\.)?")
@@ -38,25 +38,6 @@ PATCHED = {
     (checkpointing, "check_checkpoint_args"): ("checkpoint_args", "skip_args"),
 }
 """What is wrapped while a small checkpoint is loaded, and the arguments that this relies on."""
-
-
-@dataclass(frozen=True)
-class Growth:
-    """How a model grows.
-
-    Attributes:
-        layers: where they come from.
-        noise: share of it in the layers that repeat another.
-        keeps_optimizer: whether moments are copied with their layers.
-        seed: of the noise.
-        hidden_size: of the model.
-    """
-
-    layers: LayerMap
-    noise: float
-    keeps_optimizer: bool
-    seed: int
-    hidden_size: int
 
 
 @dataclass(frozen=True)

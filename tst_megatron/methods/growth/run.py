@@ -9,16 +9,14 @@ import argparse
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tst_megatron.errors import UserError
 from tst_megatron.methods.growth.kinds import grown_layers, kinds_of
+from tst_megatron.methods.growth.layers import Growth
 from tst_megatron.methods.method import Run
 from tst_megatron.runs.stages import ORDINARY, Stage
 from tst_megatron.stock.batch_sizes import BatchSizes, train_steps
-
-if TYPE_CHECKING:
-    from tst_megatron.methods.growth.loading import Growth
 
 _OWN = ("operator", "noise", "optimizer")
 """Of what is remembered, that which flags say again."""
@@ -90,8 +88,6 @@ class GrownRun(Run):
             return frozenset()
         layers = grown_layers(args.grow, saved, args)
         _check_kept_optimizer(args, saved)
-        from tst_megatron.methods.growth.loading import Growth
-
         self._growth = Growth(
             layers,
             args.grow_noise,

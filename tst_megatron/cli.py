@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any, NoReturn
 
 from tst_megatron.errors import user_errors_exit
+from tst_megatron.methods.registry import COMMANDS as METHODS_OWN
 from tst_megatron.old_flags import with_new_names
 
 
@@ -134,11 +135,23 @@ COMMANDS = (
         "tst_megatron.trainer.commands.index_budget",
         Takes.WORDS,
     ),
+    Command(
+        ("checkpoint", "inspect"),
+        "show what a checkpoint is, and whether it is whole",
+        "tst_megatron.checkpoints.commands.inspect",
+    ),
+    Command(
+        ("checkpoint", "diff"),
+        "say what differs between two checkpoints: arguments, tensors, values",
+        "tst_megatron.checkpoints.commands.diff",
+    ),
+    *(Command(*row) for row in METHODS_OWN),
 )
 _GROUPS = {
     "scaling": "fit laws of loss over size and length to runs, and ask them",
     "tokenizer": "make and look at tokenizers",
     "index": "make, check and look at indexed corpora",
+    "checkpoint": "look at checkpoints, compare them, and make a deeper model's",
 }
 
 

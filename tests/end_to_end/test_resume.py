@@ -10,8 +10,9 @@ from ledgers import bag_size
 from saved import tensors
 from trainer import TINY, Job, run, run_all
 
-from tst_megatron.trainer.checkpoint_choice import Checkpoint, checkpoint_of
-from tst_megatron.trainer.checkpoint_files import fault_of
+from tst_megatron.checkpoints.steps import Checkpoint
+from tst_megatron.checkpoints.wholeness import fault_of
+from tst_megatron.trainer.checkpoint_choice import checkpoint_of
 
 # Ten steps: three on bags of 4, two on bags of 2, five ordinary. Cuts inside each phase, on the
 # boundaries and a step to either side of them.

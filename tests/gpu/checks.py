@@ -75,6 +75,13 @@ CHECKS = (
         "tests.gpu.resume:resume",
         6,
     ),
+    Check(
+        "growth",
+        "a checkpoint of Transformer Engine's layers grown: silent ones add nothing, stacked ones "
+        "train on in one run",
+        "tests.gpu.growth:growth",
+        4,
+    ),
     Check("fp8", "FP8 recipes within 2 % of bf16's curve over the switch", "tests.gpu.fp8:fp8", 6),
     Check(
         "cuda-graphs",

@@ -132,6 +132,24 @@ class Run:
         """Whether where a stage ends is decided as the run goes."""
         return False
 
+    def other_model(self, saved: argparse.Namespace, before: Any, step: int) -> frozenset[str]:
+        """Whether the checkpoint's model is another, which this run's is made from as it loads.
+
+        Asked before `resume`, of a checkpoint that the run goes on from.
+
+        Args:
+            saved: its arguments, Megatron's and ours.
+            before: what `saved` gave when it was written; None if the method was not on.
+            step: of it.
+
+        Returns:
+            Names of Megatron's arguments of the model in which the two may differ.
+
+        Raises:
+            UserError: the model cannot be made from it.
+        """
+        return frozenset()
+
     def resume(self, args: argparse.Namespace, before: Any, step: int) -> None:
         """Go on from a checkpoint.
 
@@ -280,6 +298,8 @@ class Method:
         flag_prefix: of its flags, such as ``tst``.
         forms: sets of flags, without dashes in front, that say the same thing in other words; one
             that is given takes the place of the others. None where it has but one form.
+        starts_from_another: whether ``load`` names another run's checkpoint, which this run starts
+            from; once it has saved one of its own, the same command goes on from that.
     """
 
     name: ClassVar[str]
@@ -290,7 +310,12 @@ class Method:
         """Of the parsed arguments that are the method's, such as ``tst_``."""
         return f"{self.flag_prefix.replace('-', '_')}_"
 
+    def has_argument(self, name: str) -> bool:
+        """Whether a parsed argument is the method's: it has its prefix, or is that alone."""
+        return f"{name}_".startswith(self.argument_prefix)
+
     forms: ClassVar[tuple[frozenset[str], ...]] = ()
+    starts_from_another: ClassVar[bool] = False
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the method's flags to a parser, Megatron's or a smaller one."""

@@ -17,9 +17,18 @@ from tst_megatron.runs.facts import TOPICS, Topic
 from tst_megatron.runs.stages import CombinationError
 from tst_megatron.stock import flags
 
-_MODULES = ["tst_megatron.methods.superposition.method"]
+_MODULES = ["tst_megatron.methods.superposition.method", "tst_megatron.methods.growth.method"]
 """Each has a ``METHOD``. What a method needs of Megatron it imports when it is asked for it."""
 
+
+COMMANDS = (
+    (
+        ("checkpoint", "grow"),
+        "make a deeper model's checkpoint of a small model's, without a GPU",
+        "tst_megatron.methods.growth.checkpoint_grow",
+    ),
+)
+"""Commands that a method brings along: their words, their purpose and their module."""
 
 _GROUP = "tst_megatron.methods"
 """Of entry points; what each names is a `Method`, such as ``my_package.method:METHOD``."""
@@ -79,7 +88,7 @@ def _check_flags_of(point: EntryPoint, method: Method) -> None:
             "package, or uninstall it"
         ) from None
     for name in parser._option_string_actions:
-        if not name.startswith(f"--{method.flag_prefix}-"):
+        if not f"{name}-".startswith(f"--{method.flag_prefix}-"):
             raise UserError(
                 f"{_in_words(point)} adds the flag {name}, which does not begin with "
                 f"--{method.flag_prefix}-: mend the package, or uninstall it"

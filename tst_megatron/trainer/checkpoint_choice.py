@@ -9,40 +9,25 @@ the user must have meant something else.
 import argparse
 import logging
 import os
-from dataclasses import dataclass
-from itertools import islice, product
+from itertools import product
 from pathlib import Path
 
+from tst_megatron.checkpoints.steps import (
+    RELEASE,
+    TRACKER,
+    Checkpoint,
+    read_tracker,
+    way_on,
+    whole_steps,
+)
+from tst_megatron.checkpoints.wholeness import CONFIG, fault_of
 from tst_megatron.corpora.blend import is_remote
 from tst_megatron.errors import UserError
-from tst_megatron.trainer.checkpoint_files import CONFIG, fault_of
+from tst_megatron.methods.registry import methods
 
 logger = logging.getLogger(__name__)
 
-TRACKER = "latest_checkpointed_iteration.txt"
-_RELEASE = "release"
 _NON_PERSISTENT = "non_persistent"
-_MOST_NAMED = 3  # Whole steps that a sentence lists, the newest first.
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """One step in a folder of them.
-
-    Attributes:
-        root: folder of all steps.
-        step: its number; None for a release, whose weights alone are taken.
-        is_pretrained: whether ``--pretrained-checkpoint`` names it; likewise.
-    """
-
-    root: Path
-    step: int | None
-    is_pretrained: bool = False
-
-    @property
-    def folder(self) -> Path:
-        """As ``get_checkpoint_name`` names it."""
-        return self.root / (_RELEASE if self.step is None else f"iter_{self.step:07d}")
 
 
 def checkpoint_of(args: argparse.Namespace) -> Checkpoint | None:
@@ -75,6 +60,25 @@ def checkpoint_of(args: argparse.Namespace) -> Checkpoint | None:
     return brief if _number(brief) >= _number(found) else found
 
 
+def goes_on_flags(args: argparse.Namespace) -> list[str]:
+    """Flags by which a run that started from another one's checkpoint goes on from its own.
+
+    Args:
+        args: Megatron's flags, with a method's that starts so; of any other run there are none.
+    """
+    if args.save is None or args.load is None or is_remote(args.save):
+        return []
+    if not any(method.starts_from_another and method.is_on(args) for method in methods()):
+        return []
+    same = os.path.realpath(args.save) == os.path.realpath(args.load)
+    step = None if same else read_tracker(Path(args.save))
+    if step is None:
+        return []
+    # It may have been another step that the run started from.
+    number = [] if args.ckpt_step is None else [f"--ckpt-step={step}"]
+    return [f"--load={args.save}", *number]
+
+
 def check_load(args: argparse.Namespace, looks_at_files: bool) -> None:
     """Check that a run can go on from the checkpoint that its flags name, or may begin.
 
@@ -99,7 +103,7 @@ def check_load(args: argparse.Namespace, looks_at_files: bool) -> None:
         if fault is not None:
             raise UserError(
                 f"the checkpoint to go on from in {chosen.root} is not whole: {fault}; "
-                f"{_way_on(chosen.root, args.ckpt_step is not None)}"
+                f"{way_on(chosen.root, args.ckpt_step is not None)}"
             )
     is_of_torch = args.ckpt_format == "torch" and not args.auto_detect_ckpt_format
     if is_of_torch and (chosen.folder / CONFIG).exists():
@@ -123,7 +127,7 @@ def is_converted(args: argparse.Namespace) -> bool:
         return False
     # The first rank alone writes the tracker, which a file server may show to others later.
     is_out_of_sight = args.rank != 0 or is_remote(args.ckpt_convert_save)
-    return is_out_of_sight or _read_tracker(folder) == str(args.iteration)
+    return is_out_of_sight or read_tracker(folder) == str(args.iteration)
 
 
 def _root_of(args: argparse.Namespace) -> tuple[str, Path | None]:
@@ -136,14 +140,14 @@ def _root_of(args: argparse.Namespace) -> tuple[str, Path | None]:
 
 def _persistent(args: argparse.Namespace, flag: str, root: Path) -> Checkpoint | None:
     is_pretrained = flag != "--load"
-    named = _read_tracker(root)
+    named = read_tracker(root)
     if args.ckpt_step is None:
         if named is None:
             return None
-        return Checkpoint(root, None if named == _RELEASE else int(named), is_pretrained)
-    if named == _RELEASE:
+        return Checkpoint(root, None if named == RELEASE else int(named), is_pretrained)
+    if named == RELEASE:
         raise UserError(
-            f"--ckpt-step {args.ckpt_step} beside {root / TRACKER}, which says {_RELEASE}, and "
+            f"--ckpt-step {args.ckpt_step} beside {root / TRACKER}, which says {RELEASE}, and "
             "Megatron would load the release: leave the flag out, or write the step into the file"
         )
     return Checkpoint(root, args.ckpt_step, is_pretrained)
@@ -153,10 +157,10 @@ def _non_persistent(args: argparse.Namespace, root: Path) -> Checkpoint | None:
     if args.non_persistent_ckpt_type != "global":
         return None
     folder = _non_persistent_folder(args, root)
-    named = _read_tracker(folder)
-    if named == _RELEASE:
+    named = read_tracker(folder)
+    if named == RELEASE:
         raise UserError(
-            f"{folder / TRACKER} says {_RELEASE}, which no non-persistent checkpoint is: write the "
+            f"{folder / TRACKER} says {RELEASE}, which no non-persistent checkpoint is: write the "
             "number of a step into it, or move the folder away"
         )
     return None if named is None else Checkpoint(folder, int(named))
@@ -174,26 +178,6 @@ def _has_tracker(root: str | Path) -> bool:
     return (Path(root) / TRACKER).is_file()
 
 
-def _read_tracker(root: Path) -> str | None:
-    """What a tracker says: digits or ``release``; None where there is none."""
-    tracker = root / TRACKER
-    try:
-        text = tracker.read_bytes().decode(errors="replace").strip()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise UserError(
-            f"{tracker} cannot be read: {error.strerror}; see to its permissions"
-        ) from None
-    # Python's int, which Megatron asks, also takes signs, underscores and other scripts' digits.
-    if text == _RELEASE or (text.isascii() and text.isdigit()):
-        return text
-    says = f"says {text[:40]!r}" if text else "is empty"
-    raise UserError(
-        f"{tracker} {says}, where the number of a step should be: {_way_on(root, by_flag=False)}"
-    )
-
-
 def _check_tracker_is_not_lost(args: argparse.Namespace, chosen: Checkpoint | None) -> None:
     """Without one Megatron begins at step 1, or further back, over the steps that are there."""
     load = args.load
@@ -203,7 +187,7 @@ def _check_tracker_is_not_lost(args: argparse.Namespace, chosen: Checkpoint | No
     if not _has_tracker(load) and whole_steps(Path(load), 1):
         raise UserError(
             f"--load {load} has steps and no {TRACKER}, so that Megatron would begin at step 1 "
-            f"over them: {_way_on(Path(load), by_flag=False)}"
+            f"over them: {way_on(Path(load), by_flag=False)}"
         )
     folder = _non_persistent_folder(args, Path(load))
     if args.non_persistent_ckpt_type != "global" or _has_tracker(folder):
@@ -212,7 +196,7 @@ def _check_tracker_is_not_lost(args: argparse.Namespace, chosen: Checkpoint | No
     if any(step > last for step in whole_steps(folder, 1)):
         raise UserError(
             f"the non-persistent checkpoints in {folder} have no {TRACKER}, so that Megatron would "
-            f"begin at step {last + 1}: {_way_on(folder, by_flag=False)}"
+            f"begin at step {last + 1}: {way_on(folder, by_flag=False)}"
         )
 
 
@@ -264,36 +248,6 @@ def _say_what_is_left_to_megatron(args: argparse.Namespace) -> None:
             "looks for it: %s",
             *(args.load, left),
         )
-
-
-def whole_steps(root: Path, most: int) -> list[int]:
-    """The newest steps that are whole.
-
-    Args:
-        root: folder of all steps.
-        most: that are looked for.
-    """
-    numbers = (path.name.removeprefix("iter_") for path in root.glob("iter_*"))
-    newest = sorted((int(number) for number in numbers if number.isdecimal()), reverse=True)
-    whole = (step for step in newest if fault_of(Checkpoint(root, step).folder) is None)
-    return list(islice(whole, most))
-
-
-def _way_on(root: Path, by_flag: bool) -> str:
-    """What to do about a folder, by the steps in it that are whole.
-
-    Args:
-        root: folder of all steps.
-        by_flag: whether the step was named by ``--ckpt-step``, and not by the tracker.
-    """
-    steps = whole_steps(root, _MOST_NAMED)
-    if not steps:
-        return f"no step there is whole: name another folder, or move {root} away to begin anew"
-    whole = f"{'step' if len(steps) == 1 else 'steps'} {', '.join(map(str, steps))} of it "
-    whole += "is whole" if len(steps) == 1 else "are whole"
-    if by_flag:
-        return f"{whole}: go on with --ckpt-step {steps[0]}"
-    return f"{whole}: write {steps[0]} into {root / TRACKER} to go on from there"
 
 
 def _rank_folders(args: argparse.Namespace) -> list[str]:

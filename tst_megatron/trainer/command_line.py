@@ -16,6 +16,7 @@ from tst_megatron.methods.registry import check_flags
 from tst_megatron.recipes import expand_recipe, named_recipe, read
 from tst_megatron.recipes.keys import check_keys, read_words
 from tst_megatron.stock.megatron_flags import NotKnownError
+from tst_megatron.trainer.checkpoint_choice import goes_on_flags
 from tst_megatron.trainer.checks import check_before_validation, check_checkpoint
 from tst_megatron.trainer.corpus_tokenizer import corpus_tokenizer_flags
 from tst_megatron.trainer.machine import check_lacking
@@ -44,7 +45,7 @@ def check_words(
         parse: reads it.
 
     Returns:
-        The flags, with those of the corpora's own tokenizer.
+        The flags, with those of the corpora's own tokenizer, and of the checkpoint to go on from.
 
     Raises:
         UserError: a flag is wrong, a file is missing, or they contradict one another.
@@ -56,8 +57,8 @@ def check_words(
             "give the flags on the command line, or as a --recipe"
         )
     check_flags(flags)
-    if tokenizer_flags := corpus_tokenizer_flags(flags):
-        flags = parse([*words, *tokenizer_flags])
+    if more := (*goes_on_flags(flags), *corpus_tokenizer_flags(flags)):
+        flags = parse([*words, *more])
     check_before_validation(flags)
     return flags
 

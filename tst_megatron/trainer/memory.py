@@ -7,7 +7,9 @@ the arguments that were saved; there is nothing else to save or to compare.
 import argparse
 import logging
 import zipfile
+from collections.abc import Collection
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,11 +17,12 @@ from megatron.core import dist_checkpointing
 from megatron.core.optimizer import DistributedOptimizer
 from megatron.training.checkpointing import find_checkpoint_rank_0
 
+from tst_megatron.checkpoints.steps import Checkpoint
+from tst_megatron.checkpoints.wholeness import has_file_a_rank
 from tst_megatron.errors import UserError
 from tst_megatron.methods.method import Run
 from tst_megatron.methods.registry import methods
-from tst_megatron.trainer.checkpoint_choice import Checkpoint, checkpoint_of
-from tst_megatron.trainer.checkpoint_files import has_file_a_rank
+from tst_megatron.trainer.checkpoint_choice import checkpoint_of
 
 logger = logging.getLogger(__name__)
 
@@ -54,11 +57,17 @@ def check_resume(args: argparse.Namespace, run: Run) -> argparse.Namespace | Non
     saved: argparse.Namespace | None = saved_state(chosen).get("args")
     if saved is None:
         return None
-    _check_shape(args, chosen, saved)
-    _check_optimizer(args, chosen, saved)
     parts = {part.name: part for part in run.parts}
+    remembered = {method.name: method.remembered(saved) for method in methods()}
+    may_differ = {
+        name
+        for part in run.parts
+        for name in part.other_model(saved, remembered[part.name], chosen.step or 0)
+    }
+    _check_shape(args, chosen, saved, may_differ)
+    _check_optimizer(args, chosen, saved)
     for method in methods():
-        before = method.remembered(saved)
+        before = remembered[method.name]
         if method.name in parts:
             parts[method.name].resume(args, before, chosen.step or 0)
         elif before is not None and args.rank == 0:
@@ -67,14 +76,42 @@ def check_resume(args: argparse.Namespace, run: Run) -> argparse.Namespace | Non
     return saved if chosen.step else None
 
 
-def _check_shape(args: argparse.Namespace, chosen: Checkpoint, saved: Any) -> None:
+def ledger_before(args: argparse.Namespace) -> Path:
+    """Where the run that this one goes on from has its ledger.
+
+    Args:
+        args: Megatron's, of a run that goes on from a checkpoint in ``load``.
+
+    Returns:
+        The ledger beside the checkpoint; where there is none, and the run starts from another
+        model, the one that the checkpoint's arguments name. A branch of one run has none of them.
+    """
+    beside = Path(args.load) / "ledger.jsonl"
+    starts = any(method.starts_from_another and method.is_on(args) for method in methods())
+    if beside.exists() or not starts or (chosen := checkpoint_of(args)) is None:
+        return beside
+    named = getattr(saved_state(chosen).get("args"), "ledger", None)
+    return Path(named) if named is not None and Path(named).is_file() else beside
+
+
+def _check_shape(
+    args: argparse.Namespace, chosen: Checkpoint, saved: Any, may_differ: Collection[str]
+) -> None:
     """What Megatron fails over in a resume once all ranks are up: what it asserts
     (``check_checkpoint_args``), and what decides the shapes of tensors.
+
+    Args:
+        args: Megatron's validated arguments.
+        chosen: the checkpoint.
+        saved: its arguments.
+        may_differ: names in which a method makes up for a difference.
     """
     names = [*_asserted(args), *_shapes(args, saved)]
     if has_file_a_rank(chosen.folder):
         names += _OF_A_RANK
     for name in names:
+        if name in may_differ:
+            continue
         before, now = _value(saved, name), _value(args, name)
         if before in (None, now):
             continue

@@ -25,6 +25,7 @@ from tst_megatron.runs.ledger_history import bring_along, put_aside_anothers
 from tst_megatron.runs.ledger_writer import LedgerWriter
 from tst_megatron.runs.stages import NEXT_TOKEN_LOSS
 from tst_megatron.trainer.ledger_header import header_of, held_out_text
+from tst_megatron.trainer.memory import ledger_before
 from tst_megatron.trainer.parameter_count import count_parameters
 from tst_megatron.trainer.progress import ProgressCounter
 
@@ -83,7 +84,7 @@ class RunLedger(Listener):
             prefixes = [method.argument_prefix for method in methods()]
             put_aside_anothers(path, vars(self.args), prefixes)
         elif not path.exists() and self.args.load and not is_object_storage_path(self.args.load):
-            bring_along(path, Path(self.args.load) / "ledger.jsonl", step)
+            bring_along(path, ledger_before(self.args), step)
 
     def step_logged(self, step: LoggedStep) -> None:
         """A ``step`` line."""

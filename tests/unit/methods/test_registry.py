@@ -45,7 +45,7 @@ def test_flags_of_a_method_begin_with_its_prefix(monkeypatch: pytest.MonkeyPatch
         method.add_arguments(parser)
         assert parser._option_string_actions
         for flag in parser._option_string_actions:
-            assert flag.startswith(f"--{method.flag_prefix}-")
+            assert f"{flag}-".startswith(f"--{method.flag_prefix}-")
         assert {f"--{name}" for form in method.forms for name in form} <= {
             *parser._option_string_actions
         }

@@ -15,16 +15,10 @@ from megatron.training.checkpointing import (
 )
 from torch.distributed import checkpoint as dcp
 
+from tst_megatron.checkpoints.steps import TRACKER, Checkpoint, whole_steps
 from tst_megatron.errors import UserError
 from tst_megatron.trainer import checkpoint_choice
-from tst_megatron.trainer.checkpoint_choice import (
-    TRACKER,
-    Checkpoint,
-    check_load,
-    checkpoint_of,
-    is_converted,
-    whole_steps,
-)
+from tst_megatron.trainer.checkpoint_choice import check_load, checkpoint_of, is_converted
 
 DATA = "__0_0.distcp"
 

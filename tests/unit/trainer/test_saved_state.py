@@ -10,9 +10,9 @@ from counted_corpora import parse
 from saved import save_arguments
 from torch.distributed import checkpoint as dcp
 
+from tst_megatron.checkpoints.steps import TRACKER, Checkpoint
 from tst_megatron.errors import UserError
 from tst_megatron.methods.registry import run_of
-from tst_megatron.trainer.checkpoint_choice import TRACKER, Checkpoint
 from tst_megatron.trainer.memory import check_resume, keep_vocabulary, saved_state
 
 PADDED = 8064

@@ -86,8 +86,8 @@ def settings_of(run: RecordedRun) -> dict[str, object]:
 
 def is_of_a_method(name: str) -> bool:
     """Whether a setting is a method's own."""
-    prefixes = tuple(method.argument_prefix for method in registry.methods())
-    return name.startswith(prefixes) or name in _names_of_stages()
+    is_flag = any(method.has_argument(name) for method in registry.methods())
+    return is_flag or name in _names_of_stages()
 
 
 def is_in_words(name: str) -> bool:

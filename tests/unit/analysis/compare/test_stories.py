@@ -19,22 +19,22 @@ from tst_megatron.runs.run import RecordedRun
 from tst_megatron.runs.stages import ORDINARY, Stage
 
 
-class Grown(Story):
+class Widened(Story):
     topics = ("tokenizer", "held-out text", "batch")
-    absence = "was not grown"
+    absence = "was not widened"
 
 
-class Growth(Method):
-    name = "growth"
-    flag_prefix = "grow"
+class Widening(Method):
+    name = "widening"
+    flag_prefix = "widen"
 
     def story(self) -> Story:
-        return Grown(self.name)
+        return Widened(self.name)
 
 
 @pytest.fixture(autouse=True)
-def with_growth(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    methods = (*registry.methods(), Growth())
+def with_widening(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    methods = (*registry.methods(), Widening())
     monkeypatch.setattr(registry, "methods", lambda: methods)
     stories.every_story.cache_clear()
     yield
@@ -54,38 +54,37 @@ def side(found: RecordedRun) -> list[Group]:
 
 
 def test_it_is_told_in_plain_words(tmp_path: Path) -> None:
-    (grown,) = side(run(tmp_path, "a", "growth"))
-    assert grown.name == "small model for 25 %"
+    (widened,) = side(run(tmp_path, "a", "widening"))
+    assert widened.name == "small model for 25 %"
     (baseline,) = group([run(tmp_path, "b")], "baseline")
-    assert reasons_against([baseline], [grown]) == []
-    assert settings_apart(baseline, grown) == ["growth"]
-    itself = 'The baseline "small model for 25 %" had growth itself: the comparison is of two ways'
-    assert any(note.startswith(itself) for note in notes_on([grown], [grown]))
-    assert "had growth and the candidate had not" in reasons_against([grown], [baseline])[0]
+    assert reasons_against([baseline], [widened]) == []
+    assert settings_apart(baseline, widened) == ["widening"]
+    itself = 'The baseline "small model for 25 %" had widening itself: the comparison is of two'
+    assert any(note.startswith(itself) for note in notes_on([widened], [widened]))
+    assert "had widening and the candidate had not" in reasons_against([widened], [baseline])[0]
     notes = notes_on([baseline], side(run(tmp_path, "c")))
-    assert (
-        '"ordinary" saw no bags and was not grown: the comparison is of two ordinary runs.' in notes
-    )
+    without = '"ordinary" saw no bags and did not grow and was not widened'
+    assert f"{without}: the comparison is of two ordinary runs." in notes
 
 
 def test_what_it_may_differ_in_is_no_reason(tmp_path: Path) -> None:
     wide = {"hidden_size": 64}
     baseline = side(run(tmp_path, "b", flags=wide))
     other = {"hidden_size": 32}
-    assert reasons_against(baseline, side(run(tmp_path, "a", "growth", flags=other))) == []
+    assert reasons_against(baseline, side(run(tmp_path, "a", "widening", flags=other))) == []
     (reason,) = reasons_against(baseline, side(run(tmp_path, "c", flags=other)))
     assert reason.startswith("The models differ")
     batch = {"global_batch_size": 8}
-    (reason,) = reasons_against(baseline, side(run(tmp_path, "d", "growth", flags=batch)))
+    (reason,) = reasons_against(baseline, side(run(tmp_path, "d", "widening", flags=batch)))
     assert reason.startswith("The batches differ")
 
 
 def test_its_own_settings_are_not_beside_it(tmp_path: Path) -> None:
     one = run(tmp_path, "b", flags={"lr": 1})
-    other = run(tmp_path, "a", "growth", flags={"lr": 2, "grow_width": 2})
+    other = run(tmp_path, "a", "widening", flags={"lr": 2, "widen_width": 2})
     (note,) = settings_notes(one, other)
-    assert note.startswith("Besides growth these settings differ (baseline / candidate): lr (1 /")
-    assert "grow_width" not in note
+    assert note.startswith("Besides widening these settings differ (baseline / candidate): lr (1 /")
+    assert "widen_width" not in note
 
 
 def test_a_method_that_there_is_not_any_more(tmp_path: Path) -> None:

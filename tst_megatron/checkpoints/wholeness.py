@@ -145,10 +145,11 @@ def read_metadata(file: Path) -> tuple[Sequence[str], dict[str, int]] | None:
             return None
 
 
-class _Record:
+class Ignored:
     """Stands in for whatever a pickle names: it keeps what it is told, if that can be asked for."""
 
-    def __new__(cls, *_: Any, **__: Any) -> "_Record":
+    def __new__(cls, *_: Any, **__: Any) -> "Ignored":
+        """Whatever it is called with."""
         return super().__new__(cls)
 
     def __init__(self, *_: Any, **__: Any) -> None:
@@ -161,13 +162,13 @@ class _Record:
         pass
 
     def append(self, value: Any) -> None:
-        pass
+        """As of a list."""
 
     def extend(self, values: Any) -> None:
-        pass
+        """Likewise."""
 
 
-class _Kept(_Record):
+class _Kept(Ignored):
     """``Metadata`` and ``_StorageInfo``; the rest, most of a large file, is forgotten at once."""
 
     state: Any
@@ -185,5 +186,5 @@ _KEPT = {
 class _Unpickler(pickle.Unpickler):
     """Finds no class or function but stand-ins, so that a pickle can call nothing that acts."""
 
-    def find_class(self, module: str, name: str) -> type[_Record]:
-        return _Kept if (module, name) in _KEPT else _Record
+    def find_class(self, module: str, name: str) -> type[Ignored]:
+        return _Kept if (module, name) in _KEPT else Ignored

@@ -15,8 +15,8 @@ from megatron.core.dist_checkpointing.strategies.common import COMMON_STATE_FNAM
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint import filesystem
 
-from tst_megatron.trainer import checkpoint_files
-from tst_megatron.trainer.checkpoint_files import CONFIG, METADATA, fault_of, read_metadata
+from tst_megatron.checkpoints import wholeness
+from tst_megatron.checkpoints.wholeness import CONFIG, METADATA, fault_of, read_metadata
 
 DATA = "__0_0.distcp"
 COMMON_KEY = ShardedObject("common_state", None, (1,), (0,)).unique_key
@@ -38,8 +38,8 @@ def cut(file: Path, to: int) -> None:
 
 def test_names_are_megatrons() -> None:
     assert (core.CONFIG_FNAME, filesystem._metadata_fn) == (CONFIG, METADATA)
-    assert checkpoint_files._COMMON_FILE == COMMON_STATE_FNAME == serialization.COMMON_STATE_FNAME
-    assert COMMON_KEY.startswith(checkpoint_files._COMMON_KEY)
+    assert wholeness._COMMON_FILE == COMMON_STATE_FNAME == serialization.COMMON_STATE_FNAME
+    assert COMMON_KEY.startswith(wholeness._COMMON_KEY)
 
 
 def test_a_whole_one_has_no_fault(whole: Path) -> None:

@@ -1,0 +1,1 @@
+"""``tst-megatron checkpoint``: a module a job."""

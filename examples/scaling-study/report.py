@@ -353,6 +353,8 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     write_whole(args.out / "report.html", html(page))
     write_whole(args.out / "study.png", picture.png(drawn, columns=2))
+    if cells:
+        write_whole(args.out / "differences.png", picture.png([chart_of_differences(cells)], 1))
     write_whole(args.out / "results.json", _json(rates, cells, laws, found, todo))
     console.print(f"Report: {args.out / 'report.html'}", markup=False)
     return 0

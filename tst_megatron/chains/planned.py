@@ -137,7 +137,6 @@ def _of_model(words: Sequence[str]) -> list[str]:
         if word.startswith("--"):
             name = word.removeprefix("--").partition("=")[0]
             keeps = not any(f"{name}-".startswith(f"{prefix}-") for prefix in left_out)
-            keeps = keeps and name not in ("load-once", "exit-after-step")
         if keeps:
             kept.append(word)
     return kept

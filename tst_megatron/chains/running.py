@@ -58,7 +58,7 @@ def check_begun(chain: Chain) -> None:
         UserError: one is not.
     """
     for link in chain.links:
-        if (link.folder / _SETTINGS).exists():
+        if saved_step(link):
             _begin(link)
 
 
@@ -109,14 +109,19 @@ def _of(chain: Chain, link: Link) -> str:
 
 
 def _begin(link: Link) -> None:
-    """Take a link's folder, or go on in it if it was begun as it is now."""
+    """Take a link's folder, or go on in it if it was begun as it is now, or has saved nothing."""
     settings = {
         "start": link.file.start,
         "schedule": "own" if link.file.own_schedule else "the chain's",
         "steps": f"{link.first} to {link.last}",
         "flags": dict(link.values),
     }
-    begin(link.folder / _SETTINGS, f"link {link.name}", settings)
+    begin(
+        link.folder / _SETTINGS,
+        f"link {link.name}",
+        settings,
+        may_start_over=lambda: saved_step(link) == 0,
+    )
 
 
 def _check_files(link: Link) -> None:

@@ -12,7 +12,7 @@ from tst_megatron.methods.registry import check_flags
 # wrong.
 _WHAT_IS_READ = (
     *(flag for form in DATA_FORMS for flag in form),
-    *("--split", "--data-cache-path", "--load", "--save"),
+    *("--split", "--data-cache-path", "--load", "--save", "--load-once", "--exit-after-step"),
 )
 _NOT_COUNTED: tuple[tuple[Callable[[argparse.Namespace], Any], str], ...] = (
     (lambda a: a.use_torch_fsdp2, "--use-torch-fsdp2"),

@@ -47,10 +47,12 @@ def trends(differences: Mapping[int, Mapping[Place, float]]) -> tuple[list[Trend
     Returns:
         They, and the places that count; none where these do not tell size from length.
     """
-    places = sorted(set.intersection(*(set(of) for of in differences.values())) or set())
-    logs = np.log2(np.array(places, float).reshape(-1, 2))
-    columns = np.column_stack([np.ones(len(places)), logs - logs.mean(axis=0) if places else logs])
-    if len(places) < columns.shape[1] or np.linalg.matrix_rank(columns) < columns.shape[1]:
+    places = sorted(set.intersection(*(set(of) for of in differences.values())))
+    if not places:
+        return [], []
+    logs = np.log2(np.array(places, float))
+    columns = np.column_stack([np.ones(len(places)), logs - logs.mean(axis=0)])
+    if np.linalg.matrix_rank(columns) < columns.shape[1]:
         return [], []
     planes = {
         seed: np.linalg.lstsq(columns, np.array([of[place] for place in places]), rcond=None)[0]

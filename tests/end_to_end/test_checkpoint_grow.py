@@ -21,7 +21,7 @@ from tst_megatron.checkpoints.wholeness import fault_of
 from tst_megatron.errors import UserError
 from tst_megatron.methods.growth.layers import layer_map
 from tst_megatron.methods.growth.noise import is_matrix, is_output, noise, standard_deviation
-from tst_megatron.methods.growth.offline import Growth, plan_of
+from tst_megatron.methods.growth.offline import GrowthFlags, plan_of
 
 SMALL, LARGE, CUT = 2, 4, 2
 STEP = f"iter_{CUT:07d}"
@@ -71,7 +71,7 @@ def small(corpus, tmp_path_factory) -> dict[str, Path]:
 
 def grow(folder: Path, out: Path, operator: str, **how) -> Path:
     saved = Saved(folder / STEP)
-    write(plan_of(saved, Growth(operator, LARGE, **how)), out)
+    write(plan_of(saved, GrowthFlags(operator, LARGE, **how)), out)
     assert fault_of(out / STEP) is None
     return out
 
@@ -302,7 +302,7 @@ def test_the_commands(small, tmp_path: Path, monkeypatch, capsys) -> None:
 def test_grown_again(small, tmp_path: Path) -> None:
     once = grow(small["dense"], tmp_path / "once", "zero")
     saved = Saved(once / STEP)
-    write(plan_of(saved, Growth("zero", 2 * LARGE)), tmp_path / "twice")
+    write(plan_of(saved, GrowthFlags("zero", 2 * LARGE)), tmp_path / "twice")
     twice = Saved(tmp_path / "twice" / STEP)
     assert twice.args.methods["growth"]["facts"]["before"]["layers"] == [SMALL, LARGE]
     fc2 = twice.part("decoder.layers.mlp.linear_fc2.weight", (0, 0, 0), (8, 32, 64))
@@ -348,7 +348,7 @@ def test_a_pattern_in_stages_is_refused(small) -> None:
     saved = Saved(small["hybrid"] / STEP)
     saved.args.hybrid_layer_pattern = "*|E"
     with pytest.raises(UserError, match=r"\*\|E .* is cut into pipeline stages by '\|'"):
-        plan_of(saved, Growth("stack", LARGE))
+        plan_of(saved, GrowthFlags("stack", LARGE))
 
 
 def test_where_there_are_no_links_files_are_copied(small, tmp_path: Path, monkeypatch) -> None:
@@ -356,7 +356,7 @@ def test_where_there_are_no_links_files_are_copied(small, tmp_path: Path, monkey
         raise OSError(18, os.strerror(18))
 
     monkeypatch.setattr(os, "link", refuse)
-    plan = plan_of(Saved(small["dense"] / STEP), Growth("stack", LARGE))
+    plan = plan_of(Saved(small["dense"] / STEP), GrowthFlags("stack", LARGE))
     written = write(plan, tmp_path / "grown")
     assert not written.linked
     assert written.copied == (small["dense"] / STEP / "__0_0.distcp").stat().st_size
@@ -364,7 +364,7 @@ def test_where_there_are_no_links_files_are_copied(small, tmp_path: Path, monkey
 
 
 def test_what_is_cut_off_leaves_nothing(small, tmp_path: Path, monkeypatch) -> None:
-    plan = plan_of(Saved(small["dense"] / STEP), Growth("zero", LARGE))
+    plan = plan_of(Saved(small["dense"] / STEP), GrowthFlags("zero", LARGE))
     for name, fault in (("fsync", OSError(28, os.strerror(28))), ("link", KeyboardInterrupt())):
 
         def fail(*_: object, fault=fault) -> None:

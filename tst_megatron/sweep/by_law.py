@@ -73,10 +73,12 @@ def worth_of(gain: Interval, law: ScalingLaw, baseline: Path) -> Worth:
     at = [gain.value if end is None else end for end in (gain.low, gain.high)]
     low, high = (interval(ratio(nats), 0.95) for nats in at)
     found = Interval(float(ratio(gain.value)[0]), low.low, high.high)
+    both = "the law's interval alone, as the gain has none"
+    if gain.low is not None and gain.high is not None:
+        both = "the gain's interval and the law's together, each at its outer end"
     said = (
         f"By the law in {law.name} the baseline needs {formats.ratio(found.value)} these steps to "
-        f"end so ({formats.ratio_range(found)}: the gain's interval and the law's together, each "
-        "at its outer end)."
+        f"end so ({formats.ratio_range(found)}: {both})."
         if np.isfinite(found.value or np.inf)
         else f"By the law in {law.name} no baseline of this size ever ends so."
     )

@@ -72,10 +72,16 @@ def goes_on_flags(args: argparse.Namespace) -> list[str]:
     starts_so = any(method.starts_from_another and method.is_on(args) for method in methods())
     if not (args.load_once or starts_so):
         return []
-    same = os.path.realpath(args.save) == os.path.realpath(args.load)
-    step = None if same else read_tracker(Path(args.save))
-    if step is None:
+    if os.path.realpath(args.save) == os.path.realpath(args.load):
         return []
+    step = read_tracker(Path(args.save))
+    if step is None:
+        is_brief = args.non_persistent_ckpt_type == "global"
+        brief = read_tracker(_non_persistent_folder(args, Path(args.save))) if is_brief else None
+        if brief is None:
+            return []
+        # It lies under its own number, which Megatron takes before any other.
+        step = brief
     # It may have been another step that the run started from.
     number = [] if args.ckpt_step is None else [f"--ckpt-step={step}"]
     return [f"--load={args.save}", *number]

@@ -88,7 +88,9 @@ class ScalingLaw:
 
     def _check(self, run: RecordedRun, size: float, positions: float) -> None:
         for topic, told in self.record.text.items():
-            for name, ours, theirs in differences_of(told, run.facts.topics[cast(Topic, topic)]):
+            for name, ours, theirs in differences_of(
+                told, run.facts.topics.get(cast(Topic, topic), {})
+            ):
                 raise UserError(
                     f"--scaling {self.name} and {run.name} differ in the {topic} ({name}: {ours} "
                     f"and {theirs}): fit a law to runs of the same"

@@ -251,7 +251,7 @@ def read_law(path: Path) -> LawRecord:
             left_out=tuple((str(name), str(why)) for name, why in content["left_out"]),
             text={str(topic): dict(facts) for topic, facts in content.get("text", {}).items()},
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not whole ({error!r}): fit it again") from None
 
 

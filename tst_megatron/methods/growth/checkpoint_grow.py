@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from tst_megatron.methods.growth.flags import add_details
 from tst_megatron.methods.growth.layers import OPERATORS
 
 EXAMPLES = """\
@@ -38,20 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="L",
         help="of the grown model; of a hybrid one the letters of its main pattern",
     )
-    parser.add_argument(
-        "--grow-noise",
-        type=float,
-        default=0.0,
-        metavar="A",
-        help="of every layer that repeats another, weigh the copy 1 - A and noise A (default 0)",
-    )
-    parser.add_argument(
-        "--grow-optimizer",
-        choices=("keep", "new"),
-        default="keep",
-        help="keep: moments are copied with their layers (default); new: all begin at 0. The "
-        "learning rate's schedule goes on either way",
-    )
+    add_details(parser)
     parser.add_argument(
         "--seed", type=int, help="of the noise (default: the small model's own --seed)"
     )
@@ -68,12 +56,14 @@ def main(args: argparse.Namespace) -> None:
     from tst_megatron.checkpoints.saved import Saved
     from tst_megatron.checkpoints.steps import step_folder
     from tst_megatron.corpora.byte_progress import ByteProgress
-    from tst_megatron.methods.growth.offline import Growth, flags_of, plan_of
+    from tst_megatron.methods.growth.offline import GrowthFlags, flags_of, plan_of
 
     check_is_free(args.out)
     saved = Saved(step_folder(args.small, args.step))
     keeps = args.grow_optimizer == "keep"
-    plan = plan_of(saved, Growth(args.grow, args.num_layers, args.grow_noise, keeps, args.seed))
+    plan = plan_of(
+        saved, GrowthFlags(args.grow, args.num_layers, args.grow_noise, keeps, args.seed)
+    )
     with ByteProgress(Console(stderr=True), "written", plan.new_bytes) as progress:
         written = write(plan, args.out, progress.update)
     before = saved.args.num_layers

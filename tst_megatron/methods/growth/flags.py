@@ -1,6 +1,7 @@
 """The flags of growth, and what is wrong with them by themselves."""
 
 import argparse
+from typing import Any
 
 from tst_megatron.errors import UserError
 from tst_megatron.methods.growth.layers import OPERATORS, layer_map
@@ -20,14 +21,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "layers in the model's order, such as 0-23,8-31. Once --save has a checkpoint of the grown "
         "model, the same command goes on from that",
     )
-    group.add_argument(
+    add_details(group)
+
+
+def add_details(parser: Any) -> None:
+    """Add what says more of a growth, at load time and on disk alike."""
+    parser.add_argument(
         "--grow-noise",
         type=float,
         default=0.0,
         metavar="A",
         help="of every layer that repeats another, weigh the copy 1 - A and noise A (default 0)",
     )
-    group.add_argument(
+    parser.add_argument(
         "--grow-optimizer",
         choices=OPTIMIZERS,
         default="keep",
@@ -47,15 +53,24 @@ def check(args: argparse.Namespace) -> None:
             if getattr(args, flag) != default:
                 raise UserError(f"--{flag.replace('_', '-')} is of --grow: add that")
         return
-    if not 0 <= args.grow_noise < 1:
-        raise UserError(
-            f"--grow-noise {args.grow_noise:g} is no share: give one from 0 to below 1, such as 0.2"
-        )
+    check_noise(args.grow_noise)
     if args.grow not in OPERATORS:
         # As far as a list can be wrong by itself.
         named = [int(word) for word in args.grow.replace("-", ",").split(",") if word.isdecimal()]
         most = 1 + max(named, default=0)
         layer_map(args.grow, most, _length(args.grow))
+
+
+def check_noise(share: float) -> None:
+    """Check ``--grow-noise``.
+
+    Raises:
+        UserError: it is no share.
+    """
+    if not 0 <= share < 1:
+        raise UserError(
+            f"--grow-noise {share:g} is no share: give one from 0 to below 1, such as 0.2"
+        )
 
 
 def _length(words: str) -> int:

@@ -20,6 +20,7 @@ from tst_megatron.checkpoints.derived import Copied, Made, NewTensor, Piece, Pla
 from tst_megatron.checkpoints.keys import Key, Shard, is_of_optimizer, key_of, shard_of
 from tst_megatron.checkpoints.saved import COMMON, Saved
 from tst_megatron.errors import UserError
+from tst_megatron.methods.growth.flags import check_noise
 from tst_megatron.methods.growth.kinds import pattern_of
 from tst_megatron.methods.growth.layers import LayerMap, layer_map
 from tst_megatron.methods.growth.noise import is_matrix, is_output, noise, standard_deviation
@@ -50,8 +51,8 @@ how a number is meant, of n and of layers."""
 
 
 @dataclass(frozen=True)
-class Growth:
-    """How a checkpoint grows.
+class GrowthFlags:
+    """How a checkpoint grows, as flags say it.
 
     Attributes:
         operator: of `layer_map`.
@@ -68,7 +69,7 @@ class Growth:
     seed: int | None = None
 
 
-def plan_of(saved: Saved, growth: Growth) -> Plan:
+def plan_of(saved: Saved, growth: GrowthFlags) -> Plan:
     """What the grown checkpoint will hold.
 
     Args:
@@ -78,10 +79,7 @@ def plan_of(saved: Saved, growth: Growth) -> Plan:
     Raises:
         UserError: it cannot grow so.
     """
-    if not 0 <= growth.noise < 1:
-        raise UserError(
-            f"--grow-noise {growth.noise:g} is no share: give one from 0 to below 1, such as 0.2"
-        )
+    check_noise(growth.noise)
     args = saved.args
     small = getattr(args, "num_layers", None)
     if not small:
@@ -178,7 +176,7 @@ class _Tensors:
         layers: where its layers come from.
     """
 
-    def __init__(self, saved: Saved, growth: Growth, layers: LayerMap) -> None:
+    def __init__(self, saved: Saved, growth: GrowthFlags, layers: LayerMap) -> None:
         self._saved = saved
         self._growth = growth
         self._layers = layers
@@ -329,7 +327,7 @@ def _objects(saved: Saved, layers: LayerMap) -> Iterator[tuple[str, str]]:
                 yield str(Shard(key.of_layer(layer), shard.offset, shard.shape)), text
 
 
-def _common(common: Mapping[str, Any], growth: Growth, layers: LayerMap) -> dict[str, Any]:
+def _common(common: Mapping[str, Any], growth: GrowthFlags, layers: LayerMap) -> dict[str, Any]:
     """What is no tensor: the arguments are the grown model's; all that counts goes on."""
     grown = copy.deepcopy(dict(common))
     args = grown["args"]
@@ -386,5 +384,5 @@ def _begin_anew(state: Any) -> None:
                 _begin_anew(value)
 
 
-def _seed(args: argparse.Namespace, growth: Growth) -> int:
+def _seed(args: argparse.Namespace, growth: GrowthFlags) -> int:
     return int(args.seed) if growth.seed is None else growth.seed

@@ -87,6 +87,7 @@ class GrownRun(Run):
         if kinds_of(saved) == kinds_of(args):
             return frozenset()
         layers = grown_layers(args.grow, saved, args)
+        _check_training_goes_on(args, saved, step)
         _check_kept_optimizer(args, saved)
         self._growth = Growth(
             layers,
@@ -140,13 +141,37 @@ class GrownRun(Run):
         return partial(load_grown, load, self._growth)
 
 
+def _check_training_goes_on(args: argparse.Namespace, saved: argparse.Namespace, step: int) -> None:
+    """Growth goes on in the small model's training, and so needs to know where that was.
+
+    Raises:
+        UserError: the checkpoint does not tell, or is of a format whose layers have no names.
+    """
+    if not step:
+        raise UserError(
+            f"the checkpoint in {args.load} is a release, of weights without a training: grow one "
+            "of a step"
+        )
+    if getattr(saved, "no_save_optim", False):
+        raise UserError(
+            f"the checkpoint in {args.load} was saved with --no-save-optim, so that its schedule "
+            "is lost with its optimizer and its training cannot go on: save one without that flag"
+        )
+    kind = getattr(saved, "ckpt_format", None) or "torch_dist"
+    if kind != "torch_dist":
+        raise UserError(
+            f"the checkpoint in {args.load} is of --ckpt-format {kind}, whose layers have no names "
+            "of their own: convert it once with --ckpt-convert-format torch_dist"
+        )
+
+
 def _check_kept_optimizer(args: argparse.Namespace, saved: argparse.Namespace) -> None:
     """Moments in buckets of a flat buffer are of no layer, so that none can be copied.
 
     Raises:
         UserError: they are to be kept all the same.
     """
-    if args.grow_optimizer != "keep" or getattr(saved, "no_save_optim", False):
+    if args.grow_optimizer != "keep":
         return
     if not getattr(saved, "use_distributed_optimizer", False):
         return

@@ -32,6 +32,8 @@ RUN = {
     "micro_batch_size": 1,
     "data_parallel_size": 1,
     "decrease_batch_size_if_needed": False,
+    "non_persistent_ckpt_type": None,
+    "non_persistent_global_ckpt_dir": None,
 }
 
 
@@ -111,11 +113,18 @@ def test_growth_that_is_done_stays_as_it_was():
             {"use_distributed_optimizer": True},
             "save it once with --dist-ckpt-optim-fully-reshardable, or begin it anew",
         ),
+        ({}, {"no_save_optim": True}, "was saved with --no-save-optim, so that its schedule"),
+        ({}, {"ckpt_format": "torch"}, "is of --ckpt-format torch, whose layers have no names"),
     ],
 )
 def test_what_cannot_grow(run, checkpoint, said):
     with pytest.raises(UserError, match=said):
         GrownRun(args(**run)).other_model(saved(**checkpoint), None, 3)
+
+
+def test_a_release_has_no_training_to_go_on_with():
+    with pytest.raises(UserError, match="is a release, of weights without a training"):
+        GrownRun(args()).other_model(saved(), None, 0)
 
 
 def test_a_bucketed_optimizer_can_be_left():
@@ -202,3 +211,10 @@ def test_a_run_goes_on_from_its_own_once_it_has_one(tmp_path):
     ]
     assert goes_on_flags(args(**given, **off, **{"grow": None})) == []
     assert goes_on_flags(args(**given | {"load": given["save"]}, **off)) == []
+    # One that is not kept is the run's own as well.
+    (tmp_path / "own" / TRACKER).unlink()
+    (tmp_path / "own" / "non_persistent").mkdir()
+    (tmp_path / "own" / "non_persistent" / TRACKER).write_text("5")
+    assert goes_on_flags(args(**given, **off)) == []
+    brief = {"non_persistent_ckpt_type": "global"}
+    assert goes_on_flags(args(**given, **off, **brief)) == [f"--load={tmp_path / 'own'}"]

@@ -33,6 +33,7 @@ LAYERS = re.compile(r"decoder\.layers\.(?:(\d+)\.)?")
 and their number is the first of the tensor's axes; others have it in the name."""
 _OPTIMIZER = re.compile(r"optimizer\.state\.([^.]+)\.")
 _MASTERS = ("param", "fp32_param")
+_SCHEDULE = "opt_param_scheduler"
 PATCHED = {
     (dist_checkpointing, "load"): ("sharded_state_dict", "checkpoint_dir", "sharded_strategy"),
     (checkpointing, "check_checkpoint_args"): ("checkpoint_args", "skip_args"),
@@ -113,7 +114,7 @@ def load_grown(
         finally:
             args.no_load_optim = before
     if not growth.keeps_optimizer and opt_param_scheduler is not None:
-        opt_param_scheduler.load_state_dict(loaded["opt_param_scheduler"])
+        opt_param_scheduler.load_state_dict(loaded[_SCHEDULE])
     return found
 
 
@@ -123,7 +124,7 @@ def _asking(growth: Growth, loaded: dict[str, Any]) -> Iterator[None]:
 
     Args:
         growth: how.
-        loaded: gets what was loaded.
+        loaded: gets the state of the schedule, as it was loaded.
     """
     for (module, name), needed in PATCHED.items():
         found = tuple(signature(getattr(module, name)).parameters)
@@ -144,7 +145,7 @@ def _asking(growth: Growth, loaded: dict[str, Any]) -> Iterator[None]:
         _copy(state, copies)
         with torch.no_grad():
             _change(state, asked, growth)
-        loaded.update(state)
+        loaded[_SCHEDULE] = state.get(_SCHEDULE)
         return found
 
     def check_others(checkpoint_args: Any, skip_args: set[str] | None = None) -> None:

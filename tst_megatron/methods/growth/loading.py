@@ -6,7 +6,6 @@ copies. A rank asks for each once and copies what it has several times. Optimize
 for under the parameters' names, so they follow.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,14 +24,16 @@ from megatron.core.dist_checkpointing.mapping import (
 )
 from megatron.training import checkpointing, get_args
 
+from tst_megatron.checkpoints.keys import Key, key_of
 from tst_megatron.methods.growth.layers import Growth, LayerMap
-from tst_megatron.methods.growth.noise import is_matrix, is_output, noise, standard_deviation
+from tst_megatron.methods.growth.noise import (
+    is_matrix,
+    is_output,
+    name_of,
+    noise,
+    standard_deviation,
+)
 
-LAYERS = re.compile(r"decoder\.layers\.(?:(\d+)\.)?")
-"""In a name: behind it is what the tensor is called in its layer. Layers of one kind share a name,
-and their number is the first of the tensor's axes; others have it in the name."""
-_OPTIMIZER = re.compile(r"optimizer\.state\.([^.]+)\.")
-_MASTERS = ("param", "fp32_param")
 _SCHEDULE = "opt_param_scheduler"
 PATCHED = {
     (dist_checkpointing, "load"): ("sharded_state_dict", "checkpoint_dir", "sharded_strategy"),
@@ -48,16 +49,14 @@ class _Asked:
     Attributes:
         path: of keys and places.
         layer: of the grown model.
-        name: within its layer.
-        state: of the optimizer; None of a parameter.
+        key: that it had, taken apart.
         pieces: the parts in which it lies in the checkpoint, as views of a tensor such as the
             entry's.
     """
 
     path: tuple[Any, ...]
     layer: int
-    name: str
-    state: str | None
+    key: Key
     pieces: Callable[[torch.Tensor], list["_Piece"]]
 
 
@@ -172,34 +171,20 @@ def _ask(
     first: dict[tuple[Any, ...], tuple[Any, ...]] = {}
     copies: dict[tuple[Any, ...], tuple[Any, ...]] = {}
     for path, holder, entry in list(_entries(state, ())):
-        match = LAYERS.search(entry.key)
-        if match is None:
+        key = key_of(entry.key)
+        if key.name is None:
             continue
-        layer = _layer_of(entry, match)
-        pieces = partial(_pieces, entry, entry.build_fn if _is_factory(entry) else None, match)
-        state_name = _OPTIMIZER.search(entry.key)
-        asked.append(
-            _Asked(
-                path,
-                layer,
-                entry.key[match.end() :],
-                None if state_name is None else state_name.group(1),
-                pieces,
-            )
-        )
+        layer = _layer_of(entry, key)
+        pieces = partial(_pieces, entry, entry.build_fn if _is_factory(entry) else None, key)
+        asked.append(_Asked(path, layer, key, pieces))
         source = layers.sources[layer]
-        shard = (
-            entry.key[: match.start()],
-            entry.key[match.end() :],
-            source,
-            _rest_of(entry, match),
-        )
+        shard = (key.prefix, key.name, source, _rest_of(entry, key))
         if shard in first:
             copies[path] = first[shard]
             holder[path[-1]] = LocalNonpersistentObject(None)
             continue
         first[shard] = path
-        _point(entry, match, source, layers.small)
+        _point(entry, key, source, layers.small)
     return asked, copies
 
 
@@ -219,29 +204,29 @@ def _is_factory(entry: Any) -> bool:
     return isinstance(entry, ShardedTensorFactory)
 
 
-def _layer_of(entry: Any, match: re.Match[str]) -> int:
+def _layer_of(entry: Any, key: Key) -> int:
     """The grown model's layer that an entry is of."""
-    if match.group(1) is not None:
-        return int(match.group(1))
+    if key.layer is not None:
+        return key.layer
     if _is_factory(entry):
         (_, _, part), *_ = _entries({"parts": entry.build()}, ())
         return int(part.global_offset[0])
     return int(entry.global_offset[0])
 
 
-def _rest_of(entry: Any, match: re.Match[str]) -> tuple[Any, ...]:
+def _rest_of(entry: Any, key: Key) -> tuple[Any, ...]:
     """What tells an entry from others of its name and layer on one rank: which expert's it is."""
-    behind = 0 if match.group(1) is not None else 1
+    behind = 1 if key.has_layer_axis else 0
     parts = [entry]
     if _is_factory(entry):
         parts = [part for _, _, part in _entries({"parts": entry.build()}, ())]
     return tuple(tuple(part.global_offset[behind:]) for part in parts)
 
 
-def _point(entry: Any, match: re.Match[str], source: int, small: int) -> None:
+def _point(entry: Any, key: Key, source: int, small: int) -> None:
     """Let an entry ask for a layer of the small model."""
-    if match.group(1) is not None:
-        entry.key = f"{entry.key[: match.start(1)]}{source}{entry.key[match.end(1) :]}"
+    if key.layer is not None:
+        entry.key = key.of_layer(source)
     elif _is_factory(entry):
         entry.build_fn = partial(_build_pointed, entry.build_fn, source, small)
     else:
@@ -262,7 +247,7 @@ def _point_axis(entry: ShardedTensor | ShardedObject, source: int, small: int) -
         entry.axis_fragmentations = (small, *entry.axis_fragmentations[1:])
 
 
-def _pieces(entry: Any, build: Any, match: re.Match[str], data: torch.Tensor) -> list[_Piece]:
+def _pieces(entry: Any, build: Any, key: Key, data: torch.Tensor) -> list[_Piece]:
     """The parts of a loaded tensor as they lie in the checkpoint."""
     if isinstance(entry, ShardedObject):
         return []
@@ -271,17 +256,16 @@ def _pieces(entry: Any, build: Any, match: re.Match[str], data: torch.Tensor) ->
     else:
         built = build(entry.key, data, entry.replica_id, entry.flattened_range)
         parts = [(part, part.data) for _, _, part in _entries({"parts": built}, ())]
-    return [_piece(part, match, view) for part, view in parts]
+    return [_piece(part, key, view) for part, view in parts]
 
 
-def _piece(part: ShardedTensor, match: re.Match[str], view: torch.Tensor) -> _Piece:
+def _piece(part: ShardedTensor, key: Key, view: torch.Tensor) -> _Piece:
     axes = part.prepend_axis_num
-    # The axis of layers is not there where the name has the number.
-    experts = part.global_offset[0 if match.group(1) is not None else 1 : axes]
-    name = part.key[LAYERS.search(part.key).end() :]  # type: ignore[union-attr]
+    # In front of the matrix: layers, unless the key has their number, and experts likewise.
+    experts = part.global_offset[1 if key.has_layer_axis else 0 : axes]
     return _Piece(
         view,
-        ".".join([name, *(f"expert{expert}" for expert in experts)]),
+        name_of(key_of(part.key), experts[0] if experts else None),
         tuple(part.global_shape[axes:]),
         tuple(part.global_offset[axes:]),
     )
@@ -305,11 +289,11 @@ def _change(state: Any, asked: list[_Asked], growth: Growth) -> None:
     """Silence what is to be silent, and add noise to what repeats."""
     layers = growth.layers
     for one in asked:
-        is_weight = one.state is None or one.state in _MASTERS
-        is_silent = one.layer in layers.silent and is_output(one.name)
+        name = str(one.key.name)
+        is_silent = one.layer in layers.silent and is_output(name)
         is_noisy = (
             growth.noise > 0
-            and is_weight
+            and not one.key.is_moment
             and layers.first[one.layer] != one.layer
             and one.layer not in layers.silent
         )
@@ -318,7 +302,7 @@ def _change(state: Any, asked: list[_Asked], growth: Growth) -> None:
         for piece in one.pieces(_at(state, one.path)):
             if is_silent:
                 piece.data.zero_()
-            elif is_matrix(one.name, piece.shape):
+            elif is_matrix(name, piece.shape):
                 _add_noise(piece, one.layer, growth)
 
 

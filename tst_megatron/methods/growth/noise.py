@@ -10,8 +10,24 @@ import math
 
 import torch
 
+from tst_megatron.checkpoints.keys import Key
+
 OUTPUTS = ("linear_proj", "linear_fc2", "out_proj")
 """Modules that give back to the residual stream: of attention, of MLPs and experts, of Mamba."""
+
+
+def name_of(key: Key, expert: int | None = None) -> str:
+    """What noise knows a matrix by: its name within its layer, with its expert at the end.
+
+    Args:
+        key: of the tensor, which may have the expert's number in it.
+        expert: where experts are an axis of the tensor, the number; else None.
+    """
+    name = str(key.name)
+    if key.expert is not None:
+        name = name.replace(f"experts.experts.{key.expert}.", "experts.experts.", 1)
+        expert = key.expert
+    return name if expert is None else f"{name}.expert{expert}"
 
 
 def is_output(name: str) -> bool:

@@ -23,7 +23,13 @@ from tst_megatron.errors import UserError
 from tst_megatron.methods.growth.flags import check_noise
 from tst_megatron.methods.growth.kinds import pattern_of
 from tst_megatron.methods.growth.layers import LayerMap, layer_map
-from tst_megatron.methods.growth.noise import is_matrix, is_output, noise, standard_deviation
+from tst_megatron.methods.growth.noise import (
+    is_matrix,
+    is_output,
+    name_of,
+    noise,
+    standard_deviation,
+)
 
 _ZEROS = Zeros()
 _MAIN, _PIPE = "/", "|"  # Of a hybrid pattern: ends its main part; parts it into stages.
@@ -277,7 +283,7 @@ class _Tensors:
             begin = (*axis[:1], *where, *(0 for _ in matrix))
             sizes = (*(1 for _ in (*axis[:1], *where)), *matrix)
             read = partial(self._saved.part, text, begin, sizes, by_expert[expert])
-            name = _name_of(key, expert)
+            name = name_of(key, expert)
             make = partial(self._with_noise, read, layer, name, matrix)
             yield Piece((*axis[1:], *begin[len(axis[:1]) :]), sizes, Made(make))
 
@@ -290,15 +296,6 @@ class _Tensors:
         deviation = standard_deviation(name, self._hidden_size, len(self._layers.sources))
         added = noise(self._seed, layer, name, matrix).view(own.shape)
         return ((1 - share) * own.float() + share * deviation * added).to(own.dtype)
-
-
-def _name_of(key: Key, expert: int | None) -> str:
-    """What noise knows a matrix by: an expert's number is at the end, wherever the key has it."""
-    name = str(key.name)
-    if key.expert is not None:
-        name = name.replace(f"experts.experts.{key.expert}.", "experts.experts.", 1)
-        expert = key.expert
-    return name if expert is None else f"{name}.expert{expert}"
 
 
 def _piece(

@@ -248,8 +248,10 @@ def around(ys: Array, ends: Iterable[float | None], room: float) -> tuple[float,
     known = np.array([end for end in ends if end is not None and np.isfinite(end)])
     held = np.clip([low, high, *known], low - room, high + room)
     low, high = float(held.min()), float(held.max())
-    # Figures that rounding alone keeps apart have no margin that a float holds.
-    apart = high - low > _ROUNDING * max(abs(low), abs(high))
+    # Figures that rounding alone keeps apart have no margin that a float holds, nor have those that
+    # are apart by the least numbers that there are.
+    least = max(_ROUNDING * max(abs(low), abs(high)), float(np.finfo(float).tiny))
+    apart = high - low > least
     margin = MARGIN * (high - low) if apart else 0.05
     return low - margin, high + margin
 

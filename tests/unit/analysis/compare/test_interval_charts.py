@@ -88,6 +88,7 @@ ENDS = st.floats(-5, 5) | st.just(float("nan"))
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(-1, 1), ENDS, ENDS), min_size=1, max_size=6))
 @example([(1 - 2**-53, float("nan"), 1.0)])  # Apart by rounding alone.
+@example([(-5e-324, float("nan"), 0.0)])  # A tenth of it is 0.
 def test_bands_hold_their_figures(rows: list[tuple[float, float, float]]) -> None:
     ys, lows, highs = (np.array(column) for column in zip(*rows, strict=True))
     lows, highs = np.fmin(lows, ys), np.fmax(highs, ys)

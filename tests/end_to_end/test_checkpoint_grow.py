@@ -15,13 +15,14 @@ from trainer import TINY, Job, Result, run_all
 from tst_megatron import cli
 from tst_megatron.checkpoints.derived import write
 from tst_megatron.checkpoints.difference import difference
+from tst_megatron.checkpoints.keyed_noise import noise
 from tst_megatron.checkpoints.saved import Saved
 from tst_megatron.checkpoints.steps import TRACKER
 from tst_megatron.checkpoints.wholeness import fault_of
 from tst_megatron.errors import UserError
-from tst_megatron.methods.growth.layers import layer_map
-from tst_megatron.methods.growth.noise import is_matrix, is_output, noise, standard_deviation
-from tst_megatron.methods.growth.offline import GrowthFlags, plan_of
+from tst_megatron.methods.growth.layers import GrowthFlags, layer_map
+from tst_megatron.methods.growth.noise import is_matrix, is_output, standard_deviation
+from tst_megatron.methods.growth.plan import plan_of
 
 SMALL, LARGE, CUT = 2, 4, 2
 STEP = f"iter_{CUT:07d}"

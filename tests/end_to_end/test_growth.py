@@ -10,9 +10,10 @@ import torch
 from saved import parameters, tensors
 from trainer import TINY, Job, Result, run, run_all
 
+from tst_megatron.checkpoints.keyed_noise import noise
 from tst_megatron.methods.growth import checkpoint_grow
 from tst_megatron.methods.growth.layers import layer_map
-from tst_megatron.methods.growth.noise import noise, standard_deviation
+from tst_megatron.methods.growth.noise import standard_deviation
 from tst_megatron.runs.inputs import read_runs
 from tst_megatron.runs.ledger import read_ledger
 

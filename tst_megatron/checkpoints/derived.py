@@ -12,7 +12,7 @@ import math
 import os
 import pickle
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,9 +64,12 @@ class Made:
 
     Attributes:
         make: gives it, in its dtype and shape.
+        same: what chunks that are alike have in common, so that one is made and stored for all of
+            them; None for one like no other.
     """
 
     make: Callable[[], torch.Tensor]
+    same: Hashable = None
 
 
 @dataclass(frozen=True)
@@ -122,12 +125,28 @@ class Plan:
     @property
     def new_bytes(self) -> int:
         """Of tensors that have values of their own, about what is written."""
-        return sum(
-            math.prod(piece.sizes) * tensor.properties.dtype.itemsize
+        sizes: dict[Hashable, int] = {}
+        for tensor in self.tensors:
+            for piece in tensor.pieces:
+                if isinstance(piece.content, Made):
+                    which = piece.content.same or (tensor.key, piece.offsets)
+                    sizes[which] = math.prod(piece.sizes) * tensor.properties.dtype.itemsize
+        return sum(sizes.values())
+
+    @property
+    def listed(self) -> dict[str, TensorStorageMetadata]:
+        """Its tensors as a checkpoint's list has them, by key."""
+        return {
+            tensor.key: TensorStorageMetadata(
+                tensor.properties,
+                torch.Size(tensor.size),
+                [
+                    ChunkStorageMetadata(torch.Size(piece.offsets), torch.Size(piece.sizes))
+                    for piece in tensor.pieces
+                ],
+            )
             for tensor in self.tensors
-            for piece in tensor.pieces
-            if isinstance(piece.content, Made)
-        )
+        }
 
 
 @dataclass
@@ -213,7 +232,8 @@ class _Writing:
     folder: Path
     written: Written
     places: dict[MetadataIndex, _StorageInfo] = field(default_factory=dict)
-    zeros: dict[tuple[torch.dtype, tuple[int, ...]], _StorageInfo] = field(default_factory=dict)
+    # Chunks that several tensors have, by what they have in common.
+    shared: dict[Hashable, _StorageInfo] = field(default_factory=dict)
 
     def run(self, identity: str, tell: Callable[[int], None]) -> None:
         """Write all files; the list is the last.
@@ -261,14 +281,19 @@ class _Writing:
                 return self.plan.saved.place(key, offsets)
             case Zeros():
                 shape = (tensor.properties.dtype, piece.sizes)
-                if shape not in self.zeros:
+                if shape not in self.shared:
                     zeros = torch.zeros(piece.sizes, dtype=tensor.properties.dtype)
-                    self.zeros[shape] = _appended_tensor(file, zeros)
-                return self.zeros[shape]
-            case Made(make):
+                    self.shared[shape] = _appended_tensor(file, zeros)
+                return self.shared[shape]
+            case Made(make, same):
+                if same is not None and same in self.shared:
+                    return self.shared[same]
                 made = make()
                 assert (made.dtype, tuple(made.shape)) == (tensor.properties.dtype, piece.sizes)
-                return _appended_tensor(file, made)
+                place = _appended_tensor(file, made)
+                if same is not None:
+                    self.shared[same] = place
+                return place
 
     def _take(self, name: str) -> None:
         """Link a file of the other checkpoint, or copy it where there are no links."""
@@ -288,14 +313,7 @@ class _Writing:
             self.written.copied += target.stat().st_size
 
     def _list(self, identity: str) -> Metadata:
-        listed: dict[str, Any] = {}
-        for tensor in self.plan.tensors:
-            chunks = [
-                ChunkStorageMetadata(torch.Size(piece.offsets), torch.Size(piece.sizes))
-                for piece in tensor.pieces
-            ]
-            size = torch.Size(tensor.size)
-            listed[tensor.key] = TensorStorageMetadata(tensor.properties, size, chunks)
+        listed: dict[str, Any] = dict(self.plan.listed)
         objects = (index.fqn for index in self.places if index.fqn not in listed)
         listed |= {key: BytesStorageMetadata() for key in objects}
         return Metadata(

@@ -43,19 +43,21 @@ class Saved:
 
     Args:
         folder: of the step.
+        looks_at_files: whether to hold every file against the list first; a run's first rank has
+            done that when the others read.
 
     Raises:
         UserError: it is not whole, is of another format, or cannot be read.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, looks_at_files: bool = True) -> None:
         self.folder = folder
         if format_of(folder) != TORCH_DIST:
             raise UserError(
                 f"{folder} is not of --ckpt-format torch_dist, which alone has tensors by name: "
                 "convert it with --ckpt-convert-format torch_dist"
             )
-        if fault := fault_of(folder):
+        if looks_at_files and (fault := fault_of(folder)):
             raise UserError(f"the checkpoint {folder} is not whole: {fault}")
         self.metadata = read_list(folder / METADATA)
 
@@ -117,7 +119,15 @@ class Saved:
         Raises:
             UserError: it is not what the list says.
         """
-        place = self.place(key, chunk.offsets)
+        return self.chunk_at(key, chunk.offsets, chunk.sizes)
+
+    def chunk_at(self, key: str, offsets: Numbers, sizes: Numbers) -> torch.Tensor:
+        """The chunk of a tensor that begins at the offsets, and is so large, whole.
+
+        Raises:
+            UserError: it is not what the list says.
+        """
+        place = self.place(key, offsets)
         if place.transform_descriptors:
             raise UserError(
                 f"{key} in {self.folder} is stored as {', '.join(place.transform_descriptors)}, "
@@ -131,7 +141,7 @@ class Saved:
                 raise UserError(
                     f"{key} cannot be read from {self.folder / place.relative_path}: {error}"
                 ) from None
-        if not isinstance(found, torch.Tensor) or tuple(found.shape) != tuple(chunk.sizes):
+        if not isinstance(found, torch.Tensor) or tuple(found.shape) != tuple(sizes):
             raise UserError(
                 f"{key} in {self.folder / place.relative_path} has not the listed shape"
             )

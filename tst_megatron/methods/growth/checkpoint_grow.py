@@ -56,7 +56,8 @@ def main(args: argparse.Namespace) -> None:
     from tst_megatron.checkpoints.saved import Saved
     from tst_megatron.checkpoints.steps import step_folder
     from tst_megatron.corpora.byte_progress import ByteProgress
-    from tst_megatron.methods.growth.offline import GrowthFlags, flags_of, plan_of
+    from tst_megatron.methods.growth.layers import GrowthFlags
+    from tst_megatron.methods.growth.plan import flags_of, plan_of
 
     check_is_free(args.out)
     saved = Saved(step_folder(args.small, args.step))

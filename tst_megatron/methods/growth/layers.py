@@ -6,8 +6,10 @@ what else an operator does, it does to layers of that list.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from tst_megatron.errors import UserError
+from tst_megatron.stock.layer_kinds import kinds_of, pattern_of
 
 OPERATORS = ("stack", "interleave", "middle", "zero")
 """Names of lists; any other word is a list itself, such as ``0-23,8-31``."""
@@ -35,22 +37,22 @@ class LayerMap:
 
 
 @dataclass(frozen=True)
-class Growth:
-    """How a model grows.
+class GrowthFlags:
+    """How a checkpoint grows, as flags say it.
 
     Attributes:
-        layers: where they come from.
-        noise: share of it in the layers that repeat another.
-        keeps_optimizer: whether moments are copied with their layers.
-        seed: of the noise.
-        hidden_size: of the model.
+        operator: of `layer_map`.
+        large: layers of the grown model.
+        noise: share of it in the layers that repeat another; 0 for none.
+        keeps_optimizer: whether moments are copied with their layers, or all begin at 0.
+        seed: of the noise; None for the small model's own.
     """
 
-    layers: LayerMap
-    noise: float
-    keeps_optimizer: bool
-    seed: int
-    hidden_size: int
+    operator: str
+    large: int
+    noise: float = 0.0
+    keeps_optimizer: bool = True
+    seed: int | None = None
 
 
 def layer_map(operator: str, small: int, large: int) -> LayerMap:
@@ -91,6 +93,35 @@ def layer_map(operator: str, small: int, large: int) -> LayerMap:
     sources = tuple(layer % small for layer in range(large))
     silent = frozenset(range(small, large)) if operator == "zero" else frozenset()
     return LayerMap(small, sources, silent)
+
+
+def grown_layers(operator: str, saved: Any, args: Any) -> LayerMap:
+    """The list by which a checkpoint's model becomes a run's.
+
+    Args:
+        operator: as `layer_map` takes it.
+        saved: the checkpoint's arguments.
+        args: the run's.
+
+    Raises:
+        UserError: they do not fit, or a layer would be copied to one of another kind.
+    """
+    small, large = kinds_of(saved), kinds_of(args)
+    if (pattern_of(saved) is None) != (pattern_of(args) is None):
+        raise UserError(
+            "--grow copies layers between models of one class, and of checkpoint and run only one "
+            "has a --hybrid-layer-pattern: give both one, or neither"
+        )
+    found = layer_map(operator, len(small), len(large))
+    for layer, source in enumerate(found.sources):
+        if large[layer] != small[source]:
+            by = "--hybrid-layer-pattern" if pattern_of(args) is not None else "--moe-layer-freq"
+            raise UserError(
+                f"--grow {operator} copies layer {source} of the checkpoint ({small[source]}) to "
+                f"layer {layer} of the model ({large[layer]}), which is of another kind: change "
+                f"{by} so that each layer is of its source's kind"
+            )
+    return found
 
 
 def _middle(small: int, large: int) -> tuple[int, ...]:

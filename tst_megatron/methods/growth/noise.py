@@ -1,33 +1,9 @@
-"""Noise on copied layers, the same whatever the layout and whoever adds it.
+"""Which tensors of a copied layer noise is added to, and how much of it."""
 
-The one idea: what is added to a layer's tensor follows from the seed, the layer and the tensor's
-name alone, and is made whole, so that every rank and the offline command cut their parts of the
-same numbers.
-"""
-
-import hashlib
 import math
-
-import torch
-
-from tst_megatron.checkpoints.keys import Key
 
 OUTPUTS = ("linear_proj", "linear_fc2", "out_proj")
 """Modules that give back to the residual stream: of attention, of MLPs and experts, of Mamba."""
-
-
-def name_of(key: Key, expert: int | None = None) -> str:
-    """What noise knows a matrix by: its name within its layer, with its expert at the end.
-
-    Args:
-        key: of the tensor, which may have the expert's number in it.
-        expert: where experts are an axis of the tensor, the number; else None.
-    """
-    name = str(key.name)
-    if key.expert is not None:
-        name = name.replace(f"experts.experts.{key.expert}.", "experts.experts.", 1)
-        expert = key.expert
-    return name if expert is None else f"{name}.expert{expert}"
 
 
 def is_output(name: str) -> bool:
@@ -57,17 +33,3 @@ def standard_deviation(name: str, hidden_size: int, num_layers: int) -> float:
     if is_output(name):
         return 1 / (math.sqrt(hidden_size) * num_layers)
     return math.sqrt(2 / (5 * hidden_size))
-
-
-def noise(seed: int, layer: int, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Standard normal numbers ``shape``, float32, on the CPU.
-
-    Args:
-        seed: of the run.
-        layer: of the grown model, from 0.
-        name: of the tensor within its layer, with the expert's number if it is one's.
-        shape: of the whole tensor.
-    """
-    digest = hashlib.sha256(f"{seed} {layer} {name}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
-    return torch.randn(shape, generator=generator)

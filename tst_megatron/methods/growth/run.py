@@ -12,11 +12,11 @@ from functools import partial
 from typing import Any
 
 from tst_megatron.errors import UserError
-from tst_megatron.methods.growth.kinds import grown_layers, kinds_of
-from tst_megatron.methods.growth.layers import Growth
+from tst_megatron.methods.growth.layers import GrowthFlags, grown_layers
 from tst_megatron.methods.method import Run
 from tst_megatron.runs.stages import ORDINARY, Stage
 from tst_megatron.stock.batch_sizes import BatchSizes, train_steps
+from tst_megatron.stock.layer_kinds import kinds_of
 
 _OWN = ("operator", "noise", "optimizer")
 """Of what is remembered, that which flags say again."""
@@ -33,7 +33,8 @@ class GrownRun(Run):
 
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
-        self._growth: Growth | None = None
+        self._growth: GrowthFlags | None = None
+        self._loads_optimizer = True
         # What is known once there is a checkpoint: the growth that comes, or the one that was.
         self._grown: dict[str, Any] = {}
 
@@ -88,19 +89,21 @@ class GrownRun(Run):
             return frozenset()
         layers = grown_layers(args.grow, saved, args)
         _check_training_goes_on(args, saved, step)
-        _check_kept_optimizer(args, saved)
-        self._growth = Growth(
-            layers,
-            args.grow_noise,
-            args.grow_optimizer == "keep",
-            int(args.seed),
-            int(args.hidden_size),
-        )
+        keeps = args.grow_optimizer == "keep"
+        self._loads_optimizer = _has_states_by_layer(saved)
+        if keeps and not self._loads_optimizer:
+            raise UserError(
+                f"the optimizer's state in {args.load} is cut into buckets and not by layers, so "
+                "that it cannot grow: save it once with --dist-ckpt-optim-fully-reshardable, or "
+                "begin it anew with --grow-optimizer new"
+            )
+        large, seed = len(layers.sources), int(args.seed)
+        self._growth = GrowthFlags(args.grow, large, args.grow_noise, keeps, seed)
         self._grown = self.saved() | {
             "layers": [layers.small, len(layers.sources)],
             "step": step,
             "samples": int(getattr(saved, "consumed_train_samples", 0)),
-            "seed": int(args.seed),
+            "seed": seed,
         }
         if before is not None:
             self._grown["before"] = before
@@ -136,9 +139,11 @@ class GrownRun(Run):
         """Megatron's, of a model with other layers, where it is to grow."""
         if self._growth is None:
             return load
-        from tst_megatron.methods.growth.loading import load_grown
+        from tst_megatron.checkpoints.unwritten import load_planned
+        from tst_megatron.methods.growth.plan import plan_of
 
-        return partial(load_grown, load, self._growth)
+        plan = partial(plan_of, growth=self._growth, has_optimizer=self._loads_optimizer)
+        return partial(load_planned, load, plan, self._loads_optimizer)
 
 
 def _check_training_goes_on(args: argparse.Namespace, saved: argparse.Namespace, step: int) -> None:
@@ -165,19 +170,10 @@ def _check_training_goes_on(args: argparse.Namespace, saved: argparse.Namespace,
         )
 
 
-def _check_kept_optimizer(args: argparse.Namespace, saved: argparse.Namespace) -> None:
-    """Moments in buckets of a flat buffer are of no layer, so that none can be copied.
-
-    Raises:
-        UserError: they are to be kept all the same.
+def _has_states_by_layer(saved: argparse.Namespace) -> bool:
+    """Whether the optimizer's states are a parameter's each; those in buckets of a flat buffer are
+    of no layer, so that none can be copied.
     """
-    if args.grow_optimizer != "keep":
-        return
     if not getattr(saved, "use_distributed_optimizer", False):
-        return
-    if not getattr(saved, "dist_ckpt_optim_fully_reshardable", False):
-        raise UserError(
-            f"the optimizer's state in {args.load} is cut into buckets and not by layers, so that "
-            "it cannot grow: save it once with --dist-ckpt-optim-fully-reshardable, or begin it "
-            "anew with --grow-optimizer new"
-        )
+        return True
+    return bool(getattr(saved, "dist_ckpt_optim_fully_reshardable", False))

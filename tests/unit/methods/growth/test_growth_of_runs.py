@@ -6,11 +6,11 @@ import pytest
 
 from tst_megatron.checkpoints.steps import TRACKER
 from tst_megatron.errors import UserError
-from tst_megatron.methods.growth.kinds import kinds_of
 from tst_megatron.methods.growth.method import METHOD
 from tst_megatron.methods.growth.run import GrownRun
 from tst_megatron.methods.story import Told
 from tst_megatron.runs.stages import Stage
+from tst_megatron.stock.layer_kinds import kinds_of
 from tst_megatron.trainer.checkpoint_choice import goes_on_flags
 
 RUN = {

@@ -1,15 +1,15 @@
-"""A grown model's checkpoint, made of a small model's on disk, without a model and without a GPU.
+"""A grown model's checkpoint, planned from a small model's, without a model and without a GPU.
 
 The one idea: of a grown model nearly all is in the small checkpoint already, so that a list which
 names a layer's chunks several times is the grown checkpoint. New are zeros, where a layer is to be
-silent or moments begin anew, and the matrices that noise is added to.
+silent or moments begin anew, and the matrices that noise is added to. A plan is written to disk, or
+read by a run as if it were.
 """
 
 import argparse
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,19 +17,14 @@ import torch
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorStorageMetadata
 
 from tst_megatron.checkpoints.derived import Copied, Made, NewTensor, Piece, Plan, Zeros
+from tst_megatron.checkpoints.keyed_noise import name_of, noise
 from tst_megatron.checkpoints.keys import Key, Shard, is_of_optimizer, key_of, shard_of
 from tst_megatron.checkpoints.saved import COMMON, Saved
 from tst_megatron.errors import UserError
 from tst_megatron.methods.growth.flags import check_noise
-from tst_megatron.methods.growth.kinds import pattern_of
-from tst_megatron.methods.growth.layers import LayerMap, layer_map
-from tst_megatron.methods.growth.noise import (
-    is_matrix,
-    is_output,
-    name_of,
-    noise,
-    standard_deviation,
-)
+from tst_megatron.methods.growth.layers import GrowthFlags, LayerMap, layer_map
+from tst_megatron.methods.growth.noise import is_matrix, is_output, standard_deviation
+from tst_megatron.stock.layer_kinds import pattern_of
 
 _ZEROS = Zeros()
 _MAIN, _PIPE = "/", "|"  # Of a hybrid pattern: ends its main part; parts it into stages.
@@ -56,31 +51,13 @@ _BY_LAYER: dict[str, Callable[[int, int], list[int]]] = {
 how a number is meant, of n and of layers."""
 
 
-@dataclass(frozen=True)
-class GrowthFlags:
-    """How a checkpoint grows, as flags say it.
-
-    Attributes:
-        operator: of `layer_map`.
-        large: layers of the grown model.
-        noise: share of it in the layers that repeat another; 0 for none.
-        keeps_optimizer: whether moments are copied with their layers, or all begin at 0.
-        seed: of the noise; None for the small model's own.
-    """
-
-    operator: str
-    large: int
-    noise: float = 0.0
-    keeps_optimizer: bool = True
-    seed: int | None = None
-
-
-def plan_of(saved: Saved, growth: GrowthFlags) -> Plan:
+def plan_of(saved: Saved, growth: GrowthFlags, has_optimizer: bool = True) -> Plan:
     """What the grown checkpoint will hold.
 
     Args:
         saved: the small model's.
         growth: how it grows.
+        has_optimizer: whether there will be a state of the optimizer in it.
 
     Raises:
         UserError: it cannot grow so.
@@ -96,12 +73,14 @@ def plan_of(saved: Saved, growth: GrowthFlags) -> Plan:
     _check_arguments(saved, args)
     layers = layer_map(growth.operator, small, growth.large)
     _check_tensors(saved, small)
-    tensors = _Tensors(saved, growth, layers)
+    if has_optimizer:
+        _check_optimizer(saved)
+    tensors = _Tensors(saved, growth, layers, has_optimizer)
     return Plan(
         saved,
         int(saved.common["iteration"]),
         tuple(tensors.grown()),
-        dict(_objects(saved, layers)),
+        dict(_objects(saved, layers, has_optimizer)),
         _common(saved.common, growth, layers),
     )
 
@@ -142,7 +121,7 @@ def _check_arguments(saved: Saved, args: argparse.Namespace) -> None:
 
 
 def _check_tensors(saved: Saved, small: int) -> None:
-    """Each tensor is of a layer, or of none; each state is of a parameter."""
+    """Each tensor is of a layer, or of none."""
     numbered = {key.layer for key in map(key_of, saved.tensors) if key.layer is not None}
     has_axis = any(key_of(text).has_layer_axis for text in saved.tensors)
     if not has_axis and numbered != set(range(small)):
@@ -150,6 +129,18 @@ def _check_tensors(saved: Saved, small: int) -> None:
             f"{saved.folder} has not the {small} layers of its --num-layers under decoder.layers, "
             "so that it is no GPTModel or HybridModel and does not grow"
         )
+    for text, listed in saved.tensors.items():
+        if not key_of(text).has_layer_axis:
+            continue
+        if listed.size[0] != small or any(chunk.sizes[0] != 1 for chunk in listed.chunks):
+            raise UserError(
+                f"{text} in {saved.folder} is not stored layer by layer, as Megatron 0.19 does: "
+                "load and save it once with that"
+            )
+
+
+def _check_optimizer(saved: Saved) -> None:
+    """Each state is of a parameter."""
     keys = {text for text in saved.tensors if not is_of_optimizer(text)}
     objects = (shard.key if (shard := shard_of(text)) else text for text in saved.objects)
     for text in (*saved.tensors, *objects):
@@ -163,14 +154,6 @@ def _check_tensors(saved: Saved, small: int) -> None:
                 "--dist-ckpt-optim-fully-reshardable, or grow it as it is loaded, with pretrain "
                 "--grow and --grow-optimizer new"
             )
-    for text, listed in saved.tensors.items():
-        if not key_of(text).has_layer_axis:
-            continue
-        if listed.size[0] != small or any(chunk.sizes[0] != 1 for chunk in listed.chunks):
-            raise UserError(
-                f"{text} in {saved.folder} is not stored layer by layer, as Megatron 0.19 does: "
-                "load and save it once with that"
-            )
 
 
 class _Tensors:
@@ -180,10 +163,14 @@ class _Tensors:
         saved: the small one.
         growth: how it grows.
         layers: where its layers come from.
+        has_optimizer: as in `plan_of`.
     """
 
-    def __init__(self, saved: Saved, growth: GrowthFlags, layers: LayerMap) -> None:
+    def __init__(
+        self, saved: Saved, growth: GrowthFlags, layers: LayerMap, has_optimizer: bool
+    ) -> None:
         self._saved = saved
+        self._has_optimizer = has_optimizer
         self._growth = growth
         self._layers = layers
         self._first = layers.first
@@ -196,6 +183,8 @@ class _Tensors:
         for layer, source in enumerate(self._layers.sources):
             copies[source].append(layer)
         for text, listed in self._saved.tensors.items():
+            if not self._has_optimizer and is_of_optimizer(text):
+                continue
             key = key_of(text)
             if key.has_layer_axis:
                 yield self._with_axis(text, key, listed)
@@ -305,12 +294,12 @@ def _piece(
     return Piece(offsets, tuple(chunk.sizes), content)
 
 
-def _objects(saved: Saved, layers: LayerMap) -> Iterator[tuple[str, str]]:
+def _objects(saved: Saved, layers: LayerMap, has_optimizer: bool) -> Iterator[tuple[str, str]]:
     """Objects that are no tensors, such as a module's extra state, follow their layers."""
     for text in saved.objects:
         shard = shard_of(text)
         key = None if shard is None else key_of(shard.key)
-        if text == COMMON:
+        if text == COMMON or (not has_optimizer and is_of_optimizer(text)):
             continue
         if shard is None or key is None or key.name is None:
             yield text, text

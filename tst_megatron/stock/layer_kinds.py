@@ -1,10 +1,10 @@
-"""What kind each layer of a model is, from Megatron's arguments: a layer is copied to its like."""
+"""What kind each layer of a model is, from Megatron's arguments.
+
+The one idea: a letter a layer, so that two models' layers can be told apart and counted.
+"""
 
 from collections.abc import Callable
 from typing import Any
-
-from tst_megatron.errors import UserError
-from tst_megatron.methods.growth.layers import LayerMap, layer_map
 
 # (linear attention, experts)
 _KINDS = {
@@ -44,35 +44,6 @@ def _of_each(given: Any, layers: int, is_one: Callable[[int, int], bool]) -> lis
     if isinstance(given, int):
         return [int(is_one(given, layer)) for layer in range(layers)]
     return [int(one) for one in given]
-
-
-def grown_layers(operator: str, saved: Any, args: Any) -> LayerMap:
-    """The list by which a checkpoint's model becomes a run's.
-
-    Args:
-        operator: as `layer_map` takes it.
-        saved: the checkpoint's arguments.
-        args: the run's.
-
-    Raises:
-        UserError: they do not fit, or a layer would be copied to one of another kind.
-    """
-    small, large = kinds_of(saved), kinds_of(args)
-    if (pattern_of(saved) is None) != (pattern_of(args) is None):
-        raise UserError(
-            "--grow copies layers between models of one class, and of checkpoint and run only one "
-            "has a --hybrid-layer-pattern: give both one, or neither"
-        )
-    found = layer_map(operator, len(small), len(large))
-    for layer, source in enumerate(found.sources):
-        if large[layer] != small[source]:
-            by = "--hybrid-layer-pattern" if pattern_of(args) is not None else "--moe-layer-freq"
-            raise UserError(
-                f"--grow {operator} copies layer {source} of the checkpoint ({small[source]}) to "
-                f"layer {layer} of the model ({large[layer]}), which is of another kind: change "
-                f"{by} so that each layer is of its source's kind"
-            )
-    return found
 
 
 def pattern_of(args: Any) -> str | None:

@@ -2,18 +2,12 @@
 
 import argparse
 
-from tst_megatron.errors import UserError
+from tst_megatron.methods.another_model import check_beside
 from tst_megatron.methods.growth import flags
 from tst_megatron.methods.growth.run import GrownRun
 from tst_megatron.methods.growth.story import GrowthStory
 from tst_megatron.methods.growth.terms import GrowthTerms
 from tst_megatron.methods.method import Method, Run
-
-_ALONE = (
-    *("finetune", "pretrained_checkpoint", "use_checkpoint_args", "ckpt_convert_format"),
-    *("use_megatron_fsdp", "use_torch_fsdp2"),
-)
-"""Flags that have a checkpoint read in another way, or begin anew."""
 
 
 class GrowthMethod(Method):
@@ -33,21 +27,8 @@ class GrowthMethod(Method):
 
     def check_beside(self, args: argparse.Namespace) -> None:
         """Growth reads Megatron's own format, and goes on in the run that it reads."""
-        if not self.is_on(args):
-            return
-        if args.no_load_optim:
-            # Megatron would forget the learning rate's schedule with it.
-            raise UserError("--grow with --no-load-optim: give --grow-optimizer new in its place")
-        for flag in _ALONE:
-            if getattr(args, flag, None):
-                raise UserError(
-                    f"--grow does not go with --{flag.replace('_', '-')}: leave one of them out"
-                )
-        if args.ckpt_format != "torch_dist":
-            raise UserError(
-                f"--grow reads checkpoints of --ckpt-format torch_dist alone, not "
-                f"{args.ckpt_format}: convert the small one with --ckpt-convert-format"
-            )
+        if self.is_on(args):
+            check_beside(args, "--grow", "--grow-optimizer new")
 
     def is_on(self, args: argparse.Namespace) -> bool:
         """With ``--grow``."""

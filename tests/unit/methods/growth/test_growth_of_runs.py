@@ -123,7 +123,10 @@ def test_what_cannot_grow(run, checkpoint, said):
 
 
 def test_a_release_has_no_training_to_go_on_with():
-    with pytest.raises(UserError, match="is a release, of weights without a training"):
+    with pytest.raises(
+        UserError,
+        match="is a release, of weights without a training",
+    ):
         GrownRun(args()).other_model(saved(), None, 0)
 
 

@@ -155,8 +155,8 @@ def _link(value: Any, number: int, where: str) -> LinkFile:
     _check_keys(values, _OF_LINK, where)
     start = values.get("start", CONTINUE)
     if start not in (CONTINUE, *starts()):
-        there = " and ".join((CONTINUE, *starts()))
-        raise UserError(f"{where} has start: {start}, which is not there yet: there are {there}")
+        there = ", ".join((CONTINUE, *starts()))
+        raise UserError(f"{where} has start: {start}, which is none: there are {there}")
     schedule = values.get("schedule")
     if schedule not in (None, "chain", "own"):
         raise UserError(f"{where} has schedule: {schedule}: write own, or leave it out")

@@ -164,6 +164,19 @@ class Written:
     new: int = 0
 
 
+def begin_anew(state: Any) -> None:
+    """Set an optimizer's counts of steps to 0, in place."""
+    if isinstance(state, list | tuple):
+        for one in state:
+            begin_anew(one)
+    elif isinstance(state, dict):
+        for name, value in state.items():
+            if name in ("step", "common_step"):
+                state[name] = value * 0  # Of its type, a number or a tensor.
+            else:
+                begin_anew(value)
+
+
 def check_is_free(out: Path) -> None:
     """Check that a new folder can have a name.
 

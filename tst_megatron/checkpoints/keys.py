@@ -22,6 +22,14 @@ MASTERS = ("fp32_param", "param")
 """States that are the parameter itself in full precision: of Megatron's plain optimizer with bf16
 or fp16 parameters, and of its distributed one."""
 
+_NORMS = (
+    ("mlp.linear_fc1.layer_norm_", "pre_mlp_layernorm."),
+    ("self_attention.linear_qkv.layer_norm_", "input_layernorm."),
+    ("mixer.in_proj.layer_norm_", "norm."),
+)
+"""What the keys of a layer's norms begin with: where it is one with the linear layer behind it, and
+where it stands apart."""
+
 _BUFFERS = ("expert_bias", "local_tokens_per_expert")
 """Tensors of a model that no optimizer steps."""
 
@@ -94,6 +102,21 @@ def key_of(text: str) -> Key:
         else int(layer.group("number")),
         name=None if layer is None else layer.group("name"),
     )
+
+
+def other_norm(name: str) -> str | None:
+    """The key of a norm in layers of the other kind, Megatron's own or Transformer Engine's.
+
+    Args:
+        name: within the layer.
+
+    Returns:
+        None of what is no such norm.
+    """
+    for pair in (*_NORMS, *(pair[::-1] for pair in _NORMS)):
+        if name.startswith(pair[0]):
+            return pair[1] + name.removeprefix(pair[0])
+    return None
 
 
 def is_of_optimizer(text: str) -> bool:

@@ -298,8 +298,9 @@ class Method:
         flag_prefix: of its flags, such as ``tst``.
         forms: sets of flags, without dashes in front, that say the same thing in other words; one
             that is given takes the place of the others. None where it has but one form.
-        starts_from_another: whether ``load`` names another run's checkpoint, which this run starts
-            from; once it has saved one of its own, the same command goes on from that.
+        starts_from_another: whether the run starts from another run's checkpoint, in ``load`` or
+            where `starts_from` says; once it has saved one of its own, the same command goes on
+            from that.
     """
 
     name: ClassVar[str]
@@ -358,6 +359,12 @@ class Method:
             UserError: the run cannot have it.
         """
         raise NotImplementedError
+
+    def starts_from(self, args: argparse.Namespace) -> str | None:
+        """The folder of checkpoints that the run starts from, where a flag of the method's own
+        names it and not ``load``.
+        """
+        return None
 
     def remembered(self, saved: argparse.Namespace) -> Any:
         """What `Run.saved` gave, in the arguments that a checkpoint carries; None if nothing."""

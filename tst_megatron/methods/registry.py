@@ -17,7 +17,11 @@ from tst_megatron.runs.facts import TOPICS, Topic
 from tst_megatron.runs.stages import CombinationError
 from tst_megatron.stock import flags
 
-_MODULES = ["tst_megatron.methods.superposition.method", "tst_megatron.methods.growth.method"]
+_MODULES = [
+    "tst_megatron.methods.superposition.method",
+    "tst_megatron.methods.growth.method",
+    "tst_megatron.methods.upcycling.method",
+]
 """Each has a ``METHOD``. What a method needs of Megatron it imports when it is asked for it."""
 
 
@@ -26,6 +30,11 @@ COMMANDS = (
         ("checkpoint", "grow"),
         "make a deeper model's checkpoint of a small model's, without a GPU",
         "tst_megatron.methods.growth.checkpoint_grow",
+    ),
+    (
+        ("checkpoint", "upcycle"),
+        "make a checkpoint with experts of a dense model's, without a GPU",
+        "tst_megatron.methods.upcycling.checkpoint_upcycle",
     ),
 )
 """Commands that a method brings along: their words, their purpose and their module."""

@@ -15,6 +15,10 @@ _KINDS = {
 }
 
 
+WITH_EXPERTS = ("E", "L")
+"""Letters of layers with experts."""
+
+
 def kinds_of(args: Any) -> str:
     """A letter a layer: a hybrid model's own, else whether the layer's MLP has experts, and whether
     its attention is a linear one.

@@ -61,25 +61,28 @@ def checkpoint_of(args: argparse.Namespace) -> Checkpoint | None:
 
 
 def goes_on_flags(args: argparse.Namespace) -> list[str]:
-    """Flags by which a run that started from another one's checkpoint goes on from its own.
+    """Flags by which a run starts from another one's checkpoint, and then goes on from its own.
 
     Args:
         args: Megatron's flags, with ``--load-once`` or a method's that starts so; of any other run
             there are none.
     """
-    if args.save is None or args.load is None or is_remote(args.save):
-        return []
-    starts_so = any(method.starts_from_another and method.is_on(args) for method in methods())
-    if not (args.load_once or starts_so):
-        return []
-    if os.path.realpath(args.save) == os.path.realpath(args.load):
-        return []
+    starting = [one for one in methods() if one.starts_from_another and one.is_on(args)]
+    starts = [start for method in starting if (start := method.starts_from(args)) is not None]
+    begin = [f"--load={start}" for start in starts]
+    if args.save is None or is_remote(args.save):
+        return begin
+    if not starts:
+        if args.load is None or not (args.load_once or starting):
+            return []
+        if os.path.realpath(args.save) == os.path.realpath(args.load):
+            return []
     step = read_tracker(Path(args.save))
     if step is None:
         is_brief = args.non_persistent_ckpt_type == "global"
         brief = read_tracker(_non_persistent_folder(args, Path(args.save))) if is_brief else None
         if brief is None:
-            return []
+            return begin
         # It lies under its own number, which Megatron takes before any other.
         step = brief
     # It may have been another step that the run started from.

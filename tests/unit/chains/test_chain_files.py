@@ -135,9 +135,13 @@ REFUSED = {
         (GROWN.replace("name", "until: 10%, name"), "{name: b}"),
         "no link is before it",
     ),
+    "start": (
+        (SMALL, GROWN.replace("start: grow", "start: shrink")),
+        "link grown, has start: shrink, which is none: there are continue, grow, upcycle",
+    ),
     "upcycle": (
         (SMALL, GROWN.replace("start: grow", "start: upcycle")),
-        "link grown, has start: upcycle, which is not there yet: there are continue and grow",
+        "link grown, has grow in its flags: add start: grow",
     ),
     "no multiple": (
         (SMALL, GROWN.replace("8", "5")),

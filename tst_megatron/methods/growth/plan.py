@@ -16,7 +16,15 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorStorageMetadata
 
-from tst_megatron.checkpoints.derived import Copied, Made, NewTensor, Piece, Plan, Zeros
+from tst_megatron.checkpoints.derived import (
+    Copied,
+    Made,
+    NewTensor,
+    Piece,
+    Plan,
+    Zeros,
+    begin_anew,
+)
 from tst_megatron.checkpoints.keyed_noise import name_of, noise
 from tst_megatron.checkpoints.keys import Key, Shard, is_of_optimizer, key_of, shard_of
 from tst_megatron.checkpoints.saved import COMMON, Saved
@@ -345,7 +353,7 @@ def _common(common: Mapping[str, Any], growth: GrowthFlags, layers: LayerMap) ->
         facts["before"] = earlier["facts"]
     args.methods = methods | {"growth": {"stages": [], "facts": facts}}
     if not growth.keeps_optimizer:
-        _begin_anew(grown.get("optimizer"))
+        begin_anew(grown.get("optimizer"))
     return grown
 
 
@@ -355,19 +363,6 @@ def _by_layer(value: Any, by_number: Callable[[int, int], list[int]], layers: La
     grown = [whole[source] for source in layers.sources]
     is_number = isinstance(value, int)
     return value if is_number and by_number(value, len(grown)) == grown else grown
-
-
-def _begin_anew(state: Any) -> None:
-    """Set an optimizer's counts of steps to 0, in place."""
-    if isinstance(state, list | tuple):
-        for one in state:
-            _begin_anew(one)
-    elif isinstance(state, dict):
-        for name, value in state.items():
-            if name in ("step", "common_step"):
-                state[name] = value * 0  # Of its type, a number or a tensor.
-            else:
-                _begin_anew(value)
 
 
 def _seed(args: argparse.Namespace, growth: GrowthFlags) -> int:

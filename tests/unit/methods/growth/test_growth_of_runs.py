@@ -203,6 +203,7 @@ def test_its_words():
 def test_a_run_goes_on_from_its_own_once_it_has_one(tmp_path):
     given = {"load": str(tmp_path / "small"), "save": str(tmp_path / "own"), "ckpt_step": None}
     off = {"tst_bag_size": None, "tst_schedule": None, "load_once": False}
+    off |= {"upcycle": False, "upcycle_from": None}
     assert goes_on_flags(args(**given, **off)) == []
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / TRACKER).write_text("7")

@@ -1,0 +1,1 @@
+"""Sparse upcycling: a dense model's MLPs become experts, and training goes on."""

@@ -22,7 +22,7 @@ from tst_megatron.runs.ledger import read_ledger
 
 CUT, STEPS = 4, 10
 _TRAINING_S = 400
-# Bags in the first link, and growth where they end.
+# Bags in the first link, growth where they end, and experts later on.
 LINKS = """
 links:
   - name: small
@@ -30,7 +30,11 @@ links:
     flags: {num-layers: 2, tst-bag-size: 2, tst-step-ratio: 0.4}
   - name: grown
     start: grow
+    steps: 5
     flags: {grow: stack, num-layers: 4, tensor-model-parallel-size: 1}
+  - name: experts
+    start: upcycle
+    flags: {upcycle: true, num-experts: 4, moe-router-load-balancing-type: none}
 """
 
 
@@ -108,7 +112,7 @@ def test_a_chain_that_is_cut_off_anywhere_ends_as_an_unbroken_one(
     corpus, unbroken: tuple[Written, list[Result]], tmp_path: Path
 ) -> None:
     one = written(tmp_path, corpus)
-    small, grown = one.folders
+    small, grown, experts = one.folders
     for reached in (
         (small / f"iter_{CUT:07d}").exists,  # While the link saves its last step.
         lambda: tracked(small) == str(CUT),  # Between the links, or as the first one ends.
@@ -127,17 +131,17 @@ def test_a_chain_that_is_cut_off_anywhere_ends_as_an_unbroken_one(
     running = start(one)
     said, _ = running.communicate(timeout=_TRAINING_S)
     assert running.returncode == 0, said
-    assert "Link 1 of 2, small, is done: step 4." in said
-    assert f"Checkpoint: {grown}" in said.replace(os.path.relpath(grown), str(grown))
-    other, (_, last) = unbroken
-    mine, theirs = (tensors(of.folders[1], STEPS) for of in (one, other))
+    assert "Link 1 of 3, small, is done: step 4." in said
+    assert f"Checkpoint: {experts}" in said.replace(os.path.relpath(experts), str(experts))
+    other, (*_, last) = unbroken
+    mine, theirs = (tensors(of.folders[-1], STEPS) for of in (one, other))
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
     steps = read_ledger(one.chain.ledger).steps
     assert [line["step"] for line in steps] == list(range(1, STEPS + 1))
     assert [line["loss"] for line in steps] == last.losses
     changed = one.file.read_text().replace("until: 40%", "until: 50%")
-    one.file.write_text(changed)
+    one.file.write_text(changed.replace("steps: 5", "steps: 4"))
     again = start(one)
     said, _ = again.communicate(timeout=_TRAINING_S)
     assert again.returncode == 2
@@ -150,12 +154,17 @@ def test_one_ledger_is_the_chain_s(unbroken: tuple[Written, list[Result]]) -> No
     assert found.path == one.chain.ledger
     assert found.num_steps == STEPS
     stages = [(span.stage.name, span.first_step, span.last_step) for span in found.stages]
-    assert stages == [("bags of 2, 2 layers", 1, CUT), ("single tokens", CUT + 1, STEPS)]
+    assert stages == [
+        ("bags of 2, 2 layers, dense", 1, CUT),
+        ("dense", CUT + 1, STEPS - 1),
+        ("single tokens", STEPS, STEPS),
+    ]
     assert found.curve.steps.tolist() == [5, 10]
     facts = [line["facts"] for line in read_ledger(one.chain.ledger).steps]
-    assert facts[CUT - 1 : CUT + 1] == [
+    assert [facts[step] for step in (CUT - 1, CUT, STEPS - 1)] == [
         {"bag_size": 2},
         {"bag_size": 1, "num_layers": 4},
+        {"bag_size": 1, "num_layers": 4, "num_experts": 4},
     ]
 
 

@@ -244,7 +244,7 @@ def test_the_same_command_goes_on_from_what_was_made(dense, unbroken, corpus, tm
 
 def test_experts_become_more_and_stock_megatron_goes_on(corpus, tmp_path):
     """The offline command, of experts in bf16 with a plain optimizer."""
-    common = (*TINY, *corpus.flags, *ROUTED, "--bf16", FIXED)
+    common = (*TINY, *corpus.flags, *ROUTED, "--bf16")
     few = (*common, "--num-experts=2", "--moe-shared-expert-intermediate-size=16")
     first = Job(tmp_path / "few", (*few, f"--save={tmp_path / 'few/kept'}", "--save-interval=4"))
     run(replace(first, flags=(*first.flags, "--exit-interval=4")))
@@ -261,7 +261,12 @@ def test_experts_become_more_and_stock_megatron_goes_on(corpus, tmp_path):
     assert 0 < apart.abs().max() < 0.01
     master = after[f"optimizer.state.fp32_param.{LAYER}mlp.router.weight"]
     assert torch.equal(master.bfloat16(), after[f"{LAYER}mlp.router.weight"])
-    more = ("--num-experts=4", f"--load={tmp_path / 'more'}", "--exit-interval=6")
+    more = (
+        "--num-experts=4",
+        f"--load={tmp_path / 'more'}",
+        "--exit-interval=6",
+        "--save-interval=3",
+    )
     out = tmp_path / "stock"
     result = run(Job(out, (*few, *more, f"--save={out / 'kept'}"), program=STOCK))
     assert "iteration        6/" in result.output

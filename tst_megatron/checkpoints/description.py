@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tst_megatron.checkpoints.keys import is_of_model, is_of_optimizer, key_of
+from tst_megatron.checkpoints.keys import is_of_model, is_of_optimizer, key_of, other_norm
 from tst_megatron.checkpoints.saved import TORCH_DIST, Saved, format_of
 from tst_megatron.checkpoints.wholeness import fault_of
 from tst_megatron.runs.flag_roles import Role
@@ -89,17 +89,30 @@ def _parameters(saved: Saved) -> Facts:
     sizes = {
         text: math.prod(one.size)
         for text, one in saved.tensors.items()
-        if is_of_model(text) and key_of(text).is_parameter
+        if is_of_model(text) and key_of(text).is_parameter and not _is_second_name(saved, text)
     }
     tables = sum(size for text, size in sizes.items() if text.startswith(_TABLES))
     total = sum(sizes.values())
     return {"total": total, "without_embeddings": total - tables, "tensors": len(sizes)}
 
 
+def _is_second_name(saved: Saved, text: str) -> bool:
+    """Whether a tensor is a norm's that is there under the key of either kind of layer, and this is
+    that of one that stands apart.
+    """
+    name = key_of(text).name
+    other = None if name is None else other_norm(name)
+    if name is None or other is None or ".layer_norm_" in name:
+        return False
+    return text.removesuffix(name) + other in saved.tensors
+
+
 def _dtypes(saved: Saved) -> Facts:
     """Of how many elements each, by whose they are."""
     found: dict[str, dict[str, int]] = {"model": {}, "optimizer": {}}
     for text, one in saved.tensors.items():
+        if _is_second_name(saved, text):
+            continue
         counts = found["optimizer" if is_of_optimizer(text) else "model"]
         dtype = str(one.properties.dtype).removeprefix("torch.")
         counts[dtype] = counts.get(dtype, 0) + math.prod(one.size)
@@ -152,6 +165,9 @@ def norms_of(keys: Iterable[str], is_hybrid: bool) -> str:
     for own in names.values():
         has_router = any(name.startswith("mlp.router.") for name in own)
         has_fused = any(".layer_norm_" in name for name in own)
+        if any(other_norm(name) in own for name in own):
+            # Under both, as a checkpoint has it that was made for either.
+            continue
         if is_hybrid and has_fused:
             found.add(_TRANSFORMER_ENGINE)
         elif is_hybrid and not has_router and any("_layernorm." in name for name in own):

@@ -82,6 +82,13 @@ CHECKS = (
         "tests.gpu.growth:growth",
         4,
     ),
+    Check(
+        "upcycling",
+        "a checkpoint of Transformer Engine's layers given experts: the loss goes on where it was, "
+        "and they train on in one run",
+        "tests.gpu.upcycling:upcycling",
+        4,
+    ),
     Check("fp8", "FP8 recipes within 2 % of bf16's curve over the switch", "tests.gpu.fp8:fp8", 6),
     Check(
         "cuda-graphs",

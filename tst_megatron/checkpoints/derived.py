@@ -41,6 +41,16 @@ _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES
 """Another file system, one without links, or a file of somebody else's that may not be linked."""
 
 
+def _empty() -> bytes:
+    content = io.BytesIO()
+    torch.save([None], content)
+    return content.getvalue()
+
+
+EMPTY = _empty()
+"""An object that says nothing, such as the extra state of a module that has none."""
+
+
 @dataclass(frozen=True)
 class Copied:
     """A chunk that is in the other checkpoint.
@@ -112,14 +122,15 @@ class Plan:
         saved: what it is made of.
         step: its number.
         tensors: in it.
-        objects: by key the key in the other checkpoint; without the common state.
+        objects: by key the key in the other checkpoint, None of one that says nothing; without the
+            common state.
         common: state.
     """
 
     saved: Saved
     step: int
     tensors: tuple[NewTensor, ...]
-    objects: dict[str, str]
+    objects: dict[str, str | None]
     common: dict[str, Any]
 
     @property
@@ -264,6 +275,14 @@ class _Writing:
                     index = MetadataIndex(tensor.key, piece.offsets)
                     self.places[index] = self._place(tensor, piece, file)
                     tell(file.tell())
+            for key, source in self.plan.objects.items():
+                index = MetadataIndex(key)
+                if source is not None:
+                    self.places[index] = saved.place(source)
+                    continue
+                if EMPTY not in self.shared:
+                    self.shared[EMPTY] = _appended(file, memoryview(EMPTY))
+                self.places[index] = self.shared[EMPTY]
             if not has_common_file:
                 content = io.BytesIO()
                 torch.save([self.plan.common], content)
@@ -276,8 +295,6 @@ class _Writing:
             with (self.folder / COMMON_FILE).open("xb") as file:
                 torch.save(self.plan.common, file)
                 _sync(file)
-        for key, source in self.plan.objects.items():
-            self.places[MetadataIndex(key)] = saved.place(source)
         for own in sorted({place.relative_path for place in self.places.values()} - {name}):
             self._take(own)
         with (self.folder / CONFIG).open("xb") as file:

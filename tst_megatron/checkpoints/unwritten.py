@@ -28,7 +28,8 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
 from torch.futures import Future
 
-from tst_megatron.checkpoints.derived import Copied, Made, Piece, Plan, Zeros
+from tst_megatron.checkpoints.derived import EMPTY, Copied, Made, Piece, Plan, Zeros
+from tst_megatron.checkpoints.keys import key_of, other_norm
 from tst_megatron.checkpoints.saved import COMMON, Saved
 
 _READER = ("checkpoint_dir", "cache_metadata", "async_strategy")
@@ -40,6 +41,7 @@ PATCHED = {
 }
 """What is wrapped while a planned checkpoint is loaded, and the arguments that this relies on."""
 
+_EXTRA_STATE = "._extra_state/shard_"
 _SCHEDULE = "opt_param_scheduler"
 
 
@@ -123,6 +125,35 @@ def _reading(make: Callable[[Saved], Plan], plans: dict[Path, Plan]) -> Iterator
             setattr(module, name, original)
 
 
+class _Listed(dict[str, Any]):
+    """A list that Megatron's own layers and Transformer Engine's find all in that they ask for.
+
+    They keep the weights of some norms under other keys; and Transformer Engine's norms ask for an
+    extra state, where Megatron's save none: it is then one that says nothing.
+    """
+
+    def __contains__(self, key: object) -> bool:
+        return super().__contains__(key) or bool(
+            self.other_name(str(key)) or _EXTRA_STATE in str(key)
+        )
+
+    def __missing__(self, key: str) -> Any:
+        if other := self.other_name(key):
+            return self[other]
+        if _EXTRA_STATE not in key:
+            raise KeyError(key)
+        return BytesStorageMetadata()
+
+    def other_name(self, key: str) -> str:
+        """Under which a norm is there; empty of what is not there."""
+        name = key_of(key).name
+        other = None if name is None else other_norm(name)
+        if name is None or other is None:
+            return ""
+        text = key.removesuffix(name) + other
+        return text if super().__contains__(text) else ""
+
+
 class PlanReader(FileSystemReader):
     """What torch's loading of checkpoints reads a plan by.
 
@@ -133,6 +164,8 @@ class PlanReader(FileSystemReader):
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan.saved.folder)
         self._plan = plan
+        self._listed = _Listed(plan.listed)
+        self._listed.update({key: BytesStorageMetadata() for key in (COMMON, *plan.objects)})
         self._pieces = {
             MetadataIndex(tensor.key, piece.offsets): (tensor.properties.dtype, piece)
             for tensor in plan.tensors
@@ -141,10 +174,8 @@ class PlanReader(FileSystemReader):
 
     def read_metadata(self, *_: Any, **__: Any) -> Metadata:
         """The plan's list."""
-        listed: dict[str, Any] = dict(self._plan.listed)
-        listed |= {key: BytesStorageMetadata() for key in (COMMON, *self._plan.objects)}
         return Metadata(
-            state_dict_metadata=listed,
+            state_dict_metadata=self._listed,
             # As a stand-in: where chunks lie is the plan's to know.
             storage_data=dict.fromkeys(self._pieces),
             storage_meta=StorageMeta(load_id=self.load_id),
@@ -174,7 +205,8 @@ class PlanReader(FileSystemReader):
 
     def _object(self, key: str) -> bytes:
         if key != COMMON:
-            return self._plan.saved.object(self._plan.objects[key])
+            source = self._plan.objects.get(key)
+            return EMPTY if source is None else self._plan.saved.object(source)
         content = io.BytesIO()
         torch.save([self._plan.common], content)
         return content.getvalue()
@@ -204,4 +236,7 @@ class PlanReader(FileSystemReader):
     def _piece(self, index: MetadataIndex) -> tuple[torch.dtype, Piece]:
         # Without the number of the chunk in the list, which a reader may know or not.
         assert index.offset is not None
-        return self._pieces[MetadataIndex(index.fqn, index.offset)]
+        found = self._pieces.get(MetadataIndex(index.fqn, index.offset))
+        if found is None:
+            found = self._pieces[MetadataIndex(self._listed.other_name(index.fqn), index.offset)]
+        return found

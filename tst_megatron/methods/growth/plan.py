@@ -302,7 +302,9 @@ def _piece(
     return Piece(offsets, tuple(chunk.sizes), content)
 
 
-def _objects(saved: Saved, layers: LayerMap, has_optimizer: bool) -> Iterator[tuple[str, str]]:
+def _objects(
+    saved: Saved, layers: LayerMap, has_optimizer: bool
+) -> Iterator[tuple[str, str | None]]:
     """Objects that are no tensors, such as a module's extra state, follow their layers."""
     for text in saved.objects:
         shard = shard_of(text)

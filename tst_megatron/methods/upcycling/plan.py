@@ -411,7 +411,7 @@ class _Planned:
             return _ZEROS
         return Copied(text, tuple(chunk.offsets))
 
-    def objects(self) -> Iterator[tuple[str, str]]:
+    def objects(self) -> Iterator[tuple[str, str | None]]:
         """Objects that are no tensors, such as a module's extra state, follow their layers."""
         for text in self._saved.objects:
             if text == COMMON or (not self._has_optimizer and is_of_optimizer(text)):
@@ -434,7 +434,9 @@ class _Planned:
                     yield str(Shard(f"{block}{name}", offset or (0,), shape or (1,))), text
             else:
                 yield text, text
-        yield from self._objects_of_norms()
+        for text in self._of_norms():
+            if text not in self._saved.objects:
+                yield text, None
 
     def _of_object(
         self, layer: int, name: str, offset: tuple[int, ...], grid: tuple[int, ...]
@@ -463,17 +465,21 @@ class _Planned:
             return Shard(key, offset or (0,), grid or (1,))
         return Shard(f"decoder.layers.{name}", (layer, *offset), (self._num_layers, *grid))
 
-    def _objects_of_norms(self) -> Iterator[tuple[str, str]]:
-        """A norm of Transformer Engine's has an extra state, which says nothing; one that stands
-        apart only now takes the last norm's.
+    def _of_norms(self) -> Iterator[str]:
+        """Extra states of norms that Transformer Engine's layers ask for. They say nothing, and are
+        not there where Megatron's own layers were saved, or where the norm was one with a linear
+        layer.
         """
-        of_norm = "decoder.final_layernorm._extra_state/shard_0_1"
-        if of_norm not in self._saved.objects:
-            return
+        for name in ("final_layernorm", "final_norm"):
+            yield f"decoder.{name}._extra_state/shard_0_1"
         for layer in sorted(self._experts.layers):
-            shard = self._shard(layer, "pre_mlp_layernorm._extra_state", (), ())
-            if str(shard) not in self._saved.objects:
-                yield str(shard), of_norm
+            yield str(self._shard(layer, "pre_mlp_layernorm._extra_state", (), ()))
+        blocks = {found.group("block") for key in self._saved.tensors if (found := _MTP.match(key))}
+        for block in sorted(blocks):
+            yield f"{block}pre_mlp_layernorm._extra_state/shard_0_1"
+            outer = block.rstrip(".").rpartition(".")[0]
+            for name in ("enorm", "hnorm", "final_layernorm"):
+                yield f"{outer}.{name}._extra_state/shard_0_1"
 
 
 def _properties(place: _Place, name: str) -> TensorProperties:

@@ -152,6 +152,7 @@ def test_one_ledger_is_the_chain_s(unbroken: tuple[Written, list[Result]]) -> No
     stages = [(span.stage.name, span.first_step, span.last_step) for span in found.stages]
     assert stages == [("bags of 2, 2 layers", 1, CUT), ("single tokens", CUT + 1, STEPS)]
     assert found.curve.steps.tolist() == [5, 10]
+    assert [(link.name, link.after) for link in found.links] == [("small", 0), ("grown", CUT)]
     facts = [line["facts"] for line in read_ledger(one.chain.ledger).steps]
     assert facts[CUT - 1 : CUT + 1] == [
         {"bag_size": 2},

@@ -160,6 +160,9 @@ def test_one_ledger_is_the_chain_s(unbroken: tuple[Written, list[Result]]) -> No
         ("single tokens", STEPS, STEPS),
     ]
     assert found.curve.steps.tolist() == [5, 10]
+    assert [(link.name, link.after) for link in found.links] == [
+        *(("small", 0), ("grown", CUT), ("experts", STEPS - 1))
+    ]
     facts = [line["facts"] for line in read_ledger(one.chain.ledger).steps]
     assert [facts[step] for step in (CUT - 1, CUT, STEPS - 1)] == [
         {"bag_size": 2},

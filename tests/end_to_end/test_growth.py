@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from saved import parameters, tensors
 from trainer import TINY, Job, Result, run, run_all
 
 from tst_megatron.checkpoints.keyed_noise import noise
+from tst_megatron.corpora.small_corpora import index_documents
+from tst_megatron.corpora.tokenizers.training import train_tokenizer
 from tst_megatron.methods.growth import checkpoint_grow
 from tst_megatron.methods.growth.layers import layer_map
 from tst_megatron.methods.growth.noise import standard_deviation
@@ -212,6 +215,19 @@ def test_the_same_command_goes_on_from_what_has_grown(small, unbroken, corpus, t
 
 def kept_of(result: Result) -> Path:
     return result.ledger_file.parent / "kept"
+
+
+def test_another_tokenizer_of_the_same_size_is_refused(small, corpus, tmp_path):
+    """Beside a text that it indexed, which is how it comes about."""
+    model, prefix = tmp_path / "other.model", tmp_path / "other"
+    documents = corpus.documents[:20]
+    train_tokenizer(documents[:5], model, 384)
+    index_documents(documents, model, prefix, Console(quiet=True))
+    other = (f"--tokenizer-model={model}", f"--data-path={prefix}")
+    refused = run(grown(small, corpus, tmp_path, "--grow=stack", *other), check=False)
+    assert refused.code == 2
+    assert "was trained with another tokenizer (tokenizer.model with" in refused.output
+    assert not (tmp_path / "kept/latest_checkpointed_iteration.txt").exists()
 
 
 # Two experts a rank once there are two ranks, whose gates and ups Megatron asks for together.

@@ -12,6 +12,8 @@ from trainer import TINY, Job, run, run_all
 
 from tst_megatron.checkpoints.steps import Checkpoint
 from tst_megatron.checkpoints.wholeness import fault_of
+from tst_megatron.corpora.index_file import bin_path, index_path
+from tst_megatron.corpora.tokenizers.training import train_tokenizer
 from tst_megatron.trainer.checkpoint_choice import checkpoint_of
 
 # Ten steps: three on bags of 4, two on bags of 2, five ordinary. Cuts inside each phase, on the
@@ -130,6 +132,27 @@ def test_a_converted_checkpoint_is_a_success(corpus, unbroken: Job, tmp_path: Pa
     chosen = checkpoint_of(parse(f"--load={converted / 'torch'}"))
     assert chosen == Checkpoint(converted / "torch", 10)
     assert fault_of(chosen.folder) is None
+
+
+def test_another_tokenizer_is_refused_and_a_moved_one_is_not(
+    corpus, unbroken: Job, tmp_path: Path
+) -> None:
+    """Of the same size and of ids without a manifest, so that nothing but what it holds tells."""
+    moved, other, bare = (tmp_path / name for name in ("moved.model", "other.model", "bare"))
+    shutil.copyfile(corpus.tokenizer, moved)
+    train_tokenizer(corpus.documents[:5], other, 384)
+    for path_of in (bin_path, index_path):
+        shutil.copyfile(path_of(corpus.prefix), path_of(bare))
+    usual = (*TINY, *corpus.flags, SCHEDULE, f"--load={unbroken.out / 'checkpoints'}")
+    usual = (*usual, "--ckpt-step=9", f"--data-path={bare}")
+    jobs = [Job(tmp_path / of.stem, (*usual, f"--tokenizer-model={of}")) for of in (moved, other)]
+    went_on, refused = (run(job, check=False) for job in jobs)
+    assert went_on.code == 0, went_on.output[-2000:]
+    assert [line["step"] for line in went_on.ledger.steps] == [10]
+    assert refused.code == 2
+    (sentence,) = [one for one in refused.output.splitlines() if "tst-megatron: error" in one]
+    assert "was trained with another tokenizer (tokenizer.model with SHA-256 " in sentence
+    assert "and this run's, other.model, has " in sentence
 
 
 def test_another_schedule_is_refused(corpus, unbroken: Job, tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def _id(case: Any) -> str:
         ("smollm2-600m-tst", 560_886_720),
         ("smollm3-3b-tst", 3_337_766_912),
         ("moe-10b-a1b-tst", 10_388_481_536),
+        ("moe-20b-a3b-baseline", 20_386_039_808),
     ],
 )
 def test_a_recipes_model_is_as_large_as_its_file_says(recipe: str, num_parameters: int) -> None:

@@ -34,10 +34,13 @@ _PRECISIONS = {
 }
 _ELSEWHERE = {("fp8-blockwise", "b200"), ("mxfp8", "h100")}
 _CAPABILITY = {"h100": (9, 0), "b200": (10, 0)}
+_RECIPES = [
+    *(f"{model}-{method}" for model in _MODELS for method in ("baseline", "tst")),
+    "moe-20b-a3b-baseline",
+]
 _CASES = [
-    f"{model}-{method}+{layout}+{precision}"
-    for model in _MODELS
-    for method in ("baseline", "tst")
+    f"{recipe}+{layout}+{precision}"
+    for recipe in _RECIPES
     for layout in _LAYOUTS
     for precision in _PRECISIONS
     if (precision, layout.partition("x")[2]) not in _ELSEWHERE
@@ -65,7 +68,7 @@ def _validated(name: str, more: Sequence[str] = ()) -> Iterator[Any]:
 def test_megatron_takes_it(name: str) -> None:
     with _validated(name) as args:
         positions = args.global_batch_size * args.seq_length
-        assert positions == (8 if "moe" in name else 2) * 2**20
+        assert positions == (8 if "moe-10b" in name else 2) * 2**20
         assert (args.fp8 is not None) == ("fp8" in name)
         assert args.expert_model_parallel_size == (8 if "moe" in name else 1)
 

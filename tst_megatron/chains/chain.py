@@ -37,6 +37,7 @@ from tst_megatron.runs.flag_roles import Role
 from tst_megatron.runs.stages import data_tokens
 from tst_megatron.stock.batch_sizes import BatchSizes, train_steps
 from tst_megatron.stock.megatron_flags import NotKnownError
+from tst_megatron.trainer.same_tokenizer import check_flags_tokenizer
 
 LEDGER = "ledger.jsonl"
 _DEFAULT_ROOT = Path("runs")
@@ -377,6 +378,7 @@ def _check_goes_on(before: Link, args: argparse.Namespace, run: Run) -> None:
                 f"has {name.replace('_', '-')} {other}, and link {before.name} before it {one}: "
                 f"a model goes on as it is, unless a link has start: {' or '.join(starts())}"
             )
+    check_flags_tokenizer(before.args, args, f"goes on from link {before.name}, which is trained")
     for part in parts.values():
         part.resume(args, remembered[part.name], before.last)
     gone = {method.name for method in active(before.args)} - parts.keys()

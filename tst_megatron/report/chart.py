@@ -18,6 +18,8 @@ INK, SOFT, GRID = "#1f2328", "#59636e", "#e4e7eb"
 """Colours of what is read, what stands back, and the grid."""
 BAND_OPACITY, FAINT = 0.18, 0.45
 """Opacities of bands and of faint lines."""
+LETTERS_ACROSS = 76
+"""Of a rule's text, as many as are as wide as the axes of a picture."""
 MOST_POINTS = 2000
 """Of a series on a screen: see `thin`."""
 MARGIN = 0.1
@@ -128,12 +130,19 @@ class Rule:
         across: ``x`` for an upright line at an x, ``y`` for a level one at a y.
         text: beside it.
         at_foot: the text of an upright line stands at its foot, where others have theirs on top.
+        along: it runs along the upright line, inside the chart, so that many are told apart.
     """
 
     at: float
     across: Literal["x", "y"]
     text: str
     at_foot: bool = False
+    along: bool = False
+
+    @property
+    def is_on_top(self) -> bool:
+        """Whether its text stands above the axes."""
+        return self.across == "x" and not (self.at_foot or self.along)
 
 
 @dataclass(frozen=True)
@@ -193,6 +202,29 @@ class Chart:
     y_range: tuple[float, float] | None = None
     x_log: bool = False
     x_ticks: tuple[float, ...] = ()
+
+    @property
+    def rows(self) -> list[int]:
+        """Of each rule, how many rows its text on top stands above the axes, so that none of them
+        covers another."""
+        rows, ends = [0] * len(self.rules), list[float]()
+        on_top = [n for n, rule in enumerate(self.rules) if rule.text and rule.is_on_top]
+        for number in sorted(on_top, key=lambda n: self._across(self.rules[n].at)):
+            middle = self._across(self.rules[number].at)
+            half = len(self.rules[number].text) / LETTERS_ACROSS / 2
+            row = next((n for n, end in enumerate(ends) if end <= middle - half), len(ends))
+            ends[row:] = [middle + half, *ends[row + 1 :]]
+            rows[number] = row
+        return rows
+
+    def _across(self, x: float) -> float:
+        """As a share of the axis."""
+        if self.x_range is None:
+            return x
+        ends = [*self.x_range, x]
+        if self.x_log:
+            ends = [float(np.log(one)) for one in ends]
+        return (ends[2] - ends[0]) / (ends[1] - ends[0])
 
     @property
     def legend(self) -> list[str]:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from html import escape
+from textwrap import wrap
 from typing import Any
 
 import matplotlib
@@ -36,8 +37,11 @@ from tst_megatron.report.formats import count
 
 # In inches: a picture, its axes with their labels, an entry of the legend, a title.
 _WIDTH, _AXES, _ENTRY, _TITLE = 6.4, 3.8, 0.2, 0.4
+# In points: a row of the rules' texts, and what is between the uppermost and a title.
+_ROW, _TITLE_PAD = 12.0, 6.0
 # In points: the legend under the axes, whose labels it leaves room for.
 _LEGEND_BELOW, _POINTS_AN_INCH = 36.0, 72.0
+_LEGEND_LETTERS = 72
 _PNG_DPI = 130
 # Of an axis of logarithms: above this ratio of its ends powers of ten are marks enough.
 _LONG = 300.0
@@ -75,7 +79,8 @@ def _png(charts: Sequence[Chart], columns: int) -> bytes:
     grid = figure.add_gridspec(len(rows), columns, height_ratios=heights)
     for number, chart in enumerate(charts):
         axes = figure.add_subplot(grid[divmod(number, columns)])
-        axes.set_title(chart.title, loc="left", pad=18, fontweight="bold", fontsize=11)
+        pad = _ROW * (1 + max(chart.rows, default=0)) + _TITLE_PAD
+        axes.set_title(chart.title, loc="left", pad=pad, fontweight="bold", fontsize=11)
         _draw(axes, chart)
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
@@ -90,7 +95,14 @@ def _names_as_they_are() -> AbstractContextManager[None]:
 
 def _height(chart: Chart) -> float:
     """Inches, so that the legend takes nothing from the axes."""
-    return _AXES + _ENTRY * len(chart.legend)
+    entries = sum(_in_lines(name).count("\n") + 1 for name in chart.legend)
+    rows = max(chart.rows, default=0)
+    return _AXES + _ENTRY * entries + rows * _ROW / _POINTS_AN_INCH
+
+
+def _in_lines(name: str) -> str:
+    """A name that the legend has room for beside another chart's."""
+    return "\n".join(wrap(name, _LEGEND_LETTERS)) or name
 
 
 def _inline(document: str, chart: Chart) -> str:
@@ -143,8 +155,8 @@ def _draw(axes: Axes, chart: Chart) -> None:
         axes.xaxis.set_minor_locator(NullLocator())
     elif chart.x_log:
         _mark_powers(axes.xaxis, axes.get_xlim())
-    for rule in chart.rules:
-        _draw_rule(axes, rule)
+    for rule, row in zip(chart.rules, chart.rows, strict=True):
+        _draw_rule(axes, rule, row)
     for arrow in chart.arrows:
         _draw_arrow(axes, arrow)
     axes.spines[["top", "right"]].set_visible(False)
@@ -177,7 +189,7 @@ def _draw_legend(axes: Axes, entries: Mapping[str, Artist | Container]) -> None:
     below = ScaledTranslation(0, -_LEGEND_BELOW / _POINTS_AN_INCH, axes.figure.dpi_scale_trans)
     axes.legend(
         list(entries.values()),
-        list(entries),
+        [_in_lines(name) for name in entries],
         frameon=False,
         loc="upper left",
         bbox_to_anchor=(0.0, 0.0),
@@ -227,16 +239,47 @@ def _draw_dot(axes: Axes, dot: Dot, edges: tuple[float, ...]) -> Container:
     return drawn
 
 
-def _draw_rule(axes: Axes, rule: Rule) -> None:
+def _draw_rule(axes: Axes, rule: Rule, row: int) -> None:
     look: dict[str, Any] = {"color": SOFT, "linewidth": 1.0, "linestyle": ":", "zorder": 1.5}
     if rule.across == "x":
         axes.axvline(rule.at, **look)
+        if rule.along:
+            _draw_along(axes, rule)
+            return
         place = "right" if rule.at_foot else "center"
         transform, at = axes.get_xaxis_transform(), (rule.at, 0.01 if rule.at_foot else 1.01)
     else:
         axes.axhline(rule.at, **look)
         place, transform, at = "left", axes.get_yaxis_transform(), (0.005, rule.at)
-    axes.text(*at, rule.text, transform=transform, ha=place, va="bottom", color=SOFT, fontsize=9)
+    axes.annotate(
+        rule.text,
+        at,
+        xycoords=transform,
+        xytext=(0, row * _ROW),
+        textcoords="offset points",
+        ha=place,
+        va="bottom",
+        color=SOFT,
+        fontsize=9,
+    )
+
+
+def _draw_along(axes: Axes, rule: Rule) -> None:
+    """To the right of the line, from its top down; before what is drawn of runs."""
+    axes.annotate(
+        rule.text,
+        (rule.at, 0.99),
+        xycoords=axes.get_xaxis_transform(),
+        xytext=(2, 0),
+        textcoords="offset points",
+        rotation=90,
+        ha="left",
+        va="top",
+        color=SOFT,
+        fontsize=8,
+        annotation_clip=True,
+        zorder=1.6,
+    )
 
 
 def _draw_arrow(axes: Axes, arrow: Arrow) -> None:

@@ -32,6 +32,8 @@ from tst_megatron.statistics.array import Array
 _DIGITS = 7
 _LEGEND_LETTERS = 42
 _AXES_REM, _ENTRY_REM = 22.0, 1.5
+# A row of the rules' texts; what browsers have for 1 rem.
+_ROW_PX, _REM_PX = 15, 16
 
 
 @cache
@@ -52,7 +54,7 @@ def figure(chart: Chart) -> dict[str, Any]:
             *(_beyond(points) for points in chart.beyond),
         ],
         "layout": {
-            "margin": {"l": 62, "r": 16, "t": 52, "b": 48},
+            "margin": {"l": 62, "r": 16, "t": 52 + _ROW_PX * _rows(chart), "b": 48},
             "font": {"family": "system-ui, sans-serif", "size": 13, "color": INK},
             "paper_bgcolor": "#fff",
             "plot_bgcolor": "#fff",
@@ -68,7 +70,11 @@ def figure(chart: Chart) -> dict[str, Any]:
             },
             "shapes": [_rule(rule) for rule in chart.rules],
             "annotations": [
-                *(_rule_text(rule, chart) for rule in chart.rules if rule.text),
+                *(
+                    _rule_text(rule, chart, row)
+                    for rule, row in zip(chart.rules, chart.rows, strict=True)
+                    if rule.text
+                ),
                 *(part for arrow in chart.arrows for part in _arrow(arrow)),
             ],
         },
@@ -77,7 +83,12 @@ def figure(chart: Chart) -> dict[str, Any]:
 
 def height(chart: Chart) -> float:
     """How high to make it, in rem, so that its legend takes nothing from its axes."""
-    return _AXES_REM + _ENTRY_REM * len(chart.legend)
+    return _AXES_REM + _ENTRY_REM * len(chart.legend) + _ROW_PX * _rows(chart) / _REM_PX
+
+
+def _rows(chart: Chart) -> int:
+    """Of rules' texts above the first."""
+    return max(chart.rows, default=0)
 
 
 def _line(line: Line, listed: bool) -> dict[str, Any]:
@@ -232,11 +243,15 @@ def _rule(rule: Rule) -> dict[str, Any]:
     return {"type": "line", **ends, "line": {"color": SOFT, "width": 1, "dash": "dot"}}
 
 
-def _rule_text(rule: Rule, chart: Chart) -> dict[str, Any]:
+def _rule_text(rule: Rule, chart: Chart, row: int) -> dict[str, Any]:
     text = {"text": _as_it_is(rule.text), "showarrow": False, "font": {"size": 12, "color": SOFT}}
     if rule.across == "x":
-        place = {"y": 0, "xanchor": "right"} if rule.at_foot else {"y": 1, "xanchor": "center"}
         at = _place(rule.at, chart.x_log)
+        if rule.along:
+            place = {"y": 1, "xanchor": "left", "textangle": -90}
+            return {**text, "x": at, "xref": "x", **place, "yref": "paper", "yanchor": "top"}
+        place = {"y": 0, "xanchor": "right"} if rule.at_foot else {"y": 1, "xanchor": "center"}
+        place["yshift"] = row * _ROW_PX
         return {**text, "x": at, "xref": "x", **place, "yref": "paper", "yanchor": "bottom"}
     return {**text, "x": 0, "xref": "paper", "xanchor": "left", "y": rule.at, "yanchor": "bottom"}
 

@@ -143,6 +143,9 @@ class Role(Enum):
         "save",
         "skipped_train_samples",
         "tensorboard_dir",
+        # Likewise.
+        "tokenizer_sha256",
+        "tokenizer_tokens",
         "wandb_entity",
         "wandb_exp_name",
         "wandb_project",

@@ -17,6 +17,7 @@ from tst_megatron.runs.active_parameters import impossible_count
 from tst_megatron.runs.facts import Facts, facts_of
 from tst_megatron.runs.flag_roles import Role
 from tst_megatron.runs.ledger import Ledger
+from tst_megatron.runs.links import LinkStart, links_in_words, links_of
 from tst_megatron.runs.spans import Span, spans_of
 from tst_megatron.runs.stages import Fact, Vocabulary
 from tst_megatron.statistics.array import Array
@@ -115,6 +116,7 @@ class RecordedRun:
         num_steps: steps it was planned for, or the last it got to where that is not known.
         decay_start: the step after which the learning rate decays at the end; None if unknown.
         notes: what a reader should know of how it was read, a sentence each.
+        links: of a chain, where each begins; none of any other run.
     """
 
     name: str
@@ -127,6 +129,7 @@ class RecordedRun:
     num_steps: int
     decay_start: int | None = None
     notes: tuple[str, ...] = ()
+    links: tuple[LinkStart, ...] = ()
 
     @cached_property
     def facts(self) -> Facts:
@@ -156,6 +159,9 @@ def run_of_ledger(ledger: Ledger, name: str, vocabulary: Vocabulary = _PLAIN) ->
     steps = _steps(ledger.steps)
     last_step = 0 if ledger.last is None else ledger.last["step"]
     start = facts.decay_start
+    links = tuple(link for link in links_of(ledger.headers) if link.after <= last_step)
+    if links:
+        notes.append(links_in_words(links, last_step))
     run = RecordedRun(
         name=name,
         path=ledger.path,
@@ -167,6 +173,7 @@ def run_of_ledger(ledger: Ledger, name: str, vocabulary: Vocabulary = _PLAIN) ->
         num_steps=facts.planned_steps or last_step,
         decay_start=logged_decay_start(steps) if start is None else start,
         notes=tuple(notes),
+        links=links,
     )
     return _with_parents(run) if facts.parents else run
 

@@ -23,6 +23,7 @@ from tst_megatron.errors import UserError
 from tst_megatron.methods.method import Run
 from tst_megatron.methods.registry import methods
 from tst_megatron.trainer.checkpoint_choice import checkpoint_of
+from tst_megatron.trainer.same_tokenizer import check_same_tokenizer, remembered_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,8 @@ def check_resume(args: argparse.Namespace, run: Run) -> argparse.Namespace | Non
         The checkpoint's arguments; None where there is none, or one that the run begins anew from.
 
     Raises:
-        UserError: the model is of another shape, or a method says that it is not the same run.
+        UserError: the model is of another shape or was trained with another tokenizer, or a method
+            says that it is not the same run.
     """
     chosen = checkpoint_of(args)
     if chosen is None or chosen.is_pretrained or args.finetune:
@@ -66,6 +68,10 @@ def check_resume(args: argparse.Namespace, run: Run) -> argparse.Namespace | Non
     }
     _check_shape(args, chosen, saved, may_differ)
     _check_optimizer(args, chosen, saved)
+    if chosen.step:
+        # Of a release the arguments are a converter's, which need not know.
+        one, other = remembered_tokenizer(saved), remembered_tokenizer(args)
+        check_same_tokenizer(one, other, f"the checkpoint in {chosen.root} was trained")
     for method in methods():
         before = remembered[method.name]
         if method.name in parts:

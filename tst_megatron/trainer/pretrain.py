@@ -133,6 +133,7 @@ def _parse(
     from tst_megatron.trainer.gpt2_tokenizer import DEFAULT_TOKENIZER, read_gpt2_from_its_files
     from tst_megatron.trainer.machine import check_machine
     from tst_megatron.trainer.memory import keep_vocabulary, remember
+    from tst_megatron.trainer.same_tokenizer import remember_tokenizer
 
     # Twice, because Megatron's validation opens files and so fails in its own ways first.
     flags = check_words(words, _parse_with_megatron)
@@ -148,7 +149,9 @@ def _parse(
     with refusals_as_sentences():
         args = parse_and_validate_args(extra_args_provider=add_arguments, args_defaults=defaults)
     args.recipe = recipe
-    keep_vocabulary(args, flags.padded_vocab_size, int(get_tokenizer().vocab_size))
+    tokens = int(get_tokenizer().vocab_size)
+    keep_vocabulary(args, flags.padded_vocab_size, tokens)
+    remember_tokenizer(args, tokens)
     # Again: Megatron's validation turns old spellings of flags into new ones.
     check_flags(args)
     run = run_of(args)

@@ -159,6 +159,13 @@ REFUSED = {
         (SMALL, GROWN.replace("num-layers", "hidden-size: 256, num-layers")),
         "link grown, has hidden-size 256, and link small before it 128",
     ),
+    "another tokenizer": (
+        (
+            "{name: a, until: 25%, flags: {tokenizer-model: a.model}}",
+            "{name: b, flags: {tokenizer-type: HuggingFaceTokenizer, tokenizer-model: it}}",
+        ),
+        "link b, goes on from link a, which is trained with another tokenizer (of the type Senten",
+    ),
     "a rate": (
         (SMALL, GROWN.replace("num-layers", "lr: 1e-3, num-layers")),
         "link grown, has lr, which is the chain's, as one schedule goes over all links",

@@ -96,9 +96,10 @@ def test_learned_positions_are_of_the_embedding() -> None:
         ("smollm2-600m-tst", 560_886_720, 560_886_720 - 128_256 * 960, 128_256 * 960),
         ("smollm3-3b-tst", 3_337_766_912, 3_337_766_912 - 128_256 * 2048, 128_256 * 2048),
         ("moe-10b-a1b-tst", 10_388_481_536, 1_095_411_200, 151_936 * 1536),
+        ("moe-20b-a3b-baseline", 20_386_039_808, 3_079_817_216, 128_256 * 2048),
     ],
 )
-def test_the_papers_models(recipe: str, total: int, active: int, embedding: int) -> None:
+def test_the_recipes_models(recipe: str, total: int, active: int, embedding: int) -> None:
     with built(recipe_flags(f"{recipe}+64xb200"), 64, "b200") as (args, stages):
         counted = whole_model(stages, args)
     assert (counted.total, counted.active, counted.embedding) == (total, active, embedding)

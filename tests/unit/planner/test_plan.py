@@ -53,6 +53,20 @@ def test_the_papers_steps_read_the_papers_tokens(plans, name: str) -> None:
         assert tuple(f"{number / 1e9:.0f}" for number in found) == _ROUNDED[name]
 
 
+def test_experts_as_wide_as_an_mlp_cost_what_it_costs_and_the_router(plans) -> None:
+    """Two of Megatron's counts of one model's step, apart by nothing but the router's products."""
+    dense, experts = plans["smollm3-3b-baseline"], _plan("moe-20b-a3b-baseline")
+    router = 3 * 2 * 36 * 2048 * 64 * 20_000 * _2M
+    assert experts.work.total - dense.work.total == router
+    assert router / dense.work.total < 0.0015
+
+
+@pytest.mark.parametrize("gpu", ["h100", "b200"])
+@pytest.mark.parametrize("num_gpus", [8, 64])
+def test_the_experts_of_the_3b_fit(gpu: str, num_gpus: int) -> None:
+    assert _plan("moe-20b-a3b-baseline", gpu=gpu, num_gpus=num_gpus).fits
+
+
 def test_equal_steps_are_equal_flops(plans) -> None:
     """To the last digit: a superposed step costs what an ordinary one costs."""
     baseline, tst = plans["smollm3-3b-baseline"], plans["smollm3-3b-tst"]

@@ -39,6 +39,17 @@ def test_longer_baselines_differ_in_steps(kind: str) -> None:
     assert _changes("smollm3-3b-baseline", f"smollm3-3b-baseline-{kind}") == _STEPS
 
 
+def test_experts_of_the_3b_differ_from_it_in_them_and_in_layout() -> None:
+    dense, experts = (recipes.load(f"{m}-baseline") for m in ("smollm3-3b", "moe-20b-a3b"))
+    changes = _changes("smollm3-3b-baseline", "moe-20b-a3b-baseline")
+    own = {key for key in changes if key.startswith("moe-")}
+    layout = {"expert-model-parallel-size", "micro-batch-size"}
+    assert changes - own == {"num-experts", *layout}
+    # Eight MLPs in eighths, of which one MLP's width works on a token.
+    width, mlp = experts["moe-ffn-hidden-size"], dense["ffn-hidden-size"]
+    assert (experts["num-experts"] * width, experts["moe-router-topk"] * width) == (8 * mlp, mlp)
+
+
 def test_the_tiny_recipes_are_the_demos_runs() -> None:
     assert (demo.BASELINE, demo.TST) == ("tiny-baseline", "tiny-tst")
     assert recipes.load("tiny-baseline").items() >= recipes.load("tiny").items()

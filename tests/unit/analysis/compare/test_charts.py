@@ -15,6 +15,7 @@ from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.analysis.compare.output.folder import charts_of
 from tst_megatron.analysis.compare.result import Findings
 from tst_megatron.report import picture, zoomable
+from tst_megatron.runs.links import LinkStart
 from tst_megatron.runs.run import Curve, RecordedRun
 from tst_megatron.statistics.interval import Interval
 
@@ -212,3 +213,32 @@ def test_the_same_findings_give_the_same_picture() -> None:
     charts = [saving_chart(findings(), STEP), saving_chart(findings(), STEP)]
     one, other = (picture.svg(chart) for chart in charts if chart is not None)
     assert one == other
+
+
+def test_links_of_every_kind_are_marked_by_their_names() -> None:
+    """One that goes on as it is too, beside the stages' own marks; in words under the chart."""
+    made = findings()
+    group = made.candidate[0]
+    ends = (0, SWITCH, STEPS // 2)
+    links = tuple(map(LinkStart, ("small", "grown", "cooled"), ends))
+    runs = (replace(group.runs[0], links=links), *group.runs[1:])
+    candidate = replace(group, runs=runs)
+    shown = replace(made, candidate=(candidate,), comparisons=())
+    for chart in (loss_chart(shown, STEP), switch_chart(shown)):
+        assert chart is not None
+        found = [(rule.text, rule.at) for rule in chart.rules if rule.along]
+        low, high = chart.x_range or (0, STEPS)
+        wanted = zip(("small", "grown", "cooled"), ends, strict=True)
+        assert found == [(name, end) for name, end in wanted if low <= end <= high]
+        assert picture.svg(chart).count(">grown</text>") == 1
+        notes = zoomable.figure(chart)["layout"]["annotations"]
+        assert [note["text"] for note in notes if note.get("textangle") == -90] == [
+            name for name, _ in found
+        ]
+    told = loss_chart(shown, STEP)
+    assert told is not None
+    assert f"where the links of {runs[0].name} begin" in told.caption
+    without = loss_chart(made, STEP)
+    assert without is not None
+    assert not any(rule.along for rule in without.rules)
+    assert "links" not in without.caption

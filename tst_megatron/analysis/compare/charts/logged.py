@@ -3,6 +3,7 @@
 import numpy as np
 
 from tst_megatron.analysis.compare.charts.palette import Shown, shown
+from tst_megatron.analysis.compare.charts.switch import link_rules
 from tst_megatron.analysis.compare.result import Findings
 from tst_megatron.report.chart import Beyond, Chart, Line, Rule, thin
 from tst_megatron.runs.run import RecordedRun
@@ -104,4 +105,9 @@ def _series(run: RecordedRun, extra: str | None) -> Array:
 
 def _switches(findings: Findings) -> list[Rule]:
     run = findings.candidate[0].runs[0] if findings.candidate else None
-    return [Rule(span.last_step, "x", "") for span in (run.stages[:-1] if run else ())]
+    if run is None:
+        return []
+    return [
+        *(Rule(span.last_step, "x", "") for span in run.stages[:-1]),
+        *link_rules(run, "steps"),
+    ]

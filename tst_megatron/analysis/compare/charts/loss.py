@@ -14,7 +14,7 @@ import numpy as np
 
 from tst_megatron.analysis.compare.amounts import DATA_TOKENS, STEPS, Amount
 from tst_megatron.analysis.compare.charts.palette import Shown, shown
-from tst_megatron.analysis.compare.charts.switch import switches
+from tst_megatron.analysis.compare.charts.switch import link_rules, switches
 from tst_megatron.analysis.compare.group_curve import final_loss
 from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.analysis.compare.result import Comparison, Findings
@@ -72,7 +72,7 @@ def loss_chart(findings: Findings, amount: Amount) -> Chart | None:
         name=f"loss-{amount.field.replace('_', '-')}",
         title=f"Held-out loss over {amount.label}",
         alt=_alt(groups, amount),
-        caption=_caption(groups),
+        caption=_caption(groups, findings),
         x_label=label,
         y_label="held-out loss (nats a token)",
         lines=(
@@ -204,11 +204,12 @@ def _fitted(best: Comparison | None, amount: Amount, per: float, right: float) -
 
 
 def _switches(findings: Findings, amount: Amount, per: float) -> list[Rule]:
-    """Where the best candidate group's first run went from one stage to the next."""
+    """Where the best candidate group's first run went from one stage, or link, to the next."""
     if not findings.candidate:
         return []
-    marks = switches(findings.candidate[0].runs[0], amount.field)
-    return [Rule(at / per, "x", text) for at, text in marks]
+    run = findings.candidate[0].runs[0]
+    rules = [Rule(at / per, "x", text) for at, text in switches(run, amount.field)]
+    return [*rules, *link_rules(run, amount.field, per)]
 
 
 def _equal_data(best: Comparison | None, amount: Amount, per: float) -> list[Rule]:
@@ -247,7 +248,7 @@ def _alt(groups: Sequence[Shown], amount: Amount) -> str:
     return f"Held-out loss falls over {amount.label}. Final losses: {ends}."
 
 
-def _caption(groups: Sequence[Shown]) -> str:
+def _caption(groups: Sequence[Shown], findings: Findings) -> str:
     sentences = {
         len(one.group.runs) > 1: (
             "Thick lines: the mean of the seeds, at the steps that all were evaluated at; thin: "
@@ -257,4 +258,10 @@ def _caption(groups: Sequence[Shown]) -> str:
         )
         for one in groups
     }
-    return " ".join(sentences.values())
+    told = list(sentences.values())
+    if findings.candidate and findings.candidate[0].runs[0].links:
+        told.append(
+            f"Names along dotted lines: where the links of {findings.candidate[0].runs[0].name} "
+            "begin."
+        )
+    return " ".join(told)

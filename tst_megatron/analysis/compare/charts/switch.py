@@ -43,8 +43,9 @@ def switch_chart(findings: Findings) -> Chart | None:
         x_label="optimizer steps",
         y_label="loss (nats a token)",
         lines=tuple(lines),
-        rules=tuple(
-            Rule(before.last_step, "x", f"{before.stage.name} →") for before in run.stages[:-1]
+        rules=(
+            *(Rule(before.last_step, "x", f"{before.stage.name} →") for before in run.stages[:-1]),
+            *(rule for rule in link_rules(run, "steps") if start <= rule.at <= end),
         ),
         x_range=(start, end),
         y_range=_range_of(lines),
@@ -97,16 +98,34 @@ def switches(run: RecordedRun, amount: str) -> list[tuple[float, str]]:
         run: of any source.
         amount: an attribute of `StepSeries` and `Curve`, such as ``gpu_hours``.
     """
+    marks = [
+        (before.last_step, f"{before.stage.name} → {after.stage.name}")
+        for before, after in pairwise(run.stages)
+    ]
+    return _laid_over(run, amount, marks)
+
+
+def link_rules(run: RecordedRun, amount: str, per: float = 1.0) -> list[Rule]:
+    """A thin line with its name where each link of a chain begins; none of any other run.
+
+    Args:
+        run: of any source.
+        amount: as of `switches`.
+        per: of the amount, what the axis counts in.
+    """
+    marks = _laid_over(run, amount, [(link.after, link.name) for link in run.links])
+    return [Rule(at / per, "x", name, along=True) for at, name in marks]
+
+
+def _laid_over(
+    run: RecordedRun, amount: str, marks: list[tuple[int, str]]
+) -> list[tuple[float, str]]:
+    """Marks (step, words) at what the run had used up by then, as far as it got."""
     steps = np.concatenate([[0.0], run.steps.steps, run.curve.steps])
     values = np.concatenate([[0.0], getattr(run.steps, amount), getattr(run.curve, amount)])
     known = np.isfinite(values)
     order = np.argsort(steps[known], kind="stable")
     steps, values = steps[known][order], values[known][order]
     return [
-        (
-            float(np.interp(before.last_step, steps, values)),
-            f"{before.stage.name} → {after.stage.name}",
-        )
-        for before, after in pairwise(run.stages)
-        if before.last_step <= steps[-1]
+        (float(np.interp(step, steps, values)), words) for step, words in marks if step <= steps[-1]
     ]

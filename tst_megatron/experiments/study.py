@@ -64,6 +64,10 @@ class Study[Run: StudyRun](ABC):
             self.losses[run.name] = math.inf if loss is None else float(loss)
         return self.losses.get(run.name)
 
+    def left(self) -> list[Run]:
+        """Runs of the plan that have no loss yet, each once."""
+        return [run for run in dict.fromkeys(self.runs()) if self.loss(run) is None]
+
     def cells(self, root: Path) -> list[Cell]:
         """Of runs that are neither kept nor have failed."""
         return [

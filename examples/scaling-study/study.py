@@ -9,26 +9,23 @@ same command goes on. A run whose compressed ledger lies in ``--ledgers`` is not
 """
 
 import argparse
-import json
-import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from tst_megatron import recipes
 from tst_megatron.corpora import small_corpora
-from tst_megatron.errors import INTERRUPTED_EXIT_CODE, UserError, user_errors_exit
-from tst_megatron.experiments.cells import Cell, Places, train_cells
+from tst_megatron.errors import INTERRUPTED_EXIT_CODE, user_errors_exit
+from tst_megatron.experiments import study as experiments
+from tst_megatron.experiments.cells import Cell
 from tst_megatron.experiments.kept import Kept
 from tst_megatron.experiments.launch import end_on_signals
 from tst_megatron.experiments.text import PreparedText
+from tst_megatron.experiments.tuning import rates_to_try
 from tst_megatron.experiments.words import of_length
-from tst_megatron.files import write_whole
-from tst_megatron.runs.ledger import read_ledger
-from tst_megatron.statistics.log_parabola import lowest
 
 VOCAB_SIZE = 384
 SIDES = ("baseline", "bags")
@@ -37,8 +34,6 @@ SHORT, MIDDLE, LONG = 3_500, 14_000, 56_000
 SEEDS = (1, 2, 3)
 # Rates are chosen with a seed and a length that no figure is taken of.
 RATE_SEED, RATE_STEPS = 4, 7_000
-# Rates beyond the first four, one at a time, as long as the best of them is at an edge.
-_MOST_RATES = 8
 _WARMUP = 200
 _CHECKPOINTS = 5
 _EVAL_SEQUENCES = 2_048
@@ -146,70 +141,25 @@ class Run:
         return Cell(self.name, flags, self.steps)
 
 
-@dataclass
-class Study:
-    """What is done, and so what is to be done next.
-
-    Attributes:
-        kept: the ledgers that are there.
-        losses: final held-out losses of runs that have been looked at, by name; infinite of one
-            that failed.
-    """
-
-    kept: Kept
-    losses: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def rates_file(self) -> Path:
-        """Chosen rates, which stay as they were chosen."""
-        return self.kept.folder / "rates.json"
-
-    def loss(self, run: Run) -> float | None:
-        """Held-out, at its end; None while it is not done."""
-        if run.name not in self.losses and self.kept.has(run.name):
-            loss = read_ledger(self.kept.path(run.name)).validations[-1]["next_token_loss"]
-            self.losses[run.name] = math.inf if loss is None else float(loss)
-        return self.losses.get(run.name)
+class Study(experiments.Study[Run]):
+    """Sizes and lengths, each side at a rate of its own."""
 
     def rate_runs(self, size: Size, side: str) -> list[Run]:
         """Those that choose a rate: four, and more where the best is at an edge."""
-        rates = [size.highest_rate / 2**place for place in (3, 2, 1, 0)]
-        while True:
-            runs = [Run("rate", size, side, rate, RATE_STEPS, RATE_SEED) for rate in rates]
-            losses = [self.loss(run) for run in runs]
-            known = [math.inf if loss is None else loss for loss in losses]
-            best = known.index(min(known))
-            if None in losses or len(rates) == _MOST_RATES or 0 < best < len(rates) - 1:
-                return runs
-            rates = [rates[0] / 2, *rates] if best == 0 else [*rates, 2 * rates[-1]]
+
+        def at(rate: float) -> Run:
+            return Run("rate", size, side, rate, RATE_STEPS, RATE_SEED)
+
+        rates = rates_to_try(size.highest_rate, lambda rate: self.loss(at(rate)))
+        return [at(rate) for rate in rates]
 
     def rate(self, size: Size, side: str) -> float | None:
         """The chosen one, of two digits; None while the runs that choose it are not done."""
-        chosen: dict[str, float] = {}
-        if self.rates_file.exists():
-            try:
-                chosen = json.loads(self.rates_file.read_text())
-            except ValueError:
-                raise UserError(
-                    f"{self.rates_file} is no JSON: mend it, or delete it to choose the rates anew"
-                ) from None
-        name = f"{size.name} {side}"
-        if name not in chosen:
-            runs = self.rate_runs(size, side)
-            losses = [loss for run in runs if (loss := self.loss(run)) is not None]
-            if len(losses) < len(runs):
-                return None
-            finite = [
-                (run.rate, loss)
-                for run, loss in zip(runs, losses, strict=True)
-                if math.isfinite(loss)
-            ]
-            parabola = lowest([rate for rate, _ in finite], [loss for _, loss in finite])
-            if parabola is None:
-                raise UserError(f"too few of the runs that choose a rate for {name} have a loss")
-            chosen[name] = float(f"{parabola.optimum:.2g}")
-            write_whole(self.rates_file, json.dumps(chosen, indent=2) + "\n")
-        return chosen[name]
+
+        def tried() -> dict[float, float | None]:
+            return {run.rate: self.loss(run) for run in self.rate_runs(size, side)}
+
+        return self.rates.rate(f"{size.name} {side}", tried)
 
     def runs(self) -> list[Run]:
         """All that can be told of now, in their order: what needs a rate comes once that is there.
@@ -273,39 +223,6 @@ def print_list(study: Study, console: Console) -> None:
         console.print(f"{run.name}  {'to do' if loss is None else f'{loss:.4f}'}", highlight=False)
 
 
-def train(root: Path, kept: Kept, jobs: int, console: Console) -> bool:
-    """Train what is not kept yet; whether all is done."""
-    study = Study(kept)
-
-    def cells() -> list[Cell]:
-        return [
-            run.cell(root)
-            for run in dict.fromkeys(study.runs())
-            if not kept.has(run.name) and study.losses.get(run.name) != math.inf
-        ]
-
-    def note_failure(cell: Cell, reason: str) -> None:
-        study.losses[cell.name] = math.inf
-        console.print(f"The {cell.name} run failed: {reason}", highlight=False, soft_wrap=True)
-
-    PreparedText(root / "data").make(small_corpora.environment_files(), VOCAB_SIZE, console)
-    while True:
-        # What ended when nobody was there may tell of further runs.
-        before = cells()
-        kept.take_finished(root, before)
-        if cells() == before:
-            break
-    return train_cells(
-        root,
-        cells(),
-        Places(jobs),
-        console,
-        lambda cell: kept.take(root, cell),
-        when_failed=note_failure,
-        replan=cells,
-    )
-
-
 def main() -> int:
     """Train what is not trained yet."""
     parser = argparse.ArgumentParser(
@@ -324,7 +241,8 @@ def main() -> int:
         print_list(Study(kept), console)
         return 0
     kept.make()
-    return 0 if train(root, kept, args.jobs, console) else INTERRUPTED_EXIT_CODE
+    PreparedText(root / "data").make(small_corpora.environment_files(), VOCAB_SIZE, console)
+    return 0 if Study(kept).train(root, args.jobs, console) else INTERRUPTED_EXIT_CODE
 
 
 if __name__ == "__main__":

@@ -188,6 +188,25 @@ def test_a_longer_run_goes_on_as_the_shorter_one(corpus, unbroken: Job, tmp_path
     assert rest[8][0] == whole[8][0]
 
 
+@pytest.mark.parametrize(("flag", "peak"), [("override", 4e-3), ("use-checkpoint", 1e-2)])
+def test_rates_are_those_that_the_flag_chooses(
+    corpus, unbroken: Job, tmp_path: Path, flag: str, peak: float
+) -> None:
+    """Megatron by itself would look for a group of parameters of the rate, and find none."""
+    own = ("--lr=4e-3", f"--{flag}-opt_param-scheduler", SCHEDULE, "--ckpt-step=5")
+    flags = (*TINY, *corpus.flags, f"--load={unbroken.out / 'checkpoints'}", *own)
+    saves = (f"--save={tmp_path / 'checkpoints'}", "--save-interval=10")
+    went_on = run(Job(tmp_path, (*flags, *saves)))
+    # Linear to 0 over the last three of ten steps.
+    expected = [peak, peak, peak * 2 / 3, peak / 3, 0.0]
+    rates = [line["learning_rate"] for line in went_on.ledger.steps]
+    assert rates == pytest.approx(expected, abs=1e-12)
+    # The rest of the optimizer's state went on: where the rate is the same, so is the loss.
+    before, after = lines(unbroken), lines(Job(tmp_path, ()))
+    assert after[6][0] == before[6][0]
+    assert (after[7] == before[7]) == (flag == "use-checkpoint")
+
+
 def test_stock_megatron_goes_on_from_a_superposed_checkpoint(
     corpus, unbroken: Job, tmp_path: Path
 ) -> None:

@@ -1,7 +1,8 @@
 """Train many runs on one machine, a few at a time, so that it can be cut off at any point.
 
 The one idea: a run is its folder. What lies there says whether it is done; a run that is not goes
-on from its last checkpoint; and the same call, made again, does only what is left.
+on from its last checkpoint; and the same call, made again, does only what is left. A run may start
+from a checkpoint of another one, which is trained first, once for all that start from it.
 """
 
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tst_megatron.backends import DEVICE_VARIABLE
+from tst_megatron.checkpoints.steps import Checkpoint, read_tracker
 from tst_megatron.errors import UserError
 from tst_megatron.experiments.bars import Bars
 from tst_megatron.experiments.launch import Process, start_on_cpu, start_on_gpus
@@ -28,12 +30,51 @@ class Cell:
         name: of its folder; a path of its own below the root.
         flags: the command line after ``pretrain``, without what `train_cells` gives: where it
             saves, loads and logs.
-        num_steps: of the whole run.
+        num_steps: of the whole run, those before its start among them.
+        start: where it begins; None of one that begins at step 1.
     """
 
     name: str
     flags: tuple[str, ...]
     num_steps: int
+    start: "Start | None" = None
+
+
+@dataclass(frozen=True)
+class Start:
+    """A checkpoint of another run, with which a run begins.
+
+    Attributes:
+        cell: the other run, which saves it on its way or ends with it.
+        step: of the checkpoint.
+        flag: which names the checkpoint's folder, without its dashes: ``load``, or that of a method
+            which makes a model from another one's.
+    """
+
+    cell: Cell
+    step: int
+    flag: str = "load"
+
+    def checkpoint(self, root: Path) -> Checkpoint:
+        """Where it lies, or will lie."""
+        return Checkpoint(_checkpoints(root, self.cell), self.step)
+
+    def is_there(self, root: Path) -> bool:
+        """Whether it has been saved, and not deleted since."""
+        found = self.checkpoint(root)
+        saved = read_tracker(found.root)
+        # The tracker is written once a checkpoint is whole.
+        return (
+            saved is not None
+            and saved.isdigit()
+            and int(saved) >= self.step
+            and found.folder.is_dir()
+        )
+
+    def flags(self, root: Path) -> tuple[str, ...]:
+        """Of the run that starts here; once it has saved one of its own it goes on from that."""
+        own = (f"--{self.flag}={_checkpoints(root, self.cell)}", f"--ckpt-step={self.step}")
+        return (*own, "--load-once") if self.flag == "load" else own
 
 
 @dataclass(frozen=True)
@@ -101,18 +142,49 @@ def ledger_of(root: Path, cell: Cell) -> Path:
     return root / cell.name / "ledger.jsonl"
 
 
+def _checkpoints(root: Path, cell: Cell) -> Path:
+    return root / cell.name / "checkpoints"
+
+
+def with_starts(root: Path, cells: Sequence[Cell]) -> list[Cell]:
+    """Cells, and before each the run that it starts from, where that has still to be trained.
+
+    Args:
+        root: of their folders.
+        cells: in their order.
+
+    Raises:
+        UserError: a run is done, and the checkpoint that another starts from is not there.
+    """
+    found: dict[str, Cell] = {}
+    for cell in cells:
+        chain = [cell]
+        while (start := chain[0].start) is not None and not _has_begun(root, chain[0]):
+            if start.is_there(root):
+                break
+            if is_done(root, start.cell):
+                raise UserError(
+                    f"the run {chain[0].name} starts from step {start.step} of {start.cell.name}, "
+                    f"which is done and has no such checkpoint: delete {root / start.cell.name} to "
+                    "train it again"
+                )
+            chain.insert(0, start.cell)
+        found |= {one.name: one for one in chain if one.name not in found}
+    return list(found.values())
+
+
+def _has_begun(root: Path, cell: Cell) -> bool:
+    """Whether a run has a checkpoint of its own, and so goes on from that."""
+    return read_tracker(_checkpoints(root, cell)) is not None
+
+
 def is_done(root: Path, cell: Cell) -> bool:
     """Whether the cell has its last validation and its last checkpoint.
 
     Raises:
         UserError: it has the checkpoint, and its ledger cannot be read.
     """
-    saved = root / cell.name / "checkpoints" / "latest_checkpointed_iteration.txt"
-    try:
-        last_saved = saved.read_text().strip()
-    except OSError:
-        return False
-    if last_saved != str(cell.num_steps):
+    if read_tracker(_checkpoints(root, cell)) != str(cell.num_steps):
         return False
     validations = read_ledger(ledger_of(root, cell)).validations
     return bool(validations) and bool(validations[-1]["step"] >= cell.num_steps)
@@ -129,6 +201,9 @@ def train_cells(
     replan: Callable[[], Sequence[Cell]] | None = None,
 ) -> bool:
     """Train the cells that are not done, in their order, a few at a time.
+
+    A cell that starts from another one's checkpoint waits for it, and those after it do not; the
+    other one is trained first whether it is named or not.
 
     Args:
         root: the cells' folders lie in here.
@@ -151,24 +226,37 @@ def train_cells(
     """
 
     def not_done(cells: Sequence[Cell]) -> list[Cell]:
-        return [cell for cell in cells if not is_done(root, cell)]
+        return with_starts(root, [cell for cell in cells if not is_done(root, cell)])
 
     waiting = not_done(cells)
-    if len(waiting) < len(cells):
-        done = len(cells) - len(waiting)
+    done = sum(is_done(root, cell) for cell in cells)
+    if done:
         console.print(f"{done} of {len(cells)} runs are done already.", highlight=False)
     # By its place, with GPUs of its own.
     running: dict[int, tuple[Cell, Process]] = {}
     ended: set[str] = set()
 
-    def may_go_on() -> bool:
-        return may_start(waiting[0], [cell for cell, _ in running.values()])
+    def next_one() -> Cell | None:
+        """The first that has what it starts from, where it may start."""
+        cell = next((one for one in waiting if _can_start(root, one)), None)
+        if cell is None or not may_start(cell, [other for other, _ in running.values()]):
+            return None
+        waiting.remove(cell)
+        return cell
+
+    def tell(cell: Cell, process: Process) -> None:
+        _tell(root, cell, process, when_done, when_failed)
+        ended.add(cell.name)
+        if when_failed is not None and not is_done(root, cell):
+            for other in _cannot_start(root, waiting, cell):
+                waiting.remove(other)
+                ended.add(other.name)
+                when_failed(other, f"it starts from a step that {cell.name} did not come to")
 
     try:
         with Bars(console) as bars:
             while waiting or running:
-                while waiting and len(running) < places.jobs and may_go_on():
-                    cell = waiting.pop(0)
+                while len(running) < places.jobs and (cell := next_one()) is not None:
                     place = min(set(range(places.jobs)) - set(running))
                     running[place] = cell, _start(root, cell, places, place)
                     bars.add(cell.name, ledger_of(root, cell), cell.num_steps)
@@ -178,8 +266,7 @@ def train_cells(
                 for place in [at for at, (_, p) in running.items() if p.has_ended]:
                     cell, process = running.pop(place)
                     bars.end(cell.name)
-                    _tell(root, cell, process, when_done, when_failed)
-                    ended.add(cell.name)
+                    tell(cell, process)
                     if replan is not None:
                         busy = ended | {other.name for other, _ in running.values()}
                         waiting = [one for one in not_done(replan()) if one.name not in busy]
@@ -220,14 +307,33 @@ def stop(processes: Sequence[Process]) -> None:
             process.end(timeout_s=0.0)
 
 
+def _can_start(root: Path, cell: Cell) -> bool:
+    return cell.start is None or _has_begun(root, cell) or cell.start.is_there(root)
+
+
+def _cannot_start(root: Path, waiting: Sequence[Cell], failed: Cell) -> list[Cell]:
+    """Those that wait for a run which has failed, and those that wait for these."""
+    lost = [failed]
+    for cell in lost:
+        lost += [
+            one
+            for one in waiting
+            if one.start is not None and one.start.cell == cell and not _can_start(root, one)
+        ]
+    return lost[1:]
+
+
 def _start(root: Path, cell: Cell, places: Places, place: int) -> Process:
     folder = root / cell.name
-    own = (
-        f"--save={folder / 'checkpoints'}",
-        f"--load={folder / 'checkpoints'}",
+    own = [
+        f"--save={_checkpoints(root, cell)}",
+        f"--load={_checkpoints(root, cell)}",
         f"--tensorboard-dir={folder / 'tensorboard'}",
         f"--ledger={ledger_of(root, cell)}",
-    )
+    ]
+    if cell.start is not None:
+        # The last of two wins.
+        own += cell.start.flags(root)
     return places.start([*cell.flags, *own], folder / "log.txt", place)
 
 

@@ -200,7 +200,7 @@ def _train(
         set_startup_timestamps,
     )
 
-    from tst_megatron.trainer import expert_optimizers
+    from tst_megatron.trainer import expert_optimizers, other_rates
     from tst_megatron.trainer.checkpoint_choice import is_converted
     from tst_megatron.trainer.datasets import DatasetsProvider
     from tst_megatron.trainer.forward_step import ForwardStep
@@ -211,6 +211,8 @@ def _train(
     forward_step = ForwardStep(run)
     forward_step.clock = clock
     expert_optimizers.install()
+    # Outside of that, which looks for groups by their rates, too.
+    other_rates.install(args)
 
     install_hooks(args, run, provider, clock, started)
     try:

@@ -1,0 +1,109 @@
+"""A study: many runs, of which some are only known once others are done; what is left is trained.
+
+The one idea: a study says at any time which runs there are, in their order, by the ledgers that are
+kept. It can be cut off at any point: the same call trains what is not kept yet, and nothing else.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+
+from tst_megatron.experiments.cells import Cell, Places, train_cells
+from tst_megatron.experiments.kept import Kept
+from tst_megatron.experiments.tuning import ChosenRates
+from tst_megatron.runs.ledger import read_ledger
+
+
+class StudyRun(Protocol):
+    """One run of a study; runs that are equal are one."""
+
+    @property
+    def name(self) -> str:
+        """Of its folder and of its ledger."""
+
+    def cell(self, root: Path) -> Cell:
+        """As it is trained in a study's folder."""
+
+
+@dataclass
+class Study[Run: StudyRun](ABC):
+    """What is done, and so what is to be done next.
+
+    Attributes:
+        kept: the ledgers that are there.
+        losses: final held-out losses of runs that have been looked at, by name; infinite of one
+            that failed.
+    """
+
+    kept: Kept
+    losses: dict[str, float] = field(default_factory=dict)
+
+    @abstractmethod
+    def runs(self) -> Sequence[Run]:
+        """All that can be told of now, in the order in which they are trained."""
+
+    @property
+    def rates_file(self) -> Path:
+        """Chosen rates, which stay as they were chosen."""
+        return self.kept.folder / "rates.json"
+
+    @property
+    def rates(self) -> ChosenRates:
+        """Likewise."""
+        return ChosenRates(self.rates_file)
+
+    def loss(self, run: Run) -> float | None:
+        """Held-out, at its end; None while it is not done."""
+        if run.name not in self.losses and self.kept.has(run.name):
+            loss = read_ledger(self.kept.path(run.name)).validations[-1]["next_token_loss"]
+            self.losses[run.name] = math.inf if loss is None else float(loss)
+        return self.losses.get(run.name)
+
+    def left(self) -> list[Run]:
+        """Runs of the plan that have no loss yet, each once."""
+        return [run for run in dict.fromkeys(self.runs()) if self.loss(run) is None]
+
+    def cells(self, root: Path) -> list[Cell]:
+        """Of runs that are neither kept nor have failed."""
+        return [
+            run.cell(root)
+            for run in dict.fromkeys(self.runs())
+            if not self.kept.has(run.name) and self.losses.get(run.name) != math.inf
+        ]
+
+    def train(self, root: Path, jobs: int, console: Console) -> bool:
+        """Train what is not kept yet; whether all is done.
+
+        Args:
+            root: the runs' folders lie in here, and their text, which is ready.
+            jobs: runs at once, a core each.
+            console: where progress goes.
+
+        Raises:
+            UserError: as of `train_cells`.
+        """
+
+        def note_failure(cell: Cell, reason: str) -> None:
+            self.losses[cell.name] = math.inf
+            console.print(f"The {cell.name} run failed: {reason}", highlight=False, soft_wrap=True)
+
+        while True:
+            # What ended when nobody was there may tell of further runs.
+            before = self.cells(root)
+            self.kept.take_finished(root, before)
+            if self.cells(root) == before:
+                break
+        return train_cells(
+            root,
+            self.cells(root),
+            Places(jobs),
+            console,
+            lambda cell: self.kept.take(root, cell),
+            when_failed=note_failure,
+            replan=lambda: self.cells(root),
+        )

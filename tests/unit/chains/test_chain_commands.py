@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tst_megatron import recipes
 from tst_megatron.chains.chain import Chain, chain_of
 from tst_megatron.chains.file import read_chain
 from tst_megatron.chains.planned import plan_links, sums
@@ -115,6 +116,20 @@ def test_a_link_s_plan_is_its_share_of_a_run_of_its_model(file: Path, capsys) ->
     table = command(capsys, "plan", str(file), "--gpus=1")
     assert "all" in table
     assert "1,000" in table
+
+
+def test_the_example_becomes_the_recipe_of_its_experts(capsys, tmp_path: Path) -> None:
+    file = Path(__file__).parents[3] / "examples/chain/dense-to-experts.yaml"
+    chain = chain_of(read_chain(file), tmp_path)
+    dense, experts = chain.links
+    assert (dense.last, experts.last) == (6_000, 20_000)
+    wanted = recipes.load("moe-20b-a3b-baseline")
+    found = experts.values
+    of_experts = [key for key in wanted if "moe-" in key or key == "num-experts"]
+    assert len(of_experts) > 8
+    assert {key: found[key] for key in of_experts} == {key: wanted[key] for key in of_experts}
+    said = command(capsys, "show", str(file), f"--out={tmp_path}")
+    assert "36 layers, 2048 wide, 64 experts, 8 a token" in said
 
 
 def test_a_budget_in_flops_is_counted_as_the_plan_counts(tmp_path: Path) -> None:

@@ -135,7 +135,10 @@ def model_of(link: "Link") -> str:
     """A link's model in a few words."""
     args = link.args
     pattern = getattr(args, "hybrid_layer_pattern", None)
-    return f"{pattern or f'{args.num_layers} layers'}, {args.hidden_size} wide"
+    told = f"{pattern or f'{args.num_layers} layers'}, {args.hidden_size} wide"
+    if experts := getattr(args, "num_experts", None):
+        told += f", {experts} experts, {args.moe_router_topk} a token"
+    return told
 
 
 def notes_of(chain: "Chain") -> list[str]:

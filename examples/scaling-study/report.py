@@ -9,7 +9,7 @@ It trains nothing, and says what is missing.
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,38 +28,19 @@ from tst_megatron.analysis.scaling.law_file import LawRecord, write_law
 from tst_megatron.analysis.scaling.points import read_points
 from tst_megatron.errors import UserError, user_errors_exit
 from tst_megatron.experiments.kept import Kept
+from tst_megatron.experiments.tried_rates import TriedRates, charts_of_rates, table_of_rates
 from tst_megatron.files import write_whole
 from tst_megatron.report import formats, picture
 from tst_megatron.report.chart import Chart, Line, around
 from tst_megatron.report.page import Page, Section, html
 from tst_megatron.report.table import Table, print_table
 from tst_megatron.statistics.interval import Interval
-from tst_megatron.statistics.log_parabola import LogParabola, lowest
 from tst_megatron.strict_json import finite
 
 _LENGTHS = (SHORT, MIDDLE, LONG)
-_SHOWN = 0.6
+_TUNED_AFTER = "7,000 steps"
 _OF_SIZES = ("#0072b2", "#009e73", "#d55e00", "#cc79a7", "#5f6368")
 _COLOURS = {"baseline": "#5f6368", "bags": "#d55e00"}
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What one size and side came to at each learning rate.
-
-    Attributes:
-        size: of the model.
-        side: of `SIDES`.
-        losses: by rate; infinite where a run diverged.
-        parabola: through them; None for fewer than three.
-        chosen: the rate of the grid; None while it is not chosen.
-    """
-
-    size: str
-    side: str
-    losses: dict[float, float]
-    parabola: LogParabola | None
-    chosen: float | None
 
 
 @dataclass(frozen=True)
@@ -81,7 +62,7 @@ class Cell:
     comparison: Comparison
 
 
-def rates_of(study: Study) -> list[Rates]:
+def rates_of(study: Study) -> list[TriedRates]:
     """Of every size and side that has a run."""
     found = []
     for size in SIZES:
@@ -89,8 +70,7 @@ def rates_of(study: Study) -> list[Rates]:
             runs = study.rate_runs(size, side)
             losses = {run.rate: loss for run in runs if (loss := study.loss(run)) is not None}
             if losses:
-                parabola = lowest(list(losses), list(losses.values()))
-                found.append(Rates(size.name, side, losses, parabola, study.rate(size, side)))
+                found.append(TriedRates.of(size.name, side, losses, study.rate(size, side)))
     return found
 
 
@@ -165,28 +145,6 @@ def missing(study: Study) -> list[str]:
             name = f"{run.part} of {run.size.name}"
             todo[name] = todo.get(name, 0) + 1
     return [f"{count} runs of the {name}" for name, count in todo.items()]
-
-
-def table_of_rates(found: Sequence[Rates]) -> Table:
-    """A row a size and side."""
-    every = sorted({rate for one in found for rate in one.losses})
-    rows = []
-    for one in found:
-        cells = [formats.loss(one.losses[rate]) if rate in one.losses else "" for rate in every]
-        flat = one.parabola
-        rows.append(
-            (
-                f"{one.size}, {one.side}",
-                *cells,
-                formats.UNKNOWN if one.chosen is None else f"{one.chosen:g}",
-                *(
-                    formats.UNKNOWN if flat is None or added is None else f"{added:.3f}"
-                    for added in (flat and flat.added_at_half, flat and flat.added_at_double)
-                ),
-            )
-        )
-    heads = ("", *(f"{rate:g}" for rate in every), "chosen", "half adds", "double adds")
-    return Table("Held-out loss after 7,000 steps, by learning rate (one seed)", heads, tuple(rows))
 
 
 def table_of_cells(found: Sequence[Cell]) -> Table:
@@ -275,38 +233,6 @@ def _ratio(cell: Cell) -> tuple[str, str, str]:
     return formats.ratio(equal.step_ratio.value), formats.ratio_range(equal.step_ratio), how
 
 
-def charts_of_rates(found: Sequence[Rates]) -> Iterator[Chart]:
-    """Loss over the rate, a chart a size."""
-    for size in dict.fromkeys(one.size for one in found):
-        lines = []
-        for one in found:
-            if one.size != size:
-                continue
-            rates = np.array(sorted(one.losses))
-            losses = np.array([one.losses[rate] for rate in rates])
-            told = np.isfinite(losses)
-            colour = _COLOURS[one.side]
-            lines.append(Line(one.side, rates[told], losses[told], colour, marked=True))
-            if one.parabola is not None and one.parabola.coefficients is not None:
-                xs = np.geomspace(rates[0], rates[-1], 60)
-                name = f"{one.side}: lowest at {one.parabola.optimum:.2g}"
-                lines.append(Line(name, xs, one.parabola.losses(xs), colour, 1.2, "dot"))
-        measured = np.concatenate([line.ys for line in lines if line.marked])
-        # One that all but diverged would press the others flat.
-        yield Chart(
-            name=f"rates-{size.replace('.', '-')}",
-            title=f"Loss over the learning rate, {size}",
-            alt=f"Held-out loss after 7,000 steps over the learning rate at {size} parameters.",
-            caption="One seed, which no other figure is of. Dotted: a parabola in the rate's "
-            "logarithm.",
-            x_label="learning rate",
-            y_label="held-out loss, nats a token",
-            lines=tuple(lines),
-            x_log=True,
-            y_range=around(measured[measured < measured.min() + _SHOWN], (), 0.0),
-        )
-
-
 def main() -> int:
     """Report on what is done."""
     parser = argparse.ArgumentParser(
@@ -320,7 +246,7 @@ def main() -> int:
         raise UserError(f"--ledgers {args.ledgers} holds no ledger of the study")
     study, console = Study(kept), Console(width=150, highlight=False)
     rates, cells, todo = rates_of(study), cells_of(study), missing(study)
-    tables = [table_of_rates(rates), *([table_of_cells(cells)] if cells else [])]
+    tables = [table_of_rates(rates, _TUNED_AFTER), *([table_of_cells(cells)] if cells else [])]
     moved, places = _trends(cells)
     tables += [table_of_trends(moved, places)] if moved else []
     laws, said = _laws(kept, args.out)
@@ -338,7 +264,7 @@ def main() -> int:
         console.print(note, markup=False)
     drawn = [
         *([chart_of_differences(cells)] if cells else []),
-        *charts_of_rates(rates),
+        *charts_of_rates(rates, _TUNED_AFTER, _COLOURS),
         *(charts(laws["constant"]) if "constant" in laws else ()),
     ]
     page = Page(
@@ -380,7 +306,7 @@ def _laws(kept: Kept, out: Path) -> tuple[dict[str, LawRecord], list[str]]:
 
 
 def _json(
-    rates: Sequence[Rates],
+    rates: Sequence[TriedRates],
     cells: Sequence[Cell],
     laws: dict[str, LawRecord],
     mapped: dict[str, float],
@@ -390,18 +316,7 @@ def _json(
         return asdict(interval)
 
     content = {
-        "rates": [
-            {
-                "size": one.size,
-                "side": one.side,
-                "losses": {f"{rate:g}": loss for rate, loss in one.losses.items()},
-                "chosen": one.chosen,
-                "optimum": None if one.parabola is None else one.parabola.optimum,
-                "added_at_half": None if one.parabola is None else one.parabola.added_at_half,
-                "added_at_double": None if one.parabola is None else one.parabola.added_at_double,
-            }
-            for one in rates
-        ],
+        "rates": [{"size": one.group, **one.told()} for one in rates],
         "cells": [
             {
                 "size": one.size,

@@ -7,15 +7,14 @@ so few of them. Only sizes and lengths that all seeds have count.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import sqrt
 
 import numpy as np
 
 from tst_megatron.report import formats
 from tst_megatron.report.table import Table
 from tst_megatron.statistics.array import Array
-from tst_megatron.statistics.f_test import student_quantile
 from tst_megatron.statistics.interval import Interval
+from tst_megatron.statistics.student import mean_of
 
 CONFIDENCE = 0.95
 
@@ -88,10 +87,4 @@ def table_of_trends(found: list[Trend], places: list[Place]) -> Table:
 
 
 def _mean(planes: Mapping[int, Array], row: int) -> Interval:
-    values = np.array([plane[row] for plane in planes.values()])
-    mean = float(values.mean())
-    if len(values) < 2:
-        return Interval(mean)
-    reach = student_quantile(CONFIDENCE, len(values) - 1)
-    half = reach * float(values.std(ddof=1)) / sqrt(len(values))
-    return Interval(mean, mean - half, mean + half)
+    return mean_of([float(plane[row]) for plane in planes.values()], CONFIDENCE)

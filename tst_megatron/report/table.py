@@ -1,4 +1,4 @@
-"""A table as a value, and its ways out: a terminal or a log file, a page (`page`), CSV.
+"""A table as a value, and its ways out: a terminal or a log file, a page (`page`), Markdown, CSV.
 
 The one idea: nothing is cut. Where a table is wider than the console, names and words are folded
 first, then figures with blanks in them, and remarks last, so that a search in a log file finds
@@ -66,6 +66,16 @@ def print_table(console: Console, table: Table) -> None:
     if table.note:
         console.print(Text(table.note))
     console.print()
+
+
+def markdown_text(table: Table) -> str:
+    """A table as Markdown has it, with its title as a heading of the third level and its note."""
+    bars = ["---" if table.is_text(place) else "---:" for place in range(len(table.columns))]
+    rows = [table.columns, bars, *table.rows]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    title = [f"### {table.title}", ""] if table.title else []
+    note = ["", table.note] if table.note else []
+    return "\n".join([*title, *lines, *note]) + "\n"
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

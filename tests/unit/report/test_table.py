@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tst_megatron.report.table import Table, csv_text, print_table
+from tst_megatron.report.table import Table, csv_text, markdown_text, print_table
 
 WORDS = st.text("abc ,", max_size=30)
 
@@ -67,3 +67,11 @@ def test_nothing_is_wider_than_the_console_and_no_letter_is_lost(
 )
 def test_rows_of_values_as_csv(value: object, cell: str) -> None:
     assert csv_text(("x", "y"), [(1, value)]) == f"x,y\n1,{cell}\n"
+
+
+def test_markdown_has_the_title_the_rows_and_the_note() -> None:
+    table = Table("Losses", ("", "loss", "why"), (("a|b", "2.1", "x"),), frozenset({2}), note="n")
+    assert markdown_text(table).splitlines() == [
+        *("### Losses", "", "|  | loss | why |", "| --- | ---: | --- |"),
+        *(r"| a\|b | 2.1 | x |", "", "n"),
+    ]

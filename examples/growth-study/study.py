@@ -310,7 +310,7 @@ class Study(experiments.Study[Run]):
 
         What answers most comes first, so that an early end leaves an answer with fewer seeds.
         """
-        found = [*self._growth(), *(self._upcycling() if UPCYCLING else ())]
+        found = [*self.growth(), *(self.upcycling() if UPCYCLING else ())]
         # Before a run that part of it which is its own.
         return [
             one
@@ -319,7 +319,8 @@ class Study(experiments.Study[Run]):
             if one is not None and (one is run or one.only_before)
         ]
 
-    def _growth(self) -> Iterator[Run]:
+    def growth(self) -> Iterator[Run]:
+        """Small and large models, and small ones that grow."""
         yield from self._choosing(SMALL, LARGE)
         for seed in SEEDS:
             yield from self._controls((SMALL, LARGE), seed)
@@ -338,7 +339,8 @@ class Study(experiments.Study[Run]):
         for length in (0.5, 2.0):
             yield from self._controls((SMALL, LARGE), SEEDS[0], length)
 
-    def _upcycling(self) -> Iterator[Run]:
+    def upcycling(self) -> Iterator[Run]:
+        """Dense models and experts, and dense ones that become experts."""
         yield from self._choosing(DENSE, EXPERTS)
         for seed in SEEDS:
             yield from self._controls((DENSE, EXPERTS), seed)

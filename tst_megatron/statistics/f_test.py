@@ -1,6 +1,7 @@
 """The F distribution's tail: how often chance makes one mean square so many times another."""
 
 import math
+from functools import cache
 
 # Terms of the continued fraction, of which some ten are needed where it converges fast.
 _TERMS = 500
@@ -20,6 +21,7 @@ def f_tail(ratio: float, above: float, below: float) -> float:
     return _beta_share(below / (below + above * ratio), below / 2, above / 2)
 
 
+@cache
 def student_quantile(confidence: float, freedom: float) -> float:
     """How many standard errors a two-sided interval of Student's t reaches.
 

@@ -71,7 +71,8 @@ def notes_on(baseline: Sequence[Group], candidate: Sequence[Group]) -> list[str]
     groups = [*baseline, *candidate]
     notes = [note for found in groups for note in _notes_on_group(found)]
     notes += [story.on_both_sides(found.name) for found in baseline for story in _stories(found)]
-    absence = " and ".join(story.absence for story in every_story())
+    *first, last = (story.absence for story in every_story())
+    absence = f"{', '.join(first)} and {last}" if first else last
     notes += [
         f'"{found.name}" {absence}: the comparison is of two ordinary runs.'
         for found in candidate

@@ -171,6 +171,36 @@ def test_any_layout_makes_the_same_model(dense, at_once, corpus, tmp_path, name,
     assert not differing(tmp_path / "kept", kept(at_once[name]))
 
 
+def saved_again(dense: Job, corpus, out: Path, *flags: str, ranks: int = 1) -> Job:
+    """The dense model's checkpoint, as a run with other flags keeps it."""
+    where = (f"--load={kept(dense)}", f"--save={out / 'kept'}", "--save-interval=3", FIXED)
+    job = Job(out, (*TINY, *corpus.flags, *where, *ENDED, *flags), ranks)
+    run(job)
+    return job
+
+
+@pytest.mark.parametrize("axis", ["tensor", "pipeline"])
+def test_from_any_layout(dense, at_once, corpus, tmp_path, axis):
+    layout = f"--{axis}-model-parallel-size=2"
+    two = saved_again(dense, corpus, tmp_path / "two", *RESHARDABLE, layout, ranks=2)
+    offline(kept(two), tmp_path / "made", *WAYS["drawn"])
+    assert not differing(tmp_path / "made", kept(at_once["drawn"]))
+
+
+def test_an_optimizer_in_buckets_is_left(dense, at_once, corpus, tmp_path):
+    """Which another layout could not go on from."""
+    buckets = saved_again(dense, corpus, tmp_path / "buckets", RESHARDABLE[0])
+    flags = (*WAYS["shared"], "--tensor-model-parallel-size=2", "--sequence-parallel")
+    run(upcycled(buckets, corpus, tmp_path / "made", *ENDED, *flags, ranks=2))
+    mine, theirs = (
+        tensors(place, CUT) for place in (tmp_path / "made/kept", kept(at_once["shared"]))
+    )
+    assert mine.keys() == theirs.keys()
+    assert any(name.startswith("optimizer.") for name in mine)
+    apart = [name for name in theirs if not torch.equal(mine[name], theirs[name])]
+    assert [name for name in apart if not name.startswith(_RUN)] == []
+
+
 def differing(one: Path, other: Path) -> list[str]:
     """Names of what is not the same in two checkpoints of the step, bit for bit."""
     mine, theirs = (
@@ -261,6 +291,15 @@ def test_experts_become_more_and_stock_megatron_goes_on(corpus, tmp_path):
     assert 0 < apart.abs().max() < 0.01
     master = after[f"optimizer.state.fp32_param.{LAYER}mlp.router.weight"]
     assert torch.equal(master.bfloat16(), after[f"{LAYER}mlp.router.weight"])
+    own = (f"--upcycle-from={kept(first)}", f"--save={tmp_path / 'two/kept'}", "--save-interval=3")
+    flags = (*few, "--num-experts=4", "--upcycle-optimizer=keep", *own, *ENDED)
+    run(Job(tmp_path / "two", (*flags, "--expert-model-parallel-size=2"), 2))
+    assert not differing(tmp_path / "more", tmp_path / "two/kept")
+    balanced = ("--moe-router-score-function=sigmoid", "--moe-router-enable-expert-bias")
+    run(Job(tmp_path / "biased", (*flags, f"--save={tmp_path / 'biased/kept'}", *balanced)))
+    bias = tensors(tmp_path / "biased/kept", CUT)[f"{LAYER}mlp.router.expert_bias"]
+    assert bias.shape == (2, 4)
+    assert not bias.any()
     more = (
         "--num-experts=4",
         f"--load={tmp_path / 'more'}",

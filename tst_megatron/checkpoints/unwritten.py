@@ -7,6 +7,7 @@ that several tensors have is read, or made, once a rank.
 """
 
 import io
+import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -41,7 +42,8 @@ PATCHED = {
 }
 """What is wrapped while a planned checkpoint is loaded, and the arguments that this relies on."""
 
-_EXTRA_STATE = "._extra_state/shard_"
+_EMPTY_STATE = re.compile(r".*norm\._extra_state/shard_[\d._]+")
+"""Of a norm, which has none worth keeping."""
 _SCHEDULE = "opt_param_scheduler"
 
 
@@ -134,13 +136,13 @@ class _Listed(dict[str, Any]):
 
     def __contains__(self, key: object) -> bool:
         return super().__contains__(key) or bool(
-            self.other_name(str(key)) or _EXTRA_STATE in str(key)
+            self.other_name(str(key)) or _EMPTY_STATE.fullmatch(str(key))
         )
 
     def __missing__(self, key: str) -> Any:
         if other := self.other_name(key):
             return self[other]
-        if _EXTRA_STATE not in key:
+        if not _EMPTY_STATE.fullmatch(key):
             raise KeyError(key)
         return BytesStorageMetadata()
 

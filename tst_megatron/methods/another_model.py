@@ -8,6 +8,8 @@ and plans the checkpoint that it is made by.
 
 import argparse
 import json
+import logging
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -15,6 +17,8 @@ from tst_megatron.errors import UserError
 from tst_megatron.methods.method import Run
 from tst_megatron.runs.stages import ORDINARY, Fact, Stage
 from tst_megatron.stock.batch_sizes import BatchSizes, train_steps
+
+logger = logging.getLogger(__name__)
 
 ALONE = (
     *("finetune", "pretrained_checkpoint", "use_checkpoint_args", "ckpt_convert_format"),
@@ -42,6 +46,12 @@ def check_beside(args: argparse.Namespace, flag: str, new_optimizer: str) -> Non
             raise UserError(
                 f"{flag} does not go with --{other.replace('_', '-')}: leave one of them out"
             )
+    if getattr(args, "non_persistent_global_ckpt_dir", None):
+        # It could be the first run's, whose checkpoints would be taken for this run's own.
+        raise UserError(
+            f"{flag} does not go with --non-persistent-global-ckpt-dir, of whose checkpoints none "
+            "says which run's it is: leave it out, and they lie under --save"
+        )
     if args.ckpt_format != "torch_dist":
         raise UserError(
             f"{flag} reads checkpoints of --ckpt-format torch_dist alone, not {args.ckpt_format}: "
@@ -168,7 +178,20 @@ class FromAnotherModel(Run):
         """What differs, where the checkpoint's model is another."""
         if not self.is_made_from(saved):
             return frozenset()
+        args = self._args
+        is_own = bool(args.save) and os.path.realpath(args.save) == os.path.realpath(args.load)
+        if is_own and before is not None:
+            raise UserError(
+                f"the checkpoint in {args.load} is of this run, which began with another model "
+                "than its flags have now: give the flags that it began with, or another --save to "
+                "go on from it with this one"
+            )
         self._check_training_goes_on(saved, step)
+        if step >= train_steps(args) and not getattr(args, "rank", 0):
+            logger.warning(
+                "The run is to have %d steps, which the checkpoint in %s has: nothing is trained.",
+                *(train_steps(args), args.load),
+            )
         self._has_states = _has_states_by_parameter(saved)
         self._made = self.said() | self.made(saved, self._has_states)
         self._is_to_be_made = True
@@ -203,6 +226,11 @@ class FromAnotherModel(Run):
                 f"flags that it was made with, or leave {self.flag} and its flags out"
             )
         self._made = before
+
+    @property
+    def reads_optimizer(self) -> bool:
+        """Not where the model is made of a checkpoint whose optimizer has no state a parameter."""
+        return self._has_states or not self._is_to_be_made
 
     def load_checkpoint(self, load: Callable[..., Any]) -> Callable[..., Any]:
         """Megatron's, of what the checkpoint becomes, where it is another model's."""

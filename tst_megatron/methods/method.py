@@ -150,6 +150,11 @@ class Run:
         """
         return frozenset()
 
+    @property
+    def reads_optimizer(self) -> bool:
+        """Whether the optimizer's state is read of the checkpoint that is to be loaded."""
+        return True
+
     def resume(self, args: argparse.Namespace, before: Any, step: int) -> None:
         """Go on from a checkpoint.
 
@@ -365,6 +370,10 @@ class Method:
         names it and not ``load``.
         """
         return None
+
+    def start_flag(self, args: argparse.Namespace) -> str:
+        """The flag that names what such a run starts from."""
+        return "--load"
 
     def remembered(self, saved: argparse.Namespace) -> Any:
         """What `Run.saved` gave, in the arguments that a checkpoint carries; None if nothing."""

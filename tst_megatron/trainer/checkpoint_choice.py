@@ -78,13 +78,13 @@ def goes_on_flags(args: argparse.Namespace) -> list[str]:
         if os.path.realpath(args.save) == os.path.realpath(args.load):
             return []
     step = read_tracker(Path(args.save))
-    if step is None:
-        is_brief = args.non_persistent_ckpt_type == "global"
-        brief = read_tracker(_non_persistent_folder(args, Path(args.save))) if is_brief else None
-        if brief is None:
-            return begin
+    if args.non_persistent_ckpt_type == "global":
         # It lies under its own number, which Megatron takes before any other.
-        step = brief
+        brief = read_tracker(_non_persistent_folder(args, Path(args.save)))
+        numbers = [int(one) for one in (step, brief) if one is not None and one.isdecimal()]
+        step = str(max(numbers)) if numbers else step
+    if step is None:
+        return begin
     # It may have been another step that the run started from.
     number = [] if args.ckpt_step is None else [f"--ckpt-step={step}"]
     return [f"--load={args.save}", *number]
@@ -244,6 +244,12 @@ def _check_that_it_may_begin(args: argparse.Namespace) -> None:
         return
     if root is None or args.non_persistent_ckpt_type == "local":
         return
+    starting = [one for one in methods() if one.starts_from_another and one.is_on(args)]
+    if starting:
+        raise UserError(
+            f"{starting[0].start_flag(args)} {root} holds no checkpoint (there is no {TRACKER} in "
+            "it), and the run starts from one: name the --save folder of the run before"
+        )
     what = f"{flag} {root} holds no checkpoint (there is no {TRACKER} in it)"
     if flag != "--load" or args.finetune:
         raise UserError(f"{what}, and the run starts from one: name a folder that holds one")

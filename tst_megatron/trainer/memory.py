@@ -29,8 +29,12 @@ logger = logging.getLogger(__name__)
 
 
 def remember(args: argparse.Namespace, run: Run) -> None:
-    """Let every later checkpoint carry what the methods are at now."""
-    args.methods = {
+    """Let every later checkpoint carry what the methods are at now, and from what other models the
+    run was made, if without those methods' flags now.
+    """
+    starts = {method.name for method in methods() if method.starts_from_another}
+    earlier = getattr(args, "methods", None) or {}
+    args.methods = {name: one for name, one in earlier.items() if name in starts} | {
         part.name: {
             "stages": [stage.as_json() for stage in part.stages],
             "facts": part.saved(),
@@ -67,7 +71,9 @@ def check_resume(args: argparse.Namespace, run: Run) -> argparse.Namespace | Non
         for name in part.other_model(saved, remembered[part.name], chosen.step or 0)
     }
     _check_shape(args, chosen, saved, may_differ)
-    _check_optimizer(args, chosen, saved)
+    if all(part.reads_optimizer for part in run.parts):
+        _check_optimizer(args, chosen, saved)
+    args.methods = getattr(saved, "methods", None)
     if chosen.step:
         # Of a release the arguments are a converter's, which need not know.
         one, other = remembered_tokenizer(saved), remembered_tokenizer(args)

@@ -148,6 +148,7 @@ def experts_of(saved: Any, args: Any, how: Upcycling) -> Experts:
     weights, is_even = _weights(args, total, topk, deviation)
     # Each shard has its part of that: one of so many.
     up, down = _factors(args, shards / weights if how.is_scaled else 1.0)
+    _check_groups(args, total, shards)
     is_exact = how.is_scaled and is_even
     is_exact = is_exact or (shards == 1 and not shared and is_even and weights == 1)
     return Experts(
@@ -163,7 +164,7 @@ def experts_of(saved: Any, args: Any, how: Upcycling) -> Experts:
         up=up,
         down=down,
         down_bias=1 / weights if how.is_scaled else 1.0,
-        is_exact=is_exact and not how.drop and not how.noise,
+        is_exact=is_exact and not how.drop and not how.noise and _gives_all(args, shards),
     )
 
 
@@ -186,6 +187,13 @@ def _more_experts(saved: Any, args: Any, how: Upcycling, layers: frozenset[int])
                 f"{flag} is {other} and the checkpoint's is {one}: experts that become more stay "
                 "as large as they are"
             )
+    if getattr(saved, "moe_router_enable_expert_bias", False) and not getattr(
+        args, "moe_router_enable_expert_bias", False
+    ):
+        raise UserError(
+            "the checkpoint's router has a bias of its experts, which would be lost: add "
+            "--moe-router-enable-expert-bias"
+        )
     return Experts(
         layers=layers,
         total=total,
@@ -286,6 +294,9 @@ def _weights(args: Any, total: int, topk: int, deviation: float) -> tuple[float,
     """
     factor = getattr(args, "moe_router_topk_scaling_factor", None) or 1.0
     score = args.moe_router_score_function
+    if "sinkhorn" in (getattr(args, "moe_router_load_balancing_type", None) or ()):
+        # Of all experts' scores, which are not made to be 1 (``sinkhorn_load_balancing``).
+        return _AT_ZERO["sigmoid"] if topk == 1 else topk / total, not deviation
     if score == "softmax" and args.moe_router_pre_softmax:
         return factor * topk / total, not deviation
     if score != "softmax" and topk == 1:
@@ -293,8 +304,32 @@ def _weights(args: Any, total: int, topk: int, deviation: float) -> tuple[float,
     return factor, True
 
 
+def _check_groups(args: Any, total: int, shards: int) -> None:
+    """A group of experts that together are an MLP lies in one of the router's own groups."""
+    groups = getattr(args, "moe_router_num_groups", None)
+    if groups and (total // int(groups)) % shards:
+        raise UserError(
+            f"--moe-router-num-groups {groups} parts the {total} experts within an MLP, of which "
+            f"{shards} hold one together: give fewer groups"
+        )
+
+
+def _gives_all(args: Any, shards: int) -> bool:
+    """Whether no flag has the router leave out a part of what a token's experts would give, or
+    choose other experts than whole MLPs.
+    """
+    is_short = bool(getattr(args, "bf16", False) or getattr(args, "fp16", False))
+    # Rows of different groups may give one number in 8 bits, so that a token gets parts of both.
+    may_tie = shards > 1 and is_short and not getattr(args, "moe_router_dtype", None)
+    drops = getattr(args, "moe_expert_capacity_factor", None) is not None
+    return not (drops or may_tie or getattr(args, "moe_apply_probs_on_input", False))
+
+
 def _factors(args: Any, scale: float) -> tuple[float, float]:
     """What the weights up and down are multiplied by, so that the output is."""
+    if getattr(args, "glu_linear_offset", 0) or getattr(args, "activation_func_clamp_value", None):
+        # What goes up is changed before it is multiplied, or cut off.
+        return 1.0, scale
     if _is_gated(args):
         # The product of up and down is linear; the gate is not.
         return math.sqrt(scale), math.sqrt(scale)

@@ -47,6 +47,10 @@ class UpcyclingMethod(Method):
         start: str | None = args.upcycle_from
         return start
 
+    def start_flag(self, args: argparse.Namespace) -> str:
+        """Likewise."""
+        return "--load" if args.upcycle_from is None else "--upcycle-from"
+
     def is_on(self, args: argparse.Namespace) -> bool:
         """As `flags.is_on`."""
         return flags.is_on(args)

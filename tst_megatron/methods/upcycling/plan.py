@@ -45,6 +45,7 @@ _MLP = re.compile(r"mlp\.(?P<part>linear_fc[12])\.(?P<kind>weight|bias|_extra_st
 _EXPERT = re.compile(r"mlp\.experts\.experts\.(?P<part>linear_fc[12])\.(?P<kind>\w+)")
 _ROUTER = re.compile(r"mlp\.router\.(?P<what>\w+)")
 _MTP = re.compile(r"(?P<block>mtp\.layers\.(?P<number>\d+)\.\w+\.)(?P<name>.+)")
+_EXPERT_BIAS = "mlp.router.expert_bias"
 _POWERS = {"exp_avg": 1, "exp_avg_sq": 2}
 _ZEROS = Zeros()
 _MOST_READ = 2
@@ -156,6 +157,12 @@ class _Planned:
         self._values = Values(experts, how, _seed(saved.args, how))
         self._num_layers = int(saved.args.num_layers)
         self._has_numbers = _has_numbers(args)
+        # The optimizer's copy of each parameter, where it has one.
+        self._masters = {
+            key.own: text
+            for text in (saved.tensors if has_optimizer else ())
+            if (key := key_of(text)).state in MASTERS
+        }
         # The last matrices that were read, which many experts are cut from.
         self._read: dict[Hashable, torch.Tensor] = {}
 
@@ -251,6 +258,8 @@ class _Planned:
                 return
             if self._experts.copied_from and (found := _ROUTER.fullmatch(place.name)):
                 yield place.name, (self._experts.total, *place.shape[1:]), [self._rows(place)]
+                if found.group("what") == "weight" and not self._has(place, _EXPERT_BIAS):
+                    yield from self._expert_bias(place)
                 return
         pieces = [self._unchanged(place, chunk) for chunk in place.chunks]
         yield place.name, place.shape, pieces
@@ -348,8 +357,13 @@ class _Planned:
         yield "mlp.router.weight", shape, [Piece((0, 0), shape, content)]
         if getattr(self._args, "add_bias_linear", False):
             yield "mlp.router.bias", (total,), [Piece((0,), (total,), _ZEROS)]
+        yield from self._expert_bias(place)
+
+    def _expert_bias(self, place: _Place) -> Iterator[tuple[str, tuple[int, ...], list[Piece]]]:
+        """Of loss-free balancing: new, of a layer of the model, and of no optimizer."""
         if place.key.state is None and getattr(self._args, "moe_router_enable_expert_bias", False):
-            yield "mlp.router.expert_bias", (total,), [Piece((0,), (total,), _ZEROS)]
+            total = self._experts.total
+            yield _EXPERT_BIAS, (total,), [Piece((0,), (total,), _ZEROS)]
 
     def _rows(self, place: _Place) -> Piece:
         """A router's tensor whose first axis counts experts."""
@@ -370,10 +384,9 @@ class _Planned:
         """The optimizer's copy of a parameter, where there is one: what is drawn after it is then
         the same in both.
         """
-        for state in MASTERS if self._has_optimizer else ():
-            text = f"optimizer.state.{state}.{place.text}"
-            if text in self._saved.tensors and place.key.state is None:
-                return next(one for one in self._places(text) if one.layer == place.layer)
+        text = self._masters.get(place.key.own) if place.key.state is None else None
+        if text is not None:
+            return next(one for one in self._places(text) if one.layer == place.layer)
         return place
 
     def _whole(self, place: _Place, expert: int | None) -> torch.Tensor:

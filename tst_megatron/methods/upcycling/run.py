@@ -51,6 +51,24 @@ class UpcycledRun(FromAnotherModel):
         """Whether it has another number of experts, or none."""
         return _experts(saved) != _experts(self._args)
 
+    def other_model(self, saved: argparse.Namespace, before: Any, step: int) -> frozenset[str]:
+        """What differs, where there are other experts; those that were made stay as they are."""
+        found = super().other_model(saved, before, step)
+        if found or before is None:
+            return found
+        for name in OF_EXPERTS:
+            one, other = (getattr(of, name, None) or None for of in (saved, self._args))
+            if name == "moe_layer_freq":
+                one, other = kinds_of(saved), kinds_of(self._args)
+            if name == "hybrid_layer_pattern" or one == other:
+                continue
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(
+                f"the checkpoint in {self._args.load} has {flag} {one} and this run {other}: its "
+                "experts were made for the first, so give that"
+            )
+        return found
+
     def made(self, saved: argparse.Namespace, has_states: bool) -> dict[str, Any]:
         """How many experts, of what."""
         args = self._args

@@ -24,6 +24,7 @@ RUN = {
     "hidden_size": 32,
     "seed": 1,
     "load": "small",
+    "save": None,
     "train_iters": 10,
     "train_samples": None,
     "global_batch_size": 4,
@@ -78,6 +79,16 @@ def test_a_model_of_this_size_that_has_not_grown_is_refused():
     assert not run.other_model(saved(num_layers=4), None, 3)
     with pytest.raises(UserError, match="has 4 layers as this run has, and has not grown"):
         run.resume(args(), None, 3)
+
+
+def test_a_run_does_not_grow_in_its_own_folder_once_more():
+    before = GrownRun(args())
+    before.other_model(saved(), None, 3)
+    grown = saved(num_layers=4)
+    hop = GrownRun(args(num_layers=8, save="small"))
+    with pytest.raises(UserError, match="is of this run, which began with another model"):
+        hop.other_model(grown, before.saved(), 5)
+    assert GrownRun(args(num_layers=8, save="else")).other_model(grown, before.saved(), 5)
 
 
 def test_growth_that_is_done_stays_as_it_was():
@@ -183,6 +194,7 @@ def test_a_list_passes_by_itself():
         ("no_load_optim", True, "give --grow-optimizer new in its place"),
         ("finetune", True, "--grow does not go with --finetune"),
         ("ckpt_format", "torch", "of --ckpt-format torch_dist alone, not torch"),
+        ("non_persistent_global_ckpt_dir", "/brief", "says which run's it is: leave it out"),
     ],
 )
 def test_beside_megatron_s(flag, value, said):
@@ -215,10 +227,13 @@ def test_a_run_goes_on_from_its_own_once_it_has_one(tmp_path):
     ]
     assert goes_on_flags(args(**given, **off, **{"grow": None})) == []
     assert goes_on_flags(args(**given | {"load": given["save"]}, **off)) == []
-    # One that is not kept is the run's own as well.
-    (tmp_path / "own" / TRACKER).unlink()
+    # One that is not kept and newer is the one that Megatron loads.
     (tmp_path / "own" / "non_persistent").mkdir()
-    (tmp_path / "own" / "non_persistent" / TRACKER).write_text("5")
+    (tmp_path / "own" / "non_persistent" / TRACKER).write_text("9")
+    both = started_at | {"non_persistent_ckpt_type": "global"}
+    assert goes_on_flags(args(**both, **off))[1] == "--ckpt-step=9"
+    # And the run's own where there is no other.
+    (tmp_path / "own" / TRACKER).unlink()
     assert goes_on_flags(args(**given, **off)) == []
     brief = {"non_persistent_ckpt_type": "global"}
     assert goes_on_flags(args(**given, **off, **brief)) == [f"--load={tmp_path / 'own'}"]

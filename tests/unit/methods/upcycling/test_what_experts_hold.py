@@ -54,6 +54,10 @@ EXACT = {
     },
     "sigmoid": {"moe_router_score_function": "sigmoid"},
     "scaled weights": {"moe_router_topk_scaling_factor": 4.0},
+    "an offset": {
+        **{"moe_ffn_hidden_size": 6, "num_experts": 8, "moe_router_topk": 4},
+        "glu_linear_offset": 1.0,
+    },
     "squared ReLU": {
         **{"swiglu": False, "squared_relu": True, "moe_ffn_hidden_size": 3},
         **{"num_experts": 16, "moe_router_topk": 8},
@@ -76,6 +80,7 @@ EXACT = {
 def activation(of: Namespace, fc1: np.ndarray) -> np.ndarray:
     if of.swiglu:
         gate, up = np.split(fc1, 2, axis=-1)
+        up = up + getattr(of, "glu_linear_offset", 0)
         return gate / (1 + np.exp(-gate)) * up
     if of.squared_relu:
         return np.maximum(fc1, 0) ** 2
@@ -153,9 +158,16 @@ def test_what_is_not_exact_says_so():
         (Upcycling(drop=0.5), {}),
         (Upcycling(noise=0.1), {}),
         (Upcycling(), {"moe_router_topk": 1, "moe_router_score_function": "sqrtsoftplus"}),
+        (Upcycling(), {"moe_router_load_balancing_type": "sinkhorn"}),
+        (Upcycling(), {"moe_router_load_balancing_type": ["sinkhorn"]}),
+        (Upcycling(), {"moe_expert_capacity_factor": 1.0}),
+        (Upcycling(), {"bf16": True, "moe_ffn_hidden_size": 12}),
     ):
         assert not experts_of(dense(), args(**settings), how).is_exact
-    assert experts_of(dense(), args(), Upcycling(is_scaled=False)).is_exact
+    for settings in ({}, {"bf16": True}):
+        assert experts_of(dense(), args(**settings), Upcycling(is_scaled=False)).is_exact
+    halves = {"bf16": True, "moe_ffn_hidden_size": 12, "moe_router_dtype": "fp32"}
+    assert experts_of(dense(), args(**halves), Upcycling()).is_exact
 
 
 def test_scales_are_the_roots_of_what_is_missing():
@@ -244,6 +256,16 @@ def test_dropped_units_are_as_the_entries_that_they_replace():
         ),
         ({}, {"moe_latent_size": 4}, "does not go with --moe-latent-size"),
         ({}, {"moe_shared_expert_gate": True}, "a gate would halve"),
+        (
+            {},
+            {"moe_ffn_hidden_size": 6, "moe_router_topk": 4, "moe_router_num_groups": 4},
+            "parts the 8 experts within an MLP, of which 4 hold one together",
+        ),
+        (
+            {"num_experts": 4, "moe_router_enable_expert_bias": True},
+            {},
+            "has a bias of its experts, which would be lost",
+        ),
         ({"num_experts": 3}, {}, "8 is no multiple of the checkpoint's 3"),
         ({"num_experts": 8}, {}, "8 is no multiple of the checkpoint's 8"),
         (

@@ -19,6 +19,7 @@ RUN = {
     "moe_layer_freq": 1,
     "hybrid_layer_pattern": None,
     "grow": "stack",
+    "grow_width": None,
     "grow_noise": 0.0,
     "grow_optimizer": "keep",
     "hidden_size": 32,

@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in SIZES[:-1]:
         wide.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N")
     parser.add_argument(
-        "--seed", type=int, help="of the noise (default: the small model's own --seed)"
+        "--seed", type=int, help="of what is drawn (default: the small model's own --seed)"
     )
     parser.add_argument("--step", type=int, metavar="N", help="default: the tracker's")
 

@@ -82,3 +82,19 @@ def held_out(line: dict[str, Any], table: str = "losses") -> dict[str, float]:
     """All losses of a validation line by name, or their ``stderrs``."""
     own = "next_token_loss" if table == "losses" else "next_token_loss_stderr"
     return {"lm loss": line[own], **line.get(table, {})}
+
+
+def last_evaluated(path: Path, step: int) -> float:
+    """The held-out loss of a step as the last start that evaluated there had it.
+
+    Readers take the first, which in a run that starts from another model's checkpoint is that
+    model's, from the lines that it brings along.
+    """
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    headers = [number for number, line in enumerate(lines) if line["kind"] == "header"]
+    (loss,) = (
+        line["next_token_loss"]
+        for line in lines[headers[-1] :]
+        if line["kind"] == "validation" and line["step"] == step
+    )
+    return float(loss)

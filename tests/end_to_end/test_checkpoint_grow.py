@@ -317,6 +317,12 @@ def test_grown_again(small, tmp_path: Path) -> None:
         ("dense", ("--grow=0-2", "--num-layers=3"), "names layer 2, and the checkpoint's"),
         ("dense", ("--grow=stack", "--num-layers=4", "--grow-noise=1"), "--grow-noise 1 is no"),
         ("dense", ("--grow=stack", "--num-layers=4", "--step=9"), "--step 9 is not in"),
+        ("dense", ("--num-layers=4",), "nothing says how to grow: give --grow, or --grow-width"),
+        ("dense", ("--grow=stack",), "--grow stack makes more layers: say how many"),
+        ("dense", ("--grow=stack", "--hidden-size=64", "--num-layers=4"), "is of a wider model"),
+        ("dense", ("--grow-width=direct", "--ffn-hidden-size=96"), "96 is no multiple of"),
+        ("dense", ("--grow-width=zero",), "and 4 heads as the wide model has: raise"),
+        ("experts", ("--grow-width=direct", "--hidden-size=64"), "not know how to widen experts"),
         ("buckets", ("--grow=stack", "--num-layers=4"), "--dist-ckpt-optim-fully-reshardable"),
         (
             "buckets",

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 
+from ledgers import last_evaluated
 from trainer import Job
 
 from tests.gpu.figures import Figure, Note
@@ -31,9 +32,8 @@ def growth(machine: Machine) -> Iterator[Figure | Note]:
         Job(root / "stack", (*larger, "--grow=stack")),
     ]
     zero, stack = run_all(machine, jobs)
-    losses = [
-        float(result.ledger.validations[-1]["next_token_loss"]) for result in (before, zero, stack)
-    ]
+    losses = [last_evaluated(result.ledger_file, CUT) for result in (before, zero)]
+    losses.append(float(stack.ledger.validations[-1]["next_token_loss"]))
     apart = abs(losses[1] - losses[0])
     yield Figure("silent layers: the held-out loss, difference", apart, "nats", 0)
     steps = [line["step"] for line in stack.ledger.steps]

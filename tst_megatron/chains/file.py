@@ -168,12 +168,17 @@ def _link(value: Any, number: int, where: str) -> LinkFile:
 
 def _check_start(start: str, flags: Mapping[str, Any], where: str) -> None:
     """A method that starts from another model is asked for by ``start`` and by its flag."""
-    for prefix in starts():
-        given = flags.get(prefix) not in (None, False)
+    for method in methods():
+        if not method.starts_from_another:
+            continue
+        prefix = method.flag_prefix
+        asking = method.asked_by or (prefix,)
+        given = [flag for flag in asking if flags.get(flag) not in (None, False)]
         if start == prefix and not given:
-            raise UserError(f"{where} has start: {start}, and no {prefix} in its flags: add it")
+            any_of = " or ".join(asking)
+            raise UserError(f"{where} has start: {start}, and no {any_of} in its flags: add it")
         if start != prefix and given:
-            raise UserError(f"{where} has {prefix} in its flags: add start: {prefix}")
+            raise UserError(f"{where} has {given[0]} in its flags: add start: {prefix}")
 
 
 def _refused_of_chain(key: str) -> str | None:

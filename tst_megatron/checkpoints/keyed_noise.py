@@ -34,6 +34,14 @@ def noise(seed: int, layer: int, name: str, shape: tuple[int, ...]) -> torch.Ten
         name: of the tensor within its layer, with the expert's number if it is one's.
         shape: of the whole tensor.
     """
+    return torch.randn(shape, generator=_generator(seed, layer, name))
+
+
+def uniform(seed: int, layer: int, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Numbers from 0 to below 1, float32, on the CPU; all else as `noise`."""
+    return torch.rand(shape, generator=_generator(seed, layer, name))
+
+
+def _generator(seed: int, layer: int, name: str) -> torch.Generator:
     digest = hashlib.sha256(f"{seed} {layer} {name}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
-    return torch.randn(shape, generator=generator)
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))

@@ -22,6 +22,11 @@ MASTERS = ("fp32_param", "param")
 """States that are the parameter itself in full precision: of Megatron's plain optimizer with bf16
 or fp16 parameters, and of its distributed one."""
 
+POWERS = {"exp_avg": 1, "exp_avg_sq": 2}
+"""Moments that follow a parameter through a change of scale: which power of its gradient they are
+means of.
+"""
+
 _NORMS = (
     ("mlp.linear_fc1.layer_norm_", "pre_mlp_layernorm."),
     ("self_attention.linear_qkv.layer_norm_", "input_layernorm."),

@@ -303,6 +303,8 @@ class Method:
         flag_prefix: of its flags, such as ``tst``.
         forms: sets of flags, without dashes in front, that say the same thing in other words; one
             that is given takes the place of the others. None where it has but one form.
+        asked_by: flags, without dashes in front, any of which asks for it in a chain; none for the
+            prefix alone.
         starts_from_another: whether the run starts from another run's checkpoint, in ``load`` or
             where `starts_from` says; once it has saved one of its own, the same command goes on
             from that.
@@ -321,6 +323,7 @@ class Method:
         return f"{name}_".startswith(self.argument_prefix)
 
     forms: ClassVar[tuple[frozenset[str], ...]] = ()
+    asked_by: ClassVar[tuple[str, ...]] = ()
     starts_from_another: ClassVar[bool] = False
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:

@@ -28,7 +28,7 @@ _MODULES = [
 COMMANDS = (
     (
         ("checkpoint", "grow"),
-        "make a deeper model's checkpoint of a small model's, without a GPU",
+        "make a larger model's checkpoint of a small model's, without a GPU",
         "tst_megatron.methods.growth.checkpoint_grow",
     ),
     (

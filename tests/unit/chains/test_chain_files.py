@@ -86,6 +86,20 @@ def test_what_a_link_says_holds_until_another_says_otherwise(tmp_path: Path) -> 
     assert [link.data_tokens for link in chain.links] == [n * 512 for n in (1000, 250, 250, 250)]
 
 
+def test_a_link_may_grow_in_width_after_one_in_depth(tmp_path: Path) -> None:
+    sizes = "hidden-size: 256, ffn-hidden-size: 768, num-attention-heads: 8"
+    width = f"{{grow: false, grow-width: direct, {sizes}}}"
+    deeper = "{name: deeper, until: 50%, start: grow, flags: {grow: stack, num-layers: 4}}"
+    chain = read(tmp_path, SMALL, deeper, f"{{name: wider, start: grow, flags: {width}}}")
+    stages = [(stage.name, stage.samples // 4) for stage in chain.links[-1].run.stages]
+    assert stages == [("2 layers", 250), ("hidden size 128", 250), ("single tokens", 500)]
+    kept = width.replace("grow: false, ", "")
+    with pytest.raises(UserError, match="--grow stack makes a model deeper, and 4 layers are not"):
+        read(tmp_path, SMALL, deeper, f"{{name: wider, start: grow, flags: {kept}}}")
+    with pytest.raises(UserError, match="link a, has grow-width in its flags: add start: grow"):
+        read(tmp_path, f"{{name: a, flags: {width}}}")
+
+
 def test_bags_are_counted_in_a_budget_of_tokens(tmp_path: Path) -> None:
     flags = f"{FLAGS}, tst-bag-size: 4, tst-step-ratio: 0.1"
     chain = read(tmp_path, "{name: a, tokens: 256000}", "{name: b}", flags=flags)
@@ -129,7 +143,7 @@ REFUSED = {
     ),
     "start alone": (
         (SMALL, GROWN.replace("grow: stack, ", "")),
-        "link grown, has start: grow, and no grow in its flags",
+        "link grown, has start: grow, and no grow or grow-width in its flags",
     ),
     "grow first": (
         (GROWN.replace("name", "until: 10%, name"), "{name: b}"),

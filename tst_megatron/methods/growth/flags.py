@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from tst_megatron.errors import UserError
+from tst_megatron.methods.growth import width
 from tst_megatron.methods.growth.layers import OPERATORS, layer_map
 
 OPTIMIZERS = ("keep", "new")
@@ -27,6 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_details(parser: Any) -> None:
     """Add what says more of a growth, at load time and on disk alike."""
     parser.add_argument(
+        "--grow-width",
+        choices=width.OPERATORS,
+        help="grow in width, too or alone. direct: units are copied, and what reads them is split "
+        "among the copies; sizes are multiples of the checkpoint's. zero: new units give nothing "
+        "at first. Heads stay as large as they are",
+    )
+    parser.add_argument(
         "--grow-noise",
         type=float,
         default=0.0,
@@ -37,9 +45,20 @@ def add_details(parser: Any) -> None:
         "--grow-optimizer",
         choices=OPTIMIZERS,
         default="keep",
-        help="keep: moments are copied with their layers (default); new: all begin at 0. The "
-        "learning rate's schedule goes on either way",
+        help="keep: moments are copied with their layers and units, and those of new units begin "
+        "at 0 (default); new: all begin at 0. The learning rate's schedule goes on either way",
     )
+
+
+def is_on(args: argparse.Namespace) -> bool:
+    """Whether they ask for it."""
+    return args.grow is not None or args.grow_width is not None
+
+
+def in_words(args: argparse.Namespace) -> str:
+    """What asks for it, as it was given."""
+    given = {"--grow": args.grow, "--grow-width": args.grow_width}
+    return " ".join(f"{flag} {value}" for flag, value in given.items() if value is not None)
 
 
 def check(args: argparse.Namespace) -> None:
@@ -49,7 +68,9 @@ def check(args: argparse.Namespace) -> None:
         UserError: a number is out of range, a word is no list, or a flag stands alone.
     """
     if args.grow is None:
-        for flag, default in (("grow_noise", 0.0), ("grow_optimizer", "keep")):
+        # What of the layers that repeat others is not of width.
+        lonely = {"grow_noise": 0.0} | ({} if args.grow_width else {"grow_optimizer": "keep"})
+        for flag, default in lonely.items():
             if getattr(args, flag) != default:
                 raise UserError(f"--{flag.replace('_', '-')} is of --grow: add that")
         return

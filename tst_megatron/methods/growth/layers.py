@@ -46,16 +46,20 @@ class GrowthFlags:
         noise: share of it in the layers that repeat another; 0 for none.
         keeps_optimizer: whether moments are copied with their layers, or all begin at 0.
         seed: of the noise; None for the small model's own.
+        width: how it becomes wider, one of `width.OPERATORS`; None where it does not.
+        wide: Megatron's arguments that say how wide the grown model is, where it becomes wider.
     """
 
-    operator: str
+    operator: str | None
     large: int
     noise: float = 0.0
     keeps_optimizer: bool = True
     seed: int | None = None
+    width: str | None = None
+    wide: Any = None
 
 
-def layer_map(operator: str, small: int, large: int) -> LayerMap:
+def layer_map(operator: str | None, small: int, large: int) -> LayerMap:
     """The list of an operator.
 
     ``stack`` repeats the whole small model, ``l0 l1 l0 l1`` (G_direct). ``interleave`` repeats each
@@ -66,13 +70,21 @@ def layer_map(operator: str, small: int, large: int) -> LayerMap:
     ``0-23,8-31``).
 
     Args:
-        operator: one of `OPERATORS`, or a list.
+        operator: one of `OPERATORS`, or a list; None where the layers stay as they are.
         small: layers of the small model.
         large: layers of the grown one.
 
     Raises:
         UserError: the layers do not fit the operator.
     """
+    if operator is None:
+        if large != small:
+            raise UserError(
+                f"--grow-width by itself keeps the layers, and the model has {large} and the "
+                f"checkpoint {small}: say with --grow how they become so many, or change "
+                "--num-layers"
+            )
+        return LayerMap(small, tuple(range(small)))
     if operator not in OPERATORS:
         return LayerMap(small, _listed(operator, small, large))
     if large <= small:
@@ -95,7 +107,7 @@ def layer_map(operator: str, small: int, large: int) -> LayerMap:
     return LayerMap(small, sources, silent)
 
 
-def grown_layers(operator: str, saved: Any, args: Any) -> LayerMap:
+def grown_layers(operator: str | None, saved: Any, args: Any) -> LayerMap:
     """The list by which a checkpoint's model becomes a run's.
 
     Args:

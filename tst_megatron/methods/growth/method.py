@@ -1,4 +1,4 @@
-"""Growth in depth as a method; what needs torch or Megatron is imported when asked for."""
+"""Growth as a method; what needs torch or Megatron is imported when asked for."""
 
 import argparse
 
@@ -11,10 +11,13 @@ from tst_megatron.methods.method import Method, Run
 
 
 class GrowthMethod(Method):
-    """A small model's layers, repeated, and training goes on (arXiv 2405.15319 and others)."""
+    """A small model's layers, repeated, or its units, and training goes on (arXiv 2405.15319 and
+    others).
+    """
 
     name = "growth"
     flag_prefix = "grow"
+    asked_by = ("grow", "grow-width")
     starts_from_another = True
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -28,11 +31,12 @@ class GrowthMethod(Method):
     def check_beside(self, args: argparse.Namespace) -> None:
         """Growth reads Megatron's own format, and goes on in the run that it reads."""
         if self.is_on(args):
-            check_beside(args, "--grow", "--grow-optimizer new")
+            flag = "--grow-width" if args.grow is None else "--grow"
+            check_beside(args, flag, "--grow-optimizer new")
 
     def is_on(self, args: argparse.Namespace) -> bool:
-        """With ``--grow``."""
-        return args.grow is not None
+        """As `flags.is_on`."""
+        return flags.is_on(args)
 
     def run(self, args: argparse.Namespace) -> Run:
         """As `GrownRun`."""

@@ -2,8 +2,8 @@
 
 The one idea: of a grown model nearly all is in the small checkpoint already, so that a list which
 names a layer's chunks several times is the grown checkpoint. New are zeros, where a layer is to be
-silent or moments begin anew, and the matrices that noise is added to. A plan is written to disk, or
-read by a run as if it were.
+silent or moments begin anew, the matrices that noise is added to, and all of what is wider. A plan
+is written to disk, or read by a run as if it were.
 """
 
 import argparse
@@ -32,6 +32,8 @@ from tst_megatron.errors import UserError
 from tst_megatron.methods.growth.flags import check_noise
 from tst_megatron.methods.growth.layers import GrowthFlags, LayerMap, layer_map
 from tst_megatron.methods.growth.noise import is_matrix, is_output, standard_deviation
+from tst_megatron.methods.growth.widened import AsItIs, Source, Widened
+from tst_megatron.methods.growth.width import SIZES, Width, width_between
 from tst_megatron.stock.layer_kinds import pattern_of
 
 _ZEROS = Zeros()
@@ -80,16 +82,24 @@ def plan_of(saved: Saved, growth: GrowthFlags, has_optimizer: bool = True) -> Pl
         )
     _check_arguments(saved, args)
     layers = layer_map(growth.operator, small, growth.large)
+    width = None
+    if growth.width is not None:
+        width = width_between(growth.width, args, growth.wide)
     _check_tensors(saved, small)
     if has_optimizer:
         _check_optimizer(saved)
-    tensors = _Tensors(saved, growth, layers, has_optimizer)
+    source: Source = AsItIs(saved)
+    if width is not None:
+        keeps = growth.keeps_optimizer
+        source = Widened(saved, width, _seed(args, growth), keeps, has_optimizer)
+    hidden_size = int(args.hidden_size) if width is None else width.large.hidden_size
+    tensors = _Tensors(source, growth, layers, has_optimizer, _seed(args, growth), hidden_size)
     return Plan(
         saved,
         int(saved.common["iteration"]),
         tuple(tensors.grown()),
         dict(_objects(saved, layers, has_optimizer)),
-        _common(saved.common, growth, layers),
+        _common(saved.common, growth, layers, width),
     )
 
 
@@ -105,6 +115,16 @@ def flags_of(common: Mapping[str, Any], before: argparse.Namespace) -> list[str]
     flags = [
         f"--num-layers {args.num_layers}" if not pattern else f"--hybrid-layer-pattern '{pattern}'"
     ]
+    for name in SIZES:
+        # What it would be by itself, from the others, is another now.
+        if getattr(args, name) != getattr(before, name) or (
+            name == "kv_channels"
+            and args.kv_channels * args.num_attention_heads != args.hidden_size
+        ):
+            flags.append(f"--{name.replace('_', '-')} {getattr(args, name)}")
+    grouped = "group_query_attention"
+    if getattr(args, grouped, False) and not getattr(before, grouped, False):
+        flags.append("--group-query-attention")
     for name in _BY_LAYER:
         value = getattr(args, name, None)
         if value != getattr(before, name, None):
@@ -168,29 +188,37 @@ class _Tensors:
     """The grown checkpoint's tensors.
 
     Args:
-        saved: the small one.
+        source: the small one, as wide as the grown one.
         growth: how it grows.
         layers: where its layers come from.
         has_optimizer: as in `plan_of`.
+        seed: of the noise.
+        hidden_size: of the grown model.
     """
 
     def __init__(
-        self, saved: Saved, growth: GrowthFlags, layers: LayerMap, has_optimizer: bool
+        self,
+        source: Source,
+        growth: GrowthFlags,
+        layers: LayerMap,
+        has_optimizer: bool,
+        seed: int,
+        hidden_size: int,
     ) -> None:
-        self._saved = saved
+        self._source = source
         self._has_optimizer = has_optimizer
         self._growth = growth
         self._layers = layers
         self._first = layers.first
-        self._seed = _seed(saved.args, growth)
-        self._hidden_size = int(saved.args.hidden_size)
+        self._seed = seed
+        self._hidden_size = hidden_size
 
     def grown(self) -> Iterator[NewTensor]:
         """All of them."""
         copies = defaultdict(list)
         for layer, source in enumerate(self._layers.sources):
             copies[source].append(layer)
-        for text, listed in self._saved.tensors.items():
+        for text, listed in self._source.tensors.items():
             if not self._has_optimizer and is_of_optimizer(text):
                 continue
             key = key_of(text)
@@ -254,7 +282,7 @@ class _Tensors:
     ) -> Piece:
         if key.is_moment and not self._growth.keeps_optimizer:
             return _piece(chunk, axis, _ZEROS)
-        return _piece(chunk, axis, Copied(text, tuple(chunk.offsets)))
+        return _piece(chunk, axis, self._source.content(text, chunk))
 
     def _noisy(
         self,
@@ -279,7 +307,7 @@ class _Tensors:
             where = () if expert is None else (expert,)
             begin = (*axis[:1], *where, *(0 for _ in matrix))
             sizes = (*(1 for _ in (*axis[:1], *where)), *matrix)
-            read = partial(self._saved.part, text, begin, sizes, by_expert[expert])
+            read = partial(self._source.part, text, begin, sizes, by_expert[expert])
             name = name_of(key, expert)
             make = partial(self._with_noise, read, layer, name, matrix)
             yield Piece((*axis[1:], *begin[len(axis[:1]) :]), sizes, Made(make))
@@ -323,7 +351,9 @@ def _objects(
                 yield str(Shard(key.of_layer(layer), shard.offset, shard.shape)), text
 
 
-def _common(common: Mapping[str, Any], growth: GrowthFlags, layers: LayerMap) -> dict[str, Any]:
+def _common(
+    common: Mapping[str, Any], growth: GrowthFlags, layers: LayerMap, width: Width | None
+) -> dict[str, Any]:
     """What is no tensor: the arguments are the grown model's; all that counts goes on."""
     grown = copy.deepcopy(dict(common))
     args = grown["args"]
@@ -341,12 +371,16 @@ def _common(common: Mapping[str, Any], growth: GrowthFlags, layers: LayerMap) ->
     for name, by_number in _BY_LAYER.items():
         if value := getattr(args, name, None):
             setattr(args, name, _by_layer(value, by_number, layers))
+    if width is not None:
+        _widen(args, width)
     methods = dict(getattr(args, "methods", None) or {})
     facts = {
         "operator": growth.operator,
         "noise": growth.noise,
         "optimizer": "keep" if growth.keeps_optimizer else "new",
+        "width": growth.width,
         "layers": [layers.small, len(layers.sources)],
+        **({} if width is None else {"sizes": width.changed}),
         "step": grown["iteration"],
         "samples": int(getattr(args, "consumed_train_samples", 0)),
         "seed": _seed(before, growth),
@@ -357,6 +391,17 @@ def _common(common: Mapping[str, Any], growth: GrowthFlags, layers: LayerMap) ->
     if not growth.keeps_optimizer:
         begin_anew(grown.get("optimizer"))
     return grown
+
+
+def _widen(args: argparse.Namespace, width: Width) -> None:
+    """The arguments of a wider model, in place."""
+    is_grouped = getattr(args, "group_query_attention", False)
+    for name in SIZES:
+        if name != "num_query_groups":
+            setattr(args, name, getattr(width.large, name))
+    if is_grouped or width.large.heads_per_group > 1:
+        args.group_query_attention = True
+        args.num_query_groups = width.large.num_query_groups
 
 
 def _by_layer(value: Any, by_number: Callable[[int, int], list[int]], layers: LayerMap) -> Any:

@@ -7,27 +7,34 @@ from typing import Any, ClassVar
 
 from tst_megatron.errors import UserError
 from tst_megatron.methods.another_model import FromAnotherModel
+from tst_megatron.methods.growth.flags import in_words
 from tst_megatron.methods.growth.layers import GrowthFlags, grown_layers
+from tst_megatron.methods.growth.width import MAY_DIFFER, small_in_words, width_between
 from tst_megatron.runs.stages import Fact
 from tst_megatron.stock.layer_kinds import kinds_of
+from tst_megatron.stock.sizes import sizes_of
 
 
 class GrownRun(FromAnotherModel):
     """One growth.
 
     Args:
-        args: Megatron's arguments, of a run with ``--grow``.
+        args: Megatron's arguments, of a run with ``--grow`` or ``--grow-width``.
     """
 
     name = "growth"
-    own: ClassVar[tuple[str, ...]] = ("operator", "noise", "optimizer")
+    own: ClassVar[tuple[str, ...]] = ("operator", "noise", "optimizer", "width")
     done: ClassVar[tuple[str, str]] = ("has grown", "growth")
-    may_differ: ClassVar[frozenset[str]] = frozenset({"num_layers"})
+
+    @property
+    def may_differ(self) -> frozenset[str]:
+        """Its layers, and its widths where it is to become wider."""
+        return frozenset({"num_layers"}) | (MAY_DIFFER if self._args.grow_width else frozenset())
 
     @property
     def flag(self) -> str:
         """As it was given."""
-        return f"--grow {self._args.grow}"
+        return in_words(self._args)
 
     def said(self) -> dict[str, Any]:
         """How it is to grow."""
@@ -36,28 +43,35 @@ class GrownRun(FromAnotherModel):
             "operator": args.grow,
             "noise": args.grow_noise,
             "optimizer": args.grow_optimizer,
+            "width": args.grow_width,
         }
 
     def check(self, args: argparse.Namespace) -> None:
         """Check that there is something to start from; a plan needs none."""
         if args.load is None:
-            raise UserError("--grow starts from a checkpoint: name a smaller model's in --load")
+            flag = "--grow-width" if args.grow is None else "--grow"
+            raise UserError(f"{flag} starts from a checkpoint: name a smaller model's in --load")
 
     def is_made_from(self, saved: argparse.Namespace) -> bool:
-        """Whether it has another number of layers."""
-        return len(kinds_of(saved)) != len(kinds_of(self._args))
+        """Whether it has another number of layers, or is to become wider and has other widths."""
+        args = self._args
+        is_of_width = args.grow_width is not None and sizes_of(saved) != sizes_of(args)
+        return is_of_width or len(kinds_of(saved)) != len(kinds_of(args))
 
     def made(self, saved: argparse.Namespace, has_states: bool) -> dict[str, Any]:
-        """How many layers become how many."""
+        """How many layers become how many, and what becomes wider."""
         args = self._args
         layers = grown_layers(args.grow, saved, args)
+        sizes = {}
+        if args.grow_width is not None:
+            sizes = {"sizes": width_between(args.grow_width, saved, args).changed}
         if args.grow_optimizer == "keep" and not has_states:
             raise UserError(
                 f"the optimizer's state in {args.load} is cut into buckets and not by layers, so "
                 "that it cannot grow: save it once with --dist-ckpt-optim-fully-reshardable, or "
                 "begin it anew with --grow-optimizer new"
             )
-        return {"layers": [layers.small, len(layers.sources)]}
+        return {"layers": [layers.small, len(layers.sources)], **sizes}
 
     def loading(self, load: Callable[..., Any], has_states: bool) -> Callable[..., Any]:
         """Of the grown model."""
@@ -67,23 +81,37 @@ class GrownRun(FromAnotherModel):
         args = self._args
         keeps = args.grow_optimizer == "keep"
         large = len(kinds_of(args))
-        growth = GrowthFlags(args.grow, large, args.grow_noise, keeps, int(args.seed))
+        wide = {"width": args.grow_width, "wide": args}
+        growth = GrowthFlags(args.grow, large, args.grow_noise, keeps, int(args.seed), **wide)
         plan = partial(plan_of, growth=growth, has_optimizer=has_states)
         return partial(load_planned, load, plan, has_states)
 
     def not_made(self) -> str:
-        """Of a model of as many layers."""
-        layers = len(kinds_of(self._args))
+        """Of a model of this size."""
+        args = self._args
+        size = f"{len(kinds_of(args))} layers"
+        if args.grow_width is not None:
+            size += f" of hidden size {args.hidden_size}"
+        flag = "--grow-width" if args.grow is None else "--grow"
         return (
-            f"--grow {self._args.grow}: the checkpoint in {self._args.load} has {layers} layers as "
-            "this run has, and has not grown: name a smaller model's in --load, or leave --grow out"
+            f"{self.flag}: the checkpoint in {args.load} has {size} as this run has, and has not "
+            f"grown: name a smaller model's in --load, or leave {flag} out"
         )
 
     def before(self, made: Mapping[str, Any]) -> tuple[str, Mapping[str, Fact]]:
-        """In layers."""
-        layers = made["layers"][0]
-        return f"{layers} layers", {"num_layers": layers}
+        """In layers, and in widths where it became wider."""
+        small, large = made["layers"]
+        sizes = made.get("sizes") or {}
+        facts = {"num_layers": small} | {name: both[0] for name, both in sizes.items()}
+        layers = f"{small} layers"
+        if not sizes:
+            return layers, facts
+        wide = small_in_words(sizes)
+        return wide if small == large else f"{layers} of {wide}", facts
 
     def now(self) -> Mapping[str, Fact]:
-        """Likewise."""
-        return {"num_layers": len(kinds_of(self._args))}
+        """Likewise, of what any growth has changed."""
+        args = self._args
+        names = {name for hop in self._hops() for name in hop.get("sizes") or {}}
+        sizes = vars(sizes_of(args)) if names else {}
+        return {"num_layers": len(kinds_of(args))} | {name: sizes[name] for name in sorted(names)}

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from tst_megatron.methods.growth.when import advice
+from tst_megatron.methods.growth.when import WIDTH_GAINS_NOTHING, advice
 from tst_megatron.methods.terms import Terms
 from tst_megatron.runs.stages import Stage
 
@@ -14,7 +14,10 @@ class GrowthTerms(Terms):
     def notes(self, args: argparse.Namespace, stages: Sequence[Stage]) -> Sequence[str]:
         """When to grow; and that every step is counted as the grown model's."""
         positions = sum(stage.samples for stage in stages) * int(args.seq_length)
+        of_depth = advice(args, positions) if args.grow is not None else ()
+        of_width = (WIDTH_GAINS_NOTHING,) if args.grow_width is not None else ()
         return (
             "growth: every step is counted as one of the grown model; plan the small one by itself",
-            *advice(args, positions),
+            *of_depth,
+            *of_width,
         )

@@ -13,6 +13,7 @@ from typing import Any
 
 from tst_megatron.errors import UserError
 from tst_megatron.stock.layer_kinds import WITH_EXPERTS, kinds_of, pattern_of
+from tst_megatron.stock.sizes import ffn_size
 
 # To experts from a dense layer of the same attention.
 _WITH_EXPERTS = {"-": "E", "l": "L"}
@@ -123,7 +124,7 @@ def experts_of(saved: Any, args: Any, how: Upcycling) -> Experts:
     layers = _layers(saved, args)
     if any(kind in WITH_EXPERTS for kind in kinds_of(saved)):
         return _more_experts(saved, args, how, layers)
-    dense, size = _ffn_size(saved), int(args.moe_ffn_hidden_size or _ffn_size(args))
+    dense, size = ffn_size(saved), int(args.moe_ffn_hidden_size or ffn_size(args))
     if dense % size:
         raise UserError(
             f"--moe-ffn-hidden-size {size} does not divide the {dense} units of the dense MLP: an "
@@ -176,7 +177,7 @@ def _more_experts(saved: Any, args: Any, how: Upcycling, layers: frozenset[int])
             f"--num-experts {total} is no multiple of the checkpoint's {before}, each of which is "
             "copied as often as any other: change it"
         )
-    sizes = [int(of.moe_ffn_hidden_size or _ffn_size(of)) for of in (saved, args)]
+    sizes = [int(of.moe_ffn_hidden_size or ffn_size(of)) for of in (saved, args)]
     shared = [of.moe_shared_expert_intermediate_size or 0 for of in (saved, args)]
     for flag, (one, other) in (
         ("--moe-ffn-hidden-size", sizes),
@@ -254,22 +255,14 @@ def _layers(saved: Any, args: Any) -> frozenset[int]:
             )
         if other in WITH_EXPERTS:
             chosen.add(layer)
-    if len(chosen) < len(now) and pattern_of(args) is None and _ffn_size(saved) != _ffn_size(args):
+    if len(chosen) < len(now) and pattern_of(args) is None and ffn_size(saved) != ffn_size(args):
         raise UserError(
-            f"the layers that stay dense have {_ffn_size(saved)} units in the checkpoint, and "
-            f"--ffn-hidden-size is {_ffn_size(args)}: make it the checkpoint's"
+            f"the layers that stay dense have {ffn_size(saved)} units in the checkpoint, and "
+            f"--ffn-hidden-size is {ffn_size(args)}: make it the checkpoint's"
         )
     if not chosen:
         raise UserError(f"--upcycle-from makes experts, and no layer has any: change {flag}")
     return frozenset(chosen)
-
-
-def _ffn_size(args: Any) -> int:
-    """As Megatron's validation sets it (``validate_args`` in megatron/training/arguments.py)."""
-    if args.ffn_hidden_size:
-        return int(args.ffn_hidden_size)
-    hidden = int(args.hidden_size)
-    return int(4 * hidden * 2 / 3 / 64) * 64 if args.swiglu else 4 * hidden
 
 
 def _is_gated(args: Any) -> bool:

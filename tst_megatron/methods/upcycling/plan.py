@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorPr
 from tst_megatron.checkpoints.derived import Copied, Made, NewTensor, Piece, Plan, Zeros, begin_anew
 from tst_megatron.checkpoints.keys import (
     MASTERS,
+    POWERS,
     Key,
     Shard,
     is_of_optimizer,
@@ -46,7 +47,6 @@ _EXPERT = re.compile(r"mlp\.experts\.experts\.(?P<part>linear_fc[12])\.(?P<kind>
 _ROUTER = re.compile(r"mlp\.router\.(?P<what>\w+)")
 _MTP = re.compile(r"(?P<block>mtp\.layers\.(?P<number>\d+)\.\w+\.)(?P<name>.+)")
 _EXPERT_BIAS = "mlp.router.expert_bias"
-_POWERS = {"exp_avg": 1, "exp_avg_sq": 2}
 _ZEROS = Zeros()
 _MOST_READ = 2
 
@@ -315,7 +315,7 @@ class _Planned:
         dtype = place.properties.dtype
         source = expert * experts.copied_from // experts.total if experts.copied_from else None
         if place.key.is_moment:
-            power = _POWERS.get(str(place.key.state))
+            power = POWERS.get(str(place.key.state))
             if power is None:
                 raise UserError(
                     f"the optimizer in {self._saved.folder} has the state {place.key.state}, which "

@@ -19,6 +19,7 @@ RUN = {
     "moe_layer_freq": 1,
     "hybrid_layer_pattern": None,
     "grow": "stack",
+    "grow_width": None,
     "grow_noise": 0.0,
     "grow_optimizer": "keep",
     "hidden_size": 32,
@@ -171,6 +172,7 @@ def test_kinds_of_layers(of, kinds):
         (("--grow-optimizer=new",), "--grow-optimizer is of --grow: add that"),
         (("--grow=stack", "--grow-noise=1"), "--grow-noise 1 is no share"),
         (("--grow=stack", "--grow-noise=nan"), "--grow-noise nan is no share"),
+        (("--grow-width=direct", "--grow-noise=0.1"), "--grow-noise is of --grow: add that"),
         (("--grow=twice",), "neither one of stack"),
         (("--grow=2-1",), "2-1 runs backwards"),
     ],
@@ -182,10 +184,15 @@ def test_flags_by_themselves(words, said):
         METHOD.check(parser.parse_args(words))
 
 
-def test_a_list_passes_by_itself():
+@pytest.mark.parametrize(
+    "words", [["--grow=0-23,8-31"], ["--grow-width=direct", "--grow-optimizer=new"]]
+)
+def test_a_list_or_a_width_passes_by_itself(words):
     parser = ArgumentParser()
     METHOD.add_arguments(parser)
-    METHOD.check(parser.parse_args(["--grow=0-23,8-31"]))
+    given = parser.parse_args(words)
+    METHOD.check(given)
+    assert METHOD.is_on(given)
 
 
 @pytest.mark.parametrize(
@@ -210,6 +217,68 @@ def test_its_words():
     assert METHOD.story().words(told) == (
         "2 layers for 25 %, then stack to 8 with noise 0.2, new optimizer"
     )
+
+
+WIDE = {"hidden_size": 64, "ffn_hidden_size": 128, "num_attention_heads": 8}
+NARROW = {"hidden_size": 32, "ffn_hidden_size": 64, "num_attention_heads": 4}
+OF_BOTH = {"normalization": "RMSNorm", "swiglu": True}
+
+
+def test_width_alone_and_with_depth():
+    alone = GrownRun(args(**OF_BOTH | WIDE | {"grow": None, "grow_width": "direct"}))
+    narrow = saved(**OF_BOTH | NARROW | {"num_layers": 4})
+    assert {"num_layers", "hidden_size", "num_query_groups"} < alone.other_model(narrow, None, 3)
+    assert [stage.name for stage in alone.stages] == ["hidden size 32", "single tokens"]
+    assert alone.stages[0].facts["ffn_hidden_size"] == 64
+    assert alone.stages[1].facts == {
+        "num_layers": 4,
+        "hidden_size": 64,
+        "ffn_hidden_size": 128,
+        "num_attention_heads": 8,
+        "num_query_groups": 8,
+    }
+    facts = alone.saved()
+    assert (facts["operator"], facts["width"], facts["layers"]) == (None, "direct", [4, 4])
+    assert facts["sizes"]["hidden_size"] == [32, 64]
+    # As a checkpoint of the grown model has it, and its resume.
+    again = GrownRun(args(**OF_BOTH | WIDE | {"grow": None, "grow_width": "direct"}))
+    assert not again.other_model(saved(**OF_BOTH | WIDE | {"num_layers": 4}), facts, 7)
+    again.resume(args(), facts, 7)
+    assert again.stages == alone.stages
+    both = GrownRun(args(**OF_BOTH | WIDE | {"grow_width": "direct"}))
+    both.other_model(saved(**OF_BOTH | NARROW), None, 3)
+    assert both.stages[0].name == "2 layers of hidden size 32"
+    told = Told(((both.stages[0], 0.25),), both.saved(), {})
+    assert METHOD.story().words(told) == (
+        "2 layers of hidden size 32 for 25 %, then stack to 4 and hidden size 32 to 64 by direct"
+    )
+    told = Told(((alone.stages[0], 0.25),), facts, {})
+    assert METHOD.story().words(told) == (
+        "hidden size 32 for 25 %, then hidden size 32 to 64 by direct"
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "checkpoint", "said"),
+    [
+        ({"grow": None}, NARROW, "--grow-width by itself keeps the layers, and the model has 4"),
+        ({}, NARROW | {"num_layers": 4}, "4 layers are not more than the 4 of the checkpoint"),
+        ({}, WIDE, "hidden size 64, feed-forward size 128 and 8 heads as the wide model has"),
+    ],
+)
+def test_what_does_not_grow_both_ways(flags, checkpoint, said):
+    run = GrownRun(args(**OF_BOTH | WIDE | {"grow_width": "direct"} | flags))
+    with pytest.raises(UserError, match=said):
+        run.other_model(saved(**OF_BOTH | checkpoint), None, 3)
+
+
+def test_a_model_as_wide_as_the_run_has_not_grown():
+    run = GrownRun(args(**OF_BOTH | WIDE | {"grow": None, "grow_width": "zero"}))
+    assert not run.other_model(saved(**OF_BOTH | WIDE | {"num_layers": 4}), None, 3)
+    with pytest.raises(
+        UserError, match=r"--grow-width zero: .* 4 layers of hidden size 64 as this run has, and"
+    ):
+        run.resume(args(), None, 3)
 
 
 def test_a_run_goes_on_from_its_own_once_it_has_one(tmp_path):

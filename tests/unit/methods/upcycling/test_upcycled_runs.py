@@ -37,6 +37,7 @@ RUN = {
     "upcycle_noise": 0.0,
     "upcycle_optimizer": "new",
     "grow": None,
+    "grow_width": None,
     "seed": 1,
     "load": "dense",
     "save": "experts",

@@ -167,7 +167,7 @@ _GROUPS = {
     "scaling": "fit laws of loss over size and length to runs, and ask them",
     "tokenizer": "make and look at tokenizers",
     "index": "make, check and look at indexed corpora",
-    "checkpoint": "look at checkpoints, compare them, and make a deeper model's",
+    "checkpoint": "look at checkpoints, compare them, and make a larger model's",
 }
 
 

@@ -180,11 +180,10 @@ class FromAnotherModel(Run):
             return frozenset()
         args = self._args
         is_own = bool(args.save) and os.path.realpath(args.save) == os.path.realpath(args.load)
-        if is_own and before is not None:
+        if is_own:
             raise UserError(
-                f"the checkpoint in {args.load} is of this run, which began with another model "
-                "than its flags have now: give the flags that it began with, or another --save to "
-                "go on from it with this one"
+                f"the checkpoint in {args.load}, where this run saves its own, is of another model "
+                "than its flags have: give the flags of that, or another --save"
             )
         self._check_training_goes_on(saved, step)
         if step >= train_steps(args) and not getattr(args, "rank", 0):

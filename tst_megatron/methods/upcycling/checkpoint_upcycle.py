@@ -58,6 +58,7 @@ def main(args: argparse.Namespace) -> None:
         UserError: it cannot be made so, or the folder cannot be written.
     """
     from tst_megatron.checkpoints.derived import check_is_free, write
+    from tst_megatron.checkpoints.keys import is_of_optimizer
     from tst_megatron.checkpoints.saved import Saved
     from tst_megatron.checkpoints.steps import step_folder
     from tst_megatron.corpora.byte_progress import ByteProgress
@@ -73,11 +74,14 @@ def main(args: argparse.Namespace) -> None:
     parts = [f"{written.linked:,} bytes linked", f"{written.new:,} new"]
     if written.copied:
         parts.insert(1, f"{written.copied:,} copied")
+    flags = flags_of(model)
+    if not any(is_of_optimizer(tensor.key) for tensor in plan.tensors):
+        flags.append("--no-load-optim")
     is_exact = plan.common["args"].methods["upcycling"]["facts"]["is_exact"]
     function = "the function is the first model's" if is_exact else "the function is another"
     print(
         f"{args.out}: step {plan.step:,}, {args.num_experts} experts, {function}, "
-        f"{', '.join(parts)}; load it with {' '.join(flags_of(model))}"
+        f"{', '.join(parts)}; load it with {' '.join(flags)}"
     )
 
 
@@ -99,11 +103,6 @@ def model_args(saved: Any, given: argparse.Namespace) -> Any:
     model.moe_router_topk = model.moe_router_topk or 2
     model.moe_router_score_function = model.moe_router_score_function or "softmax"
     model.moe_layer_freq = _layer_freq(model.moe_layer_freq, int(saved.num_layers))
-    if model.moe_router_topk > model.num_experts:
-        raise UserError(
-            f"--moe-router-topk {model.moe_router_topk} is more than the {model.num_experts} "
-            "experts: lower it"
-        )
     return model
 
 

@@ -172,7 +172,12 @@ def experts_of(saved: Any, args: Any, how: Upcycling) -> Experts:
 def _more_experts(saved: Any, args: Any, how: Upcycling, layers: frozenset[int]) -> Experts:
     """Experts copied to more of them (arXiv 2604.19835)."""
     before, total = int(saved.num_experts), int(args.num_experts)
-    if total <= before or total % before:
+    if total == before:
+        raise UserError(
+            f"--upcycle-from makes more experts, and the checkpoint has {before} already: raise "
+            "--num-experts, or name a dense one"
+        )
+    if total % before:
         raise UserError(
             f"--num-experts {total} is no multiple of the checkpoint's {before}, each of which is "
             "copied as often as any other: change it"
@@ -225,6 +230,15 @@ def _check_arguments(saved: Any, args: Any) -> None:
             "--upcycle-from does not know which layers of multi-token prediction of a hybrid "
             "pattern get experts: train the dense model without them"
         )
+    topk, total = int(args.moe_router_topk), int(args.num_experts)
+    if topk > total:
+        raise UserError(f"--moe-router-topk {topk} is more than the {total} experts: lower it")
+    is_softmax = args.moe_router_score_function == "softmax" and not args.moe_router_pre_softmax
+    if topk == 1 and is_softmax and not _is_sinkhorn(args):
+        raise UserError(
+            "--moe-router-topk 1 has the weight 1 whatever the router says, so that it would learn "
+            "nothing: add --moe-router-pre-softmax"
+        )
     for name, why in (
         ("moe_latent_size", "experts work in the model's own width"),
         ("moe_shared_expert_gate", "a gate would halve what a shared expert gives"),
@@ -274,10 +288,15 @@ def _shared_shards(args: Any, dense: int, size: int) -> int:
     if shared % size or shared >= dense:
         raise UserError(
             f"--moe-shared-expert-intermediate-size {shared} is not a number of shards of {size} "
-            f"units that leaves the experts some of the dense MLP's {dense}: shared experts hold "
-            "its first shards, and the experts the others"
+            f"units that leaves the experts some of the dense MLP's {dense}: make it a multiple of "
+            f"--moe-ffn-hidden-size below {dense}, and experts smaller where there is none"
         )
     return shared // size
+
+
+def _is_sinkhorn(args: Any) -> bool:
+    """Of one kind of balancing, or of one in a list."""
+    return "sinkhorn" in (getattr(args, "moe_router_load_balancing_type", None) or ())
 
 
 def _weights(args: Any, total: int, topk: int, deviation: float) -> tuple[float, bool]:
@@ -287,7 +306,7 @@ def _weights(args: Any, total: int, topk: int, deviation: float) -> tuple[float,
     """
     factor = getattr(args, "moe_router_topk_scaling_factor", None) or 1.0
     score = args.moe_router_score_function
-    if "sinkhorn" in (getattr(args, "moe_router_load_balancing_type", None) or ()):
+    if _is_sinkhorn(args):
         # Of all experts' scores, which are not made to be 1 (``sinkhorn_load_balancing``).
         return _AT_ZERO["sigmoid"] if topk == 1 else topk / total, not deviation
     if score == "softmax" and args.moe_router_pre_softmax:

@@ -34,6 +34,14 @@ class UpcyclingMethod(Method):
         if not args.num_experts:
             raise UserError("--upcycle-from makes experts: say how many with --num-experts")
         start = args.upcycle_from
+        if (
+            start is not None
+            and args.save
+            and os.path.realpath(args.save) == os.path.realpath(start)
+        ):
+            raise UserError(
+                f"--upcycle-from {start} is the --save folder as well: give the run one of its own"
+            )
         folders = {os.path.realpath(one) for one in (start, args.save) if one is not None}
         if start is not None and args.load and os.path.realpath(args.load) not in folders:
             raise UserError(

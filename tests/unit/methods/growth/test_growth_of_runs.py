@@ -87,7 +87,7 @@ def test_a_run_does_not_grow_in_its_own_folder_once_more():
     before.other_model(saved(), None, 3)
     grown = saved(num_layers=4)
     hop = GrownRun(args(num_layers=8, save="small"))
-    with pytest.raises(UserError, match="is of this run, which began with another model"):
+    with pytest.raises(UserError, match="where this run saves its own, is of another model"):
         hop.other_model(grown, before.saved(), 5)
     assert GrownRun(args(num_layers=8, save="else")).other_model(grown, before.saved(), 5)
 

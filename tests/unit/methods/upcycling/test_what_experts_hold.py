@@ -168,6 +168,8 @@ def test_what_is_not_exact_says_so():
         assert experts_of(dense(), args(**settings), Upcycling(is_scaled=False)).is_exact
     halves = {"bf16": True, "moe_ffn_hidden_size": 12, "moe_router_dtype": "fp32"}
     assert experts_of(dense(), args(**halves), Upcycling()).is_exact
+    one = {"moe_router_topk": 1, "moe_router_load_balancing_type": "sinkhorn"}
+    assert experts_of(dense(), args(**one), Upcycling(router_std=0.0)).is_exact
 
 
 def test_scales_are_the_roots_of_what_is_missing():
@@ -267,7 +269,9 @@ def test_dropped_units_are_as_the_entries_that_they_replace():
             "has a bias of its experts, which would be lost",
         ),
         ({"num_experts": 3}, {}, "8 is no multiple of the checkpoint's 3"),
-        ({"num_experts": 8}, {}, "8 is no multiple of the checkpoint's 8"),
+        ({"num_experts": 8}, {}, "the checkpoint has 8 already"),
+        ({}, {"moe_router_topk": 9}, "--moe-router-topk 9 is more than the 8 experts"),
+        ({}, {"moe_router_topk": 1}, "would learn nothing: add --moe-router-pre-softmax"),
         (
             {"num_experts": 4, "moe_ffn_hidden_size": 12},
             {},

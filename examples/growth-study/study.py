@@ -35,8 +35,6 @@ SEEDS = (1, 2, 3)
 # Rates are chosen with a seed and a length that no figure is taken of.
 RATE_SEED, RATE_LENGTH = 4, 0.5
 BAG_SIZE = 4
-UPCYCLING = False
-"""Whether dense models become experts, too: once ``--upcycle-from`` is there."""
 
 _HIDDEN, _FFN, _SEQUENCE, _BATCH = 128, 384, 128, 4
 _POSITIONS = _SEQUENCE * _BATCH
@@ -310,7 +308,7 @@ class Study(experiments.Study[Run]):
 
         What answers most comes first, so that an early end leaves an answer with fewer seeds.
         """
-        found = [*self.growth(), *(self.upcycling() if UPCYCLING else ())]
+        found = [*self.growth(), *self.upcycling()]
         # Before a run that part of it which is its own.
         return [
             one

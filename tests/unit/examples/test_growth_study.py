@@ -159,11 +159,10 @@ def test_what_is_kept_is_not_trained_again(
     assert left == {cell.name for cell in every} - gone
 
 
-def test_upcycling_is_one_line_away(
-    study: ModuleType, asked: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert not any("4L" in run.name for run in asked.runs())
-    monkeypatch.setattr(study, "UPCYCLING", True)
+def test_upcycling_comes_after_growth(asked: Any) -> None:
+    layers = [run.model.num_layers for run in asked.runs()]
+    assert set(layers) == {2, 4, 8}
+    assert 4 not in layers[: len(layers) - layers.count(4)]
     runs = [run for run in asked.runs() if run.model.num_layers == 4]
     wanted = {"control-4L-seed1", "control-4L-8x-seed3", "upcycle-4L-8x-at50-seed2"}
     assert wanted | {"drop0.5-4L-8x-at25-seed1"} <= set(names(runs))

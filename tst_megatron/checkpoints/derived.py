@@ -31,6 +31,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+from tst_megatron.checkpoints.keys import is_of_optimizer
 from tst_megatron.checkpoints.saved import COMMON, COMMON_FILE, Saved
 from tst_megatron.checkpoints.steps import TRACKER, Checkpoint
 from tst_megatron.checkpoints.wholeness import CONFIG, METADATA
@@ -143,6 +144,12 @@ class Plan:
                     which = piece.content.same or (tensor.key, piece.offsets)
                     sizes[which] = math.prod(piece.sizes) * tensor.properties.dtype.itemsize
         return sum(sizes.values())
+
+    @property
+    def extra_flags(self) -> list[str]:
+        """Megatron's that loading it takes, beside those of its model."""
+        has_optimizer = any(is_of_optimizer(tensor.key) for tensor in self.tensors)
+        return [] if has_optimizer else ["--no-load-optim"]
 
     @property
     def listed(self) -> dict[str, TensorStorageMetadata]:

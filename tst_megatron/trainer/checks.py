@@ -52,6 +52,12 @@ def check_before_validation(args: argparse.Namespace) -> None:
         raise UserError(
             "--num-experts with --tensor-model-parallel-size needs --sequence-parallel: add it"
         )
+    if args.num_experts and args.moe_router_topk > args.num_experts:
+        # torch's, likewise.
+        raise UserError(
+            f"--moe-router-topk {args.moe_router_topk} is more than the {args.num_experts} of "
+            "--num-experts: lower it"
+        )
     check_data_flags(args)
     _check_tokenizer_files(args)
     check_places(args)

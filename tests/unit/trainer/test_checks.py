@@ -78,6 +78,13 @@ def test_what_writes_without_a_place(flags: tuple[str, ...], missing: str) -> No
         check_before_validation(parse(*flags))
 
 
+def test_a_token_has_no_more_experts_than_there_are() -> None:
+    with pytest.raises(UserError, match="--moe-router-topk 3 is more than the 2 of --num-experts"):
+        check_before_validation(parse("--num-experts=2", "--moe-router-topk=3"))
+    # Without experts nothing reads it.
+    check_before_validation(parse("--moe-router-topk=3"))
+
+
 def test_a_ledger_is_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(UserError, match=f"--ledger {tmp_path} is a folder: name a file in it"):

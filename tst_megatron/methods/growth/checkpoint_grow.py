@@ -89,9 +89,10 @@ def main(args: argparse.Namespace) -> None:
     parts = [f"{written.linked:,} bytes linked", f"{written.new:,} new"]
     if written.copied:
         parts.insert(1, f"{written.copied:,} copied")
+    flags = [*flags_of(plan.common, before), *plan.extra_flags]
     print(
-        f"{args.out}: step {plan.step:,}, {', '.join(grown)}, "
-        f"{', '.join(parts)}; load it with {' '.join(flags_of(plan.common, before))}"
+        f"{args.out}: step {plan.step:,}, {', '.join(grown)}, {', '.join(parts)}; load it with "
+        f"{' '.join(flags)}"
     )
 
 

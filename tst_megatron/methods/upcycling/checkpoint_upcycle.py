@@ -58,7 +58,6 @@ def main(args: argparse.Namespace) -> None:
         UserError: it cannot be made so, or the folder cannot be written.
     """
     from tst_megatron.checkpoints.derived import check_is_free, write
-    from tst_megatron.checkpoints.keys import is_of_optimizer
     from tst_megatron.checkpoints.saved import Saved
     from tst_megatron.checkpoints.steps import step_folder
     from tst_megatron.corpora.byte_progress import ByteProgress
@@ -74,9 +73,7 @@ def main(args: argparse.Namespace) -> None:
     parts = [f"{written.linked:,} bytes linked", f"{written.new:,} new"]
     if written.copied:
         parts.insert(1, f"{written.copied:,} copied")
-    flags = flags_of(model)
-    if not any(is_of_optimizer(tensor.key) for tensor in plan.tensors):
-        flags.append("--no-load-optim")
+    flags = [*flags_of(model), *plan.extra_flags]
     is_exact = plan.common["args"].methods["upcycling"]["facts"]["is_exact"]
     function = "the function is the first model's" if is_exact else "the function is another"
     print(

@@ -9,7 +9,6 @@ command goes on. A run whose compressed ledger lies in ``--ledgers`` is not trai
 ``--list`` says what there is to do and about how long it takes, and trains nothing.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -402,14 +401,7 @@ def print_list(study: Study, console: Console) -> None:
 
 def main() -> int:
     """Train what is not trained yet."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs/growth-study"))
-    parser.add_argument("--jobs", type=int, default=2, help="runs at once, a core each (2)")
-    parser.add_argument("--ledgers", type=Path, help="compressed ledgers (default OUT/ledgers)")
-    parser.add_argument("--list", action="store_true", help="say what is done and what is not")
-    args = parser.parse_args()
+    args = experiments.study_flags(__doc__, Path("runs/growth-study"))
     end_on_signals()
     console = Console()
     root = args.out.resolve()

@@ -4,6 +4,7 @@ The one idea: a study says at any time which runs there are, in their order, by 
 kept. It can be cut off at any point: the same call trains what is not kept yet, and nothing else.
 """
 
+import argparse
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -107,3 +108,23 @@ class Study[Run: StudyRun](ABC):
             when_failed=note_failure,
             replan=lambda: self.cells(root),
         )
+
+
+def study_flags(about: str, out: Path) -> argparse.Namespace:
+    """The command line of a study.
+
+    Args:
+        about: what ``--help`` says of it.
+        out: default folder.
+
+    Returns:
+        ``out``, ``jobs``, ``ledgers`` (None for ``out/ledgers``) and ``list``.
+    """
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=out)
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once, a core each (2)")
+    parser.add_argument("--ledgers", type=Path, help="compressed ledgers (default OUT/ledgers)")
+    parser.add_argument("--list", action="store_true", help="say what is done and what is not")
+    return parser.parse_args()

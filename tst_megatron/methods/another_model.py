@@ -20,7 +20,7 @@ from tst_megatron.stock.batch_sizes import BatchSizes, train_steps
 
 logger = logging.getLogger(__name__)
 
-ALONE = (
+_ALONE = (
     *("finetune", "pretrained_checkpoint", "use_checkpoint_args", "ckpt_convert_format"),
     *("use_megatron_fsdp", "use_torch_fsdp2", "moe_use_upcycling"),
 )
@@ -41,7 +41,7 @@ def check_beside(args: argparse.Namespace, flag: str, new_optimizer: str) -> Non
     if args.no_load_optim:
         # Megatron would forget the learning rate's schedule with it.
         raise UserError(f"{flag} with --no-load-optim: give {new_optimizer} in its place")
-    for other in ALONE:
+    for other in _ALONE:
         if getattr(args, other, None):
             raise UserError(
                 f"{flag} does not go with --{other.replace('_', '-')}: leave one of them out"
@@ -175,7 +175,12 @@ class FromAnotherModel(Run):
         return self.said() | self._made
 
     def other_model(self, saved: argparse.Namespace, before: Any, step: int) -> frozenset[str]:
-        """What differs, where the checkpoint's model is another."""
+        """What differs, where the checkpoint's model is another.
+
+        Raises:
+            UserError: it lies where this run saves, its training cannot go on, or it cannot become
+                the run's.
+        """
         if not self.is_made_from(saved):
             return frozenset()
         args = self._args

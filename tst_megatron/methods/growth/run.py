@@ -65,6 +65,12 @@ class GrownRun(FromAnotherModel):
         sizes = {}
         if args.grow_width is not None:
             sizes = {"sizes": width_between(args.grow_width, saved, args).changed}
+            optimizer = getattr(saved, "optimizer", "adam")
+            if args.grow_optimizer == "keep" and optimizer != "adam":
+                raise UserError(
+                    f"the checkpoint in {args.load} was trained with --optimizer {optimizer}, of "
+                    "whose states none is known to become wider: give --grow-optimizer new"
+                )
         if args.grow_optimizer == "keep" and not has_states:
             raise UserError(
                 f"the optimizer's state in {args.load} is cut into buckets and not by layers, so "

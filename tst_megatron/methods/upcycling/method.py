@@ -30,6 +30,12 @@ class UpcyclingMethod(Method):
     def check_beside(self, args: argparse.Namespace) -> None:
         """Upcycling reads Megatron's own format, and goes on in the run that it reads."""
         if not self.is_on(args):
+            if getattr(args, "moe_use_upcycling", False):
+                # ``load_checkpoint`` has no longer the argument that it is called with.
+                raise UserError(
+                    "--moe-use-upcycling ends in a TypeError in Megatron 0.19.2: name the dense "
+                    "run's --save folder in --upcycle-from in its place"
+                )
             return
         if not args.num_experts:
             raise UserError("--upcycle-from makes experts: say how many with --num-experts")

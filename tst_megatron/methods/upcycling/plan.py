@@ -10,7 +10,7 @@ import copy
 import re
 from argparse import Namespace
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -505,16 +505,9 @@ def _properties(place: _Place, name: str) -> TensorProperties:
 def _with_axis(content: Copied | Zeros | Made) -> Copied | Zeros | Made:
     """The same behind one more axis, where it is made without."""
     if isinstance(content, Made):
-        return Made(_Unsqueezed(content.make), content.same)
+        make = content.make
+        return Made(lambda: make()[None], content.same)
     return content
-
-
-@dataclass(frozen=True)
-class _Unsqueezed:
-    make: Callable[[], torch.Tensor]
-
-    def __call__(self) -> torch.Tensor:
-        return self.make()[None]
 
 
 def _has_numbers(args: Any) -> bool:

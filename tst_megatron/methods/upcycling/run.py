@@ -52,7 +52,11 @@ class UpcycledRun(FromAnotherModel):
         return _experts(saved) != _experts(self._args)
 
     def other_model(self, saved: argparse.Namespace, before: Any, step: int) -> frozenset[str]:
-        """What differs, where there are other experts; those that were made stay as they are."""
+        """What differs, where there are other experts; those that were made stay as they are.
+
+        Raises:
+            UserError: likewise, or experts that were made are to be others.
+        """
         found = super().other_model(saved, before, step)
         if found or before is None:
             return found
@@ -73,6 +77,13 @@ class UpcycledRun(FromAnotherModel):
         """How many experts, of what."""
         args = self._args
         made = made_of(experts_of(saved, args, Upcycling.of(args)))
+        optimizer = getattr(saved, "optimizer", "adam")
+        if args.upcycle_optimizer == "keep" and optimizer != "adam":
+            raise UserError(
+                f"the checkpoint in {args.load} was trained with --optimizer {optimizer}, of whose "
+                "states none is known to be one that an expert can keep: leave "
+                "--upcycle-optimizer keep out"
+            )
         if args.upcycle_optimizer == "keep" and not has_states:
             raise UserError(
                 f"the optimizer's state in {args.load} is cut into buckets and not by parameters, "

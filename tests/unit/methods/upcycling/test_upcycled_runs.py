@@ -130,6 +130,13 @@ def test_an_optimizer_in_buckets_can_be_left_and_not_kept():
         UpcycledRun(args(upcycle_optimizer="keep")).other_model(buckets, None, 3)
 
 
+def test_states_of_another_optimizer_are_not_kept():
+    muon = saved(optimizer="muon")
+    UpcycledRun(args()).other_model(muon, None, 3)
+    with pytest.raises(UserError, match="was trained with --optimizer muon, of whose states none"):
+        UpcycledRun(args(upcycle_optimizer="keep")).other_model(muon, None, 3)
+
+
 def test_nothing_to_train_is_said(caplog):
     UpcycledRun(args(train_iters=3)).other_model(saved(), None, 3)
     assert "is to have 3 steps, which the checkpoint in dense has" in caplog.text
@@ -167,6 +174,13 @@ def test_flags_by_themselves(words, said):
 def test_beside_megatron_s(given, said):
     with pytest.raises(UserError, match=said):
         METHOD.check_beside(args(**given))
+
+
+def test_megatron_s_own_way_is_refused_without_ours():
+    off = args(upcycle_from=None, moe_use_upcycling=True)
+    with pytest.raises(UserError, match=r"ends in a TypeError .* in --upcycle-from in its place"):
+        METHOD.check_beside(off)
+    METHOD.check_beside(args(upcycle_from=None, moe_use_upcycling=False))
 
 
 def test_where_it_starts_and_where_it_goes_on(tmp_path):

@@ -1,0 +1,1 @@
+"""Commands between Megatron's checkpoints and Hugging Face's folders."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from tst_megatron.corpora.blend import is_remote
 from tst_megatron.corpora.manifest import TokenizerRecord, megatron_flags, read_manifest
 from tst_megatron.corpora.sources import all_prefixes
+from tst_megatron.corpora.tokenizers.defining_file import HUGGING_FACE_FILE, defining_file
 from tst_megatron.corpora.tokenizers.gpt2_files import tokenizer_json
 from tst_megatron.errors import UserError
 
@@ -19,7 +20,6 @@ _NEEDS_A_MODEL = (
     "SentencePieceTokenizer",
     "TikTokenizer",
 )
-_HUGGING_FACE_FILE = "tokenizer.json"
 
 
 def corpus_tokenizer_flags(args: argparse.Namespace) -> list[str]:
@@ -71,29 +71,8 @@ def tokenizer_sha256(args: argparse.Namespace) -> str | None:
     known = {record.sha256 for prefix in prefixes if (record := _record(prefix)) is not None}
     if len(known) == 1:
         return known.pop()
-    file = None if args.tokenizer_model is None else _defining_file(args.tokenizer_model)
+    file = None if args.tokenizer_model is None else defining_file(args.tokenizer_model)
     return None if file is None else sha256(file.read_bytes()).hexdigest()
-
-
-def _defining_file(model: str) -> Path | None:
-    """The file that a manifest would have the hash of; None where there is none here.
-
-    Megatron also takes the name of a tokenizer on a hub.
-    """
-    path = Path(model)
-    file = path / _HUGGING_FACE_FILE if path.is_dir() else path
-    if file.is_file():
-        return file
-    if path.exists() or is_remote(model):
-        return None
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        cached = try_to_load_from_cache(model, _HUGGING_FACE_FILE)
-    except HFValidationError:
-        return None
-    return Path(cached) if isinstance(cached, str) else None
 
 
 def _record(prefix: str) -> TokenizerRecord | None:
@@ -118,7 +97,7 @@ def _check_same(records: dict[str, TokenizerRecord]) -> None:
 
 
 def _check_model(model: str, records: dict[str, TokenizerRecord]) -> None:
-    file = _defining_file(model) if records else None
+    file = defining_file(model) if records else None
     if file is None:
         return
     found = sha256(file.read_bytes()).hexdigest()
@@ -137,7 +116,7 @@ def _check_two_files(vocabulary: Path, merges: Path, records: dict[str, Tokenize
     named = _tokens_and_merges(tokenizer_json(vocabulary, merges))
     for prefix, record in records.items():
         folder = None if record.folder is None else Path(prefix).parent / record.folder
-        file = None if folder is None else folder / _HUGGING_FACE_FILE
+        file = None if folder is None else folder / HUGGING_FACE_FILE
         own = _tokens_and_merges(file.read_bytes()) if file is not None and file.is_file() else None
         if own != named:
             raise UserError(

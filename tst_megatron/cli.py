@@ -89,6 +89,16 @@ COMMANDS = (
         "tst_megatron.chains.commands.plan",
     ),
     Command(
+        ("export",),
+        "write a checkpoint as a folder that Hugging Face's libraries load",
+        "tst_megatron.huggingface.commands.export",
+    ),
+    Command(
+        ("import",),
+        "make a checkpoint of a Hugging Face folder",
+        "tst_megatron.huggingface.commands.import_",
+    ),
+    Command(
         ("scaling", "design"),
         "say what planned runs would tell of a law, before they run",
         "tst_megatron.analysis.scaling.commands.design",

@@ -1,4 +1,5 @@
-"""A checkpoint made of another: a new list over the same files, and one file of what is new.
+"""A checkpoint made of another, or of nothing that is one: a new list over the same files, and one
+file of what is new.
 
 The one idea: a list may name a place in a file as often as it likes. So what is copied is only
 named, and its files are linked; zeros are written once for each shape; and what has other values
@@ -33,13 +34,17 @@ from torch.distributed.checkpoint.metadata import (
 
 from tst_megatron.checkpoints.keys import is_of_optimizer
 from tst_megatron.checkpoints.saved import COMMON, COMMON_FILE, Saved
-from tst_megatron.checkpoints.steps import TRACKER, Checkpoint
+from tst_megatron.checkpoints.steps import RELEASE, TRACKER, Checkpoint
 from tst_megatron.checkpoints.wholeness import CONFIG, METADATA
 from tst_megatron.errors import UserError
 from tst_megatron.files import sync_folder
 
 _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES)
 """Another file system, one without links, or a file of somebody else's that may not be linked."""
+
+
+_CONFIG = b'{"sharded_backend": "torch_dist", "sharded_backend_version": 1}'
+"""As ``save_config`` in megatron/core/dist_checkpointing/core.py writes it."""
 
 
 def _empty() -> bytes:
@@ -120,16 +125,16 @@ class Plan:
     """All that a new checkpoint will hold.
 
     Attributes:
-        saved: what it is made of.
-        step: its number.
+        saved: what it is made of; None of one that is all new.
+        step: its number; None of a release, whose weights alone are taken.
         tensors: in it.
         objects: by key the key in the other checkpoint, None of one that says nothing; without the
             common state.
         common: state.
     """
 
-    saved: Saved
-    step: int
+    saved: Saved | None
+    step: int | None
     tensors: tuple[NewTensor, ...]
     objects: dict[str, str | None]
     common: dict[str, Any]
@@ -207,13 +212,19 @@ def check_is_free(out: Path) -> None:
         raise UserError(f"{out} is there and not empty: name a new folder, or move it away")
 
 
-def write(plan: Plan, out: Path, tell: Callable[[int], None] = lambda done: None) -> Written:
+def write(
+    plan: Plan,
+    out: Path,
+    tell: Callable[[int], None] = lambda done: None,
+    beside: Callable[[Path], None] = lambda folder: None,
+) -> Written:
     """Write a checkpoint into a new folder, with the tracker that names it.
 
     Args:
         plan: what it holds.
         out: folder of all steps; what is not empty is left alone.
         tell: is given the bytes of what is new that are done.
+        beside: writes what else is in that folder, and is given it.
 
     Raises:
         UserError: it cannot be written; nothing of it is left.
@@ -227,8 +238,9 @@ def write(plan: Plan, out: Path, tell: Callable[[int], None] = lambda done: None
             folder.mkdir(parents=True)
             _Writing(plan, folder, written).run(str(Checkpoint(out, plan.step).folder), tell)
             with (partial / TRACKER).open("xb") as file:
-                file.write(str(plan.step).encode())
+                file.write((RELEASE if plan.step is None else str(plan.step)).encode())
                 _sync(file)
+            beside(partial)
             sync_folder(partial)
     except OSError as error:
         raise UserError(
@@ -274,7 +286,7 @@ class _Writing:
             tell: as in `write`.
         """
         saved = self.plan.saved
-        has_common_file = (saved.folder / COMMON_FILE).exists()
+        has_common_file = saved is not None and (saved.folder / COMMON_FILE).exists()
         name = _new_name(saved)
         with (self.folder / name).open("xb") as file:
             for tensor in self.plan.tensors:
@@ -285,6 +297,7 @@ class _Writing:
             for key, source in self.plan.objects.items():
                 index = MetadataIndex(key)
                 if source is not None:
+                    assert saved is not None
                     self.places[index] = saved.place(source)
                     continue
                 if EMPTY not in self.shared:
@@ -305,7 +318,7 @@ class _Writing:
         for own in sorted({place.relative_path for place in self.places.values()} - {name}):
             self._take(own)
         with (self.folder / CONFIG).open("xb") as file:
-            file.write((saved.folder / CONFIG).read_bytes())
+            file.write(_CONFIG if saved is None else (saved.folder / CONFIG).read_bytes())
             _sync(file)
         with (self.folder / METADATA).open("xb") as file:
             pickle.dump(self._list(identity), file)
@@ -315,6 +328,7 @@ class _Writing:
     def _place(self, tensor: NewTensor, piece: Piece, file: BinaryIO) -> _StorageInfo:
         match piece.content:
             case Copied(key, offsets):
+                assert self.plan.saved is not None
                 return self.plan.saved.place(key, offsets)
             case Zeros():
                 shape = (tensor.properties.dtype, piece.sizes)
@@ -334,6 +348,7 @@ class _Writing:
 
     def _take(self, name: str) -> None:
         """Link a file of the other checkpoint, or copy it where there are no links."""
+        assert self.plan.saved is not None
         source, target = self.plan.saved.folder / name, self.folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         # The file itself, where the name is a link to it: links are of one folder's structure.
@@ -374,9 +389,9 @@ def _appended(file: BinaryIO, content: memoryview) -> _StorageInfo:
     return _StorageInfo(Path(file.name).name, begin, len(content))
 
 
-def _new_name(saved: Saved) -> str:
+def _new_name(saved: Saved | None) -> str:
     """Of the file of what is new: none that the other checkpoint has, which may be such a one."""
     number = 0
-    while (saved.folder / f"__new_{number}.distcp").exists():
+    while saved is not None and (saved.folder / f"__new_{number}.distcp").exists():
         number += 1
     return f"__new_{number}.distcp"

@@ -13,6 +13,7 @@ from typing import Any
 
 from tst_megatron.checkpoints.keys import is_of_model, is_of_optimizer, key_of, other_norm
 from tst_megatron.checkpoints.saved import TORCH_DIST, Saved, format_of
+from tst_megatron.checkpoints.steps import RELEASE
 from tst_megatron.checkpoints.wholeness import fault_of
 from tst_megatron.runs.flag_roles import Role
 
@@ -56,7 +57,8 @@ def facts_of(folder: Path) -> Facts:
 def _of_saved(saved: Saved) -> Facts:
     args, common = saved.args, saved.common
     return {
-        "step": common.get("iteration"),
+        "step": None if saved.folder.name == RELEASE else common.get("iteration"),
+        "is_release": saved.folder.name == RELEASE,
         "model": _model(saved, args),
         "parameters": _parameters(saved),
         "dtypes": _dtypes(saved),
@@ -189,6 +191,8 @@ def rows_of(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _step(facts: Mapping[str, Any]) -> str:
+    if facts["is_release"]:
+        return "a release, whose weights alone are taken: a run starts from it at step 0"
     samples = facts["consumed_train_samples"]
     told = "" if samples is None else f", {samples:,} samples consumed"
     return f"{facts['step']:,}{told}" if facts["step"] is not None else f"none told{told}"
@@ -255,7 +259,8 @@ def _state_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     }
     sizes = [f"{word} {layout[name]}" for name, word in short.items() if layout[name] is not None]
     rows = [("written by", f"{layout['world_size']} rank(s): {', '.join(sizes)}")]
-    rows.append(("optimizer", _optimizer(facts["optimizer"])))
+    if not facts["is_release"]:
+        rows.append(("optimizer", _optimizer(facts["optimizer"])))
     schedule = facts["schedule"]
     if schedule is not None:
         rows.append(

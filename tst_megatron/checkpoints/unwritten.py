@@ -164,8 +164,10 @@ class PlanReader(FileSystemReader):
     """
 
     def __init__(self, plan: Plan) -> None:
+        assert plan.saved is not None, "a run's plan is made of the checkpoint that it loads"
         super().__init__(plan.saved.folder)
         self._plan = plan
+        self._saved = plan.saved
         self._listed = _Listed(plan.listed)
         self._listed.update({key: BytesStorageMetadata() for key in (COMMON, *plan.objects)})
         self._pieces = {
@@ -208,7 +210,7 @@ class PlanReader(FileSystemReader):
     def _object(self, key: str) -> bytes:
         if key != COMMON:
             source = self._plan.objects.get(key)
-            return EMPTY if source is None else self._plan.saved.object(source)
+            return EMPTY if source is None else self._saved.object(source)
         content = io.BytesIO()
         torch.save([self._plan.common], content)
         return content.getvalue()
@@ -218,7 +220,7 @@ class PlanReader(FileSystemReader):
         dtype, piece = self._piece(index)
         match piece.content:
             case Copied(key, offsets):
-                place = self._plan.saved.place(key, offsets)
+                place = self._saved.place(key, offsets)
                 return place.relative_path, place.offset
             case Zeros():
                 return dtype, piece.sizes
@@ -229,7 +231,7 @@ class PlanReader(FileSystemReader):
         dtype, piece = self._piece(index)
         match piece.content:
             case Copied(key, offsets):
-                return self._plan.saved.chunk_at(key, offsets, piece.sizes)
+                return self._saved.chunk_at(key, offsets, piece.sizes)
             case Zeros():
                 return torch.zeros((), dtype=dtype).expand(piece.sizes)
             case Made(make, _):

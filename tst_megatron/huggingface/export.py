@@ -384,4 +384,4 @@ def dtype_of(name: str | None, model: Model) -> torch.dtype:
             f"{model.saved.folder} has weights of {found}: give --dtype bfloat16, float16 or "
             "float32"
         )
-    return found  # type: ignore[no-any-return]  # Of torch's.
+    return found

@@ -95,26 +95,47 @@ def _main(checkpoint: str, dtype: str, tokens: str, logits: str) -> None:
     import numpy as np
     import torch
 
-    from tst_megatron.checkpoints.saved import Saved
-
-    saved = Saved(Path(checkpoint))
-    args = _on_one_process(saved.args)
     with tempfile.TemporaryDirectory() as folder:
         torch.distributed.init_process_group(
             "gloo", init_method=f"file://{folder}/store", rank=0, world_size=1
         )
-        model = _built(args)
-        _fill(model, saved, getattr(torch, dtype))
-        ids = torch.from_numpy(np.load(tokens))
-        positions = torch.arange(ids.shape[1]).expand_as(ids)
-        rows = []
-        with torch.no_grad():
-            # A sequence at a time: experts see the tokens of one, as later.
-            for one, at in zip(ids, positions, strict=True):
-                rows.append(model(one[None], at[None], None)[0].float())
-        with Path(logits).open("wb") as file:
-            np.save(file, torch.stack(rows).numpy())
+        found = logits_of(Path(checkpoint), getattr(torch, dtype), np.load(tokens))
         torch.distributed.destroy_process_group()
+    with Path(logits).open("wb") as file:
+        np.save(file, found)
+
+
+def logits_of(checkpoint: Path, dtype: Any, ids: Any) -> Any:
+    """Megatron's logits, in a process that is the only one of its group.
+
+    Args:
+        checkpoint: folder of a step.
+        dtype: that weights are rounded to, as they are in what these are compared with.
+        ids: ``[b, L]``, int64.
+
+    Returns:
+        ``[b, L, Vp]``, float32.
+
+    Raises:
+        UserError: the checkpoint cannot be read.
+    """
+    import torch
+    from megatron.core import parallel_state
+
+    from tst_megatron.checkpoints.saved import Saved
+
+    saved = Saved(checkpoint)
+    model = _built(_on_one_process(saved.args))
+    _fill(model, saved, dtype)
+    tokens = torch.from_numpy(ids)
+    positions = torch.arange(tokens.shape[1])[None]
+    rows = []
+    with torch.no_grad():
+        # A sequence at a time, as in the other library: so much less memory, too.
+        for one in tokens:
+            rows.append(model(one[None], positions, None)[0].float())
+    parallel_state.destroy_model_parallel()
+    return torch.stack(rows).numpy()
 
 
 def _on_one_process(saved: argparse.Namespace) -> argparse.Namespace:
@@ -122,8 +143,9 @@ def _on_one_process(saved: argparse.Namespace) -> argparse.Namespace:
     import torch
     from megatron.training.arguments import parse_args
 
-    sys.argv[1:] = []
-    args = parse_args(ignore_unknown_args=True)
+    before, sys.argv = sys.argv, sys.argv[:1]
+    args = parse_args()
+    sys.argv = before
     vars(args).update(copy.copy(vars(saved)))
     for name in _LAYOUT:
         setattr(args, name, 1)
@@ -161,7 +183,7 @@ def _fill(model: Any, saved: Any, dtype: Any) -> None:
     Args:
         model: Megatron's.
         saved: the checkpoint.
-        dtype: that values are rounded to on the way, as they are in what it is compared with.
+        dtype: that values are rounded to on the way.
     """
     import torch
     from megatron.core.dist_checkpointing.dict_utils import nested_values

@@ -13,9 +13,10 @@ from typing import Any
 from tst_megatron.errors import UserError
 from tst_megatron.stock.layer_kinds import kinds_of, pattern_of
 from tst_megatron.stock.sizes import sizes_of
+from tst_megatron.stock.unheeded import ROPE_SCALING_FACTOR
 
 ROPE_SCALING = {
-    "factor": 8.0,
+    "factor": ROPE_SCALING_FACTOR,
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,

@@ -27,6 +27,9 @@ CHANGE_THE_RUN = {
 }
 """By argument: flag, and what to do instead."""
 
+ROPE_SCALING_FACTOR = 8.0
+"""That ``--use-rope-scaling`` scales by, whatever ``--rope-scaling-factor`` says."""
+
 CHANGE_NO_RESULT = {
     "use_flash_attn": ("--use-flash-attn", "--attention-backend says which kernels are used"),
     "exit_signal_handler_for_dataloader": (
@@ -64,6 +67,26 @@ def check_unheeded(args: argparse.Namespace) -> None:
     for name, (flag, instead) in _GONE.items():
         if getattr(args, name, None):
             raise UserError(f"{flag} is gone from Megatron: {instead}")
+    _check_rope_scaling(args)
+
+
+def _check_rope_scaling(args: argparse.Namespace) -> None:
+    """A model's configuration is not given the factor, and a hybrid model's not the scaling
+    (``gpt_config_from_args`` and ``hybrid_config_from_args`` in megatron/training/argument_utils.py).
+    """
+    if not getattr(args, "use_rope_scaling", None):
+        return
+    if getattr(args, "hybrid_layer_pattern", None):
+        raise UserError(
+            "--use-rope-scaling does nothing to a hybrid model in this Megatron: leave it out, or "
+            "leave --hybrid-layer-pattern out"
+        )
+    factor = getattr(args, "rope_scaling_factor", None)
+    if factor not in (None, ROPE_SCALING_FACTOR):
+        raise UserError(
+            f"--rope-scaling-factor {factor:g} does nothing in this Megatron, which scales by "
+            f"{ROPE_SCALING_FACTOR:g}: leave it out"
+        )
 
 
 def say_unheeded(args: argparse.Namespace) -> None:

@@ -10,12 +10,19 @@ import megatron.training
 import pytest
 from counted_corpora import parse
 from megatron.core.transformer import TransformerConfig
+from megatron.training import argument_utils
 from megatron.training.arguments import add_megatron_arguments
 from megatron.training.config import SchedulerConfig, TrainingConfig, ValidationConfig
+from megatron.training.models import GPTModelConfig, HybridModelConfig
 
 from tst_megatron.errors import UserError
 from tst_megatron.stock import unheeded
-from tst_megatron.stock.unheeded import CHANGE_NO_RESULT, CHANGE_THE_RUN, say_unheeded
+from tst_megatron.stock.unheeded import (
+    CHANGE_NO_RESULT,
+    CHANGE_THE_RUN,
+    ROPE_SCALING_FACTOR,
+    say_unheeded,
+)
 from tst_megatron.trainer.reading import reading_from_args
 
 # Where flags are made, and not heeded.
@@ -57,6 +64,8 @@ def test_it_heeds_every_other_setting_of_model_and_training() -> None:
         (("--vocab-extra-ids=100",), "--vocab-extra-ids does nothing"),
         (("--batch-size=4",), "--batch-size is gone from Megatron: use --micro-batch-size"),
         (("--checkpoint-activations",), "use --recompute-activations"),
+        (("--use-rope-scaling", "--rope-scaling-factor=32"), "--rope-scaling-factor 32 does"),
+        (("--use-rope-scaling", "--hybrid-layer-pattern=*-"), "nothing to a hybrid model"),
     ],
 )
 def test_they_are_refused(flags, says: str) -> None:
@@ -77,3 +86,11 @@ def test_what_changes_no_result_is_said(caplog) -> None:
     caplog.clear()
     say_unheeded(parse())
     assert not caplog.text
+
+
+def test_no_model_is_given_a_factor_of_rope_scaling() -> None:
+    """Until Megatron hands it on, and an export may write another than 8."""
+    source = Path(argument_utils.__file__).read_text()
+    assert "rope_scaling_factor" not in source
+    assert GPTModelConfig(transformer=None).rope_scaling_factor == ROPE_SCALING_FACTOR
+    assert "rope_scaling" not in {field.name for field in fields(HybridModelConfig)}

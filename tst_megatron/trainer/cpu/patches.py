@@ -469,6 +469,13 @@ ENTRIES: list[Entry] = [
         "megatron/core/models/hybrid/hybrid_block.py",
         "self.final_norm = TENorm(",
     ),
+    # Of queries and keys in a hybrid model, whose layers do not name one.
+    Entry(
+        "megatron.core.transformer.attention.TENorm",
+        lambda original: original or _cpu_layers().WrappedTorchNorm,
+        "megatron/core/transformer/attention.py",
+        "q_norm_cls = submodules.q_layernorm or TENorm",
+    ),
     Entry(
         "megatron.core.transformer.moe.token_dispatcher.maybe_move_tensor_to_cpu",
         _numpy_if_asked,

@@ -7,6 +7,7 @@ are told.
 
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,6 +38,12 @@ from torch.distributed.checkpoint.metadata import (
 
 from tst_megatron.checkpoints.saved import COMMON, Saved
 from tst_megatron.checkpoints.unwritten import PlanReader
+from tst_megatron.huggingface.export import model_of
+from tst_megatron.huggingface.families import family_of
+from tst_megatron.huggingface.importing import Target
+from tst_megatron.huggingface.importing import plan_of as imported_plan
+from tst_megatron.huggingface.shape import shape_of
+from tst_megatron.huggingface.weights import weights_of
 from tst_megatron.methods.growth.layers import GrowthFlags
 from tst_megatron.methods.growth.plan import plan_of as growth_plan
 from tst_megatron.methods.upcycling.experts import Upcycling
@@ -83,7 +90,6 @@ _KINDS = {
 
 
 @pytest.mark.usefixtures("transformer_engine")
-@pytest.mark.usefixtures("transformer_engine")
 @pytest.mark.parametrize("case", _CASES)
 @pytest.mark.parametrize("before", _KINDS)
 @pytest.mark.parametrize("after", _KINDS)
@@ -127,6 +133,43 @@ def test_a_grown_model_finds_all_as_it_loads(
             assert one.unique_key in listed
     assert "decoder.layers.mlp.linear_fc3._extra_state/shard_0_6" not in listed
     assert "decoder.layers.mlp.linear_fc3.weight" not in listed
+
+
+@pytest.mark.usefixtures("transformer_engine")
+@pytest.mark.parametrize("kind", _KINDS)
+@pytest.mark.parametrize("case", ["dense", "all layers", "some layers"])
+def test_an_imported_model_is_whole(kind: str, case: str) -> None:
+    experts = "" if case == "dense" else case
+    flags = _CASES[experts][1] if experts else ("--num-layers=3",)
+    if experts:
+        flags = (*_EXPERTS[:4], *flags, "--qk-layernorm")
+    args, wanted = _asked(_KINDS[kind], flags)
+    shape = shape_of(args, 1000, ties_embeddings=False)
+    folder = SimpleNamespace(shape=shape, family=family_of(shape))
+    plan = imported_plan(folder, Target(1024, torch.bfloat16, {}))
+    listed = plan.listed
+    tensors = [one for one in wanted if isinstance(one, ShardedTensor)]
+    assert len(tensors) > 10
+    for one in tensors:
+        assert tuple(listed[one.key].size) == tuple(one.global_shape), one.key
+    asked = {one.unique_key for one in wanted if isinstance(one, ShardedObject)}
+    assert asked <= plan.objects.keys()
+
+
+@pytest.mark.usefixtures("transformer_engine")
+@pytest.mark.parametrize("kind", _KINDS)
+@pytest.mark.parametrize("case", ["all layers", "some layers", "hybrid"])
+def test_an_export_finds_every_weight(tmp_path: Path, kind: str, case: str) -> None:
+    dense, experts = _CASES[case]
+    for flags in (dense, (*_EXPERTS[:4], "--qk-layernorm", *experts)):
+        args, asked = _asked(_KINDS[kind], flags)
+        model = model_of(_Listed(tmp_path, args, asked), 1000)
+        assert model.padding == 24
+        listed = model.saved.tensors
+        used = {model.places[one].key for one in weights_of(model.shape, model.family.spelling)}
+        left = {key for key in listed if "_extra_state" not in key} - used
+        # A norm may be there under a second name.
+        assert all("norm" in key for key in left), left
 
 
 def _asked(kind: tuple[str, ...], flags: tuple[str, ...]) -> tuple[Namespace, list[ShardedBase]]:

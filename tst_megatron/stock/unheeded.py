@@ -72,7 +72,7 @@ def check_unheeded(args: argparse.Namespace) -> None:
 
 def _check_rope_scaling(args: argparse.Namespace) -> None:
     """A model's configuration is not given the factor, and a hybrid model's not the scaling
-    (``gpt_config_from_args`` and ``hybrid_config_from_args`` in megatron/training/argument_utils.py).
+    (``…_config_from_args`` in megatron/training/argument_utils.py).
     """
     if not getattr(args, "use_rope_scaling", None):
         return

@@ -78,6 +78,13 @@ class HarnessModel(TemplateLM):
         """Ids of a text."""
         return self._answerer.encode(string, add_special_tokens is not False)
 
+    def loglikelihood(
+        self, requests: Sequence[Instance], disable_tqdm: bool = True
+    ) -> list[tuple[float, bool]]:
+        """Of texts after others."""
+        answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+        return answers
+
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
     ) -> list[tuple[float, bool]]:
@@ -195,7 +202,7 @@ def _notes(name: str, truncated: int) -> tuple[str, ...]:
     if not truncated:
         return ()
     return (
-        f"{name}: of {truncated:,} requests the beginning was cut off, as they are longer than the "
+        f"{name}: the beginning of {truncated:,} requests was cut off, as they are longer than the "
         "model takes.",
     )
 

@@ -1,11 +1,12 @@
 """Held-out text in nats a token and bits a byte, whatever the tokenizer.
 
 The one idea: a document is scored by itself, every one of its tokens once, and the bytes are those
-of its own UTF-8 text. A document that is longer than the model takes is cut into windows: of
-``stride`` tokens each, which by default is all that the model takes, so that a window knows of
-those before it only their last token; with a smaller stride every window after the first scores so
-many tokens and fills up with those before them. The first token is scored after the token that the
-model was trained to begin a document after; the end of a document is not scored.
+of its own UTF-8 text. A document that is longer than the model takes is cut into windows. The first
+scores as many tokens as the model takes, those after it ``stride`` each, after as many tokens of
+the same document as fill the window up. By default the stride is all that the model takes: windows
+do not overlap, and each knows of those before it only their last token. The first token is scored
+after the token that the model was trained to begin a document after; the end of a document is not
+scored.
 """
 
 import math
@@ -49,10 +50,10 @@ def windows(ids: Sequence[int], start: int | None, max_length: int, stride: int)
         stride: tokens that a row after the first scores, from 1 to ``max_length``.
     """
     all_ids = (*(() if start is None else (start,)), *ids)
-    at, size = 1, max_length
+    at, size, context = 1, max_length, max_length - stride
     while at < len(all_ids):
         end = min(at + size, len(all_ids))
-        yield Row(all_ids[max(0, end - max_length - 1) : end], end - at)
+        yield Row(all_ids[max(0, at - 1 - context) : end], end - at)
         at, size = end, stride
 
 

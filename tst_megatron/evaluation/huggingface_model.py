@@ -168,7 +168,9 @@ def _tokenizer(folder: Path, name: str) -> Any:
 
 def _model(folder: Path, name: str, dtype: str) -> Any:
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # It tells of weights, in the midst of what is said of answers.
     try:
         model, loading = AutoModelForCausalLM.from_pretrained(
             folder, dtype=DTYPES[dtype], local_files_only=True, output_loading_info=True

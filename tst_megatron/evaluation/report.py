@@ -25,7 +25,7 @@ RESULTS, ITEMS = "results.json", "items.jsonl"
 MARKDOWN, PICTURE, PAGE = "results.md", "scores.png", "report.html"
 _STDERRS_OF_A_BAR = 1.96
 _ARROWS = {True: " ↑", False: " ↓", None: ""}
-_ROOM = 0.5  # Around the first and the last row of a picture.
+_ROOM, _HALF = 0.5, 0.3  # Around a row of a picture, and of its line of chance each way.
 _COLOUR = "#0072b2"
 _HOW_MADE = (
     "A standard error is that of another draw of items (of a text, of documents); bars in the "
@@ -193,7 +193,7 @@ def _chart(
         y_label=y_label,
         lines=tuple(_chance_lines(chances)),
         dots=tuple(dots),
-        rules=tuple(Rule(float(number), "x", row, along=True) for number, row, _ in rows),
+        rules=tuple(Rule(number - _ROOM, "x", row, along=True) for number, row, _ in rows),
         x_range=(first - _ROOM, last + _ROOM),
         y_range=around(ys, ends, room=1.0),
         x_ticks=tuple(float(number) for number, _, _ in rows),
@@ -210,7 +210,7 @@ def _dot(number: int, row: str, score: Score) -> Dot:
 def _chance_lines(chances: Sequence[tuple[int, float | None]]) -> Iterator[Line]:
     if not chances:
         return
-    xs = [x for number, _ in chances for x in (number - _ROOM, number + _ROOM, np.nan)]
+    xs = [x for number, _ in chances for x in (number - _HALF, number + _HALF, np.nan)]
     ys = [y for _, chance in chances for y in (chance, chance, np.nan)]
     yield Line("chance", np.array(xs, np.float64), np.array(ys, np.float64), SOFT, dash="dot")
 

@@ -109,7 +109,7 @@ def test_with_seeds_the_interval_knows_of_both_and_pairs_them(tmp_path: Path) ->
                     {100: one},
                     seed=n,
                     losses=_noisy(losses, n),
-                    stages=stages,
+                    stages=bags,
                 )
                 for n, one in enumerate(items)
             ]

@@ -163,7 +163,7 @@ def _report(
 
     with scratch_folder() as scratch:
         tasks = load_tasks(args.tasks, args.num_fewshot, Path(scratch)) if args.tasks else {}
-        texts = _texts(args.held_out)
+        texts = _texts(args.held_out, args.field)
         twice = sorted({*tasks} & {*texts})
         if twice:
             raise UserError(f"a task and a text are both called {twice[0]}: rename one of them")
@@ -214,8 +214,13 @@ def _model(
     )
 
 
-def _texts(specs: list[str]) -> dict[str, Any]:
-    """Files of each text by its name: that of the file, or all of its path where two have one."""
+def _texts(specs: list[str], field: str) -> dict[str, Any]:
+    """Files of each text by its name: that of the file, or all of its path where two have one.
+
+    The first document of each is read, so that a wrong file is known before any work.
+    """
+    from tst_megatron.corpora.reading.chunks import read_documents
+    from tst_megatron.corpora.reading.documents import ReadOptions
     from tst_megatron.corpora.reading.inputs import find_inputs
 
     names = [Path(spec).name for spec in specs]
@@ -225,6 +230,8 @@ def _texts(specs: list[str]) -> dict[str, Any]:
         if own in found:
             raise UserError(f"--held-out {spec} is given twice: leave one out")
         found[own] = find_inputs([spec]).files
+        if next(read_documents(found[own], ReadOptions(field=field)), None) is None:
+            raise UserError(f"--held-out {spec} holds no document: give a text")
     return found
 
 
@@ -255,10 +262,7 @@ def _evaluated_texts(
     for name, files in texts.items():
         progress.begin(name)
         documents = read_documents(files, ReadOptions(field=args.field))
-        found = evaluate_text(name, islice(documents, args.limit), model, args.stride)
-        if not found.items:
-            raise UserError(f"--held-out {name} holds no document: give a text")
-        yield found
+        yield evaluate_text(name, islice(documents, args.limit), model, args.stride)
 
 
 def _versions(has_tasks: bool) -> dict[str, str]:

@@ -5,6 +5,7 @@ are asked for is taken from the logits in float32, a row at a time, so that no s
 batch's logits is made. Rows are filled up on the right, where a causal model does not look.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import batched
 from pathlib import Path
@@ -61,6 +62,12 @@ class HuggingFaceModel:
         self._progress = progress
         self._tokenizer = _tokenizer(folder, name)
         self._model = _model(folder, name, dtype).to(self._device).eval()
+        rows = self._model.get_input_embeddings().weight.shape[0]
+        if len(self._tokenizer) > rows:
+            raise UserError(
+                f"the tokenizer of {name} has {len(self._tokenizer):,} ids and the model "
+                f"{rows:,}: it is another model's"
+            )
         self.max_length = _max_length(self._model.config, name, max_length)
         self.document_start = self._document_start(document_start)
 
@@ -150,11 +157,13 @@ def _answer(row: Row, logits: torch.Tensor) -> Answer:
     scored = logits[-row.scored :].float()
     targets = torch.tensor(row.targets, device=scored.device)
     chosen = scored.gather(1, targets[:, None])[:, 0]
-    log_probabilities = chosen - scored.logsumexp(dim=1)
-    return Answer(
-        float(log_probabilities.double().sum()),
-        bool((scored.argmax(dim=1) == targets).all()),
-    )
+    log_probability = float((chosen - scored.logsumexp(dim=1)).double().sum())
+    if not math.isfinite(log_probability):
+        raise UserError(
+            "the model gives probabilities that are no numbers: it diverged, or --dtype is too "
+            "small for it"
+        )
+    return Answer(log_probability, bool((scored.argmax(dim=1) == targets).all()))
 
 
 def _tokenizer(folder: Path, name: str) -> Any:

@@ -239,6 +239,12 @@ def broken(place: Path) -> Path:
         (place / f"tasks/{name}.yaml").write_text(text)
     shorter = place / "shorter"
     folder_of(shorter, facts={"step": 5000})
+    other = folder_of(place / "larger", merges=12)
+    for name in ("config.json", "model.safetensors"):
+        (other / name).write_bytes((place / "model" / name).read_bytes())
+    nan = LlamaForCausalLM.from_pretrained(folder_of(place / "nan"))
+    nan.lm_head.weight.data[3] = math.nan
+    nan.save_pretrained(place / "nan")
     (place / "half").mkdir()
     for file in (place / "model").iterdir():
         if file.name != "model.safetensors":
@@ -251,6 +257,8 @@ REFUSALS = [
     (("{}/none", *TEXT), "none is not there"),
     (("{}/plain.txt", *TEXT), "plain.txt is a file: give the folder"),
     (("{}/half", *TEXT), "cannot be loaded as a causal language model"),
+    (("{}/larger", *TEXT), "it is another model's"),
+    (("{}/nan", *TEXT), "probabilities that are no numbers"),
     (("{}/model",), "give --tasks, --held-out or both"),
     (("{}/model", "--held-out", "{}/gone.txt"), "gone.txt is missing"),
     (("{}/model", "--held-out", "{}/empty.jsonl"), "holds no document"),

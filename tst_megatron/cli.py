@@ -68,6 +68,11 @@ COMMANDS = (
         "tst_megatron.analysis.compare.command",
     ),
     Command(
+        ("evaluate",),
+        "say what a model scores: tasks, and bits a byte of held-out text",
+        "tst_megatron.evaluation.command",
+    ),
+    Command(
         ("sweep",),
         "choose a method's settings from a grid of runs",
         "tst_megatron.sweep.command",

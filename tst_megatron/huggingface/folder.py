@@ -1,9 +1,8 @@
 """A folder that transformers loads: one as it is, or made of a checkpoint for a while.
 
-The one idea: transformers' models and Megatron on a CPU do not share a process. What answers
-Megatron's calls for a GPU (`tst_megatron.trainer.cpu`) replaces functions of torch's, and a model
-that transformers builds afterwards has uninitialised memory where its RoPE should be. So a
-checkpoint is exported by a process of its own, and a model is loaded where Megatron is not.
+The one idea: what scores a model, or lets it write, knows one kind of model, a folder of
+transformers'; a checkpoint becomes one first. A process of its own makes it, and Megatron is in
+none that loads it.
 """
 
 import subprocess
@@ -17,7 +16,6 @@ from typing import Any
 from tst_megatron.errors import UserError
 
 CONFIG = "config.json"
-_MEGATRON_ON_A_CPU = "tst_megatron.trainer.cpu.patches"
 
 
 @contextmanager
@@ -62,20 +60,6 @@ def model_folder(source: Path, step: int | None = None) -> Iterator[Path]:
         yield out
 
 
-def check_is_apart() -> None:
-    """Check that Megatron's answers to a missing GPU are not in this process.
-
-    Raises:
-        RuntimeError: they are, and models of transformers' would be wrong.
-    """
-    patches = sys.modules.get(_MEGATRON_ON_A_CPU)
-    if patches is not None and patches.install.cache_info().currsize:
-        raise RuntimeError(
-            "a model of transformers' is loaded in a process that has prepared Megatron for a CPU: "
-            "load it in another"
-        )
-
-
 def load_model(folder: Path, dtype: Any = None, device: str = "cpu") -> Any:
     """A folder's model, with every weight in its place.
 
@@ -86,9 +70,7 @@ def load_model(folder: Path, dtype: Any = None, device: str = "cpu") -> Any:
 
     Raises:
         UserError: it cannot be loaded, or is not whole.
-        RuntimeError: `check_is_apart`.
     """
-    check_is_apart()
     from transformers import AutoModelForCausalLM
 
     try:

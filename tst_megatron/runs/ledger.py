@@ -8,7 +8,9 @@ Line kinds:
 
 - ``header``: ``step`` it starts from, versions, flags, layout;
 - ``step``: progress at a logged step, with the training loss under its own name;
-- ``validation``: the held-out next-token loss, and further losses that a method measures.
+- ``validation``: the held-out next-token loss, and further losses that a method measures;
+- ``evaluation``: what the model of a step scored, by task or text (`runs/evaluations.py`), appended
+  whenever it was asked.
 
 Whatever schema a file is of, what is read is of schema 3 (docs/ledger.md).
 """
@@ -37,6 +39,8 @@ class Ledger:
             None, and so is a number that was not finite; ``facts`` is None where they are not told.
         validations: ``validation`` lines, likewise; of several at one step the first, with the
             clocks of the last.
+        evaluations: ``evaluation`` lines, ascending, one a step; of several that ask the same at
+            one step the last counts.
         headers: of every start.
         path: what it was read from.
         notes: what was mended while reading, a sentence each.
@@ -46,6 +50,7 @@ class Ledger:
     header: dict[str, Any]
     steps: list[dict[str, Any]] = field(default_factory=list)
     validations: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, Any]] = field(default_factory=list)
     path: Path | None = None
     notes: list[str] = field(default_factory=list)
@@ -92,7 +97,11 @@ class _Reading:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._headers: list[dict[str, Any]] = []
-        self._lines: dict[str, dict[int, dict[str, Any]]] = {"step": {}, "validation": {}}
+        self._lines: dict[str, dict[int, dict[str, Any]]] = {
+            "step": {},
+            "validation": {},
+            "evaluation": {},
+        }
         self._top = 0  # The highest step so far.
         self._latest = dict.fromkeys(_CLOCKS, 0.0)
         self._lost = dict.fromkeys(_CLOCKS, 0.0)  # Added to clocks that jumped back.
@@ -118,9 +127,12 @@ class _Reading:
         self._is_first_of_start = True
 
     def add(self, line: Line) -> None:
-        """A step or a validation."""
+        """A step, a validation or an evaluation."""
         if not self._headers:
             raise LedgerError(f"{self._path}, line {line.number}: no header comes before it")
+        if line.kind == "evaluation":
+            self._add_evaluation(line)
+            return
         line = line._replace(fields=self._completed(line.fields))
         if self._goes_on_from is not None:
             if line.step <= self._goes_on_from < self._top:
@@ -139,6 +151,16 @@ class _Reading:
         self._put(line)
         self._top = max(self._top, line.step)
         self._is_first_of_start = False
+
+    def _add_evaluation(self, line: Line) -> None:
+        """Of whatever step, whenever it was: it says nothing of how far the run is."""
+        lines = self._lines[line.kind]
+        before = lines.get(line.step, {}).get("evaluations") or {}
+        lines[line.step] = {
+            "kind": line.kind,
+            "step": line.step,
+            "evaluations": before | (line.fields.get("evaluations") or {}),
+        }
 
     def _put(self, line: Line) -> None:
         lines = self._lines[line.kind]
@@ -170,7 +192,7 @@ class _Reading:
             raise LedgerError(
                 f"{self._path} holds no header: it is not the ledger of a run that started"
             )
-        steps, validations = (
+        steps, validations, evaluations = (
             [lines[step] for step in sorted(lines)] for lines in self._lines.values()
         )
         _let_clocks_go_on(steps + validations)
@@ -179,7 +201,9 @@ class _Reading:
             f"{self._path}, line {_numbers(numbers)} {mended}."
             for mended, numbers in self._notes.items()
         ]
-        return Ledger(self._headers[-1], steps, validations, self._headers, self._path, notes)
+        return Ledger(
+            self._headers[-1], steps, validations, evaluations, self._headers, self._path, notes
+        )
 
     def _leave_out_clocks_of_a_part(self, lines: list[dict[str, Any]]) -> None:
         """Hours of a run whose beginning is in another file are not the run's."""

@@ -2,7 +2,8 @@
 
 The one idea: what a kill, a power cut or a copy leaves of a line is told from what was never a line
 of a ledger. A line that is no JSON can only be a cut one where the file ends or where a start of
-the run follows; whatever else does not fit is the user's to look at.
+the run follows, or an evaluation of what it saved; whatever else does not fit is the user's to look
+at.
 """
 
 import json
@@ -22,11 +23,13 @@ SCHEMA_VERSION = 3
 """Of the ledgers that are written."""
 
 _SCHEMAS = (1, 2, SCHEMA_VERSION)
+# What may be appended when the run that wrote the line before was killed.
+_AFTER_A_CUT = ("header", "evaluation")
 _LOST = b"\0 \t\r"
 _GZIP = b"\x1f\x8b"
 _GZIP_WINDOW = 31  # As zlib has it: 15 bits, with gzip's own header and trailer.
 PROGRESS = ("wall_clock_s", "gpu_hours", "positions", "data_tokens", "flops")
-"""What every line but a header tells, as far as it is known."""
+"""What every line of a run's progress tells, as far as it is known."""
 _NUMBERS = {
     "header": ("started_at", "world_size"),
     "step": (
@@ -50,6 +53,7 @@ _NUMBERS = {
         "tokens",
         "bytes",
     ),
+    "evaluation": PROGRESS,
 }
 _MAPPINGS = {
     "header": (
@@ -63,10 +67,14 @@ _MAPPINGS = {
     ),
     "step": ("extras", "facts"),
     "validation": ("losses", "stderrs", "facts"),
+    "evaluation": ("evaluations",),
 }
 # Tables that hold nothing but numbers.
 _TABLES_OF_NUMBERS = ("extras", "losses", "stderrs")
 _PARENT = ("step", "flops", "gpu_hours", "data_tokens")
+# Of a task's metric, and what names the file that has its items.
+_SCORE = ("value", "stderr", "n", "chance")
+_ITEMS = ("items", "items_sha256")
 
 # (table, name) of what runs are told apart and called by; without a table in the header itself.
 _NAMES = (
@@ -89,7 +97,7 @@ class Line(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """``header``, ``step`` or ``validation``."""
+        """``header``, ``step``, ``validation`` or ``evaluation``."""
         return str(self.fields["kind"])
 
     @property
@@ -118,7 +126,8 @@ def read_lines(path: Path) -> tuple[list[Line], list[int]]:
             cut.append(number)
             continue
         line = Line(number, _checked(path, number, value))
-        if cut and cut[-1] > (lines[-1].number if lines else 0) and line.kind != "header":
+        after_cut = cut and cut[-1] > (lines[-1].number if lines else 0)
+        if after_cut and line.kind not in _AFTER_A_CUT:
             raise LedgerError(f"{path}, line {cut[-1]}: not a line of a ledger, so take it out")
         lines.append(line)
     return lines, cut
@@ -197,6 +206,8 @@ def _checked(path: Path, number: int, value: Any) -> dict[str, Any]:
         if table in _MAPPINGS[kind] and value.get(table):
             _check_numbers(where, value[table], value[table])
     _check_facts(where, value.get("facts") or {})
+    if kind == "evaluation":
+        _check_evaluations(where, value.get("evaluations") or {})
     return value
 
 
@@ -265,6 +276,18 @@ def _check_facts(where: str, facts: Mapping[str, Any]) -> None:
     for name, value in facts.items():
         if isinstance(value, list | dict):
             raise _fault(where, name, value, "a number or text")
+
+
+def _check_evaluations(where: str, evaluations: Mapping[str, Any]) -> None:
+    for task, told in evaluations.items():
+        metrics = told.get("metrics") if isinstance(told, dict) else None
+        if not isinstance(metrics, dict) or not all(isinstance(m, dict) for m in metrics.values()):
+            raise _fault(where, task, told, 'a table with a table of tables "metrics"')
+        for score in metrics.values():
+            _check_numbers(where, score, _SCORE)
+        for name in _ITEMS:
+            if not isinstance(told.get(name), str | None):
+                raise _fault(where, name, told[name], "text")
 
 
 def _fault(where: str, name: str, value: Any, must_be: str) -> LedgerError:

@@ -6,6 +6,7 @@ header, and keeps counting from the clock it finds. What a full disk does not ta
 does, and the disk is asked to keep what it has by a thread.
 """
 
+import errno
 import json
 import logging
 import os
@@ -60,11 +61,11 @@ class LedgerWriter:
         self._heartbeat = Heartbeat(self._beat, min(fsync_interval_s or HEARTBEAT_S, HEARTBEAT_S))
 
     def write(self, kind: str, fields: dict[str, Any]) -> None:
-        """Append a ``step`` or ``validation`` line, with the run's clock in it."""
+        """Append a ``step``, ``validation`` or ``evaluation`` line, with the run's clock in it."""
         line = {"kind": kind, "step": fields["step"], **self._clock.fields(), **fields}
         with self._lock:
             self._unwritten += _line(line)
-        self._try(syncs=kind == "validation" or self._syncs_every_line)
+        self._try(syncs=kind != "step" or self._syncs_every_line)
 
     def close(self) -> None:
         """Write the clock for the last time, as the end of the process does."""
@@ -95,6 +96,27 @@ class LedgerWriter:
         while self._unwritten:
             written = self._file.write(self._unwritten)
             self._unwritten = self._unwritten[written:]
+
+
+def append_evaluation(path: Path, step: int, evaluations: dict[str, Any]) -> None:
+    """Append an ``evaluation`` line to the ledger of a run, which may be under way.
+
+    Args:
+        path: the ledger, which is there.
+        step: whose model was evaluated.
+        evaluations: by task or text, as in docs/ledger.md.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    line = _line({"kind": "evaluation", "step": step, "evaluations": evaluations})
+    whole = line if _ends_a_line(path) else b"\n" + line
+    # In one call, so that it stands whole between the lines of a writer beside it.
+    with path.open("ab", buffering=0) as file:
+        written = file.write(whole)
+        if written < len(whole):
+            raise OSError(errno.ENOSPC, "a part of the line was written")
+        os.fsync(file.fileno())
 
 
 def _line(fields: dict[str, Any]) -> bytes:

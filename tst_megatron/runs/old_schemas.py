@@ -15,6 +15,7 @@ NUMBERS = {
     "header": (),
     "step": ("bag_size",),
     "validation": ("bag_loss", "bag_loss_stderr", "switch_step"),
+    "evaluation": (),
 }
 """Fields of lines that were numbers."""
 _METHOD = "superposition"
@@ -89,7 +90,7 @@ def _methods(method: Mapping[str, Any] | None, flags: Mapping[str, Any]) -> list
 
 
 def line_of_old(line: Mapping[str, Any], header: Mapping[str, Any]) -> dict[str, Any]:
-    """A step or a validation of schema 1 or 2 as one of schema 3.
+    """A line of schema 1 or 2 as one of schema 3; an evaluation was appended to one later.
 
     Args:
         line: as read.

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tst_megatron.runs.active_parameters import impossible_count
+from tst_megatron.runs.evaluations import Evaluation, evaluations_of
 from tst_megatron.runs.facts import Facts, facts_of
 from tst_megatron.runs.flag_roles import Role
 from tst_megatron.runs.ledger import Ledger
@@ -117,6 +118,7 @@ class RecordedRun:
         decay_start: the step after which the learning rate decays at the end; None if unknown.
         notes: what a reader should know of how it was read, a sentence each.
         links: of a chain, where each begins; none of any other run.
+        evaluations: what models of its steps scored, ascending in steps.
     """
 
     name: str
@@ -130,6 +132,7 @@ class RecordedRun:
     decay_start: int | None = None
     notes: tuple[str, ...] = ()
     links: tuple[LinkStart, ...] = ()
+    evaluations: tuple[Evaluation, ...] = ()
 
     @cached_property
     def facts(self) -> Facts:
@@ -174,6 +177,7 @@ def run_of_ledger(ledger: Ledger, name: str, vocabulary: Vocabulary = _PLAIN) ->
         decay_start=logged_decay_start(steps) if start is None else start,
         notes=tuple(notes),
         links=links,
+        evaluations=evaluations_of(ledger.evaluations, ledger.path.parent),
     )
     return _with_parents(run) if facts.parents else run
 

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tst_megatron import cli
 from tst_megatron.checkpoints.saved import Saved
 from tst_megatron.checkpoints.steps import step_folder
-from tst_megatron.huggingface.folder import check_is_apart, model_folder
+from tst_megatron.huggingface.folder import model_folder
 
 VOCABULARY = 300
 
@@ -191,12 +191,6 @@ def test_a_checkpoint_that_cannot_be_exported(published, tmp_path, capsys) -> No
     )
     (next((start / "release").glob("*.distcp"))).write_bytes(b"")
     assert "is not whole" in says(start)
-
-
-def test_a_model_is_not_loaded_where_megatron_is() -> None:
-    """This process has prepared Megatron for a CPU, and transformers' RoPE would be garbage."""
-    with pytest.raises(RuntimeError, match="load it in another"):
-        check_is_apart()
 
 
 def test_a_folder_is_itself_and_a_checkpoint_is_exported_for_a_while(

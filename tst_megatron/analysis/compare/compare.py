@@ -50,6 +50,7 @@ from tst_megatron.analysis.compare.result import (
     SavingByLoss,
 )
 from tst_megatron.analysis.compare.rows import Resampled, Rows, resample, until
+from tst_megatron.analysis.compare.scores import compared_scores
 from tst_megatron.errors import UserError
 from tst_megatron.runs.run import RecordedRun
 from tst_megatron.statistics.interval import Interval
@@ -162,6 +163,8 @@ def compare_group(
     if steps is not None:
         notes += equal_budget_notes("steps", steps.steps, first, rows, steps.unlike)
     notes += equal_budget_notes("data_tokens", data.data_tokens, read_by, rows, data.unlike)
+    scores, of_scores = compared_scores(first, rows, steps or flops, confidence)
+    notes += of_scores
     comparison = Comparison(
         baseline=groups,
         candidate=candidate,
@@ -177,6 +180,7 @@ def compare_group(
         uncertainty=uncertainty(drawn),
         one_seed=not drawn.between_seeds,
         notes=tuple(dict.fromkeys(notes)),
+        scores=tuple(scores),
     )
     return comparison.unclaimed_as(why_unconfirmed(groups, candidate))
 

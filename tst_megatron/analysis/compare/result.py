@@ -6,6 +6,7 @@ minus baseline: below 0, the candidate is ahead.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -182,6 +183,57 @@ class EqualData(_Claim):
     unconfirmed: str = ""
 
 
+AT_ENDS, AT_FLOPS, AT_STEPS, AT_LOSS = "ends", "equal_flops", "equal_steps", "equal_loss"
+"""Where scores are compared: see `ScoresAt.place`."""
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One score of both sides.
+
+    Attributes:
+        task: a task's name, or a text's.
+        metric: of it.
+        higher_is_better: None where it is not known.
+        chance: what guessing scores; None where that means nothing.
+        baseline: the mean over its runs.
+        candidate: likewise.
+        difference: candidate minus baseline.
+        how: what the difference's error is of, words that stand beside it.
+    """
+
+    task: str
+    metric: str
+    higher_is_better: bool | None
+    chance: float | None
+    baseline: Interval
+    candidate: Interval
+    difference: Interval
+    how: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ScoresAt(_Claim):
+    """Scores of both sides at one place of their runs.
+
+    Attributes:
+        place: ``ends`` of runs whose FLOPs differ, ``equal_flops``, ``equal_steps`` where FLOPs are
+            not known, or ``equal_loss``.
+        amount: FLOPs, steps or nats a token; None at ``ends``.
+        at_end: both sides end there.
+        rows: a row a task and metric.
+        unlike: why the models are not alike, as of `_Claim`.
+        unconfirmed: as of `_Claim`.
+    """
+
+    place: str
+    amount: float | None
+    at_end: bool
+    rows: tuple[ScoreRow, ...]
+    unlike: str = ""
+    unconfirmed: str = ""
+
+
 @dataclass(frozen=True)
 class SavingByLoss:
     """The saving as a function of the loss, along the runs.
@@ -252,6 +304,7 @@ class Comparison:
         uncertainty: where the intervals come from, one sentence.
         one_seed: no side has several seeds, so what a seed does is in no interval.
         notes: what a reader should know, a sentence each.
+        scores: on tasks and texts, where both sides' runs were evaluated.
     """
 
     baseline: tuple[Group, ...]
@@ -268,6 +321,7 @@ class Comparison:
     one_seed: bool = False
     notes: tuple[str, ...] = ()
     equal_steps: EqualSteps | None = None
+    scores: tuple[ScoresAt, ...] = ()
 
     @property
     def equal_work(self) -> EqualFlops | EqualSteps:
@@ -282,11 +336,12 @@ class Comparison:
     def unclaimed_as(self, unconfirmed: str) -> "Comparison":
         """The same with every figure of it unconfirmed for a reason; for none, as it is."""
         figures = [field.name for field in fields(self) if field.name.startswith("equal_")]
-        marked = {
+        marked: dict[str, Any] = {
             name: replace(figure, unconfirmed=unconfirmed)
             for name in figures
             if (figure := getattr(self, name)) is not None
         }
+        marked["scores"] = tuple(replace(one, unconfirmed=unconfirmed) for one in self.scores)
         return replace(self, **marked) if unconfirmed else self
 
 

@@ -21,14 +21,21 @@ from tst_megatron.analysis.compare.group_curve import final, final_loss
 from tst_megatron.analysis.compare.groups import Group, RateSweep
 from tst_megatron.analysis.compare.rates import DIVERGED, parabola, shown_rate
 from tst_megatron.analysis.compare.result import (
+    AT_ENDS,
+    AT_FLOPS,
+    AT_LOSS,
+    AT_STEPS,
     BASELINE_FINAL,
     BEFORE_DECAY,
     CANDIDATE_FINAL,
     Comparison,
     EqualLoss,
     Findings,
+    ScoresAt,
 )
+from tst_megatron.analysis.compare.scores import PAIRED
 from tst_megatron.analysis.compare.sentences import (
+    ONE_SEED,
     OTHER_HARDWARE,
     UNCONFIRMED,
     UNLIKE,
@@ -62,6 +69,7 @@ def tables_of(findings: Findings) -> list[Table]:
     return [
         *_equal_loss_tables(best, findings),
         loss_table(best),
+        *score_tables(best),
         *rate_tables(best),
         *([groups_table(findings)] if len(findings.comparisons) > 1 else []),
         runs_table(findings),
@@ -132,6 +140,57 @@ def loss_table(comparison: Comparison) -> Table:
         ),
         remarks=frozenset({3, 4}),
     )
+
+
+def score_tables(comparison: Comparison) -> list[Table]:
+    """Scores on tasks and texts, a table a place; none where runs were not evaluated."""
+    return [_score_table(one, comparison) for one in comparison.scores]
+
+
+_SCORE_NOTE = (
+    "↑ higher is better, ↓ lower is. {pairing}Of 20 rows in which nothing differs, one is "
+    "expected to show a difference at 95 %."
+)
+_PAIRING = "Paired by item: both sides were asked the very same. "
+
+
+def _score_table(scores: ScoresAt, comparison: Comparison) -> Table:
+    places = {
+        AT_FLOPS: f"at equal FLOPs {formats.flops(scores.amount)}",
+        AT_STEPS: f"at equal steps {formats.count(scores.amount)}",
+        AT_LOSS: f"at equal loss {formats.loss(scores.amount)}",
+        AT_ENDS: "at the runs' ends, of unequal FLOPs",
+    }
+    end = " (end)" if scores.at_end and scores.amount is not None else ""
+    beside = [
+        *([UNLIKE] if scores.unlike else []),
+        *([UNCONFIRMED] if scores.unconfirmed else []),
+        *([ONE_SEED] if comparison.one_seed else []),
+    ]
+    is_paired = any(PAIRED in row.how for row in scores.rows)
+    return Table(
+        f"Scores {places[scores.place]}{end}, candidate − baseline "
+        f"(intervals: {formats.percent(comparison.confidence)})",
+        ("", "metric", "baseline", "candidate", "difference", "interval", ""),
+        tuple(
+            (
+                row.task,
+                f"{row.metric}{_DIRECTIONS[row.higher_is_better]}",
+                formats.loss(row.baseline.value),
+                formats.loss(row.candidate.value),
+                formats.signed(row.difference.value),
+                formats.difference_range(row.difference),
+                remark(row.difference, 0, *row.how, *beside),
+            )
+            for row in scores.rows
+        ),
+        words=frozenset({1}),
+        remarks=frozenset({6}),
+        note=_SCORE_NOTE.format(pairing=_PAIRING if is_paired else ""),
+    )
+
+
+_DIRECTIONS = {True: " ↑", False: " ↓", None: ""}
 
 
 def groups_table(findings: Findings) -> Table:

@@ -18,6 +18,7 @@ from functools import cache, partial, wraps
 from typing import Any
 
 import torch
+from torch.utils._device import _device_constructors
 
 from tst_megatron.noise import WITHOUT_A_GPU, leave_out
 from tst_megatron.trainer.cpu.norms import ZERO_CENTERED
@@ -497,6 +498,10 @@ def install() -> None:
     leave_out(WITHOUT_A_GPU)
     # Megatron compiles small functions with torch, which takes longer here than they do.
     os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    # What ``with torch.device(...)`` makes elsewhere, torch lists once: with the functions that it
+    # will see, not those that stand before them. Else transformers, which builds models on the meta
+    # device, leaves what it computes itself, such as rotary frequencies, as memory happened to be.
+    _device_constructors()
     for entry in ENTRIES:
         owner, name = _resolve(entry.target)
         setattr(owner, name, entry.replacement(getattr(owner, name)))

@@ -32,6 +32,13 @@ def test_tensors_for_a_gpu_are_made_here() -> None:
         assert made.device.type == "cpu"
 
 
+def test_a_context_of_a_device_reaches_what_is_made_in_it() -> None:
+    # transformers asks so whether it builds a model on the meta device.
+    with torch.device("meta"):
+        made = [torch.tensor([1.0]), torch.zeros(2), torch.empty(2), torch.ones(2), torch.rand(2)]
+    assert {one.device.type for one in made} == {"meta"}
+
+
 def test_types_are_named_as_on_a_gpu() -> None:
     assert torch.zeros(1).type() == "torch.cuda.FloatTensor"
     assert torch.zeros(1).type(torch.int64).dtype == torch.int64

@@ -127,6 +127,18 @@ def _figures(one: Comparison) -> Iterator[tuple[Any, ...]]:
         yield (
             section, "loss_difference", *_ends(found), where, False, _shows_none(found, 0), *marks
         )  # fmt: skip
+    yield from _score_figures(one)
+
+
+def _score_figures(one: Comparison) -> Iterator[tuple[Any, ...]]:
+    for at in one.scores:
+        for row in at.rows:
+            name, where = f"{row.task} {row.metric}", "" if at.amount is None else str(at.amount)
+            beside = (where, False, "", False, False, bool(at.unlike))
+            yield (f"scores_{at.place}", f"{name} baseline", *_ends(row.baseline), *beside)
+            yield (f"scores_{at.place}", f"{name} candidate", *_ends(row.candidate), *beside)
+            shown = (where, False, _shows_none(row.difference, 0), *beside[3:])
+            yield (f"scores_{at.place}", f"{name} difference", *_ends(row.difference), *shown)
 
 
 def _rates(sweep: RateSweep) -> Iterator[tuple[object, ...]]:

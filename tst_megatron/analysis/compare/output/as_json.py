@@ -21,7 +21,9 @@ from tst_megatron.analysis.compare.result import (
     Findings,
     Needed,
     Prices,
+    ScoresAt,
 )
+from tst_megatron.analysis.compare.scores import BY_SEED, PAIRED
 from tst_megatron.analysis.compare.sentences import first_sentences, headline, notes
 from tst_megatron.analysis.compare.stories import facts_in_full
 from tst_megatron.analysis.compare.tables import last, latest, share_of_other_time
@@ -116,6 +118,7 @@ def _comparison(one: Comparison, findings: Findings) -> dict[str, Any]:
         "equal_flops": _equal_flops(one.equal_flops),
         "equal_steps": one.equal_steps and _equal_steps(one.equal_steps),
         "equal_data": _equal_data(one.equal_data),
+        "scores": [_scores(scores) for scores in one.scores],
         "saving": {name: values.tolist() for name, values in vars(one.saving).items()},
         "fit": None if one.fit is None else asdict(one.fit),
         "confidence": one.confidence,
@@ -222,6 +225,31 @@ def _equal_data(found: EqualData) -> dict[str, Any]:
         "data_tokens": found.data_tokens,
         "unlike_decays": bool(found.unlike),
         "rate_unconfirmed": bool(found.unconfirmed),
+    }
+
+
+def _scores(found: ScoresAt) -> dict[str, Any]:
+    return {
+        "at": found.place,
+        "amount": found.amount,
+        "at_end": found.at_end,
+        "unlike_decays": bool(found.unlike),
+        "rate_unconfirmed": bool(found.unconfirmed),
+        "rows": [
+            {
+                "task": row.task,
+                "metric": row.metric,
+                "higher_is_better": row.higher_is_better,
+                "chance": row.chance,
+                "baseline": asdict(row.baseline),
+                "candidate": asdict(row.candidate),
+                "difference": asdict(row.difference),
+                "no_difference_shown": row.difference.holds(0),
+                "paired_by_item": PAIRED in row.how,
+                "paired_by_seed": BY_SEED in row.how,
+            }
+            for row in found.rows
+        ],
     }
 
 

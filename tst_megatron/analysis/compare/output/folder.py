@@ -55,6 +55,9 @@ _HOW_MADE = (
     "the figure stays and nothing is claimed of it.",
     "A position is one place in a sequence that the transformer computes on; how many data tokens "
     "it reads depends on the stage. FLOPs count what was computed, not what was read.",
+    "Scores are of models at one place of their runs, the mean over a side's runs; between two "
+    "evaluations of a run they are straight. An interval knows of other items and, with several "
+    "seeds, of other seeds.",
     "Wall-clock and GPU hours count everything since a run began: start-up, evaluation, "
     "checkpoints and what was lost to restarts as well as training.",
 )

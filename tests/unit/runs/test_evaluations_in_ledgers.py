@@ -1,0 +1,103 @@
+"""Lines of evaluations: appended whenever they were asked, read whatever came between."""
+
+import json
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ledgers import write_ledger
+from made_runs import made_ledger
+
+from tst_megatron.analysis.compare.stories import vocabulary
+from tst_megatron.runs.evaluations import read_items
+from tst_megatron.runs.inputs import read_runs
+from tst_megatron.runs.ledger import LedgerError, read_ledger
+from tst_megatron.runs.ledger_writer import append_evaluation
+
+
+def scored(value: float, task: str = "task", **more: Any) -> dict[str, Any]:
+    return {task: {"metrics": {"acc": {"value": value, "stderr": 0.1, "n": 4}}, **more}}
+
+
+def values(path: Path) -> dict[tuple[int, str], float]:
+    return {
+        (line["step"], task): told["metrics"]["acc"]["value"]
+        for line in read_ledger(path).evaluations
+        for task, told in line["evaluations"].items()
+    }
+
+
+def test_the_last_of_a_task_at_a_step_counts_and_others_stay(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    before = write_ledger(path, {50: 4.0, 100: 3.0})
+    append_evaluation(path, 100, scored(0.5) | scored(0.7, "other"))
+    append_evaluation(path, 50, scored(0.4))
+    append_evaluation(path, 100, scored(0.6))
+    assert values(path) == {(50, "task"): 0.4, (100, "task"): 0.6, (100, "other"): 0.7}
+    after = read_ledger(path)
+    assert (after.steps, after.validations, after.last) == (
+        *(before.steps, before.validations, before.last),
+    )
+    assert after.notes == []
+
+
+def test_a_line_that_a_kill_cut_short_is_ended(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    write_ledger(path, {100: 3.0})
+    header = path.read_text().splitlines()[0]
+    with path.open("a") as file:
+        file.write('{"kind": "step", "st')
+    append_evaluation(path, 100, scored(0.5))
+    assert values(path) == {(100, "task"): 0.5}
+    # The run goes on; what it replays was another model's.
+    with path.open("a") as file:
+        for line in (json.loads(header) | {"step": 50}, {"kind": "step", "step": 60}):
+            file.write(json.dumps(line) + "\n")
+    assert values(path) == {}
+    append_evaluation(path, 50, scored(0.2))
+    assert values(path) == {(50, "task"): 0.2}
+
+
+@pytest.mark.parametrize(
+    "evaluations",
+    [
+        {"task": 3},
+        {"task": {"metrics": {"acc": 0.5}}},
+        {"task": {"metrics": {"acc": {"value": "high"}}}},
+        {"task": {"metrics": {}, "items": 7}},
+        [],
+    ],
+)
+def test_what_is_no_score_is_named_with_its_line(tmp_path: Path, evaluations: Any) -> None:
+    path = tmp_path / "ledger.jsonl"
+    write_ledger(path, {})
+    line = {"kind": "evaluation", "step": 0, "evaluations": evaluations or [1]}
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    with pytest.raises(LedgerError, match="line 2: its"):
+        read_ledger(path)
+
+
+def test_items_are_read_only_from_the_file_that_was_meant(tmp_path: Path) -> None:
+    path = made_ledger(tmp_path, "run")
+    lines = [
+        {"task": "task", "id": n, "hash": h, "metrics": {"acc": v}, "weights": {"acc": 1.0 + n}}
+        for n, (h, v) in enumerate([("a", 1.0), ("b", 0.0), ("a", 0.5)])
+    ]
+    items = tmp_path / "items.jsonl"
+    items.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    told = {"items": "../items.jsonl", "items_sha256": sha256(items.read_bytes()).hexdigest()}
+    append_evaluation(path, 100, scored(0.5, **told))
+    (run,) = read_runs([path], vocabulary())
+    (evaluation,) = run.evaluations
+    found = read_items(evaluation, "acc")
+    assert found is not None
+    # An item that is asked twice is two.
+    assert found.keys == (("a", 0), ("b", 0), ("a", 1))
+    assert found.values.tolist() == [1.0, 0.0, 0.5]
+    assert found.weights.tolist() == [1.0, 2.0, 3.0]
+    assert read_items(evaluation, "f1") is None
+    append_evaluation(path, 100, scored(0.5, **told | {"items_sha256": "of another"}))
+    (run,) = read_runs([path], vocabulary())
+    assert read_items(run.evaluations[0], "acc") is None

@@ -1,0 +1,1 @@
+"""What a model scores: tasks, and bits a byte of text."""

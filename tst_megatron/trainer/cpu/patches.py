@@ -18,6 +18,7 @@ from functools import cache, partial, wraps
 from typing import Any
 
 import torch
+from torch.utils._device import _device_constructors
 
 from tst_megatron.noise import WITHOUT_A_GPU, leave_out
 from tst_megatron.trainer.cpu.norms import ZERO_CENTERED
@@ -490,6 +491,10 @@ def install() -> None:
     leave_out(WITHOUT_A_GPU)
     # Megatron compiles small functions with torch, which takes longer here than they do.
     os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    # torch lists what makes tensors once, for devices as contexts. A list of what stands here in
+    # their place would leave the meta device out, and transformers' models with it, whose rotary
+    # frequencies it would never fill in.
+    _device_constructors()
     for entry in ENTRIES:
         owner, name = _resolve(entry.target)
         setattr(owner, name, entry.replacement(getattr(owner, name)))

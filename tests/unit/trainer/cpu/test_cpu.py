@@ -32,6 +32,13 @@ def test_tensors_for_a_gpu_are_made_here() -> None:
         assert made.device.type == "cpu"
 
 
+def test_a_device_as_a_context_holds_for_them() -> None:
+    """transformers asks so whether a model is being made without memory."""
+    with torch.device("meta"):
+        for made in (torch.tensor([]), torch.zeros(2), torch.empty(2), torch.ones(2)):
+            assert made.device.type == "meta"
+
+
 def test_types_are_named_as_on_a_gpu() -> None:
     assert torch.zeros(1).type() == "torch.cuda.FloatTensor"
     assert torch.zeros(1).type(torch.int64).dtype == torch.int64

@@ -128,6 +128,11 @@ COMMANDS = (
         "draw a law and its runs: a page and pictures",
         "tst_megatron.analysis.scaling.commands.plot",
     ),
+    Command(
+        ("generate",),
+        "go on from prompts with a trained model",
+        "tst_megatron.huggingface.commands.generate",
+    ),
     Command(("recipe",), "look at whole training recipes", "tst_megatron.recipes.command"),
     Command(
         ("tokenizer", "train"),

@@ -16,16 +16,11 @@ import torch
 from tst_megatron.errors import UserError
 from tst_megatron.evaluation.answerer import Answer, Row
 from tst_megatron.evaluation.progress import RowProgress
+from tst_megatron.huggingface.folder import load_model, unloadable
 
 # Tried one after the other; as lm-evaluation-harness has it.
 _LENGTHS = ("n_positions", "max_position_embeddings", "n_ctx")
 _DEFAULT_LENGTH = 2048
-DTYPES = {
-    "auto": "auto",
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 
 
 class HuggingFaceModel:
@@ -35,7 +30,7 @@ class HuggingFaceModel:
         folder: of them.
         name: for people.
         device: ``cpu``, ``cuda``, or None for a GPU where there is one.
-        dtype: of `DTYPES`.
+        dtype: of its weights, a name of torch's; ``auto`` for the folder's own.
         batch_size: rows that are read together.
         max_length: ids at a time; None for what the model takes.
         document_start: that it was trained with; None to ask the tokenizer.
@@ -60,8 +55,8 @@ class HuggingFaceModel:
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._batch_size = batch_size
         self._progress = progress
-        self._tokenizer = _tokenizer(folder, name)
-        self._model = _model(folder, name, dtype).to(self._device).eval()
+        self._tokenizer = _tokenizer(folder)
+        self._model = load_model(folder, dtype, self._device)
         rows = self._model.get_input_embeddings().weight.shape[0]
         if len(self._tokenizer) > rows:
             raise UserError(
@@ -166,37 +161,13 @@ def _answer(row: Row, logits: torch.Tensor) -> Answer:
     return Answer(log_probability, bool((scored.argmax(dim=1) == targets).all()))
 
 
-def _tokenizer(folder: Path, name: str) -> Any:
+def _tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises what its loaders raise.
-        raise UserError(f"the tokenizer of {name} cannot be loaded: {reason(error)}") from None
-
-
-def _model(folder: Path, name: str, dtype: str) -> Any:
-    from transformers import AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # It tells of weights, in the midst of what is said of answers.
-    try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=DTYPES[dtype], local_files_only=True, output_loading_info=True
-        )
-    except Exception as error:  # Likewise.
-        raise UserError(
-            f"{name} cannot be loaded as a causal language model: {reason(error)}"
-        ) from None
-    missing = sorted(loading["missing_keys"])
-    if missing:
-        # transformers fills them with random numbers and goes on.
-        raise UserError(
-            f"{name} lacks the weights {', '.join(missing[:3])}"
-            f"{f' and {len(missing) - 3} more' if len(missing) > 3 else ''}: it is not whole, so "
-            "export it again"
-        )
-    return model
+        raise unloadable(folder, "tokenizer", error) from None
 
 
 def _max_length(config: Any, name: str, asked: int | None) -> int:
@@ -205,8 +176,3 @@ def _max_length(config: Any, name: str, asked: int | None) -> int:
     if asked is not None and most is not None and asked > most:
         raise UserError(f"--max-length {asked} is more than the {most:,} tokens that {name} takes")
     return asked or most or _DEFAULT_LENGTH
-
-
-def reason(error: Exception) -> str:
-    """An error of somebody else's, in a line."""
-    return " ".join((str(error) or repr(error)).split())[:300].removesuffix(".")

@@ -5,8 +5,6 @@ into none. What the user names himself has to be right; a ledger that is found b
 right is left alone, with a sentence.
 """
 
-import importlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tst_megatron.errors import UserError
+from tst_megatron.huggingface.folder import CONFIG, model_folder, read_facts
 from tst_megatron.runs.ledger import LedgerError, read_ledger
-
-FACTS_FILE = "tst-megatron.json"
-_CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
@@ -69,8 +65,8 @@ def subject_at(source: Path, step: int | None) -> Iterator[Subject]:
         )
     if not source.is_dir():
         raise UserError(f"{source} is a file: give the folder of a model")
-    if (source / _CONFIG).is_file():
-        subject = Subject(source, source, _facts(source))
+    if (source / CONFIG).is_file():
+        subject = Subject(source, source, read_facts(source))
         if step is not None and subject.step not in (None, step):
             raise UserError(
                 f"{source} is of step {subject.step:,}, not {step:,}: leave out --step, or give "
@@ -79,24 +75,8 @@ def subject_at(source: Path, step: int | None) -> Iterator[Subject]:
         known = {} if step is None else {"step": step}
         yield Subject(source, source, {**subject.facts, **known})
         return
-    # Named as text: what makes a folder of a checkpoint needs Megatron's format, which nothing
-    # else here does.
-    folders = importlib.import_module("tst_megatron.huggingface.folder")
-    with folders.model_folder(source, step) as folder:
-        yield Subject(Path(folder), source, _facts(Path(folder)))
-
-
-def _facts(folder: Path) -> dict[str, Any]:
-    path = folder / FACTS_FILE
-    if not path.is_file():
-        return {}
-    try:
-        facts = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        facts = None
-    if not isinstance(facts, dict):
-        raise UserError(f"{path} cannot be read: export the model again")
-    return facts
+    with model_folder(source, step) as folder:
+        yield Subject(folder, source, read_facts(folder))
 
 
 def ledger_of(subject: Subject, named: Path | None, wanted: bool) -> tuple[Path | None, str]:
@@ -118,7 +98,8 @@ def ledger_of(subject: Subject, named: Path | None, wanted: bool) -> tuple[Path 
     told = subject.facts.get("ledger")
     if named is None and not isinstance(told, str):
         return None, ""
-    path = named or Path(str(told))
+    # The folder's own is relative to it, so that both can move.
+    path = named or subject.folder / str(told)
     why = _why_not(path, subject)
     if why and named is not None:
         raise UserError(f"--ledger {why}")

@@ -5,6 +5,7 @@ transformers'; a checkpoint becomes one first. A process of its own makes it, an
 none that loads it.
 """
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,8 @@ from typing import Any
 from tst_megatron.errors import UserError
 
 CONFIG = "config.json"
+FACTS_FILE = "tst-megatron.json"
+"""Of an exported folder: what a program asks of the run."""
 
 
 @contextmanager
@@ -60,33 +63,56 @@ def model_folder(source: Path, step: int | None = None) -> Iterator[Path]:
         yield out
 
 
-def load_model(folder: Path, dtype: Any = None, device: str = "cpu") -> Any:
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What `FACTS_FILE` of a folder says; empty of a folder that was not exported here.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    file = folder / FACTS_FILE
+    try:
+        found = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({error}): export the model again") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{file} holds no object: export the model again")
+    return found
+
+
+def load_model(folder: Path, dtype: Any = "auto", device: Any = "cpu") -> Any:
     """A folder's model, with every weight in its place.
 
     Args:
         folder: of a model.
-        dtype: of its weights; None for the folder's own.
+        dtype: of its weights, torch's or its name; ``auto`` for the folder's own.
         device: that it is put on.
 
     Raises:
         UserError: it cannot be loaded, or is not whole.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # It tells of weights, in the midst of what is said of the model.
     try:
         model, told = AutoModelForCausalLM.from_pretrained(
-            folder, dtype="auto" if dtype is None else dtype, output_loading_info=True
+            folder, dtype=dtype, local_files_only=True, output_loading_info=True
         )
-    # A folder can be anything, and so fails in any way.
-    except Exception as error:
+    except Exception as error:  # Whatever is in a file.
+        raise unloadable(folder, "model", error) from None
+    if lacking := sorted((*told["missing_keys"], *map(str, told["mismatched_keys"]))):
+        # transformers would draw them at random, with no more than a warning.
         raise UserError(
-            f"{folder} is no model that transformers loads: {' '.join(str(error).split())[:300]}"
-        ) from None
-    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if told.get(what):
-            names = sorted(str(one) for one in told[what])
-            raise UserError(
-                f"{folder} is not whole or is another model than its {CONFIG} says: "
-                f"{what.replace('_', ' ')} {', '.join(names[:3])}"
-            )
+            f"the model in {folder} is not whole: its weights lack {lacking[0]}"
+            f"{f' and {len(lacking) - 1} more' if len(lacking) > 1 else ''}, or have it in another "
+            "shape than config.json says"
+        )
     return model.to(device).eval()
+
+
+def unloadable(folder: Path, what: str, error: Exception) -> UserError:
+    """What is said of a folder's model or tokenizer that transformers does not load."""
+    reason = " ".join((str(error) or repr(error)).split())[:200]
+    return UserError(f"the {what} in {folder} cannot be loaded by transformers: {reason}")

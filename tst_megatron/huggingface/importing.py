@@ -26,8 +26,7 @@ from tst_megatron.checkpoints.keys import Shard
 from tst_megatron.errors import UserError
 from tst_megatron.huggingface.export import INDEX
 from tst_megatron.huggingface.families import Family, shape_of_config
-from tst_megatron.huggingface.folder import CONFIG
-from tst_megatron.huggingface.provenance import FACTS_FILE
+from tst_megatron.huggingface.folder import CONFIG, FACTS_FILE
 from tst_megatron.huggingface.shape import Shape, flags_of
 from tst_megatron.huggingface.weights import EMBEDDING, OUTPUT, Weight, weights_of
 

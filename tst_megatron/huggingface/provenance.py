@@ -15,12 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from tst_megatron.checkpoints.saved import Saved
-from tst_megatron.errors import UserError
 from tst_megatron.runs.ledger import Ledger, LedgerError, read_ledger
 from tst_megatron.runs.stages import NEXT_TOKEN_LOSS, Stage, stage_at
 
-FACTS_FILE = "tst-megatron.json"
-"""Of an exported folder: what a program asks of the run."""
 _LEDGER = "ledger.jsonl"
 _HASH_SHOWN = 16
 
@@ -262,24 +259,6 @@ def _sources(found: Provenance) -> list[str]:
         name = Path(str(one.get("path") or one.get("prefix") or "")).name
         rows.append(f"- `{name}`, manifest SHA-256 `{digest[:_HASH_SHOWN] or 'none'}`")
     return ["Trained on:", "", *rows] if rows else []
-
-
-def read_facts(folder: Path) -> dict[str, Any]:
-    """What `FACTS_FILE` of a folder says; empty of a folder that was not exported here.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    file = folder / FACTS_FILE
-    try:
-        found = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read ({error}): export the model again") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{file} holds no object: export the model again")
-    return found
 
 
 def facts_text(facts: Mapping[str, Any]) -> str:

@@ -133,7 +133,10 @@ def _normalization(model: Any) -> list[Any]:
         seen = {symbol: chr(_FIRST_STAND_IN + i) for i, symbol in enumerate(symbols)}
         before = [normalizers.Replace(symbol, stand_in) for symbol, stand_in in seen.items()]
         after = [normalizers.Replace(stand_in, symbol) for symbol, stand_in in seen.items()]
-        before.append(normalizers.Precompiled(spec.precompiled_charsmap))
+        mapped = normalizers.Precompiled(spec.precompiled_charsmap)
+        # One character to the eye, of which the library would lose the second.
+        ending = "".join(map(mapped.normalize_str, "\r\n"))
+        before += [normalizers.Replace("\r\n", ending), mapped]
     if spec.remove_extra_whitespaces:
         before += [
             normalizers.Replace(Regex(r"\A +"), ""),

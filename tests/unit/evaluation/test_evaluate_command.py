@@ -256,7 +256,7 @@ TEXT = ("--held-out", "{}/plain.txt")
 REFUSALS = [
     (("{}/none", *TEXT), "none is not there"),
     (("{}/plain.txt", *TEXT), "plain.txt is a file: give the folder"),
-    (("{}/half", *TEXT), "cannot be loaded as a causal language model"),
+    (("{}/half", *TEXT), "half cannot be loaded by transformers"),
     (("{}/larger", *TEXT), "it is another model's"),
     (("{}/nan", *TEXT), "probabilities that are no numbers"),
     (("{}/model",), "give --tasks, --held-out or both"),

@@ -6,7 +6,6 @@ one chunk on disk, so that a model of 20 GB is written in seconds and read as an
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -89,7 +88,7 @@ def checkpoint(shape: Shape, out: Path) -> Path:
 
 
 @pytest.fixture
-def peak() -> Iterator[SimpleNamespace]:
+def peak() -> SimpleNamespace:
     """The most memory since ``begin``, beside what there was then."""
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -107,7 +106,7 @@ def peak() -> Iterator[SimpleNamespace]:
         found.before = kilobytes("VmRSS")
 
     found = SimpleNamespace(begin=begin, bytes=lambda: 1024 * (kilobytes("VmHWM") - found.before))
-    yield found
+    return found
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,10 @@ def load(folder: Path) -> AutoTokenizerOf:
         raise RuntimeError(f"{__name__} ended with code {done.returncode}: {done.stderr[-2000:]}")
     # Libraries print what they like before.
     found = json.loads(done.stdout.splitlines()[-1])
-    return AutoTokenizerOf(Tokenizer.from_str(found["tokenizer"]), found["eos_token"])
+    tokenizer = Tokenizer.from_str(found["tokenizer"])
+    # Not in its JSON: whether special tokens in a text are text.
+    tokenizer.encode_special_tokens = found["splits_special"]
+    return AutoTokenizerOf(tokenizer, found["eos_token"])
 
 
 def _main(folder: str) -> int:
@@ -64,7 +67,11 @@ def _main(folder: str) -> int:
     eos_token = tokenizer.eos_token or tokenizer.sep_token
     _add_special_tokens(tokenizer)
     tokenizer("")  # Takes truncation and padding out, as every call does.
-    found = {"tokenizer": tokenizer.backend_tokenizer.to_str(), "eos_token": eos_token}
+    found = {
+        "tokenizer": tokenizer.backend_tokenizer.to_str(),
+        "eos_token": eos_token,
+        "splits_special": bool(getattr(tokenizer, "split_special_tokens", False)),
+    }
     print(json.dumps(found))
     return 0
 

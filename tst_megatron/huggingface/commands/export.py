@@ -159,6 +159,7 @@ def _write(
     from tst_megatron.files import write_whole
     from tst_megatron.huggingface import export, provenance
     from tst_megatron.huggingface.families import config_of
+    from tst_megatron.huggingface.folder import FACTS_FILE
     from tst_megatron.huggingface.safetensors_file import Listed
 
     shards = export.shards_of(model, dtype, most)
@@ -183,7 +184,7 @@ def _write(
     write_whole(partial / "generation_config.json", json.dumps(generation, indent=2) + "\n")
     found = provenance.provenance_of(model.saved)
     facts = provenance.facts_of(found, model.saved, args.output, ids["eos_token_id"])
-    write_whole(partial / provenance.FACTS_FILE, provenance.facts_text(facts))
+    write_whole(partial / FACTS_FILE, provenance.facts_text(facts))
     if found.warning is not None:
         Console(stderr=True).print(f"warning: {found.warning}", highlight=False, soft_wrap=True)
     compared = _compared(args, model, name, partial) if args.verify else None

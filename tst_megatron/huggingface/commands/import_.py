@@ -121,7 +121,7 @@ def _tokenizer(model: Path) -> "TokenizerDescription":
         UserError: there is none, or it cannot be read.
     """
     from tst_megatron.corpora.tokenizers.description import describe
-    from tst_megatron.huggingface.provenance import read_facts
+    from tst_megatron.huggingface.folder import read_facts
 
     own = model / SENTENCEPIECE
     sha256 = read_facts(model).get("tokenizer_sha256")

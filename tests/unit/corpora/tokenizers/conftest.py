@@ -1,11 +1,11 @@
-"""The tokenizers of `made`, each made once a session, and Megatron's own from their flags."""
+"""The tokenizers of `made_tokenizers`, each made once a session; Megatron's own by their flags."""
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import made
+import made_tokenizers as made
 import pytest
 
 from tst_megatron.corpora.tokenizers.description import TokenizerDescription, describe
@@ -13,7 +13,7 @@ from tst_megatron.corpora.tokenizers.description import TokenizerDescription, de
 
 @pytest.fixture(scope="session")
 def spec_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """The path of a tokenizer by its name in `made`."""
+    """The path of a tokenizer by its name in `made_tokenizers`."""
     folder = tmp_path_factory.mktemp("made")
     specs: dict[str, str] = {}
 
@@ -27,7 +27,7 @@ def spec_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
 
 @pytest.fixture(scope="session")
 def described(spec_of: Callable[[str], str]) -> Callable[[str], TokenizerDescription]:
-    """A tokenizer of `made`, described."""
+    """A tokenizer of `made_tokenizers`, described."""
     descriptions: dict[str, TokenizerDescription] = {}
 
     def described(name: str) -> TokenizerDescription:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-import made
+import made_tokenizers as made
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import made
+import made_tokenizers as made
 import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel

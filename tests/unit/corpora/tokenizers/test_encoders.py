@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import made
+import made_tokenizers as made
 import numpy as np
 import psutil
 import pytest

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import made
+import made_tokenizers as made
 import pytest
 import tiktoken
 from gpt2_made import folder_of_two_files

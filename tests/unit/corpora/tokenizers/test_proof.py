@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import made
+import made_tokenizers as made
 import numpy as np
 import pytest
 from hypothesis import given

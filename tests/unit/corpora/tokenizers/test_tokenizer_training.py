@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import made
+import made_tokenizers as made
 import pytest
 
 from tst_megatron.corpora.tokenizers import training

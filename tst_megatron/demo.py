@@ -1,13 +1,16 @@
 """The method on a laptop: a baseline and a TST run on a CPU, side by side, and their report.
 
 The steps the demo takes: read a corpus, train a tokenizer, index the corpus, fit the number of
-steps to the text, train both runs as a cluster would, compare them. Each leaves its files in the
-output folder, and a step whose files are there is not taken again; so the same command goes on
-where it was cut off.
+steps to the text, train both runs as a cluster would, compare them, let both write. Each leaves its
+files in the output folder, and a step whose files are there is not taken again; so the same command
+goes on where it was cut off.
 """
 
 import argparse
 import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,7 +27,7 @@ from tst_megatron.analysis.compare.stories import vocabulary
 from tst_megatron.corpora import small_corpora
 from tst_megatron.errors import INTERRUPTED_EXIT_CODE, UserError
 from tst_megatron.experiments.begin import begin
-from tst_megatron.experiments.cells import Cell, Places, train_cells
+from tst_megatron.experiments.cells import Cell, Places, checkpoints_of, train_cells
 from tst_megatron.experiments.launch import end_on_signals
 from tst_megatron.experiments.text import PreparedText
 from tst_megatron.experiments.words import of_length, parted
@@ -54,6 +57,9 @@ _FEWEST_VALIDATIONS = 10
 _CHECKPOINTS = 8
 _FEWEST_STEPS = 100
 _CONFIDENCE = 0.95
+# Of Python's source text: what may follow is a name, and more.
+_PROMPT = "    def "
+_WRITING = ("--max-new-tokens=64", "--temperature=0.7", "--seed=0", "--device=cpu")
 _QUICK_NOTE = (
     "This was a quick look: so short a run favours the baseline, since the recovery from the "
     "phase switch takes thousands of steps."
@@ -130,8 +136,36 @@ def run_demo(out: Path, settings: Settings, console: Console) -> int:
     cells = [Cell(run, _flags(folder, settings, run, steps), steps) for run in RUNS]
     finished = train_cells(folder.root, cells, Places(len(cells)), console)
     print_findings(console, _report(folder, steps))
+    if finished:
+        _let_them_write(folder, settings, console, cells)
     console.print(f"Report: {out / 'report.html'}   chart: {out / 'loss.png'}", highlight=False)
     return 0 if finished else INTERRUPTED_EXIT_CODE
+
+
+def _let_them_write(
+    folder: Folder, settings: Settings, console: Console, cells: Sequence[Cell]
+) -> None:
+    """Show a line of text of either model, and the command that takes it elsewhere."""
+    prompt = _PROMPT if settings.corpus is None else ""
+    saved = {cell.name: checkpoints_of(folder.root, cell) for cell in cells}
+    for run, checkpoints in saved.items():
+        words = ["generate", str(checkpoints), f"--prompt={prompt}", *_WRITING]
+        done = subprocess.run(
+            [sys.executable, "-m", "tst_megatron", *words],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        said = (done.stderr if done.returncode else done.stdout).strip()
+        line = said.splitlines()[-1] if done.returncode and said else repr(said)
+        console.print(f"The {run} run's model writes: {line}", markup=False, highlight=False)
+    console.print(
+        f"To take it elsewhere: tst-megatron export {saved['tst']} --output my-model",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def usual_steps() -> int:

@@ -121,6 +121,9 @@ def test_a_demo_that_is_cut_off_and_called_again(text: Path, tmp_path: Path) -> 
         assert header["step"] >= steps - 10, "it started from the beginning"
     assert "positions/s" in again.stdout
     assert "data tokens/s" in again.stdout
+    for run in cut:
+        assert f"The {run} run's model writes: '" in again.stdout
+    assert f"tst-megatron export {out / 'tst' / 'checkpoints'} --output my-model" in again.stdout
 
     finished = demo(out, text)
     assert finished.returncode == 0

@@ -89,6 +89,13 @@ CHECKS = (
         "tests.gpu.upcycling:upcycling",
         4,
     ),
+    Check(
+        "export",
+        "checkpoints of Transformer Engine's layers as transformers computes, scores and writes "
+        "them, and back again",
+        "tests.gpu.export:export",
+        5,
+    ),
     Check("fp8", "FP8 recipes within 2 % of bf16's curve over the switch", "tests.gpu.fp8:fp8", 6),
     Check(
         "cuda-graphs",

@@ -57,7 +57,7 @@ class Start:
 
     def checkpoint(self, root: Path) -> Checkpoint:
         """Where it lies, or will lie."""
-        return Checkpoint(_checkpoints(root, self.cell), self.step)
+        return Checkpoint(checkpoints_of(root, self.cell), self.step)
 
     def is_there(self, root: Path) -> bool:
         """Whether it has been saved, and not deleted since."""
@@ -73,7 +73,7 @@ class Start:
 
     def flags(self, root: Path) -> tuple[str, ...]:
         """Of the run that starts here; once it has saved one of its own it goes on from that."""
-        own = (f"--{self.flag}={_checkpoints(root, self.cell)}", f"--ckpt-step={self.step}")
+        own = (f"--{self.flag}={checkpoints_of(root, self.cell)}", f"--ckpt-step={self.step}")
         return (*own, "--load-once") if self.flag == "load" else own
 
 
@@ -142,7 +142,8 @@ def ledger_of(root: Path, cell: Cell) -> Path:
     return root / cell.name / "ledger.jsonl"
 
 
-def _checkpoints(root: Path, cell: Cell) -> Path:
+def checkpoints_of(root: Path, cell: Cell) -> Path:
+    """Where a cell's checkpoints lie."""
     return root / cell.name / "checkpoints"
 
 
@@ -175,7 +176,7 @@ def with_starts(root: Path, cells: Sequence[Cell]) -> list[Cell]:
 
 def _has_begun(root: Path, cell: Cell) -> bool:
     """Whether a run has a checkpoint of its own, and so goes on from that."""
-    return read_tracker(_checkpoints(root, cell)) is not None
+    return read_tracker(checkpoints_of(root, cell)) is not None
 
 
 def is_done(root: Path, cell: Cell) -> bool:
@@ -184,7 +185,7 @@ def is_done(root: Path, cell: Cell) -> bool:
     Raises:
         UserError: it has the checkpoint, and its ledger cannot be read.
     """
-    if read_tracker(_checkpoints(root, cell)) != str(cell.num_steps):
+    if read_tracker(checkpoints_of(root, cell)) != str(cell.num_steps):
         return False
     validations = read_ledger(ledger_of(root, cell)).validations
     return bool(validations) and bool(validations[-1]["step"] >= cell.num_steps)
@@ -326,8 +327,8 @@ def _cannot_start(root: Path, waiting: Sequence[Cell], failed: Cell) -> list[Cel
 def _start(root: Path, cell: Cell, places: Places, place: int) -> Process:
     folder = root / cell.name
     own = [
-        f"--save={_checkpoints(root, cell)}",
-        f"--load={_checkpoints(root, cell)}",
+        f"--save={checkpoints_of(root, cell)}",
+        f"--load={checkpoints_of(root, cell)}",
         f"--tensorboard-dir={folder / 'tensorboard'}",
         f"--ledger={ledger_of(root, cell)}",
     ]

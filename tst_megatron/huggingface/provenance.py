@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,39 @@ class Provenance:
         return next((line for line in reversed(lines) if line["step"] <= self.step), None)
 
 
+@dataclass(frozen=True)
+class Compared:
+    """How far two libraries' logits are apart.
+
+    Attributes:
+        largest: absolute difference.
+        scale: the largest absolute logit.
+        agreeing: share of positions whose likeliest token is the same.
+        positions: that were compared.
+        text: what they are of, in words.
+        bound: that the difference was held to.
+    """
+
+    largest: float
+    scale: float
+    agreeing: float
+    positions: int
+    text: str
+    bound: float
+
+    @property
+    def is_within(self) -> bool:
+        """Whether the difference is within the bound."""
+        return self.largest <= self.bound
+
+    def __str__(self) -> str:
+        return (
+            f"logits in float32 on {self.positions:,} positions of {self.text}: at most "
+            f"{self.largest:.2g} apart where the largest is {self.scale:.3g}, and the likeliest "
+            f"token the same at {self.agreeing:.2%} of them"
+        )
+
+
 def provenance_of(saved: Saved) -> Provenance:
     """What is told of the run that wrote a checkpoint."""
     args = saved.args
@@ -95,15 +128,20 @@ def _ledger(saved: Saved, args: argparse.Namespace) -> Ledger | None:
 
 
 def facts_of(
-    found: Provenance, saved: Saved, out: Path, end_of_document: int | None
+    found: Provenance,
+    saved: Saved,
+    out: Path,
+    end_of_document: int | None,
+    compared: Compared | None,
 ) -> dict[str, Any]:
-    """What `FACTS_FILE` holds.
+    """What `folder.FACTS_FILE` holds.
 
     Args:
         found: of the run.
         saved: the checkpoint.
         out: the folder, which the ledger's path is relative to.
         end_of_document: the id that ends a document.
+        compared: with Megatron's logits; None where they were not.
     """
     step, validation = found.line("step"), found.line("validation")
     header = {} if found.ledger is None else found.ledger.header
@@ -120,40 +158,8 @@ def facts_of(
             for name in ("flops", "data_tokens", "positions", "gpu_hours")
         },
         "next_token_loss": None if validation is None else validation.get("next_token_loss"),
+        "compared": None if compared is None else asdict(compared),
     }
-
-
-@dataclass(frozen=True)
-class Compared:
-    """How far two libraries' logits are apart.
-
-    Attributes:
-        largest: absolute difference.
-        scale: the largest absolute logit.
-        agreeing: share of positions whose likeliest token is the same.
-        positions: that were compared.
-        text: what they are of, in words.
-        bound: that the difference was held to.
-    """
-
-    largest: float
-    scale: float
-    agreeing: float
-    positions: int
-    text: str
-    bound: float
-
-    @property
-    def is_within(self) -> bool:
-        """Whether the difference is within the bound."""
-        return self.largest <= self.bound
-
-    def __str__(self) -> str:
-        return (
-            f"logits in float32 on {self.positions:,} positions of {self.text}: at most "
-            f"{self.largest:.2g} apart where the largest is {self.scale:.3g}, and the likeliest "
-            f"token the same at {self.agreeing:.2%} of them"
-        )
 
 
 def readme_of(

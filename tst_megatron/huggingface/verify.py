@@ -4,6 +4,7 @@ The one idea: both libraries read their own files, in a process each, and get th
 text; what is compared is the logits, in float32, so that only the mapping can differ.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tst_megatron.backends import DEVICE_VARIABLE
 from tst_megatron.corpora.index_file import read_index
 from tst_megatron.corpora.sources import all_prefixes
 from tst_megatron.errors import UserError
@@ -59,7 +61,9 @@ def compare(
 
 def _run(module: str, *words: str) -> None:
     command = [sys.executable, "-m", module, *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # In float32 on the CPU, where there is a GPU, too: what is compared is the mapping.
+    environment = os.environ | {DEVICE_VARIABLE: "cpu"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         said = [line for line in done.stderr.strip().splitlines() if line.strip()]
         raise UserError(

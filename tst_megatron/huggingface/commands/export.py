@@ -183,11 +183,11 @@ def _write(
     generation = {"do_sample": False, **ids}
     write_whole(partial / "generation_config.json", json.dumps(generation, indent=2) + "\n")
     found = provenance.provenance_of(model.saved)
-    facts = provenance.facts_of(found, model.saved, args.output, ids["eos_token_id"])
-    write_whole(partial / FACTS_FILE, provenance.facts_text(facts))
     if found.warning is not None:
         Console(stderr=True).print(f"warning: {found.warning}", highlight=False, soft_wrap=True)
     compared = _compared(args, model, name, partial) if args.verify else None
+    facts = provenance.facts_of(found, model.saved, args.output, ids["eos_token_id"], compared)
+    write_whole(partial / FACTS_FILE, provenance.facts_text(facts))
     page = provenance.readme_of(
         f"{args.output.name} ({model.family.title})",
         found,

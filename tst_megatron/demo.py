@@ -136,9 +136,9 @@ def run_demo(out: Path, settings: Settings, console: Console) -> int:
     cells = [Cell(run, _flags(folder, settings, run, steps), steps) for run in RUNS]
     finished = train_cells(folder.root, cells, Places(len(cells)), console)
     print_findings(console, _report(folder, steps))
+    console.print(f"Report: {out / 'report.html'}   chart: {out / 'loss.png'}", highlight=False)
     if finished:
         _let_them_write(folder, settings, console, cells)
-    console.print(f"Report: {out / 'report.html'}   chart: {out / 'loss.png'}", highlight=False)
     return 0 if finished else INTERRUPTED_EXIT_CODE
 
 

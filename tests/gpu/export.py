@@ -76,8 +76,8 @@ def _on_the_device(machine: Machine, folder: Path) -> Iterator[Figure | Note]:
 
 
 def _nats(results: dict) -> float:
-    (text,) = (one for one in results["evaluations"].values() if "nats_per_token" in one["metrics"])
-    return float(text["metrics"]["nats_per_token"]["value"])
+    (text,) = (one for one in results["evaluations"].values() if "nats_a_token" in one["metrics"])
+    return float(text["metrics"]["nats_a_token"]["value"])
 
 
 def _command(*words: object) -> str:

@@ -6,6 +6,7 @@ on the GPU a folder writes and is scored, against the same on the CPU.
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ _EXPERTS = (
 def export(machine: Machine) -> Iterator[Figure | Note]:
     """How far logits are apart, and whether weights come back and runs go on."""
     root = machine.folder / "export"
+    shutil.rmtree(root, ignore_errors=True)  # An earlier run's: nothing is written over here.
     common = (*tiny_flags(machine, STEPS), *machine.te_flags)
     ends = (f"--exit-interval={CUT}", f"--save-interval={CUT}", f"--eval-interval={CUT}")
     jobs = {

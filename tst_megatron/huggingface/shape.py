@@ -105,9 +105,9 @@ class Shape:
         return self.groups * (self.heads // self.groups + 2) * self.head_size
 
 
-# What a model must have to be one of these, by argument: values of which it has one (of several, for
-# each), and the words for what it is otherwise. The first is Megatron's default, and what an argument
-# is that a checkpoint of another version does not have; `_DEFAULTS` has the others.
+# What a model must have to be one of these, by argument: values of which it has one (a list's
+# members each), and the words for what it is otherwise. The first is Megatron's default, and so
+# what is taken where a checkpoint of another version does not say; `_DEFAULTS` has other defaults.
 _ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
     "normalization": (("RMSNorm",), "norms with means and biases"),
     "swiglu": ((True,), "an MLP without SwiGLU's gate"),

@@ -9,7 +9,8 @@ command goes on from.
 import fcntl
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -20,6 +21,7 @@ import torch
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
 
 from tst_megatron.checkpoints.derived import check_is_free
+from tst_megatron.checkpoints.keys import is_of_model, key_of, other_norm
 from tst_megatron.checkpoints.saved import Saved
 from tst_megatron.errors import UserError
 from tst_megatron.files import sync_folder, write_whole
@@ -34,6 +36,7 @@ _PLAN = "plan.json"
 _LOCK = ".lock"
 _PARTIAL = ".partial"
 _HEADS = "mtp."
+_STATE = "._extra_state"
 _BYTES = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
@@ -100,16 +103,31 @@ def model_of(saved: Saved, tokens: int | None) -> Model:
         rows - shape.vocab_size,
         any(key.startswith(_HEADS) for key in saved.tensors),
     )
-    _check_sizes(found)
+    _check_whole(found)
     return found
 
 
-def _check_sizes(model: Model) -> None:
-    """That every weight's rows are there, and none but padding is left over.
+def _check_whole(model: Model) -> None:
+    """That the model is all that the checkpoint's tensors are, but for padding and heads.
+
+    A tensor that would be left out, or of which a part would, is of another model than the
+    arguments say: what is written would load and compute something else.
 
     Raises:
-        UserError: a tensor is of another size, or is missing.
+        UserError: a tensor is of another size or number, is missing, or is one too many.
     """
+    saved = model.saved
+    unties = getattr(saved.args, "untie_embeddings_and_output_weights", None)
+    if unties is not None and unties == model.shape.ties_embeddings:
+        said = (
+            "output has a matrix of its own"
+            if unties
+            else ("embedding is the output's matrix, too")
+        )
+        raise UserError(
+            f"{saved.folder} has {'no ' if unties else ''}{OUTPUT}, and its arguments say that its "
+            f"{said}: it is another model's, or was cut short"
+        )
     covered: dict[Place, int] = {}
     widths: dict[Place, tuple[int, ...]] = {}
     for weight in weights_of(model.shape, model.family.spelling):
@@ -117,12 +135,50 @@ def _check_sizes(model: Model) -> None:
         covered[place] = covered.get(place, 0) + sum(end - begin for begin, end in weight.rows)
         widths[place] = weight.shape[1:]
     for place, rows in covered.items():
-        own = tuple(model.saved.tensors[place.key].size[len(place.offsets) :])
+        own = tuple(saved.tensors[place.key].size[len(place.offsets) :])
         free = model.padding if place.key in (EMBEDDING, OUTPUT) else 0
         if own != (rows + free, *widths[place]):
             raise UserError(
-                f"{place.key} in {model.saved.folder} is of {list(own)}, and the checkpoint's "
+                f"{place.key} in {saved.folder} is of {list(own)}, and the checkpoint's "
                 f"arguments say {[rows + free, *widths[place]]}: it is not this model's"
+            )
+    _check_numbers(saved, covered)
+    _check_nothing_is_left(saved, {place.key for place in covered})
+
+
+def _check_numbers(saved: Saved, places: Iterable[Place]) -> None:
+    """That tensors of layers and experts have as many as there are, in numbers that are weights."""
+    numbers: dict[str, int] = {}
+    axes: dict[str, int] = {}
+    for place in places:
+        numbers[place.key] = numbers.get(place.key, 0) + 1
+        axes[place.key] = len(place.offsets)
+    for key, number in numbers.items():
+        listed = saved.tensors[key]
+        there = math.prod(listed.size[: axes[key]])
+        if there != number:
+            raise UserError(
+                f"{saved.folder} has {there} of {key}, and its arguments say {number}: it is not "
+                "this model's"
+            )
+        if listed.properties.dtype not in DTYPES:
+            raise UserError(
+                f"{key} in {saved.folder} is of {listed.properties.dtype}, which has scales beside "
+                "it that are not read: save the checkpoint without --fp8-param-gather"
+            )
+
+
+def _check_nothing_is_left(saved: Saved, read: Collection[str]) -> None:
+    for key in saved.tensors:
+        name = key_of(key).name
+        # A norm may stand there under both of its names, for either kind of layers.
+        other = None if name is None else other_norm(name)
+        twin = key if other is None or name is None else key.removesuffix(name) + other
+        is_read = key in read or twin in read
+        if not is_read and is_of_model(key) and not key.startswith(_HEADS) and _STATE not in key:
+            raise UserError(
+                f"{saved.folder} has {key}, which its arguments do not say that its model has: it "
+                "would be lost, and what is left would be another model"
             )
 
 

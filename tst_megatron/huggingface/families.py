@@ -342,7 +342,8 @@ def _read_qwen3_moe(fields: Fields) -> dict[str, Any]:
             for layer in range(layers)
         ),
         "experts": Experts(
-            fields.whole("num_experts"),
+            # The second is what transformers 5 writes.
+            fields.whole("num_experts" if "num_experts" in fields.found else "num_local_experts"),
             fields.whole("num_experts_per_tok"),
             fields.whole("moe_intermediate_size"),
             fields.truth("norm_topk_prob", False),

@@ -105,8 +105,9 @@ class Shape:
         return self.groups * (self.heads // self.groups + 2) * self.head_size
 
 
-# What a model must have to be one of these, by argument: values of which it has one, and the words
-# for what it is otherwise. An argument that a checkpoint does not have is as Megatron's default.
+# What a model must have to be one of these, by argument: values of which it has one (a list's
+# members each), and the words for what it is otherwise. The first is Megatron's default, and so
+# what is taken where a checkpoint of another version does not say; `_DEFAULTS` has other defaults.
 _ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
     "normalization": (("RMSNorm",), "norms with means and biases"),
     "swiglu": ((True,), "an MLP without SwiGLU's gate"),
@@ -142,9 +143,11 @@ _ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
     "moe_router_topk_scaling_factor": ((None, 1.0), "scaled weights of experts"),
     "moe_router_num_groups": ((None,), "a router that chooses groups first"),
     "moe_router_group_topk": ((None,), "a router that chooses groups first"),
+    # As it was called before.
+    "moe_router_topk_limited_devices": ((None,), "a router that chooses groups first"),
     "moe_router_load_balancing_type": (
         ("aux_loss", "seq_aux_loss", "global_aux_loss", "none", None),
-        "a router that balances by Sinkhorn",
+        "a router that balances otherwise than by a loss",
     ),
     "moe_router_force_load_balancing": ((False, None), "a router that chooses at random"),
     "moe_router_force_biased": ((None,), "a router that is pushed"),
@@ -152,9 +155,22 @@ _ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
     "moe_apply_probs_on_input": ((False, None), "weights before the experts"),
     "moe_mlp_glu_interleave_size": ((None,), "gate and up of experts interleaved"),
     "moe_single_grouped_weight": ((False, None), "experts in one parameter"),
+    "yaml_cfg": ((None,), "a configuration of its own"),
+}
+_DEFAULTS = {
+    "normalization": "LayerNorm",
+    "swiglu": False,
+    "add_bias_linear": True,
+    "position_embedding_type": "learned_absolute",
 }
 # Of these, which a model without experts is not asked for.
 _OF_EXPERTS = "moe_"
+# Megatron's own layers, as its scripts for hybrid models name them (``--spec``).
+_SPECS = (
+    "local",
+    "megatron.core.models.hybrid.hybrid_layer_specs",
+    "megatron.core.models.mamba.mamba_layer_specs",
+)
 
 
 def shape_of(args: Any, vocab_size: int, ties_embeddings: bool) -> Shape:
@@ -185,9 +201,7 @@ def shape_of(args: Any, vocab_size: int, ties_embeddings: bool) -> Shape:
         has_qkv_bias=bool(getattr(args, "add_qkv_bias", False)),
         norm_epsilon=float(_first(args, ("norm_epsilon", "layernorm_epsilon"), 1e-5)),
         rotary_base=float(_first(args, ("rotary_base",), 10000)),
-        # A hybrid model is built without it, whatever the flag says.
-        has_rope_scaling=bool(getattr(args, "use_rope_scaling", False))
-        and pattern_of(args) is None,
+        has_rope_scaling=_has_rope_scaling(args),
         max_positions=int(_first(args, ("max_position_embeddings", "seq_length"), 0)),
         init_std=float(_first(args, ("init_method_std",), 0.02)),
     )
@@ -197,13 +211,31 @@ def _check(args: Any, has_experts: bool) -> None:
     for name, (values, otherwise) in _ONLY.items():
         if name.startswith(_OF_EXPERTS) and not has_experts:
             continue
-        found = getattr(args, name, values[0])
-        found = found[0] if isinstance(found, list) and len(found) == 1 else found
-        if found not in values:
-            raise UserError(
-                f"the model has {otherwise} (--{name.replace('_', '-')} {found}), which none of "
-                "the families that can be written has: it stays in Megatron's format"
-            )
+        found = getattr(args, name, _DEFAULTS.get(name, values[0]))
+        if any(one not in values for one in (found if isinstance(found, list) else [found])):
+            _refuse(name, found, otherwise)
+    spec = getattr(args, "spec", None)
+    if spec and spec[0] not in _SPECS:
+        _refuse("spec", spec, "layers of its own")
+    factor = getattr(args, "rope_scaling_factor", None)
+    if _has_rope_scaling(args) and factor not in (None, ROPE_SCALING_FACTOR):
+        raise UserError(
+            f"the model was trained with --rope-scaling-factor {factor:g}, which some versions of "
+            f"Megatron heed and others scale by {ROPE_SCALING_FACTOR:g} in place of, so that it "
+            "cannot be told what its positions are: it stays in Megatron's format"
+        )
+
+
+def _has_rope_scaling(args: Any) -> bool:
+    """A hybrid model is built without it, whatever the flag says."""
+    return bool(getattr(args, "use_rope_scaling", False)) and pattern_of(args) is None
+
+
+def _refuse(name: str, found: Any, otherwise: str) -> None:
+    raise UserError(
+        f"the model has {otherwise} (--{name.replace('_', '-')} {found}), which none of the "
+        "families that can be written has: it stays in Megatron's format"
+    )
 
 
 def _layers(args: Any) -> tuple[Layer, ...]:

@@ -3,18 +3,23 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch.distributed.checkpoint.metadata import TensorProperties
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tst_megatron import cli
+from tst_megatron.checkpoints.derived import Made, write
 from tst_megatron.checkpoints.saved import Saved
 from tst_megatron.checkpoints.steps import step_folder
 from tst_megatron.huggingface.folder import model_folder
+from tst_megatron.huggingface.importing import Folder, Target, plan_of
 
 VOCABULARY = 300
 
@@ -191,6 +196,45 @@ def test_a_checkpoint_that_cannot_be_exported(published, tmp_path, capsys) -> No
     )
     (next((start / "release").glob("*.distcp"))).write_bytes(b"")
     assert "is not whole" in says(start)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        ("a tensor more", "self_attention.linear_proj.bias, which its arguments do not say"),
+        ("a layer more", "has 2 of decoder.layers."),
+        ("no floating point", "is of torch.float8_e4m3fn"),
+        ("tied", "arguments say that its embedding is the output's matrix, too"),
+        ("untied", "arguments say that its output has a matrix of its own"),
+    ],
+)
+def test_a_checkpoint_that_is_not_what_its_arguments_say(
+    spoil, says, published, tmp_path, capsys
+) -> None:
+    """Each would be exported as a model that loads and is another."""
+    folder = Folder(published)
+    plan = plan_of(folder, Target(VOCABULARY, torch.float32, {}))
+    args, tensors = plan.common["args"], {one.key: one for one in plan.tensors}
+    bias = "decoder.layers.self_attention.linear_proj.bias"
+    match spoil:
+        case "a tensor more":
+            tensors[bias] = replace(tensors["decoder.final_layernorm.weight"], key=bias)
+        case "a layer more":
+            args.num_layers = 1
+        case "no floating point":
+            key, eighth = "decoder.layers.mlp.linear_fc2.weight", torch.float8_e4m3fn
+            pieces = tuple(
+                replace(one, content=Made(partial(torch.ones, one.sizes, dtype=eighth)))
+                for one in tensors[key].pieces
+            )
+            properties = TensorProperties(dtype=eighth)
+            tensors[key] = replace(tensors[key], pieces=pieces, properties=properties)
+        case "tied":
+            args.untie_embeddings_and_output_weights = False
+        case "untied":
+            del tensors["output_layer.weight"]
+    write(replace(plan, tensors=tuple(tensors.values())), tmp_path / "start")
+    assert says in refused(capsys, tmp_path / "out", "export", tmp_path / "start", "--no-tokenizer")
 
 
 def test_a_folder_is_itself_and_a_checkpoint_is_exported_for_a_while(

@@ -65,7 +65,7 @@ OTHERWISE = (
     *("microbatch", "min_offloaded", "mlp_chunks", "moe_deepep", "moe_enable", "moe_flex"),
     *("moe_hybridep", "moe_input_jitter", "moe_layer_recompute", "moe_ncclep", "moe_pad_"),
     *("moe_paged", "moe_per_layer", "moe_permute", "moe_router_bias_update", "moe_router_dtype"),
-    *("moe_router_padding", "moe_router_quantile", "moe_router_topk_limited", "moe_token_"),
+    *("moe_router_padding", "moe_router_quantile", "moe_token_"),
     *("moe_shared_", "moe_z_loss", "moe_expert_rank", "moe_single_grouped_bias", "mrope", "mtp_"),
     *("mup_", "nccl_", "no_sync", "num_layers_at", "num_microbatches", "offload_", "output_layer"),
     *("overlap_", "param_sync", "perform_", "persist_", "pipeline_", "qk_clip", "quant_recipe"),
@@ -177,6 +177,7 @@ BASE = {
     "position_embedding_type": "rope",
     "max_position_embeddings": 64,
 }
+ABSENT = object()
 MOE = {"num_experts": 4, "moe_router_topk": 2, "moe_ffn_hidden_size": 24}
 
 
@@ -202,14 +203,42 @@ MOE = {"num_experts": 4, "moe_router_topk": 2, "moe_ffn_hidden_size": 24}
         ({**MOE, "moe_layer_freq": [0, 1, 1, 1]}, "experts in some layers"),
         ({**MOE, "moe_router_pre_softmax": True}, "--moe-router-pre-softmax"),
         ({**MOE, "moe_expert_capacity_factor": 1.0}, "experts that drop tokens"),
+        ({**MOE, "moe_router_topk_limited_devices": 2}, "a router that chooses groups first"),
+        (
+            {**MOE, "moe_router_load_balancing_type": ["aux_loss", "sinkhorn"]},
+            "--moe-router-load-balancing-type ['aux_loss', 'sinkhorn']",
+        ),
+        ({**MOE, "moe_router_load_balancing_type": "quantile_balancing"}, "quantile_balancing"),
+        ({"spec": ["my_package", "my_layers"]}, "--spec ['my_package', 'my_layers']"),
+        ({"yaml_cfg": "model.yaml"}, "--yaml-cfg model.yaml"),
+        # Megatron's defaults, where a checkpoint does not say.
+        ({"normalization": ABSENT}, "--normalization LayerNorm"),
+        ({"swiglu": ABSENT}, "--swiglu False"),
+        ({"add_bias_linear": ABSENT}, "--add-bias-linear True"),
+        ({"position_embedding_type": ABSENT}, "learned_absolute"),
     ],
 )
 def test_what_no_family_has_is_refused_by_its_name(changes, says) -> None:
-    args = Namespace(**BASE | changes)
+    told = {name: value for name, value in (BASE | changes).items() if value is not ABSENT}
+    args = Namespace(**told)
     with pytest.raises(UserError) as refused:
         family_of(shape_of(args, 320, False))
     assert says in str(refused.value)
     assert "it stays in Megatron's format" in str(refused.value)
+
+
+def test_several_losses_that_balance_experts_are_losses_still() -> None:
+    balancing = {"moe_router_load_balancing_type": ["seq_aux_loss", "global_aux_loss"]}
+    args = Namespace(**BASE | MOE | balancing, moe_aux_loss_coeff=[0.01, 0.001])
+    assert family_of(shape_of(args, 320, False)) is FAMILIES["mixtral"]
+
+
+def test_a_scaling_factor_of_rope_that_another_megatron_may_have_heeded() -> None:
+    args = Namespace(**BASE, use_rope_scaling=True, rope_scaling_factor=32.0)
+    with pytest.raises(UserError, match=r"--rope-scaling-factor 32, which some versions"):
+        shape_of(args, 320, False)
+    args.rope_scaling_factor = 8.0
+    assert shape_of(args, 320, False).has_rope_scaling
 
 
 def test_what_says_nothing_of_a_model_without_experts_is_not_asked() -> None:
@@ -241,6 +270,13 @@ def test_a_configuration_that_megatron_has_no_model_for_is_refused(changes, says
     with pytest.raises(UserError, match=r"config\.json has") as refused:
         shape_of_config(found, "config.json")
     assert says in str(refused.value)
+
+
+def test_experts_by_the_name_that_transformers_5_writes() -> None:
+    shape = SHAPES["qwen3_moe"]
+    own = AutoConfig.for_model(**config_of(shape, "float32", {})).to_diff_dict()
+    assert "num_experts" not in own
+    assert shape_of_config(own, "config.json")[0] == shape
 
 
 def test_a_number_of_rope_that_megatrons_flag_does_not_take() -> None:

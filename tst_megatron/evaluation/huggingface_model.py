@@ -16,6 +16,7 @@ import torch
 from tst_megatron.errors import UserError
 from tst_megatron.evaluation.answerer import Answer, Row
 from tst_megatron.evaluation.progress import RowProgress
+from tst_megatron.evaluation.tasks import reason
 
 # Tried one after the other; as lm-evaluation-harness has it.
 _LENGTHS = ("n_positions", "max_position_embeddings", "n_ctx")
@@ -205,8 +206,3 @@ def _max_length(config: Any, name: str, asked: int | None) -> int:
     if asked is not None and most is not None and asked > most:
         raise UserError(f"--max-length {asked} is more than the {most:,} tokens that {name} takes")
     return asked or most or _DEFAULT_LENGTH
-
-
-def reason(error: Exception) -> str:
-    """An error of somebody else's, in a line."""
-    return " ".join((str(error) or repr(error)).split())[:300].removesuffix(".")

@@ -1,4 +1,5 @@
-"""Every layout trains as one rank does: losses, gradient norms, validation, final parameters.
+"""Every layout trains as one rank does: losses, gradient norms, validation, what its model scores
+on a text, final parameters.
 
 Each runs Megatron's trainer through two superposed stages and the recovery, from the same
 checkpoint, and is compared with the same run on one rank. The table is in ``matrix.py``.
@@ -16,6 +17,8 @@ from trainer import Job, Result, run_all
 
 ONE_RANK = "one rank of "
 STEPS = 10
+IN_BAGS = 2
+"""A step of the first stage, after which the model is asked what it scores; after a validation."""
 MICRO_BATCHES = 2  # Of two samples each, in a step of four.
 RECORDED = Path(__file__).with_name("recorded_pretrain.py")
 
@@ -49,6 +52,13 @@ class Runs:
         """What a rank recorded of every step."""
         recorded = json.loads((self._out(name, bags=True) / f"rank-{rank}.json").read_text())
         return dict(enumerate(recorded, start=1))
+
+    def _text(self) -> Path:
+        """Documents from a few letters to several windows."""
+        path = self.root / "text.jsonl"
+        texts = [self.corpus.documents[at][: 3 + 9 * at] for at in range(9)]
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        return path
 
     def _out(self, name: str, bags: bool) -> Path:
         return self.root / ("bags" if bags else "stock") / name.replace(" ", "-")
@@ -84,6 +94,9 @@ class Runs:
                 "--eval-interval=2",
                 f"--ledger={out / 'ledger.jsonl'}",
             ),
+            *("--evaluate-at", "0", str(IN_BAGS), "end", f"--evaluate-text={self._text()}"),
+            # One of 2 rows, and not of all that there are.
+            "--evaluate-batch-size=2",
         )
         return Job(out, flags, layout.num_ranks, program)
 
@@ -121,6 +134,19 @@ def test_a_layout_trains_as_one_rank_does(runs: Runs, layout: str) -> None:
     assert several.header["parameters"] == one.header["parameters"]
     for mine, theirs in zip(several.steps, one.steps, strict=True):
         assert mine.get("extras", {}) == pytest.approx(theirs.get("extras", {}), rel=1e-4)
+
+
+@pytest.mark.parametrize("layout", _parameters_of(LAYOUTS))
+def test_a_layout_scores_as_one_rank_does(runs: Runs, layout: str) -> None:
+    reference = ONE_RANK + LAYOUTS[layout].model
+    one, several = runs.results[reference, True].ledger, runs.results[layout, True].ledger
+    assert [line["step"] for line in several.evaluations] == [0, IN_BAGS, STEPS]
+    assert [line["facts"] for line in several.evaluations[:2]] == [{"bag_size": 4}] * 2
+    for mine, theirs in zip(several.evaluations, one.evaluations, strict=True):
+        (scores,), (others,) = (line["evaluations"].values() for line in (mine, theirs))
+        assert scores["hash"] == others["hash"]
+        for metric, score in scores["metrics"].items():
+            assert score == pytest.approx(others["metrics"][metric], rel=1e-5)
 
 
 @pytest.mark.parametrize("layout", _parameters_of(LAYOUTS))

@@ -7,7 +7,7 @@ answer, and both are scored by the same code.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Answer:
     is_greedy: bool
 
 
-class Answerer(Protocol):
-    """A model with its tokenizer.
+class Scorer(Protocol):
+    """A model with its tokenizer that says how likely text is.
 
     Attributes:
         name: for people.
@@ -68,12 +68,17 @@ class Answerer(Protocol):
         """
         ...
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids."""
-        ...
-
     def score(self, rows: Sequence[Row]) -> list[Answer]:
         """An answer a row, in their order."""
+        ...
+
+
+@runtime_checkable
+class Answerer(Scorer, Protocol):
+    """One that makes text, too."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids."""
         ...
 
     def generate(self, ids: Sequence[int], stops: Sequence[str], most: int, how: Any) -> str:

@@ -157,13 +157,14 @@ def _report(
     args: argparse.Namespace, subject: "Subject", notes: tuple[str, ...], terminal: "Console"
 ) -> "Report":
     """Ask everything; what is wrong with tasks and texts is found before the model is loaded."""
+    from tst_megatron.evaluation.held_out import find_texts
     from tst_megatron.evaluation.progress import RowProgress
     from tst_megatron.evaluation.report import Report
     from tst_megatron.evaluation.tasks import load_tasks, scratch_folder
 
     with scratch_folder() as scratch:
         tasks = load_tasks(args.tasks, args.num_fewshot, Path(scratch)) if args.tasks else {}
-        texts = _texts(args.held_out, args.field)
+        texts = find_texts(args.held_out, args.field, "--held-out")
         twice = sorted({*tasks} & {*texts})
         if twice:
             raise UserError(f"a task and a text are both called {twice[0]}: rename one of them")
@@ -212,27 +213,6 @@ def _model(
         document_start=subject.document_start,
         progress=progress,
     )
-
-
-def _texts(specs: list[str], field: str) -> dict[str, Any]:
-    """Files of each text by its name: that of the file, or all of its path where two have one.
-
-    The first document of each is read, so that a wrong file is known before any work.
-    """
-    from tst_megatron.corpora.reading.chunks import read_documents
-    from tst_megatron.corpora.reading.documents import ReadOptions
-    from tst_megatron.corpora.reading.inputs import find_inputs
-
-    names = [Path(spec).name for spec in specs]
-    found = {}
-    for spec, name in zip(specs, names, strict=True):
-        own = spec if names.count(name) > 1 else name
-        if own in found:
-            raise UserError(f"--held-out {spec} is given twice: leave one out")
-        found[own] = find_inputs([spec]).files
-        if next(read_documents(found[own], ReadOptions(field=field)), None) is None:
-            raise UserError(f"--held-out {spec} holds no document: give a text")
-    return found
 
 
 def _evaluated_tasks(

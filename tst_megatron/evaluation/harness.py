@@ -1,4 +1,4 @@
-"""lm-evaluation-harness asks, an `Answerer` answers, and scores come out.
+"""lm-evaluation-harness asks, a `Scorer` answers, and scores come out.
 
 The one idea: the harness makes requests of tasks and metrics of answers; what is between the two,
 which it leaves to a model, is here and the same for whoever answers. Texts become ids as its own
@@ -18,18 +18,20 @@ from lm_eval.evaluator import evaluate
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from tst_megatron.errors import UserError
-from tst_megatron.evaluation.answerer import Answerer, Row
+from tst_megatron.evaluation.answerer import Answerer, Row, Scorer
 from tst_megatron.evaluation.results import Evaluated, Item, hash_of
 from tst_megatron.runs.evaluations import Score
 
 _MOST_GENERATED = 256  # Of lm-evaluation-harness, where a task does not say.
+RESAMPLES = 100_000
+"""Of lm-evaluation-harness."""
 _STDERR = "_stderr"
 # Metrics of a choice that is right or wrong, which guessing has a chance of.
 _OF_A_CHOICE = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match")
 
 
 class HarnessModel(TemplateLM):
-    """An `Answerer` as lm-evaluation-harness takes a model.
+    """A `Scorer` as lm-evaluation-harness takes a model; tasks that generate need an `Answerer`.
 
     Args:
         answerer: who is asked.
@@ -37,7 +39,7 @@ class HarnessModel(TemplateLM):
 
     backend = "causal"
 
-    def __init__(self, answerer: Answerer) -> None:
+    def __init__(self, answerer: Scorer) -> None:
         super().__init__()
         self._answerer = answerer
         self.truncated = 0
@@ -122,10 +124,19 @@ class HarnessModel(TemplateLM):
         return [math.fsum(answers[begin:end]) for begin, end in zip(begins, ends, strict=True)]
 
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Text that goes on after another."""
-        return [self._generated(*request.args) for request in requests]
+        """Text that goes on after another.
 
-    def _generated(self, context: str, told: Mapping[str, Any]) -> str:
+        Raises:
+            UserError: who is asked makes none.
+        """
+        if not isinstance(self._answerer, Answerer):
+            raise UserError(
+                f"a task wants text to be made, and {self._answerer.name} says how likely text is: "
+                "leave the task out"
+            )
+        return [self._generated(self._answerer, *request.args) for request in requests]
+
+    def _generated(self, answerer: Answerer, context: str, told: Mapping[str, Any]) -> str:
         how = dict(told)
         until = how.pop("until", None) or []
         stops = [until] if isinstance(until, str) else list(until)
@@ -136,11 +147,14 @@ class HarnessModel(TemplateLM):
             how["do_sample"] = False
         if not how.get("do_sample", False):
             how = {"do_sample": False}
-        return self._answerer.generate(self.tok_encode(context), stops, int(most), how)
+        return answerer.generate(self.tok_encode(context), stops, int(most), how)
 
 
 def run_tasks(
-    tasks: Mapping[str, Any], answerer: Answerer, limit: int | None = None
+    tasks: Mapping[str, Any],
+    answerer: Scorer,
+    limit: int | None = None,
+    resamples: int = RESAMPLES,
 ) -> list[Evaluated]:
     """Ask the tasks.
 
@@ -148,17 +162,47 @@ def run_tasks(
         tasks: of `tasks.load_tasks`, by name.
         answerer: who is asked.
         limit: items a task; None for all.
+        resamples: of the items, for the standard errors of scores that are no mean over items: in
+            as many processes as there are cores, and minutes for thousands of items. With 0 they
+            have none, and means have theirs all the same.
 
     Raises:
         UserError: a task and the model do not go together.
     """
     model = HarnessModel(answerer)
-    return [_evaluated(name, task, model, limit) for name, task in tasks.items()]
+    return [_evaluated(name, task, model, limit, resamples) for name, task in tasks.items()]
 
 
-def _evaluated(name: str, task: Any, model: HarnessModel, limit: int | None) -> Evaluated:
+def keep_requests(task: Any) -> None:
+    """Let a task make its requests once, and ask the very same ones every time it is asked.
+
+    Args:
+        task: of lm-evaluation-harness, which would draw other examples before its items each time.
+    """
+    make = task.build_all_requests
+    kept: list[Instance] = []
+
+    def make_once(**how: Any) -> None:
+        if not kept:
+            make(**how)
+            kept.extend(task.instances)
+        for request in kept:
+            request.resps, request.filtered_resps = [], {}
+        task._instances = list(kept)
+
+    task.build_all_requests = make_once
+
+
+def _evaluated(
+    name: str, task: Any, model: HarnessModel, limit: int | None, resamples: int
+) -> Evaluated:
     cut_before = model.truncated
-    told = evaluate(lm=model, task_dict={"tasks": {name: task}, "groups": {}}, limit=limit)
+    told = evaluate(
+        lm=model,
+        task_dict={"tasks": {name: task}, "groups": {}},
+        limit=limit,
+        bootstrap_iters=resamples,
+    )
     results = told["results"][name]
     better = told["higher_is_better"].get(name) or {}
     samples = told["samples"][name]
@@ -176,7 +220,7 @@ def _evaluated(name: str, task: Any, model: HarnessModel, limit: int | None) -> 
     scores = {
         metric: Score(
             _number(value),
-            _number(stderrs.get(metric)),
+            _number(stderrs.get(metric)) if resamples else _stderr_of_mean(items, metric),
             len({item.id for item in items}),
             chance if _plain(metric) in _OF_A_CHOICE else None,
             better.get(_plain(metric)),
@@ -228,6 +272,12 @@ def _items(samples: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> tupl
         )
         for place, sample in sorted(first.items())
     )
+
+
+def _stderr_of_mean(items: Sequence[Item], metric: str) -> float | None:
+    """As lm-evaluation-harness has it; None of what is no mean over items, or of one item."""
+    values = [item.values[metric] for item in items if metric in item.values]
+    return None if len(values) < 2 else float(np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
 def _log_likelihoods(sample: Mapping[str, Any]) -> tuple[float, ...]:

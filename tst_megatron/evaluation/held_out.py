@@ -13,10 +13,16 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import batched
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from tst_megatron.evaluation.answerer import Answerer, Row
+from tst_megatron.corpora.reading.chunks import read_documents
+from tst_megatron.corpora.reading.documents import ReadOptions
+from tst_megatron.corpora.reading.inputs import find_inputs
+from tst_megatron.errors import UserError
+from tst_megatron.evaluation.answerer import Row, Scorer
 from tst_megatron.evaluation.results import Evaluated, Item, hash_of
 from tst_megatron.runs.evaluations import Score
 from tst_megatron.statistics.weighted_mean import influences, variance_of, weighted_mean
@@ -28,6 +34,31 @@ _NO_START = (
     "The tokenizer names no token that begins or ends a document, so the first token of a document "
     "is not scored, and bits a byte are a little too low."
 )
+
+
+def find_texts(specs: Sequence[str], field: str, flag: str) -> dict[str, Any]:
+    """Files of each text by its name: that of the file, or all of its path where two have one.
+
+    The first document of each is read, so that a wrong file is known before any work.
+
+    Args:
+        specs: files, folders or globs, each a text.
+        field: of records, that has the text.
+        flag: that named them.
+
+    Raises:
+        UserError: one is not there, cannot be read, holds nothing, or is named twice.
+    """
+    names = [Path(spec).name for spec in specs]
+    found: dict[str, Any] = {}
+    for spec, name in zip(specs, names, strict=True):
+        own = spec if names.count(name) > 1 else name
+        if own in found:
+            raise UserError(f"{flag} {spec} is given twice: leave one out")
+        found[own] = find_inputs([spec]).files
+        if next(read_documents(found[own], ReadOptions(field=field)), None) is None:
+            raise UserError(f"{flag} {spec} holds no document: give a text")
+    return found
 
 
 @dataclass(frozen=True)
@@ -58,7 +89,7 @@ def windows(ids: Sequence[int], start: int | None, max_length: int, stride: int)
 
 
 def evaluate_text(
-    name: str, documents: Iterable[str], answerer: Answerer, stride: int | None = None
+    name: str, documents: Iterable[str], answerer: Scorer, stride: int | None = None
 ) -> Evaluated:
     """Score a text.
 
@@ -91,7 +122,7 @@ def evaluate_text(
     )
 
 
-def _scored(documents: Sequence[str], answerer: Answerer, stride: int) -> Iterator[_Document]:
+def _scored(documents: Sequence[str], answerer: Scorer, stride: int) -> Iterator[_Document]:
     rows: list[Row] = []
     ends: list[int] = []
     for document in documents:

@@ -7,7 +7,9 @@ are on this machine already; whatever else is wrong with one is said before a mo
 import difflib
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,9 +24,12 @@ _NEAREST = 4
 
 
 def forbid_downloads() -> None:
-    """Before anything of Hugging Face is imported, which reads these once."""
+    """Before anything of Hugging Face is imported, which reads these once; or late, which the one
+    of its libraries that the others ask is then told of."""
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
         os.environ[name] = "1"
+    if (constants := sys.modules.get("huggingface_hub.constants")) is not None:
+        vars(constants)["HF_HUB_OFFLINE"] = True
     # Their bars tell of reading files; ours tells of answers.
     for name in (
         "TQDM_DISABLE",
@@ -35,20 +40,43 @@ def forbid_downloads() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def check_harness() -> None:
-    """Whether lm-evaluation-harness is there.
+def check_harness(flag: str = "--tasks", alone: str = "--held-out") -> None:
+    """Whether lm-evaluation-harness is there; it is not imported, which takes seconds.
+
+    Args:
+        flag: that asks for it.
+        alone: what does without it.
 
     Raises:
         UserError: it is not.
     """
-    try:
-        import lm_eval  # noqa: F401
-    except ImportError:
+    if find_spec("lm_eval") is None:
         raise UserError(
-            "--tasks needs lm-evaluation-harness, which is not installed: "
-            "pip install 'tst-megatron[evaluation]', or give --held-out alone"
-        ) from None
+            f"{flag} needs lm-evaluation-harness, which is not installed: "
+            f"pip install 'tst-megatron[evaluation]', or give {alone} alone"
+        )
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
+
+
+def check_files(specs: Sequence[str]) -> None:
+    """Whether those of the tasks that are files are there.
+
+    Raises:
+        UserError: one is not.
+    """
+    for spec in filter(_is_file, specs):
+        _check_file(Path(spec))
+
+
+def _is_file(spec: str) -> bool:
+    return spec.endswith(_YAML) or os.sep in spec
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(
+            f"the task {path} is missing: give a YAML file of lm-evaluation-harness, or a name"
+        )
 
 
 def load_tasks(specs: Sequence[str], num_fewshot: int | None, scratch: Path) -> dict[str, Any]:
@@ -75,7 +103,7 @@ def load_tasks(specs: Sequence[str], num_fewshot: int | None, scratch: Path) -> 
 def _loaded(spec: str, scratch: Path) -> Iterator[tuple[str, Any]]:
     if spec in PROBES:
         yield spec, _made(PROBES[spec].config(), spec)
-    elif spec.endswith(_YAML) or os.sep in spec:
+    elif _is_file(spec):
         config = _file_config(Path(spec), scratch)
         yield config["task"], _made(config, spec)
     else:
@@ -94,7 +122,7 @@ def _made(config: dict[str, Any], spec: str) -> Any:
         task = ConfigurableTask(config=config)
     # What is wrong with a file is found wherever it is used first: in templates, fields, data.
     except Exception as error:
-        raise UserError(f"the task {spec} cannot be read: {_reason(error)}") from None
+        raise UserError(f"the task {spec} cannot be read: {reason(error)}") from None
     _check(task, spec)
     return task
 
@@ -126,14 +154,11 @@ def _file_config(path: Path, scratch: Path) -> dict[str, Any]:
     """A task's file, with its data named by paths that are there."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    if not path.is_file():
-        raise UserError(
-            f"the task {path} is missing: give a YAML file of lm-evaluation-harness, or a name"
-        )
+    _check_file(path)
     try:
         config: dict[str, Any] = load_yaml(path)
     except Exception as error:  # Of the file, of one that it includes, of its functions.
-        raise UserError(f"the task {path} cannot be read: {_reason(error)}") from None
+        raise UserError(f"the task {path} cannot be read: {reason(error)}") from None
     if "group" in config or not isinstance(config.get("task"), str):
         raise UserError(
             f'the task {path} has no "task: NAME", as a file of one task has: give the files of '
@@ -205,7 +230,7 @@ def _of_the_harness(name: str) -> Iterator[tuple[str, Any]]:
         tasks = manager.load([name])["tasks"]
     except Exception as error:  # `datasets` has one of its own for every way of not being there.
         raise UserError(
-            f"the task {name} cannot be read, and nothing is downloaded ({_reason(error)}): give "
+            f"the task {name} cannot be read, and nothing is downloaded ({reason(error)}): give "
             "its data as files, in a YAML file of your own"
         ) from None
     for own, task in tasks.items():
@@ -213,7 +238,8 @@ def _of_the_harness(name: str) -> Iterator[tuple[str, Any]]:
         yield own, task
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """An error of somebody else's, in a line."""
     return " ".join((str(error) or repr(error)).split())[:300].removesuffix(".")
 
 

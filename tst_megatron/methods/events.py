@@ -84,6 +84,21 @@ class Evaluated:
     facts: dict[str, Fact] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What the model of now scored on tasks and texts, between two steps.
+
+    Attributes:
+        progress: of the run.
+        evaluations: as a ledger has them, by task or text; on all ranks.
+        scalar: for TensorBoard.
+    """
+
+    progress: Progress
+    evaluations: Mapping[str, Any]
+    scalar: Scalar
+
+
 class Listener:
     """Is told what happens; this base listens to nothing."""
 
@@ -114,6 +129,9 @@ class Listener:
 
     def evaluated(self, evaluated: Evaluated) -> None:
         """After a validation; not after the test set's."""
+
+    def scored(self, scored: Scored) -> None:
+        """After the model was asked what it scores (``--evaluate-at``)."""
 
     def saved(self, step: int) -> None:
         """After a checkpoint was written, or handed to its writer."""

@@ -101,6 +101,7 @@ class Role(Enum):
         "ckpt_",
         "device",
         "eval_interval",
+        "evaluate_",
         "exit_",
         "flight_recorder_",
         "git commit",
@@ -156,7 +157,7 @@ class Role(Enum):
     RATE = ("lr", "min_lr")
     """The height of its learning rate."""
 
-    OF_A_START = (*BOOKKEEPING, *LENGTH, "exit_")
+    OF_A_START = (*BOOKKEEPING, *LENGTH, "evaluate_", "exit_")
     """What a later start of a run may have otherwise, with the same losses up to there."""
 
     SHOWN = (

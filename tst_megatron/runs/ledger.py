@@ -27,6 +27,7 @@ from tst_megatron.runs.old_schemas import header_of_old, line_of_old
 __all__ = ["SCHEMA_VERSION", "Ledger", "LedgerError", "read_ledger"]
 
 _CLOCKS = ("wall_clock_s", "gpu_hours")
+_OF_A_STAGE = ("stage", "facts")
 
 
 @dataclass
@@ -39,8 +40,8 @@ class Ledger:
             None, and so is a number that was not finite; ``facts`` is None where they are not told.
         validations: ``validation`` lines, likewise; of several at one step the first, with the
             clocks of the last.
-        evaluations: ``evaluation`` lines, ascending, one a step; of several that ask the same at
-            one step the last counts.
+        evaluations: ``evaluation`` lines, ascending, one a step, with the stage where it is told;
+            of several that ask the same at one step the last counts.
         headers: of every start.
         path: what it was read from.
         notes: what was mended while reading, a sentence each.
@@ -153,13 +154,25 @@ class _Reading:
         self._is_first_of_start = False
 
     def _add_evaluation(self, line: Line) -> None:
-        """Of whatever step, whenever it was: it says nothing of how far the run is."""
+        """Of whatever step, whenever it was.
+
+        One with a clock is the run's own, and the first of a start may come before the first step
+        that is logged: what was beyond the step that it goes on from is replayed by then.
+        """
+        goes_on_from = self._goes_on_from
+        if goes_on_from is not None and "wall_clock_s" in line.fields and line.step > goes_on_from:
+            self._forget_after(goes_on_from)
+            self._goes_on_from = None
         lines = self._lines[line.kind]
-        before = lines.get(line.step, {}).get("evaluations") or {}
+        before = lines.get(line.step, {})
+        told = {name: line.fields[name] for name in _OF_A_STAGE if name in line.fields}
         lines[line.step] = {
+            **before,
+            **told,
             "kind": line.kind,
             "step": line.step,
-            "evaluations": before | (line.fields.get("evaluations") or {}),
+            "evaluations": (before.get("evaluations") or {})
+            | (line.fields.get("evaluations") or {}),
         }
 
     def _put(self, line: Line) -> None:

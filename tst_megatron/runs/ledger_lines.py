@@ -53,7 +53,7 @@ _NUMBERS = {
         "tokens",
         "bytes",
     ),
-    "evaluation": PROGRESS,
+    "evaluation": (*PROGRESS, "stage"),
 }
 _MAPPINGS = {
     "header": (
@@ -67,7 +67,7 @@ _MAPPINGS = {
     ),
     "step": ("extras", "facts"),
     "validation": ("losses", "stderrs", "facts"),
-    "evaluation": ("evaluations",),
+    "evaluation": ("evaluations", "facts"),
 }
 # Tables that hold nothing but numbers.
 _TABLES_OF_NUMBERS = ("extras", "losses", "stderrs")

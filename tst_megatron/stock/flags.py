@@ -4,9 +4,11 @@ Nothing of Megatron's is imported, which takes seconds.
 """
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 from tst_megatron.errors import UserError
+from tst_megatron.stock.evaluation_steps import check_words, evaluation_steps
 from tst_megatron.stock.unheeded import check_unheeded
 
 
@@ -18,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_text_arguments(group)
     _add_link_arguments(group)
     _add_record_arguments(group)
+    _add_evaluation_arguments(group)
 
 
 def _add_text_arguments(group: Any) -> None:
@@ -84,6 +87,40 @@ def _add_record_arguments(group: Any) -> None:
     )
 
 
+def _add_evaluation_arguments(group: Any) -> None:
+    """Add the flags of what the model is asked while it trains."""
+    group.add_argument(
+        "--evaluate-at",
+        nargs="+",
+        metavar="STEP",
+        help="ask the model what it scores after these steps: 1000 2000, every:500, end",
+    )
+    group.add_argument(
+        "--evaluate-tasks",
+        nargs="+",
+        metavar="TASK",
+        help="tasks of lm-evaluation-harness, as of tst-megatron evaluate: YAML files, or names",
+    )
+    group.add_argument(
+        "--evaluate-text",
+        nargs="+",
+        metavar="TEXT",
+        help="files, folders or globs, each a text whose bits a byte are measured",
+    )
+    group.add_argument(
+        "--evaluate-limit",
+        type=int,
+        metavar="N",
+        help="no more than the first N items or documents of each",
+    )
+    group.add_argument(
+        "--evaluate-batch-size",
+        type=int,
+        metavar="N",
+        help="rows that a data-parallel rank reads together (default --micro-batch-size)",
+    )
+
+
 def check_own_flags(args: argparse.Namespace) -> None:
     """Check the flags by themselves.
 
@@ -98,6 +135,27 @@ def check_own_flags(args: argparse.Namespace) -> None:
         )
     if args.exit_after_step is not None and args.exit_after_step < 1:
         raise UserError(f"--exit-after-step {args.exit_after_step} is no step: give 1 or more")
+    _check_own_evaluation(args)
+
+
+def _check_own_evaluation(args: argparse.Namespace) -> None:
+    for name in ("evaluate_limit", "evaluate_batch_size"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} {value} is below 1")
+    asked = args.evaluate_tasks or args.evaluate_text
+    if not args.evaluate_at:
+        of_it = (asked, args.evaluate_limit, args.evaluate_batch_size)
+        if any(one is not None for one in of_it):
+            raise UserError(
+                "what a model is asked while it trains is asked at a step: add --evaluate-at"
+            )
+        return
+    check_words(args.evaluate_at)
+    if not asked:
+        raise UserError(
+            "--evaluate-at has nothing to ask: add --evaluate-tasks, --evaluate-text or both"
+        )
 
 
 def check_beside(args: argparse.Namespace) -> None:
@@ -108,6 +166,8 @@ def check_beside(args: argparse.Namespace) -> None:
     """
     check_unheeded(args)
     _check_link(args)
+    if args.evaluate_at:
+        _check_evaluation(args)
     if args.dataloader_inter_document_masking and args.context_parallel_size > 1 and not args.sft:
         # get_batch_on_this_cp_rank (megatron/core/utils.py) then cuts the sequence, and with --sft
         # every document, as Transformer Engine's attention takes it of packed ones. Neither asserts
@@ -150,3 +210,52 @@ def _check_link(args: argparse.Namespace) -> None:
             f"--exit-interval {args.exit_interval} and --exit-after-step {args.exit_after_step} "
             "both end the run: leave one of them out"
         )
+
+
+# Of what gives layers inputs of one size, or deals samples out otherwise: a predicate, and what is
+# said.
+_NOT_BY_ROWS: tuple[tuple[Callable[[argparse.Namespace], bool], str], ...] = (
+    (lambda a: a.tp_comm_overlap, "--tp-comm-overlap has buffers of a micro-batch's size"),
+    (
+        lambda a: a.moe_pad_expert_input_to_capacity,
+        "--moe-pad-expert-input-to-capacity has experts of a fixed size",
+    ),
+    (
+        lambda a: a.moe_expert_rank_capacity_factor is not None,
+        "--moe-expert-rank-capacity-factor has experts of a fixed size",
+    ),
+    (lambda a: a.cuda_graph_impl == "local", "--cuda-graph-impl local has graphs of one shape"),
+    (
+        lambda a: a.hybrid_context_parallel,
+        "--hybrid-context-parallel has groups by the length of a sample",
+    ),
+    (
+        lambda a: (a.tensor_parallel_num_weight_shards or 1) > a.tensor_model_parallel_size,
+        "--tensor-parallel-num-weight-shards deals samples out to more ranks",
+    ),
+)
+
+
+def _check_evaluation(args: argparse.Namespace) -> None:
+    """What rows of text of any length cannot be read by, and steps that there are none of.
+
+    Raises:
+        UserError: a flag does not go with ``--evaluate-at``, or a step is not the run's.
+    """
+    if args.skip_train:
+        raise UserError(
+            "--evaluate-at is between steps, and --skip-train makes none: leave one out, and ask a "
+            "checkpoint with tst-megatron evaluate"
+        )
+    if args.sft:
+        raise UserError(
+            "--evaluate-at asks in text, and --sft has a tokenizer of conversations: leave it out, "
+            "and ask the checkpoints with tst-megatron evaluate"
+        )
+    evaluation_steps(args)
+    for is_so, reason in _NOT_BY_ROWS:
+        if is_so(args):
+            raise UserError(
+                f"{reason}, and --evaluate-at reads rows of any length: leave one out, and ask the "
+                "checkpoints with tst-megatron evaluate"
+            )

@@ -60,6 +60,7 @@ def check_before_validation(args: argparse.Namespace) -> None:
         )
     check_data_flags(args)
     _check_tokenizer_files(args)
+    _check_asked(args)
     check_places(args)
     _check_object_storage(args)
     if _is_first_of_node():
@@ -100,6 +101,29 @@ def _check_tokenizer_files(args: argparse.Namespace) -> None:
         raise UserError(f"--tokenizer-type {kind} needs a --vocab-size")
     if kind == GPT2:
         check_gpt2_files(args)
+
+
+def _check_asked(args: argparse.Namespace) -> None:
+    """What ``--evaluate-at`` asks, as far as flags and files tell; the rest once the run's
+    tokenizer is there (`run_evaluations.questions_of`)."""
+    if not args.evaluate_at:
+        return
+    # Not of every run: what reads text takes its time.
+    from tst_megatron.evaluation.asked import FIELD, TASKS_FLAG, TEXT_FLAG
+    from tst_megatron.evaluation.held_out import find_texts
+    from tst_megatron.evaluation.tasks import check_files, check_harness
+
+    kind = args.tokenizer_type or DEFAULT_TOKENIZER
+    if kind in _TOKENIZERS_WITHOUT_FILES:
+        raise UserError(
+            f"--evaluate-at asks in text, and --tokenizer-type {kind} reads ids alone: leave it "
+            "out, or train with a tokenizer of text"
+        )
+    if args.evaluate_tasks:
+        check_harness(TASKS_FLAG, TEXT_FLAG)
+        check_files(args.evaluate_tasks)
+    if args.evaluate_text and _is_first():
+        find_texts(args.evaluate_text, FIELD, TEXT_FLAG)
 
 
 def _check_object_storage(args: argparse.Namespace) -> None:

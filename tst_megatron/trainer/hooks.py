@@ -13,22 +13,26 @@ fails when one is gone or takes other arguments. What is done at an event is the
 - ``evaluate``: the events ``evaluating`` and ``evaluated``; to measure a method's losses beside the
   next-token loss; with ``--fixed-validation``, on the same samples every time.
 - ``evaluate_and_print_results``: only it knows whether the test set is evaluated.
+- ``post_training_step_callbacks``: with ``--evaluate-at``, to ask the model between two steps,
+  after a validation and before a checkpoint: the event ``scored``.
 - ``MTPLossLoggingHelper``, ``get_moe_metrics_tracker``: to have the figures of heads and routers.
 """
 
 import argparse
+import gc
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, cached_property, partial
 from inspect import signature
 from typing import Any
 
 import torch
-from megatron.training import get_tensorboard_writer
+from megatron.training import get_tensorboard_writer, get_timers
 from megatron.training import training as trainer
 
 from tst_megatron.errors import was_interrupted
-from tst_megatron.methods.events import Evaluated, Listener, LoggedStep, Progress, Scalar
+from tst_megatron.methods.events import Evaluated, Listener, LoggedStep, Progress, Scalar, Scored
 from tst_megatron.methods.method import Evaluation, Run
 from tst_megatron.runs.stages import NEXT_TOKEN_LOSS, stage_at
 from tst_megatron.trainer.datasets import DatasetsProvider
@@ -39,6 +43,7 @@ from tst_megatron.trainer.opening import StageLines
 from tst_megatron.trainer.pace import Pace
 from tst_megatron.trainer.progress import ProgressCounter
 from tst_megatron.trainer.reading import validation_tokens
+from tst_megatron.trainer.run_evaluations import Questions, RunEvaluations
 from tst_megatron.trainer.run_ledger import RunLedger
 from tst_megatron.trainer.sample_spread import take_stderrs
 from tst_megatron.trainer.step_clock import CHECKPOINT, COMPUTE, EVALUATION, StepClock
@@ -52,6 +57,7 @@ HOOKED = {
     "evaluate_and_print_results": ("prefix", "forward_step_func", "data_iterator"),
     "load_checkpoint": ("ddp_model", "optimizer", "opt_param_scheduler"),
     "save_checkpoint_and_time": ("iteration", "model", "optimizer"),
+    "post_training_step_callbacks": ("model", "optimizer", "opt_param_scheduler", "iteration"),
 }
 """The trainer's functions that are wrapped, and the arguments that the wrappers rely on."""
 
@@ -68,6 +74,7 @@ def install_hooks(
     provider: DatasetsProvider,
     clock: StepClock,
     started: float,
+    questions: Questions | None = None,
 ) -> None:
     """Wrap the trainer's functions for one run; a later call forgets what an earlier one did.
 
@@ -77,6 +84,7 @@ def install_hooks(
         provider: of the run's data.
         clock: of the process.
         started: when the process started, seconds since the epoch.
+        questions: that the model is asked, on the rank that asks.
 
     Raises:
         RuntimeError: this version of Megatron has other functions.
@@ -88,7 +96,7 @@ def install_hooks(
                 f"megatron.training.training.{name} takes {found}: install the megatron-core "
                 "version in requirements/"
             )
-    hooks = _Hooks(args, run, provider, clock, started)
+    hooks = _Hooks(args, run, provider, clock, started, questions)
     for name in HOOKED:
         setattr(trainer, name, getattr(hooks, name))
     trainer.MTPLossLoggingHelper = hooks.heads
@@ -105,6 +113,7 @@ class _Hooks:
         provider: DatasetsProvider,
         clock: StepClock,
         started: float,
+        questions: Questions | None,
     ) -> None:
         self.args = args
         self.run = run
@@ -125,6 +134,7 @@ class _Hooks:
             # Last, so that it has what the others added.
             ledger,
         )
+        self.evaluations = RunEvaluations(args, questions) if args.evaluate_at else None
         self.clock = clock
         self.pace = Pace()
         self._logged = self.progress.now
@@ -138,12 +148,52 @@ class _Hooks:
         if was_interrupted():
             raise KeyboardInterrupt
         bound = signature(_ORIGINALS["train_step"]).bind(*args, **kwargs).arguments
-        self._start(bound["model"])
+        self._start(bound["model"], is_timed=True)
         stage = stage_at(self.run.stages, self.args.consumed_train_samples)
         for listener in self.listeners:
             listener.stepping(stage, bound["optimizer"])
         with self.clock.measure(COMPUTE):
             return _ORIGINALS["train_step"](*args, **kwargs)
+
+    def post_training_step_callbacks(
+        self, model: Any, optimizer: Any, scheduler: Any, iteration: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Megatron's, after the model was asked what it scores."""
+        if self.evaluations is not None and self.evaluations.are_after(iteration):
+            with self._out_of_step(model, optimizer):
+                self._ask(self.evaluations, model)
+        return _ORIGINALS["post_training_step_callbacks"](
+            model, optimizer, scheduler, iteration, *args, **kwargs
+        )
+
+    @contextmanager
+    def _out_of_step(self, model: Any, optimizer: Any) -> Iterator[None]:
+        """As Megatron's ``train`` has it around a validation: parameters that are gathered as they
+        are needed are gathered, and the clock of its log line stands still."""
+        args = self.args
+        with _stopped("interval-time"):
+            gathers = trainer.should_disable_forward_pre_hook(args)
+            if gathers:
+                trainer.disable_forward_pre_hook(model, optimizer=optimizer)
+            if args.manual_gc and args.manual_gc_eval:
+                gc.collect()
+            yield
+            if args.manual_gc and args.manual_gc_eval:
+                gc.collect(generation=0)
+            if gathers:
+                trainer.enable_forward_pre_hook(model)
+
+    def _ask(self, evaluations: RunEvaluations, model: Any) -> None:
+        now = self.progress.now
+        with self.clock.measure(EVALUATION):
+            found, lines = evaluations.ask(model, now)
+            if self.args.empty_unused_memory_level >= 1:
+                torch.cuda.empty_cache()
+        for line in lines:
+            trainer.print_rank_last(line)
+        scored = Scored(now, found, _scalar_at(now.step))
+        for listener in self.listeners:
+            listener.scored(scored)
 
     def save_checkpoint_and_time(self, iteration: int, *args: Any, **kwargs: Any) -> Any:
         """Megatron's, timed."""
@@ -263,15 +313,24 @@ class _Hooks:
         # What a method decided now is what the next checkpoint has to know.
         remember(self.args, self.run)
 
-    def _start(self, model: Any) -> None:
-        """Before the first step or evaluation."""
+    def _start(self, model: Any, is_timed: bool = False) -> None:
+        """Before the first step or evaluation.
+
+        Args:
+            model: this rank's chunks.
+            is_timed: whether the clock of Megatron's log line runs.
+        """
         self.progress.start()
-        if not self._has_started:
-            self._has_started = True
-            self._logged = self.progress.now
-            for listener in self.listeners:
-                listener.started(model)
+        if self._has_started:
+            return
+        self._has_started = True
+        self._logged = self.progress.now
+        for listener in self.listeners:
+            listener.started(model)
         self.clock.start()
+        if self.evaluations is not None and self.evaluations.are_at_start(self.progress.now.step):
+            with _stopped("interval-time" if is_timed else None):
+                self._ask(self.evaluations, model)
 
     def _evaluations(self) -> Sequence[Evaluation]:
         """What the methods measure in the stage of the last step; nothing before the first."""
@@ -363,6 +422,18 @@ class LossAverages:
     def start_interval(self) -> None:
         """A new log interval begins."""
         self._steps = {}
+
+
+@contextmanager
+def _stopped(name: str | None) -> Iterator[None]:
+    """Stop one of Megatron's timers for as long."""
+    if name is None:
+        yield
+        return
+    timer = get_timers()(name, log_level=0)
+    timer.stop()
+    yield
+    timer.start(barrier=True)
 
 
 def _scalar_at(step: int) -> Scalar:

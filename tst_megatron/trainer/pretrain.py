@@ -76,8 +76,13 @@ def _run(argv: list[str], started: float, clock: StepClock) -> None:
         if _has_ended(args):
             return
         config = _config(args, run)
+        questions = _questions(args)
         _say_what_it_will_do(args, run)
-    _train(config, args, run, started, clock)
+    try:
+        _train(config, args, run, started, clock, questions)
+    finally:
+        if questions is not None:
+            questions.asked.close()
 
 
 @contextmanager
@@ -173,6 +178,15 @@ def _parse_with_megatron(words: Sequence[str]) -> argparse.Namespace:
         return flags
 
 
+def _questions(args: argparse.Namespace) -> Any:
+    """What the model is asked while it trains; None where this rank asks nothing."""
+    if not args.evaluate_at:
+        return None
+    from tst_megatron.trainer.run_evaluations import questions_of
+
+    return questions_of(args)
+
+
 def _say_what_it_will_do(args: argparse.Namespace, run: Any) -> None:
     from tst_megatron.trainer.opening import opening
 
@@ -191,7 +205,12 @@ def _config(args: argparse.Namespace, run: Any) -> Any:
 
 
 def _train(
-    config: Any, args: argparse.Namespace, run: Any, started: float, clock: StepClock
+    config: Any,
+    args: argparse.Namespace,
+    run: Any,
+    started: float,
+    clock: StepClock,
+    questions: Any,
 ) -> None:
     from megatron.core.enums import ModelType
     from megatron.training import (
@@ -214,7 +233,7 @@ def _train(
     # Outside of that, which looks for groups by their rates, too.
     other_rates.install(args)
 
-    install_hooks(args, run, provider, clock, started)
+    install_hooks(args, run, provider, clock, started, questions)
     try:
         pretrain(
             config,

@@ -17,7 +17,7 @@ import torch
 from megatron.core.datasets.object_storage_utils import is_object_storage_path
 from torch.distributed import PrefixStore, distributed_c10d
 
-from tst_megatron.methods.events import Evaluated, Listener, LoggedStep
+from tst_megatron.methods.events import Evaluated, Listener, LoggedStep, Scored
 from tst_megatron.methods.method import Run
 from tst_megatron.methods.registry import methods
 from tst_megatron.runs.clock import RunClock
@@ -146,6 +146,22 @@ class RunLedger(Listener):
             **self._held_out_text,
         }
         self._writer.write("validation", _without_empty(line))
+
+    def scored(self, scored: Scored) -> None:
+        """An ``evaluation`` line, of what was found."""
+        if self._writer is None or not scored.evaluations:
+            return
+        progress = scored.progress
+        line = {
+            "step": progress.step,
+            "positions": progress.positions,
+            "data_tokens": progress.data_tokens,
+            "flops": progress.flops,
+            "stage": progress.stage_index,
+            "facts": dict(progress.stage.facts),
+            "evaluations": scored.evaluations,
+        }
+        self._writer.write("evaluation", _without_empty(line))
 
     @cached_property
     def _held_out_text(self) -> dict[str, int | None]:

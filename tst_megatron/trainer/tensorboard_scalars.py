@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 
-from tst_megatron.methods.events import Evaluated, Listener, LoggedStep, Progress, Scalar
+from tst_megatron.methods.events import Evaluated, Listener, LoggedStep, Progress, Scalar, Scored
 
 
 class TensorBoardScalars(Listener):
@@ -47,3 +47,10 @@ class TensorBoardScalars(Listener):
         """At each validation."""
         for name, error in evaluated.stderrs.items():
             evaluated.scalar(f"{name} validation stderr", error)
+
+    def scored(self, scored: Scored) -> None:
+        """At each evaluation of tasks and texts."""
+        for task, told in scored.evaluations.items():
+            for metric, score in told["metrics"].items():
+                if "value" in score:
+                    scored.scalar(f"evaluation/{task} {metric}", score["value"])

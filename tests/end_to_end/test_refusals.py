@@ -38,6 +38,16 @@ def cases(corpus, folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, .
     blend, mistyped = folder / "blend.yaml", folder / "mistyped.yaml"
     blend.write_text(f"sources:\n- {{path: {corpus.prefix}, epochs: 2.5}}\n")
     mistyped.write_text(f"sources:\n- {{path: {corpus.prefix}, wieght: 1}}\n")
+    answers = ("two", "two, as I have said before, and as I shall say again")
+    items = [f'{{"question": "one and one is", "answer": "{one}"}}\n' for one in answers]
+    (folder / "items.jsonl").write_text("".join(items))
+    making, long = folder / "making.yaml", folder / "long.yaml"
+    for path, kind in ((making, "generate_until"), (long, "loglikelihood")):
+        path.write_text(
+            f"task: {path.stem}\ndataset_path: json\n"
+            "dataset_kwargs: {data_files: {test: items.jsonl}}\ntest_split: test\n"
+            f'output_type: {kind}\ndoc_to_text: "{{{{question}}}}"\ndoc_to_target: "{{{{answer}}}}"\n'
+        )
     return {
         "bag size": (("--tst-bag-size=0",), ("bag size 0",)),
         "a run to compare with": (
@@ -152,6 +162,18 @@ def cases(corpus, folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, .
         "a batch that grows": (
             ("--rampup-batch-size", "2", "2", "400"),
             ("--rampup-batch-size does nothing", "--step-batch-size-schedule '0:256"),
+        ),
+        "a task that is none": (
+            ("--evaluate-at=end", "--evaluate-tasks=probe_role_swaps"),
+            ("there is no task probe_role_swaps", "such as probe_role_swap"),
+        ),
+        "a task that wants text to be made": (
+            ("--evaluate-at=end", f"--evaluate-tasks={making}"),
+            ("the task making wants text to be made", "leave it out of --evaluate-tasks"),
+        ),
+        "a task with an answer that is too long": (
+            ("--evaluate-at=end", f"--evaluate-tasks={long}"),
+            ("an answer of a task has", "the run scores 1 to 16 at a time", "leave the task out"),
         ),
         "an unknown flag": (("--tst-bagsize=4",), ("did you mean --tst-bag-size?",)),
     }

@@ -98,7 +98,7 @@ class HarnessModel(TemplateLM):
             what = f"{len(follows):,} tokens" if follows else "no token of its own"
             raise UserError(
                 f"an answer of a task has {what}, and {self._answerer.name} scores 1 to "
-                f"{self.max_length:,} at a time: leave the task out or raise --max-length"
+                f"{self.max_length:,} at a time: leave the task out, or let more be read at a time"
             )
         ids = (*context, *follows)
         self.truncated += len(ids) > self.max_length + 1

@@ -252,7 +252,9 @@ def _check_evaluation(args: argparse.Namespace) -> None:
             "--evaluate-at asks in text, and --sft has a tokenizer of conversations: leave it out, "
             "and ask the checkpoints with tst-megatron evaluate"
         )
-    evaluation_steps(args)
+    if args.train_iters or args.train_samples:
+        # A recipe may leave the length to whoever trains it.
+        evaluation_steps(args)
     for is_so, reason in _NOT_BY_ROWS:
         if is_so(args):
             raise UserError(

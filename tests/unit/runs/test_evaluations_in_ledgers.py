@@ -101,3 +101,32 @@ def test_items_are_read_only_from_the_file_that_was_meant(tmp_path: Path) -> Non
     append_evaluation(path, 100, scored(0.5, **told | {"items_sha256": "of another"}))
     (run,) = read_runs([path], vocabulary())
     assert read_items(run.evaluations[0], "acc") is None
+
+
+def test_what_a_run_says_before_its_first_logged_step_stays(tmp_path: Path) -> None:
+    """A run that goes on from 50 scores at 55, 60 and 65, and logs every tenth step."""
+    path = tmp_path / "ledger.jsonl"
+    write_ledger(path, {50: 4.0, 70: 3.0})
+    append_evaluation(path, 55, scored(0.1))
+    append_evaluation(path, 65, scored(0.2))
+    header = json.loads(path.read_text().splitlines()[0]) | {"step": 50}
+    own = {"kind": "evaluation", "wall_clock_s": 200.0, "stage": 1, "facts": {"bag_size": 1}}
+    lines = [
+        header,
+        *(
+            {**own, "step": step, "evaluations": scored(value)}
+            for step, value in ((55, 0.5), (60, 0.6))
+        ),
+    ]
+    with path.open("a") as file:
+        file.write("".join(json.dumps(line) + "\n" for line in lines))
+    # What it has been beyond is replayed.
+    assert values(path) == {(55, "task"): 0.5, (60, "task"): 0.6}
+    with path.open("a") as file:
+        file.write(json.dumps({"kind": "step", "step": 60, "wall_clock_s": 210.0}) + "\n")
+    assert values(path) == {(55, "task"): 0.5, (60, "task"): 0.6}
+    assert [line["facts"] for line in read_ledger(path).evaluations] == [{"bag_size": 1}] * 2
+    assert [line["step"] for line in read_ledger(path).steps] == [10, 20, 30, 40, 50, 60]
+    # Whoever asks later, of a step that is there, replays nothing.
+    append_evaluation(path, 50, scored(0.4))
+    assert values(path) == {(50, "task"): 0.4, (55, "task"): 0.5, (60, "task"): 0.6}

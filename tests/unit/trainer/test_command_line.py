@@ -30,10 +30,16 @@ print(json.dumps(answers))
 
 
 def test_a_refusal_comes_before_torch(tmp_path: Path) -> None:
-    slip, blend = tmp_path / "slip.yaml", tmp_path / "blend.yaml"
+    slip, blend, text = tmp_path / "slip.yaml", tmp_path / "blend.yaml", tmp_path / "text.jsonl"
+    text.write_text('{"text": "a"}\n')
     slip.write_text("extends: tiny\nnum-layer: 2\n")
     blend.write_text("sources: [{path: web, wieght: 1}]\n")
     ids = "--tokenizer-type NullTokenizer --vocab-size 9"
+    empty, model = tmp_path / "empty.jsonl", tmp_path / "tokenizer.model"
+    empty.write_text("\n")
+    model.write_bytes(b"")
+    ask = f"--evaluate-text {text}"
+    asking = f"pretrain --recipe tiny --tokenizer-model {model} --evaluate-at end"
     wanted = {
         "pretrain --mirco-batch-size 2": "did you mean --micro-batch-size?",
         "pretrain --recipe tini-tst": "did you mean tiny-tst?",
@@ -53,6 +59,34 @@ def test_a_refusal_comes_before_torch(tmp_path: Path) -> None:
         f"pretrain {ids} --mock-data --save x": "add --save-interval",
         "pretrain --tokenizer-type NullTokenizer": "needs a --vocab-size",
         "pretrain --yaml-cfg x": "--yaml-cfg takes the place of the command line",
+        "pretrain --recipe tiny --evaluate-at end": "--evaluate-at has nothing to ask",
+        f"pretrain --recipe tiny --evaluate-text {text}": "add --evaluate-at",
+        f"pretrain --recipe tiny --evaluate-at soon {ask}": "--evaluate-at soon is no step",
+        f"pretrain --recipe tiny --evaluate-at every:0 {ask}": "--evaluate-at every:0 is no step",
+        f"pretrain --recipe tiny --train-iters 9 --evaluate-at end 10 {ask}": (
+            "--evaluate-at 10 is beyond the run, which has 9 steps"
+        ),
+        f"pretrain --recipe tiny --train-iters 9 --evaluate-at every:10 {ask}": (
+            "--evaluate-at every:10 is beyond the run"
+        ),
+        f"pretrain --recipe tiny --evaluate-at 1 {ask} --evaluate-limit 0": (
+            "--evaluate-limit 0 is below 1"
+        ),
+        f"pretrain --recipe tiny --evaluate-at 1 {ask} --evaluate-batch-size -1": (
+            "--evaluate-batch-size -1 is below 1"
+        ),
+        f"pretrain --recipe tiny --evaluate-at 1 {ask} --skip-train": "--skip-train makes none",
+        f"pretrain --recipe tiny --evaluate-at 1 {ask} --sft": "a tokenizer of conversations",
+        f"pretrain --recipe tiny --evaluate-at 1 {ask} --cuda-graph-impl local": (
+            "--cuda-graph-impl local has graphs of one shape"
+        ),
+        f"pretrain {ids} --mock-data --train-iters 9 --evaluate-at 1 {ask}": (
+            "--tokenizer-type NullTokenizer reads ids alone"
+        ),
+        f"{asking} --evaluate-text {tmp_path}/no.jsonl": f"{tmp_path}/no.jsonl",
+        f"{asking} --evaluate-text {empty}": f"--evaluate-text {empty} holds no document",
+        f"{asking} --evaluate-text {text} {text}": f"--evaluate-text {text} is given twice",
+        f"{asking} --evaluate-tasks {tmp_path}/no.yaml": f"the task {tmp_path}/no.yaml is missing",
         "plan --recipe smollm3-3b-tst --gpu-mem 80": "did you mean --gpu-memory?",
         "plan --recipe smollm3-3b": "did you mean smollm3-3b-tst?",
         "plan --recipe smollm3-3b-tst --gpu tpu": "--gpu tpu is not in the table",

@@ -115,8 +115,6 @@ class Asked:
         for name, ask in self._each(walker):
             try:
                 ask()
-            except UserError:
-                raise
             # Templates, functions and metrics of a task are anybody's.
             except Exception as error:
                 raise UserError(f"{name} cannot be asked: {reason(error)}") from None

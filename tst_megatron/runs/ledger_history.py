@@ -6,6 +6,7 @@ run that goes on from another folder's checkpoint brings along what led there.
 
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,9 +72,24 @@ def bring_along(path: Path, source: Path, step: int) -> None:
         if line.kind == "header" and line.step < step:
             kept.append(line.fields | {"run_id": run_id})
         elif line.kind != "header" and line.step <= step:
-            kept.append(line.fields)
+            kept.append(_with_items_from(source, path, line.fields))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, "".join(json.dumps(fields) + "\n" for fields in kept))
+
+
+def _with_items_from(source: Path, path: Path, fields: dict[str, Any]) -> dict[str, Any]:
+    """A line of another folder's ledger, with the files of its evaluations named from here."""
+    evaluations = fields.get("evaluations")
+    if not evaluations:
+        return fields
+    here = path.parent.resolve()
+    moved = {
+        task: told | {"items": os.path.relpath(source.resolve().parent / told["items"], here)}
+        if told.get("items")
+        else told
+        for task, told in evaluations.items()
+    }
+    return fields | {"evaluations": moved}
 
 
 def _flags_in(path: Path) -> dict[str, Any] | None:

@@ -82,3 +82,15 @@ def test_a_run_from_another_folders_checkpoint_has_what_led_there(tmp_path: Path
 def test_a_past_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
     bring_along(tmp_path / "ledger.jsonl", tmp_path / "nowhere" / "ledger.jsonl", 10)
     assert not list(tmp_path.iterdir())
+
+
+def test_items_of_what_is_brought_along_are_found_from_the_new_folder(tmp_path: Path) -> None:
+    source, ledger = tmp_path / "one/ledger.jsonl", tmp_path / "other/deep/ledger.jsonl"
+    asked = {"metrics": {}, "items": "evaluations/step_10.items.jsonl"}
+    told = {"evaluations": {"kept": asked, "not kept": {"metrics": {}}}}
+    write(source, header(0), line(10, 60.0), {"kind": "evaluation", "step": 10, **told})
+    bring_along(ledger, source, 10)
+    (found,) = read_ledger(ledger).evaluations
+    items = found["evaluations"]["kept"]["items"]
+    assert (ledger.parent / items).resolve() == source.parent / asked["items"]
+    assert found["evaluations"]["not kept"] == {"metrics": {}}

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from tst_megatron.errors import UserError
 
@@ -36,6 +36,8 @@ _BATCH_SIZE = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``evaluate``."""
+    from tst_megatron.corpora.reading.inputs import Format
+
     parser.add_argument("model", type=Path, metavar="MODEL", help="a folder, or checkpoints")
     parser.add_argument("--step", type=int, metavar="N", help="of checkpoints; default the last")
     parser.add_argument(
@@ -76,6 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--field", default="text", help="of held-out records, that has the text; default text"
+    )
+    parser.add_argument(
+        "--format", choices=get_args(Format), help="of held-out files, instead of by their names"
     )
     ledger = parser.add_mutually_exclusive_group()
     ledger.add_argument(
@@ -163,7 +168,8 @@ def _report(
 
     with scratch_folder() as scratch:
         tasks = load_tasks(args.tasks, args.num_fewshot, Path(scratch)) if args.tasks else {}
-        texts = _texts(args.held_out, args.field)
+        texts, left_out = _texts(args.held_out, args.format, args.field)
+        notes = (*notes, *_warnings(args, subject), *left_out)
         twice = sorted({*tasks} & {*texts})
         if twice:
             raise UserError(f"a task and a text are both called {twice[0]}: rename one of them")
@@ -194,6 +200,16 @@ def _report(
     )
 
 
+def _warnings(args: argparse.Namespace, subject: "Subject") -> Iterator[str]:
+    """What a reader should know of all scores together."""
+    from tst_megatron.huggingface.provenance import warning_of
+
+    if (warning := warning_of(subject.facts)) is not None:
+        yield f"{warning[0].upper()}{warning[1:]}."
+    if args.limit is not None:
+        yield f"Of a task or text with more, the first {args.limit:,} alone were asked (--limit)."
+
+
 _OF_THE_RUN = ("run_id", "tokenizer_sha256", "flops", "data_tokens")
 
 
@@ -214,10 +230,13 @@ def _model(
     )
 
 
-def _texts(specs: list[str], field: str) -> dict[str, Any]:
+def _texts(
+    specs: list[str], format: str | None, field: str
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Files of each text by its name: that of the file, or all of its path where two have one.
 
-    The first document of each is read, so that a wrong file is known before any work.
+    Beside them, a sentence on each folder's files that are not read. The first document of each
+    text is read, so that a wrong file is known before any work.
     """
     from tst_megatron.corpora.reading.chunks import read_documents
     from tst_megatron.corpora.reading.documents import ReadOptions
@@ -225,14 +244,17 @@ def _texts(specs: list[str], field: str) -> dict[str, Any]:
 
     names = [Path(spec).name for spec in specs]
     found = {}
+    left_out: list[str] = []
     for spec, name in zip(specs, names, strict=True):
         own = spec if names.count(name) > 1 else name
         if own in found:
             raise UserError(f"--held-out {spec} is given twice: leave one out")
-        found[own] = find_inputs([spec]).files
+        inputs = find_inputs([spec], format)
+        found[own] = inputs.files
+        left_out += [f"{one.in_words}." for one in inputs.left_out]
         if next(read_documents(found[own], ReadOptions(field=field)), None) is None:
             raise UserError(f"--held-out {spec} holds no document: give a text")
-    return found
+    return found, tuple(left_out)
 
 
 def _evaluated_tasks(

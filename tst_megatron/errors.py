@@ -2,10 +2,11 @@
 
 Ctrl-C is one of them, with the exit code that shells give it. It reaches every process of a run, so
 that what falls over behind it is no error of its own: a data loader whose workers have gone, a rank
-whose neighbour has.
+whose neighbour has. Output that nobody reads on (``| head``) is none either.
 """
 
 import os
+import select
 import signal
 import socket
 import sys
@@ -18,6 +19,8 @@ USAGE_EXIT_CODE = 2
 NO_STEP_EXIT_CODE = 3
 """Megatron left without a code before it trained a step, which would have been 0."""
 INTERRUPTED_EXIT_CODE = 130
+NO_READER_EXIT_CODE = 141
+"""As a shell tells it of what SIGPIPE has ended."""
 
 
 class UserError(Exception):
@@ -66,18 +69,41 @@ def was_interrupted() -> bool:
 
 @contextmanager
 def user_errors_exit() -> Iterator[None]:
-    """Turn a `UserError` raised inside into its sentence and exit code 2; Ctrl-C likewise, 130."""
+    """Turn a `UserError` raised inside into its sentence and exit code 2; Ctrl-C likewise, 130.
+
+    Where standard output has no reader any more, it leaves without a word.
+    """
     with _ctrl_c_remembered():
         try:
             yield
+            sys.stdout.flush()  # Here, and not when Python ends, where nobody catches what it says.
         except UserError as error:
             exit_with(f"error: {error}")
         except KeyboardInterrupt:
             exit_with("stopped by Ctrl-C", INTERRUPTED_EXIT_CODE)
-        except Exception:
+        except SystemExit:
+            _leave_if_unread()
+            raise
+        except Exception as error:
+            if isinstance(error, BrokenPipeError):
+                _leave_if_unread()
             if was_interrupted():
                 exit_with("stopped by Ctrl-C", INTERRUPTED_EXIT_CODE)
             raise
+
+
+def _leave_if_unread() -> None:
+    """Leave quietly where what was printed cannot be written, as its reader has gone."""
+    try:
+        output = sys.stdout.fileno()
+    except (AttributeError, OSError):  # It is no file.
+        return
+    asked = select.poll()
+    asked.register(output, 0)  # For errors alone, of which a pipe without a reader is one.
+    if asked.poll(0):
+        # Python flushes once more as it ends, and would say that it cannot.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+        sys.exit(NO_READER_EXIT_CODE)
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """What a user sees of an error, and of Ctrl-C."""
 
+import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -31,6 +33,23 @@ def test_one_sentence_and_an_exit_code(
         raise error
     assert stopped.value.code == code
     assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize("prints", ["print('text')", "print('text', flush=True)"])
+def test_output_that_nobody_reads_is_no_error(prints: str) -> None:
+    """As behind ``| head -1``: quiet, with the code that a shell gives it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    lines = f"from tst_megatron.errors import user_errors_exit\nwith user_errors_exit(): {prints}"
+    command = [sys.executable, "-c", lines]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_pipe_of_its_own_that_breaks_is_an_error() -> None:
+    with pytest.raises(BrokenPipeError), user_errors_exit():
+        raise BrokenPipeError
 
 
 def fails_behind_ctrl_c() -> None:

@@ -83,7 +83,7 @@ def step_folder(folder: Path, step: int | None = None) -> Path:
     if step is None:
         named = read_tracker(folder)
         if named is None:
-            raise UserError(f"{folder} has no {TRACKER}: {_named_steps(folder)}")
+            raise UserError(f"{folder} has no {TRACKER}: {_named_instead(folder)}")
         found = Checkpoint(folder, None if named == RELEASE else int(named)).folder
     else:
         found = Checkpoint(folder, step).folder
@@ -98,6 +98,16 @@ def _is_step(folder: Path) -> bool:
     if re.fullmatch(rf"iter_\d+|{RELEASE}", folder.name):
         return True
     return (folder / METADATA).exists() or (folder / CONFIG).exists() or has_file_a_rank(folder)
+
+
+def _named_instead(folder: Path) -> str:
+    """What a user may have meant by a folder that has no tracker."""
+    below = sorted(tracker.parent for tracker in folder.glob(f"*/{TRACKER}"))
+    if below:
+        return f"name {' or '.join(map(str, below[:_MOST_NAMED]))}, whose steps are there"
+    if (folder / "config.json").is_file():
+        return "it is a model of Hugging Face's, and no run; name the run's --save folder"
+    return _named_steps(folder)
 
 
 def _named_steps(folder: Path) -> str:

@@ -77,7 +77,7 @@ class Asked:
             self._tasks = load_tasks(tasks, None, Path(self._scratch.name))
         self._texts = {
             name: tuple(islice(read_documents(files, ReadOptions(field=FIELD)), limit))
-            for name, files in find_texts(texts, FIELD, TEXT_FLAG).items()
+            for name, files in find_texts(texts, FIELD, TEXT_FLAG)[0].items()
         }
         twice = sorted({*self._tasks} & {*self._texts})
         if twice:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from tst_megatron.errors import UserError
 
@@ -36,6 +36,8 @@ _BATCH_SIZE = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``evaluate``."""
+    from tst_megatron.corpora.reading.inputs import Format
+
     parser.add_argument("model", type=Path, metavar="MODEL", help="a folder, or checkpoints")
     parser.add_argument("--step", type=int, metavar="N", help="of checkpoints; default the last")
     parser.add_argument(
@@ -76,6 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--field", default="text", help="of held-out records, that has the text; default text"
+    )
+    parser.add_argument(
+        "--format", choices=get_args(Format), help="of held-out files, instead of by their names"
     )
     ledger = parser.add_mutually_exclusive_group()
     ledger.add_argument(
@@ -164,7 +169,8 @@ def _report(
 
     with scratch_folder() as scratch:
         tasks = load_tasks(args.tasks, args.num_fewshot, Path(scratch)) if args.tasks else {}
-        texts = find_texts(args.held_out, args.field, "--held-out")
+        texts, left_out = find_texts(args.held_out, args.field, "--held-out", args.format)
+        notes = (*notes, *_warnings(args, subject), *left_out)
         twice = sorted({*tasks} & {*texts})
         if twice:
             raise UserError(f"a task and a text are both called {twice[0]}: rename one of them")
@@ -193,6 +199,16 @@ def _report(
         },
         notes,
     )
+
+
+def _warnings(args: argparse.Namespace, subject: "Subject") -> Iterator[str]:
+    """What a reader should know of all scores together."""
+    from tst_megatron.huggingface.provenance import warning_of
+
+    if (warning := warning_of(subject.facts)) is not None:
+        yield f"{warning[0].upper()}{warning[1:]}."
+    if args.limit is not None:
+        yield f"Of a task or text with more, the first {args.limit:,} alone were asked (--limit)."
 
 
 _OF_THE_RUN = ("run_id", "tokenizer_sha256", "flops", "data_tokens")

@@ -36,7 +36,9 @@ _NO_START = (
 )
 
 
-def find_texts(specs: Sequence[str], field: str, flag: str) -> dict[str, Any]:
+def find_texts(
+    specs: Sequence[str], field: str, flag: str, format: str | None = None
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Files of each text by its name: that of the file, or all of its path where two have one.
 
     The first document of each is read, so that a wrong file is known before any work.
@@ -45,20 +47,27 @@ def find_texts(specs: Sequence[str], field: str, flag: str) -> dict[str, Any]:
         specs: files, folders or globs, each a text.
         field: of records, that has the text.
         flag: that named them.
+        format: of all files, whatever their names; None to tell by the names.
+
+    Returns:
+        Beside them a sentence on each folder's files that are not read.
 
     Raises:
         UserError: one is not there, cannot be read, holds nothing, or is named twice.
     """
     names = [Path(spec).name for spec in specs]
     found: dict[str, Any] = {}
+    left_out: list[str] = []
     for spec, name in zip(specs, names, strict=True):
         own = spec if names.count(name) > 1 else name
         if own in found:
             raise UserError(f"{flag} {spec} is given twice: leave one out")
-        found[own] = find_inputs([spec]).files
+        inputs = find_inputs([spec], format)
+        found[own] = inputs.files
+        left_out += [f"{one.in_words}." for one in inputs.left_out]
         if next(read_documents(found[own], ReadOptions(field=field)), None) is None:
             raise UserError(f"{flag} {spec} holds no document: give a text")
-    return found
+    return found, tuple(left_out)
 
 
 @dataclass(frozen=True)

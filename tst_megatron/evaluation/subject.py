@@ -99,11 +99,16 @@ def ledger_of(subject: Subject, named: Path | None, wanted: bool) -> tuple[Path 
     if named is None and not isinstance(told, str):
         return None, ""
     # The folder's own is relative to it, so that both can move.
-    path = named or subject.folder / str(told)
+    path = named or _shown((subject.folder / str(told)).resolve())
     why = _why_not(path, subject)
     if why and named is not None:
         raise UserError(f"--ledger {why}")
     return (None, f"No ledger has the scores, as {why}.") if why else (path, "")
+
+
+def _shown(path: Path) -> Path:
+    """A path without ways round, from the working folder where it is below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _why_not(path: Path, subject: Subject) -> str:

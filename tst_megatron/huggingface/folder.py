@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from tst_megatron.errors import UserError
+from tst_megatron.huggingface.provenance import warning_of
 
 CONFIG = "config.json"
+_SENTENCE = "tst-megatron: error: "  # As `errors` begins what a user is told.
 FACTS_FILE = "tst-megatron.json"
 """Of an exported folder: what a program asks of the run."""
 
@@ -38,6 +40,8 @@ def model_folder(source: Path, step: int | None = None) -> Iterator[Path]:
             raise UserError(
                 f"--step {step} beside {source}, which is a model and no run: leave the flag out"
             )
+        if (warning := warning_of(read_facts(source))) is not None:
+            sys.stderr.write(f"warning: {warning}\n")
         yield source
         return
     if not source.is_dir():
@@ -56,11 +60,21 @@ def model_folder(source: Path, step: int | None = None) -> Iterator[Path]:
             check=False,
         )
         if done.returncode:
-            said = done.stderr.strip().splitlines()
-            raise UserError(said[-1].removeprefix("error: ") if said else "the export failed")
+            raise UserError(_why_not_exported(source, done.stderr, done.returncode))
         if done.stderr:
             sys.stderr.write(done.stderr)
         yield out
+
+
+def _why_not_exported(source: Path, said: str, code: int) -> str:
+    """What the exporting process said: its sentence, or its last line where it fell over."""
+    last = (said.strip().splitlines() or [f"it ended with code {code}"])[-1]
+    sentence = last.removeprefix(_SENTENCE)
+    if sentence == last:
+        return f"{source} cannot be exported: {last[:300]}"
+    if "--tokenizer" in sentence:  # Flags of the other command.
+        return f"{sentence}; these are flags of tst-megatron export, so export {source} first"
+    return sentence
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

@@ -20,6 +20,11 @@ from tst_megatron.runs.stages import NEXT_TOKEN_LOSS, Stage, stage_at
 
 _LEDGER = "ledger.jsonl"
 _HASH_SHOWN = 16
+_PATHS = (
+    *("data_path", "data_args_path", "per_split_data_args_path", "blend", "ledger"),
+    *("train_data_path", "valid_data_path", "test_data_path"),
+    *("tokenizer_model", "vocab_file", "merge_file"),
+)
 
 
 @dataclass(frozen=True)
@@ -41,13 +46,7 @@ class Provenance:
     @property
     def warning(self) -> str | None:
         """What somebody who takes the model for an ordinary one should know; None if nothing."""
-        if self.stage is None or self.stage.loss == NEXT_TOKEN_LOSS:
-            return None
-        return (
-            f"step {self.step:,} is in the stage of {self.stage.name}, whose loss is the "
-            f"{self.stage.loss}: the model was not trained to predict the next token yet, and its "
-            "text and its scores are not what the run will end with"
-        )
+        return _warning(self.step, self.stage)
 
     def line(self, kind: str) -> dict[str, Any] | None:
         """The ledger's last line of a kind up to the checkpoint's step."""
@@ -90,6 +89,22 @@ class Compared:
         )
 
 
+def _warning(step: int | None, stage: Stage | None) -> str | None:
+    if stage is None or stage.loss == NEXT_TOKEN_LOSS:
+        return None
+    return (
+        f"{'the checkpoint' if step is None else f'step {step:,}'} is in the stage of "
+        f"{stage.name}, whose loss is the {stage.loss}: the model was not trained to predict the "
+        "next token yet, and its text and its scores are not what the run will end with"
+    )
+
+
+def warning_of(facts: Mapping[str, Any]) -> str | None:
+    """What somebody should know of a model by what `facts_of` wrote; None if nothing."""
+    stage = facts.get("stage")
+    return None if stage is None else _warning(facts.get("step"), Stage.from_json(stage))
+
+
 def provenance_of(saved: Saved) -> Provenance:
     """What is told of the run that wrote a checkpoint."""
     args = saved.args
@@ -99,7 +114,7 @@ def provenance_of(saved: Saved) -> Provenance:
         None if step is None else int(step),
         _stage(methods, getattr(args, "consumed_train_samples", None)),
         methods,
-        _ledger(saved, args),
+        _ledger(saved, args_here(saved)),
     )
 
 
@@ -113,6 +128,43 @@ def _stage(methods: Mapping[str, Any], samples: int | None) -> Stage | None:
     return next((stage for stage in found if stage.loss != NEXT_TOKEN_LOSS), None) or next(
         iter(found), None
     )
+
+
+def args_here(saved: Saved) -> argparse.Namespace:
+    """A checkpoint's arguments, with its files where they are from the working folder.
+
+    A run's relative paths are from the folder that it was launched in, which ``--save`` tells: it
+    is what that folder called the one that the checkpoint is in. A path that is right from here
+    stays as it is.
+    """
+    launched_in = _launched_in(saved)
+    found = argparse.Namespace(**vars(saved.args))
+    if launched_in is not None:
+        for name in _PATHS:
+            setattr(found, name, _from_here(getattr(found, name, None), launched_in))
+    return found
+
+
+def _launched_in(saved: Saved) -> Path | None:
+    save = Path(getattr(saved.args, "save", None) or os.curdir)
+    root, parts = saved.folder.resolve().parent, save.parts
+    if save.is_absolute() or root.parts[-len(parts) :] != parts:
+        return None
+    return root.parents[len(parts) - 1]
+
+
+def _from_here(value: Any, launched_in: Path) -> Any:
+    """A path, or a list of them and of weights, from the working folder."""
+    if isinstance(value, list):
+        return [_from_here(one, launched_in) for one in value]
+    if not isinstance(value, str) or _is_there(value):
+        return value
+    return str(launched_in / value) if _is_there(launched_in / value) else value
+
+
+def _is_there(path: str | Path) -> bool:
+    """Whether there is a file or, of a corpus' prefix, its ids."""
+    return Path(path).exists() or Path(f"{path}.bin").exists()
 
 
 def _ledger(saved: Saved, args: argparse.Namespace) -> Ledger | None:
@@ -149,7 +201,8 @@ def facts_of(
     return {
         "run_id": header.get("run_id"),
         "step": found.step,
-        "ledger": None if path is None else os.path.relpath(path, out),
+        # Without links, behind which ".." is another folder's.
+        "ledger": None if path is None else os.path.relpath(path.resolve(), out.resolve()),
         "tokenizer_sha256": getattr(saved.args, "tokenizer_sha256", None),
         "end_of_document": end_of_document,
         "stage": None if found.stage is None else found.stage.as_json(),

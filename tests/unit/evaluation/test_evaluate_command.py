@@ -15,7 +15,9 @@ from tiny_models import END, MAX_LENGTH, folder_of
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from tst_megatron import cli
+from tst_megatron.huggingface.folder import model_folder
 from tst_megatron.runs.ledger import read_ledger
+from tst_megatron.runs.stages import Stage
 
 QUESTIONS = [
     {"question": f"{a} and {b} make", "options": [str(a + b), str(a * b + 1), "none"], "right": 0}
@@ -214,6 +216,32 @@ def test_evaluated_again_the_last_scores_count_and_no_ledger_is_no_line(
     assert told["metrics"] == read(tmp_path / "1")[0]["evaluations"]["mixed.jsonl"]["metrics"]
     assert told["metrics"]["bits_a_byte"]["n"] == len(DOCUMENTS)
     assert len(ledger.read_text().splitlines()) == 15  # A header, 10 steps, 2 and 2.
+
+
+def test_what_a_reader_should_know_stands_beside_the_scores(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files that were not read, documents that were not asked, a model that is not done yet."""
+    stage = Stage("bags of 4", 200, loss="bag loss").as_json()
+    write_ledger(tmp_path / "run.jsonl", {50: 4.0})
+    facts = {"run_id": None, "step": 50, "ledger": "../run.jsonl", "stage": stage}
+    superposed = folder_of(tmp_path / "superposed", facts=facts)
+    (tmp_path / "code").mkdir()
+    for name in ("one.py", "two.py", "three.pdf"):
+        (tmp_path / "code" / name).write_text(name)
+    (tmp_path / "four.log").write_text("four")
+    monkeypatch.chdir(tmp_path)
+    words = ["--held-out", "code", "--limit", 1, "--out", "report"]
+    assert call(monkeypatch, superposed, *words) == 0
+    notes = read(tmp_path / "report")[0]["notes"]
+    assert "Left out of code: 1 .pdf." in notes
+    assert "Of a task or text with more, the first 1 alone were asked (--limit)." in notes
+    assert any(note.startswith("Step 50 is in the stage of bags of 4, whose") for note in notes)
+    assert "Ledger: run.jsonl, step 50\n" in capsys.readouterr().out
+    named = ["--held-out", "four.log", "--format", "text", "--no-ledger", "--out", "four"]
+    assert call(monkeypatch, place / "model", *named) == 0
+    with model_folder(superposed):
+        assert "warning: step 50 is in the stage of bags of 4" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

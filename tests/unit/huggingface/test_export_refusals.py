@@ -180,7 +180,8 @@ def test_a_checkpoint_that_cannot_be_exported(published, tmp_path, capsys) -> No
         return refused(capsys, out, "export", *words)
 
     assert "there is no folder" in says(tmp_path / "none")
-    assert "has no latest_checkpointed_iteration.txt" in says(published)
+    assert "it is a model of Hugging Face's, and no run" in says(published)
+    assert f"name {start}, whose steps are there" in says(tmp_path)
     assert "--step 7" in says(start, "--step=7")
     assert "--shard-size 5 is no size" in says(start, "--shard-size=5")
     assert "--shard-size nanGB" in says(start, "--shard-size=nanGB")
@@ -252,5 +253,9 @@ def test_a_folder_is_itself_and_a_checkpoint_is_exported_for_a_while(
         assert (folder / "config.json").is_file()
         assert (folder / "tokenizer.json").is_file()
     assert not folder.exists()
-    with pytest.raises(UserError, match="--step 9 is not in"), model_folder(start, 9):
+    with pytest.raises(UserError, match=r"^--step 9 is not in"), model_folder(start, 9):
+        pass
+    assert run("import", published, "--output", tmp_path / "bare", "--no-tokenizer") == 0
+    told = f"so export {tmp_path / 'bare'} first$"
+    with pytest.raises(UserError, match=told), model_folder(tmp_path / "bare"):
         pass

@@ -3,14 +3,17 @@
 import argparse
 import shutil
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import made_tokenizers as made
 import pytest
 
+from tst_megatron.checkpoints.saved import Saved
 from tst_megatron.corpora.manifest import tokenizer_folder
 from tst_megatron.corpora.tokenizers.description import describe
 from tst_megatron.errors import UserError
+from tst_megatron.huggingface.provenance import args_here
 from tst_megatron.huggingface.run_tokenizer import find_tokenizer
 
 OTHER = "it is not the one that the model's corpus was indexed with"
@@ -51,6 +54,31 @@ def test_by_the_path_in_the_arguments(
     found = find_tokenizer(args)
     assert found is not None
     assert (found.kind, found.vocab_size) == ("sentencepiece", 384)
+
+
+def test_relative_paths_are_from_where_the_run_was_launched(
+    corpus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``--save`` tells that folder, and where all of it was moved it is another."""
+    shutil.copytree(corpus.prefix.parent, tmp_path / "moved/data")
+    step = tmp_path / "moved/runs/mine/iter_0000003"
+    step.mkdir(parents=True)
+    name = f"data/{corpus.prefix.name}"
+    given = {"data_path": ["1", name], "tokenizer_model": "data/gone.model", "ledger": "/there"}
+
+    def here(save: str) -> argparse.Namespace:
+        saved = SimpleNamespace(args=of_run(save=save, **given), folder=step)
+        return args_here(cast(Saved, saved))
+
+    for save in ("runs/mine", "./runs/mine/"):
+        found = here(save)
+        assert found.data_path == ["1", str(tmp_path / "moved" / name)]
+        assert (found.tokenizer_model, found.ledger) == ("data/gone.model", "/there")
+        assert find_tokenizer(found) is not None
+    for save in ("other/mine", "../runs/mine", str(step.parent), "."):
+        assert here(save).data_path == ["1", name]
+    monkeypatch.chdir(tmp_path / "moved")
+    assert here("runs/mine").data_path == ["1", name]
 
 
 def test_each_of_megatrons_types(tmp_path: Path) -> None:

@@ -83,12 +83,13 @@ def main(args: argparse.Namespace) -> int:
     from tst_megatron.checkpoints.saved import Saved
     from tst_megatron.checkpoints.steps import step_folder
     from tst_megatron.huggingface import export
+    from tst_megatron.huggingface.provenance import args_here
 
     _check(args)
     most = export.bytes_of(args.shard_size)
     check_is_free(args.output)
     saved = Saved(step_folder(args.checkpoint, args.step))
-    described, files = _tokenizer(args, saved.args)
+    described, files = _tokenizer(args, args_here(saved))
     known = getattr(saved.args, "tokenizer_tokens", None)
     model = export.model_of(saved, known if described is None else described.vocab_size)
     dtype = export.dtype_of(args.dtype, model)
@@ -217,6 +218,7 @@ def _notes(model: "Model", dtype: str, files: "TokenizerFiles | None") -> dict[s
 
 def _compared(args: argparse.Namespace, model: "Model", dtype: str, partial: Path) -> "Compared":
     from tst_megatron.huggingface import verify
+    from tst_megatron.huggingface.provenance import args_here
 
     text_ids = None
     if args.verify_text is not None:
@@ -226,7 +228,7 @@ def _compared(args: argparse.Namespace, model: "Model", dtype: str, partial: Pat
         text_ids = AutoTokenizer.from_pretrained(partial)(text)["input_ids"]
     shape = model.shape
     ids, text = verify.ids_to_compare(
-        model.saved.args, shape.vocab_size, shape.max_positions, text_ids
+        args_here(model.saved), shape.vocab_size, shape.max_positions, text_ids
     )
     return verify.compare(model.saved.folder, partial, dtype, ids, text)
 

@@ -337,6 +337,7 @@ def begun(out: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
                 raise UserError(
                     f"another export to {out} is at work: wait for it, or name another folder"
                 ) from None
+            check_is_free(out)  # Another may have ended since.
             _check_is_same(partial, settings)
             yield partial
     except OSError as error:
@@ -363,13 +364,18 @@ def _check_is_same(partial: Path, settings: Mapping[str, Any]) -> None:
 def name_it(partial: Path, out: Path) -> None:
     """Give a folder its own name, now that all of it is there.
 
+    What says which export it is goes last: one that is stopped before has it and goes on.
+
     Raises:
+        UserError: something has that name by now.
         OSError: it cannot have it.
     """
-    for name in (_PLAN, _LOCK):
-        (partial / name).unlink()
+    check_is_free(out)
     sync_folder(partial)
     partial.rename(out)
+    for name in (_PLAN, _LOCK):
+        (out / name).unlink()
+    sync_folder(out)
     sync_folder(out.parent)
 
 

@@ -125,7 +125,8 @@ def _items_in(path: Path, digest: str) -> dict[tuple[str, str], Items]:
     columns: dict[tuple[str, str], list[tuple[ItemKey, float, float]]] = {}
     for line in content.splitlines():
         item = json.loads(line)
-        for metric, value in item["metrics"].items():
+        # None of a task whose every score is something else than a mean.
+        for metric, value in item.get("metrics", {}).items():
             asked = item["task"], metric, item["hash"]
             weight = item.get("weights", {}).get(metric, 1.0)
             key = item["hash"], times[asked]

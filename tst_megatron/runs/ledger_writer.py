@@ -115,6 +115,9 @@ def append_evaluation(path: Path, step: int, evaluations: dict[str, Any]) -> Non
     with path.open("ab", buffering=0) as file:
         written = file.write(whole)
         if written < len(whole):
+            # Unless another has written on the end of it.
+            if file.tell() == os.fstat(file.fileno()).st_size:
+                file.truncate(file.tell() - written)
             raise OSError(errno.ENOSPC, "a part of the line was written")
         os.fsync(file.fileno())
 

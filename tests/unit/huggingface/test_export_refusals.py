@@ -1,6 +1,7 @@
 """What users bring to export and import and cannot have: one sentence, and nothing is written."""
 
 import json
+import resource
 import shutil
 import sys
 from dataclasses import replace
@@ -18,6 +19,7 @@ from tst_megatron import cli
 from tst_megatron.checkpoints.derived import Made, write
 from tst_megatron.checkpoints.saved import Saved
 from tst_megatron.checkpoints.steps import step_folder
+from tst_megatron.huggingface import export
 from tst_megatron.huggingface.folder import model_folder
 from tst_megatron.huggingface.importing import Folder, Target, plan_of
 
@@ -236,6 +238,66 @@ def test_a_checkpoint_that_is_not_what_its_arguments_say(
             del tensors["output_layer.weight"]
     write(replace(plan, tensors=tuple(tensors.values())), tmp_path / "start")
     assert says in refused(capsys, tmp_path / "out", "export", tmp_path / "start", "--no-tokenizer")
+
+
+@pytest.mark.parametrize("at", ["sync_folder", "rename"])
+def test_an_export_that_was_stopped_at_its_very_end_goes_on(
+    at, published, tmp_path, capsys, monkeypatch
+) -> None:
+    start, out = tmp_path / "start", tmp_path / "out"
+    assert run("import", published, "--output", start) == 0
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(export if at == "sync_folder" else Path, at, stopped)
+        assert run("export", start, "--output", out) == 130
+    assert not out.exists()
+    assert run("export", start, "--output", out) == 0, capsys.readouterr().err
+    assert not any(path.name in ("plan.json", ".lock") for path in out.iterdir())
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_a_full_disk_is_a_sentence_and_what_is_whole_stays(published, tmp_path, capsys) -> None:
+    start, out = tmp_path / "start", tmp_path / "out"
+    assert run("import", published, "--output", start) == 0
+    words = ["export", start, "--output", out, "--shard-size=70KB"]
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The first file, of the embedding alone, fits; the second does not.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limit[1]))
+    try:
+        assert run(*words) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert "out cannot be written: File too large" in capsys.readouterr().err
+    assert not out.exists()
+    assert not list((tmp_path / "out.partial").glob("*.partial"))
+    whole = {one.name: one.stat().st_ino for one in tmp_path.glob("out.partial/*.safetensors")}
+    assert whole
+    assert run(*words) == 0
+    assert {name: (out / name).stat().st_ino for name in whole} == whole
+
+
+def test_a_name_that_another_export_took_meanwhile_stays_its_own(
+    published, tmp_path, capsys, monkeypatch
+) -> None:
+    start, out = tmp_path / "start", tmp_path / "out"
+    assert run("import", published, "--output", start) == 0
+    name_it = export.name_it
+
+    def late(partial: Path, own: Path) -> None:
+        own.mkdir()
+        (own / "config.json").write_text("theirs")
+        name_it(partial, own)
+
+    monkeypatch.setattr(export, "name_it", late)
+    assert run("export", start, "--output", out) == 2
+    assert "is there and not empty" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["config.json"]
+    monkeypatch.undo()
+    shutil.rmtree(out)
+    assert run("export", start, "--output", out) == 0
 
 
 def test_a_folder_is_itself_and_a_checkpoint_is_exported_for_a_while(

@@ -1,6 +1,7 @@
 """Lines of evaluations: appended whenever they were asked, read whatever came between."""
 
 import json
+import resource
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from ledgers import write_ledger
 from made_runs import made_ledger
 
 from tst_megatron.analysis.compare.stories import vocabulary
-from tst_megatron.runs.evaluations import read_items
+from tst_megatron.evaluation.results import Evaluated, Item, for_ledger, items_text
+from tst_megatron.runs.evaluations import Score, evaluations_of, read_items
 from tst_megatron.runs.inputs import read_runs
 from tst_megatron.runs.ledger import LedgerError, read_ledger
 from tst_megatron.runs.ledger_writer import append_evaluation
@@ -130,3 +132,35 @@ def test_what_a_run_says_before_its_first_logged_step_stays(tmp_path: Path) -> N
     # Whoever asks later, of a step that is there, replays nothing.
     append_evaluation(path, 50, scored(0.4))
     assert values(path) == {(50, "task"): 0.4, (55, "task"): 0.5, (60, "task"): 0.6}
+
+
+def test_items_of_a_score_that_is_no_mean_have_no_values(tmp_path: Path) -> None:
+    """Such as those of a perplexity, beside which another task's are read."""
+    whole = Evaluated("whole", "task", {"ppl": Score(9.0)}, (Item(0, "one", {}),))
+    quiz = Evaluated("quiz", "task", {"acc": Score(1.0)}, (Item(0, "two", {"acc": 1.0}),))
+    file, path = tmp_path / "items.jsonl", tmp_path / "ledger.jsonl"
+    file.write_text(items_text([whole, quiz]))
+    write_ledger(path, {100: 3.0})
+    digest = sha256(file.read_bytes()).hexdigest()
+    append_evaluation(path, 100, for_ledger([whole, quiz], file.name, digest))
+    lines = read_ledger(path).evaluations
+    of_whole, of_quiz = evaluations_of(lines, tmp_path)
+    assert read_items(of_whole, "ppl") is None
+    found = read_items(of_quiz, "acc")
+    assert found is not None
+    assert found.keys == (("two", 0),)
+
+
+def test_a_full_disk_leaves_no_part_of_a_line(tmp_path: Path) -> None:
+    """A run that is under way would write its next line on the end of it."""
+    path = tmp_path / "ledger.jsonl"
+    write_ledger(path, {100: 3.0})
+    before = path.read_bytes()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, limit[1]))
+    try:
+        with pytest.raises(OSError, match="a part of the line"):
+            append_evaluation(path, 100, scored(0.5))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert path.read_bytes() == before

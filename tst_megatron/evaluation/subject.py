@@ -38,8 +38,8 @@ class Subject:
 
     @property
     def document_start(self) -> int | None:
-        """The id that ended a document in its training; None where that is not known."""
-        told = self.facts.get("end_of_document")
+        """The id that its documents' text came after in training; None where not known."""
+        told = self.facts.get("document_start")
         return told if isinstance(told, int) else None
 
     @property

@@ -184,6 +184,7 @@ def facts_of(
     saved: Saved,
     out: Path,
     end_of_document: int | None,
+    document_start: int | None,
     compared: Compared | None,
 ) -> dict[str, Any]:
     """What `folder.FACTS_FILE` holds.
@@ -193,6 +194,7 @@ def facts_of(
         saved: the checkpoint.
         out: the folder, which the ledger's path is relative to.
         end_of_document: the id that ends a document.
+        document_start: the id that a document's text came after.
         compared: with Megatron's logits; None where they were not.
     """
     step, validation = found.line("step"), found.line("validation")
@@ -205,6 +207,7 @@ def facts_of(
         "ledger": None if path is None else os.path.relpath(path.resolve(), out.resolve()),
         "tokenizer_sha256": getattr(saved.args, "tokenizer_sha256", None),
         "end_of_document": end_of_document,
+        "document_start": document_start,
         "stage": None if found.stage is None else found.stage.as_json(),
         **{
             name: None if step is None else step.get(name)

@@ -115,6 +115,12 @@ class TokenizerFiles:
                 "that the model will read has none of that, or leave the tokenizer out"
             )
 
+    @property
+    def document_start(self) -> int | None:
+        """The id that a document's text came after: the last that the tokenizer put before it or,
+        where that is nothing, what ended the document before."""
+        return self.before[-1] if self.before else self.special.eos
+
     def documents(self) -> str:
         """A sentence on how a document begins and ends in what the model was trained on."""
         if not self.files:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from ledgers import write_ledger
 from tiny_models import END, MAX_LENGTH, folder_of
+from tokenizers import Tokenizer, processors
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from tst_megatron import cli
@@ -352,3 +353,36 @@ def test_without_the_harness_texts_are_scored_and_tasks_refused_in_a_sentence(
     assert "tst-megatron[evaluation]" in capsys.readouterr().err
     assert call(monkeypatch, *asked, "--held-out", place / "mixed.jsonl") == 0
     assert "lm-eval" not in read(tmp_path / "out")[0]["versions"]
+
+
+def test_a_text_is_scored_after_what_its_tokenizer_puts_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As documents began in the corpus, where a mark of its own follows the end of the last one."""
+    made = folder_of(tmp_path / "made")
+    tokenizer = Tokenizer.from_file(str(made / "tokenizer.json"))
+    mark, end = (tokenizer.token_to_id(one) for one in ("!", END))
+    tokenizer.post_processor = processors.TemplateProcessing("! $A", special_tokens=[("!", mark)])
+    tokenizer.save(str(made / "tokenizer.json"))
+    for words in (
+        ("import", made, tmp_path / "start"),
+        ("export", tmp_path / "start", tmp_path / "out"),
+    ):
+        monkeypatch.setattr(
+            sys, "argv", ["tst-megatron", *map(str, (*words[:2], "--output", words[2]))]
+        )
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        assert not left.value.code
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["bos_token_id"], config["eos_token_id"]) == (mark, end)
+    text = tmp_path / "text.txt"
+    text.write_text("short")
+    report = tmp_path / "report"
+    assert call(monkeypatch, tmp_path / "out", "--held-out", text, "--out", report) == 0
+    results, _ = read(report)
+    assert results["document_start"] == mark
+    reference = Reference(made)
+    ids = [mark, *reference.tokenizer("short", add_special_tokens=False)["input_ids"]]
+    found = results["evaluations"]["text.txt"]["nats"]
+    assert found == pytest.approx(reference.nats(ids, 5), rel=1e-5)

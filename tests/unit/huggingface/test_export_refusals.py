@@ -262,10 +262,10 @@ def test_an_export_that_was_stopped_at_its_very_end_goes_on(
 def test_a_full_disk_is_a_sentence_and_what_is_whole_stays(published, tmp_path, capsys) -> None:
     start, out = tmp_path / "start", tmp_path / "out"
     assert run("import", published, "--output", start) == 0
-    words = ["export", start, "--output", out, "--shard-size=70KB"]
+    words = ["export", start, "--output", out, "--shard-size=90KB"]
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # The first file, of the embedding alone, fits; the second does not.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limit[1]))
+    # The first file fits, and the second does not.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (88_500, limit[1]))
     try:
         assert run(*words) == 2
     finally:

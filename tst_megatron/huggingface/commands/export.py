@@ -187,7 +187,10 @@ def _write(
     if found.warning is not None:
         Console(stderr=True).print(f"warning: {found.warning}", highlight=False, soft_wrap=True)
     compared = _compared(args, model, name, partial) if args.verify else None
-    facts = provenance.facts_of(found, model.saved, args.output, ids["eos_token_id"], compared)
+    start = None if files is None else files.document_start
+    facts = provenance.facts_of(
+        found, model.saved, args.output, ids["eos_token_id"], start, compared
+    )
     write_whole(partial / FACTS_FILE, provenance.facts_text(facts))
     page = provenance.readme_of(
         f"{args.output.name} ({model.family.title})",

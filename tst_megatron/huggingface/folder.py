@@ -19,6 +19,7 @@ from tst_megatron.huggingface.provenance import warning_of
 
 CONFIG = "config.json"
 _SENTENCE = "tst-megatron: error: "  # As `errors` begins what a user is told.
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 FACTS_FILE = "tst-megatron.json"
 """Of an exported folder: what a program asks of the run."""
 
@@ -93,6 +94,11 @@ def read_facts(folder: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"{file} holds no object: export the model again")
     return found
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder has any file of one; a model that reads ids has none."""
+    return any((folder / name).is_file() for name in _TOKENIZER_FILES)
 
 
 def load_model(folder: Path, dtype: Any = "auto", device: Any = "cpu") -> Any:

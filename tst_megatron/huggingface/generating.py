@@ -28,12 +28,11 @@ from transformers.utils import logging
 
 from tst_megatron.corpora.tokenizers.encoders import IdsEncoder, check_text
 from tst_megatron.errors import UserError
-from tst_megatron.huggingface.folder import unloadable
+from tst_megatron.huggingface.folder import has_tokenizer, unloadable
 
 type Prompt = str | list[int]
 """Text, or the ids that it would become."""
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 _GENERATION_FILE = "generation_config.json"
 _SEED_BYTES = 7  # As many as fit into a generator's seed, whatever its sign.
 
@@ -187,7 +186,7 @@ def read_speech(folder: Path) -> Speech:
     if (folder / _GENERATION_FILE).is_file():
         asked = _loaded(folder, _GENERATION_FILE, GenerationConfig)
     tokenizer = None
-    if any((folder / name).is_file() for name in _TOKENIZER_FILES):
+    if has_tokenizer(folder):
         tokenizer = _loaded(folder, "tokenizer", AutoTokenizer)
     ends = _ids("eos_token_id", asked, config, tokenizer)
     begin = next(iter((*_ids("bos_token_id", asked, config, tokenizer), *ends)), None)
@@ -245,7 +244,8 @@ def _prompt_ids(speech: Speech, prompt: Prompt, which: str) -> list[int]:
     try:
         ids = speech.words.encode(prompt) if isinstance(prompt, str) else list(prompt)
     except ValueError as error:
-        raise UserError(f"{which} cannot be encoded: {error}") from None
+        why = ", as the model has no tokenizer" if isinstance(speech.words, _Numbers) else ""
+        raise UserError(f"{which} cannot be encoded: {error}{why}") from None
     if wrong := [one for one in ids if not 0 <= one < speech.vocab_size]:
         raise UserError(
             f"{which} has id {wrong[0]}, and the model's ids are 0 to {speech.vocab_size - 1}: "

@@ -68,10 +68,12 @@ class FromAnotherModel(Run):
     Attributes:
         own: of what is remembered, that which flags say again.
         done: what a checkpoint's model has done that need not be done again, in words.
+        command: that makes such a model without a training, in words of the command line.
     """
 
     own: ClassVar[tuple[str, ...]]
     done: ClassVar[tuple[str, str]]
+    command: ClassVar[str]
 
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
@@ -250,7 +252,8 @@ class FromAnotherModel(Run):
         if not step:
             raise UserError(
                 f"the checkpoint in {args.load} is a release, of weights without a training: "
-                f"{self.flag} starts from one of a step"
+                f"{self.flag} goes on with one; make the model of a release by tst-megatron "
+                f"{self.command}, and --load what that writes, without {self.flag}"
             )
         if getattr(saved, "no_save_optim", False):
             raise UserError(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 from hashlib import sha256
 from pathlib import Path
@@ -278,6 +279,7 @@ def broken(place: Path) -> Path:
     for file in (place / "model").iterdir():
         if file.name != "model.safetensors":
             (place / "half" / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(place / "model", place / "silent", ignore=shutil.ignore_patterns("token*"))
     return place
 
 
@@ -287,6 +289,7 @@ REFUSALS = [
     (("{}/plain.txt", *TEXT), "plain.txt is a file: give the folder"),
     (("{}/half", *TEXT), "half cannot be loaded by transformers"),
     (("{}/larger", *TEXT), "it is another model's"),
+    (("{}/silent", *TEXT), "silent has no tokenizer"),
     (("{}/nan", *TEXT), "probabilities that are no numbers"),
     (("{}/model",), "give --tasks, --held-out or both"),
     (("{}/model", "--held-out", "{}/gone.txt"), "gone.txt is missing"),

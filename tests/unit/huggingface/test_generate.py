@@ -321,7 +321,9 @@ def test_a_model_that_is_none_is_one_sentence(
     for file in (*ids.glob("tokenizer*"), ids / "generation_config.json"):
         file.unlink()
     assert "is empty, and" in generate(ids, "--prompt", "", code=2)
-    assert "the prompt cannot be encoded: it is not whole numbers" in generate(ids, *hi, code=2)
+    told = generate(ids, *hi, code=2)
+    assert "the prompt cannot be encoded: it is not whole numbers" in told
+    assert told.endswith("as the model has no tokenizer\n")
     assert "the prompt cannot be encoded: it holds id 600" in generate(
         ids, "--prompt", "4 600", code=2
     )

@@ -25,6 +25,7 @@ class GrownRun(FromAnotherModel):
     name = "growth"
     own: ClassVar[tuple[str, ...]] = ("operator", "noise", "optimizer", "width")
     done: ClassVar[tuple[str, str]] = ("has grown", "growth")
+    command: ClassVar[str] = "checkpoint grow"
 
     @property
     def may_differ(self) -> frozenset[str]:

@@ -28,6 +28,7 @@ class UpcycledRun(FromAnotherModel):
     name = "upcycling"
     own: ClassVar[tuple[str, ...]] = tuple(facts_of(Upcycling()))
     done: ClassVar[tuple[str, str]] = ("was upcycled", "that")
+    command: ClassVar[str] = "checkpoint upcycle"
     # Of dense layers the width is held against the checkpoint's where some stay.
     may_differ: ClassVar[frozenset[str]] = frozenset((*OF_EXPERTS, "ffn_hidden_size"))
 

@@ -137,7 +137,7 @@ def test_what_cannot_grow(run, checkpoint, said):
 def test_a_release_has_no_training_to_go_on_with():
     with pytest.raises(
         UserError,
-        match="is a release, of weights without a training",
+        match=r"is a release, .* by tst-megatron checkpoint grow, and --load what that writes",
     ):
         GrownRun(args()).other_model(saved(), None, 0)
 

@@ -3,6 +3,8 @@
 The one idea: what a prompt gets hangs on it and its seed alone, not on what else is in its batch.
 So a prompt's random numbers are its own, added to its scores (the largest of scores plus Gumbel
 noise is a draw from their softmax), and prompts share a batch only if they may all become as long.
+What is left is rounding: sums of another batch are in another order, and a near tie may fall
+otherwise, in bfloat16 above all.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -289,7 +291,7 @@ def continuations(
         speech: likewise.
         rows: what is wanted.
         sampling: with which `rows_of` made them.
-        batch_size: how many are worked on at once; it changes speed alone.
+        batch_size: how many are worked on at once; it changes speed, and rounding.
         stream: given each continuation piece by piece as it comes; for batches of one.
     """
     for limit, alike in groupby(rows, lambda row: row.limit):

@@ -25,7 +25,8 @@ examples:
 
 MODEL is a folder with a config.json, or a run's folder of checkpoints, which is exported to a
 temporary folder first. Without --temperature the likeliest token follows each time. A prompt and a
-seed make the same text in any batch. A model without a tokenizer takes ids: --prompt '1 2 3'.
+seed make the same text in any batch, unless rounding decides a near tie (in bfloat16, say). A model
+without a tokenizer takes ids: --prompt '1 2 3'.
 """
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _DEFAULT_LENGTH = 128
@@ -71,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size",
         type=int,
         metavar="B",
-        help=f"prompts at once ({_DEFAULT_BATCH}); changes the speed alone",
+        help=f"prompts at once ({_DEFAULT_BATCH}); changes speed, and rounding",
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--dtype", choices=_DTYPES, default="auto", help="default: the model's own")

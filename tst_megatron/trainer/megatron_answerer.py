@@ -1,6 +1,6 @@
 """The ranks of a run as a `Scorer`: Megatron's model as it is, whatever the layout.
 
-The one idea: rank 0 asks and all ranks answer. It hands rows to all (one broadcast of a few KB),
+The one idea: rank 0 asks and all ranks answer. It hands rows to all (one broadcast of their ids),
 each reads its share through Megatron's own schedule, and each rank of the last pipeline stage adds
 what it knows to a table of two numbers a row, which one all-reduce over the job puts together. The
 others wait for the next rows until rank 0 lets them go, so what fails on rank 0 between two calls

@@ -1,4 +1,4 @@
-"""YAML as its writer meant it, or a sentence: the project's only reader of it.
+"""YAML as its writer meant it, or a sentence: the project's only reader and writer of it.
 
 The one idea: YAML's versions disagree on what plain words are (``on``, ``1e-3``, ``4:0.3``,
 ``010``), so nothing is left to them. Decimal numbers are numbers and keep their spelling, ``true``
@@ -8,7 +8,7 @@ else is text. A key stands once; tags and aliases are refused.
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -82,6 +82,30 @@ def read(path: Path, where: str, spelled: Callable[[str], str] = str) -> Any:
         ) from None
     except yaml.YAMLError as error:
         raise UserError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def written(values: Mapping[str, Any]) -> str:
+    """A mapping as YAML that `read`, and readers of YAML 1.1 and 1.2, take for the same values."""
+    # PyYAML's stubs say nothing of a dumper's types.
+    return str(yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's writer, which knows what is no text in YAML 1.1 alone."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # `read` takes none
+        return True
+
+    def text(self, data: str) -> yaml.ScalarNode:
+        """A text, in quotes where without them it would be something else."""
+        try:
+            plain = _plain(data, 0) == data
+        except _DoubtError:
+            plain = False
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if plain else '"')
+
+
+_Dumper.add_representer(str, _Dumper.text)
 
 
 class _DoubtError(Exception):

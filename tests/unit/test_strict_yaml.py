@@ -4,10 +4,14 @@ import ast
 import copy
 import json
 import math
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tst_megatron import strict_yaml
 from tst_megatron.errors import UserError
@@ -103,6 +107,37 @@ def test_what_could_be_misread_is_refused(tmp_path: Path, text: str | bytes, say
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^x cannot be read: No such file or directory$"):
         strict_yaml.read(tmp_path / "gone.yaml", "x")
+
+
+# Of characters that mean something to YAML, break its lines or are in no text of it.
+_TEXTS = st.text("ae01 \n\t\r\"'#:-~.,?!&*{[|>%@`é\u2028\x00\x85\ufeff😀") | st.sampled_from(
+    ["1e-3", "on", "No", "010", "1:00:00", "2024-01-01", ".inf", "true", "null", "a: b", "<<"]
+)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["about", "lr", "split", "on", "1e-3"]),
+        _TEXTS | st.booleans() | st.none() | st.integers() | st.floats(allow_nan=False),
+    )
+)
+def test_what_is_written_is_read_again(values: dict[str, Any]) -> None:
+    text = strict_yaml.written(values)
+    with tempfile.TemporaryDirectory() as folder:
+        found = read(Path(folder), text)
+    assert found == values
+    assert yaml.safe_load(text) == values
+    assert [type(found[key]) is bool for key in values] == [
+        type(value) is bool for value in values.values()
+    ]
+
+
+def test_a_value_that_stands_twice_is_written_twice(tmp_path: Path) -> None:
+    layers = [1, 2]
+    assert read(tmp_path, strict_yaml.written({"a": layers, "b": layers})) == {
+        "a": layers,
+        "b": layers,
+    }
 
 
 def test_nothing_else_reads_yaml() -> None:

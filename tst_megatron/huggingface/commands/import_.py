@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from tst_megatron import strict_yaml
 from tst_megatron.errors import UserError
 
 if TYPE_CHECKING:
@@ -141,13 +142,11 @@ def _beside(
     out: Path, args: argparse.Namespace, folder: "Folder", recipe: Mapping[str, Any]
 ) -> None:
     """The recipe, and the tokenizer's files."""
-    import yaml
-
     from tst_megatron.files import sync_folder, write_whole
     from tst_megatron.huggingface.importing import tokenizer_files_in
 
     about = f"goes on from {args.model.name}, a {folder.family.title}"
-    text = yaml.safe_dump({"about": about, **recipe}, sort_keys=False, allow_unicode=True)
+    text = strict_yaml.written({"about": about, **recipe})
     write_whole(out / RECIPE, text)
     if args.no_tokenizer:
         return

@@ -23,9 +23,8 @@ class RunText:
         # Hugging Face's alone put something around a text.
         self._framing = library.tokenizer if isinstance(library, HuggingFaceTokenizer) else None
         self._made: dict[tuple[str, bool], array[int]] = {}
-        end = getattr(tokenizer, "eod", None)
-        self.document_start: int | None = None if end is None or end < 0 else int(end)
-        """What documents began after in training; None where nothing did."""
+        self.document_start = self._document_start()
+        """What a document's text came after in training; None where nothing did."""
 
     def ids(self, text: str, adds_special: bool) -> list[int]:
         """Ids of a text.
@@ -38,6 +37,16 @@ class RunText:
         if key not in self._made:
             self._made[key] = array("i", self._encoded(text, adds_special))
         return self._made[key].tolist()
+
+    def _document_start(self) -> int | None:
+        """The last that the tokenizer puts before a text or, where that is nothing, what ended the
+        document before: as of the exported model's `TokenizerFiles`."""
+        if self._framing is not None:
+            framed = self._framing("a", return_special_tokens_mask=True, verbose=False)
+            if before := [*framed["special_tokens_mask"], 0].index(0):
+                return int(framed["input_ids"][before - 1])
+        end = getattr(self._tokenizer, "eod", None)
+        return None if end is None or end < 0 else int(end)
 
     def _encoded(self, text: str, adds_special: bool) -> list[int]:
         if self._framing is None:

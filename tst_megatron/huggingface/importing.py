@@ -10,7 +10,6 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from tst_megatron.checkpoints.keys import Shard
 from tst_megatron.errors import UserError
 from tst_megatron.huggingface.export import INDEX
 from tst_megatron.huggingface.families import Family, shape_of_config
-from tst_megatron.huggingface.folder import CONFIG, FACTS_FILE
+from tst_megatron.huggingface.folder import CONFIG
 from tst_megatron.huggingface.shape import Shape, flags_of
 from tst_megatron.huggingface.weights import EMBEDDING, OUTPUT, Weight, weights_of
 
@@ -38,6 +37,12 @@ _CHECKPOINT_VERSION = 3.0
 _LAYERS = "decoder.layers."
 _EXPERTS = "mlp.experts.experts."
 _FUSED_NORM, _OWN_NORM = "mlp.linear_fc1.layer_norm_weight", "pre_mlp_layernorm.weight"
+# What transformers saves of a tokenizer, and the files that its older classes are read from.
+_OF_TOKENIZER = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json"),
+)
+_TOKENIZER_SUFFIXES = (".model", ".tiktoken")
 # Modules with a state of their own, which says nothing here: of Megatron's layers or of
 # Transformer Engine's.
 _OF_ATTENTION = ("linear_qkv", "linear_proj", "core_attention", "q_layernorm", "k_layernorm")
@@ -344,12 +349,9 @@ def padded(vocab_size: int, divisor: int) -> int:
 
 
 def tokenizer_files_in(folder: Path) -> list[Path]:
-    """What of a folder belongs to its tokenizer: all files but the model's."""
-    names = {CONFIG, INDEX, "generation_config.json", "README.md", FACTS_FILE}
-    found = []
-    for path in sorted(folder.iterdir()):
-        is_of_model = path.suffix in (".safetensors", ".bin", ".gguf", ".pt", ".pth")
-        with suppress(OSError):
-            if path.is_file() and path.name not in names and not is_of_model:
-                found.append(path)
-    return found
+    """What of a model's folder belongs to its tokenizer, by the names that transformers gives."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and (path.name in _OF_TOKENIZER or path.suffix in _TOKENIZER_SUFFIXES)
+    )

@@ -55,18 +55,17 @@ def variance_of(influence: Array) -> Variance | None:
 def interval_of(value: float, parts: Sequence[Variance], confidence: float) -> Interval:
     """A figure whose error has several independent parts, by Student's t.
 
-    Degrees of freedom are Welch's and Satterthwaite's.
+    Degrees of freedom are Welch's and Satterthwaite's. Where nothing varied, as where every answer
+    was right, the figure has no interval: that no item differed says little of the next one.
 
     Args:
         value: the figure.
         parts: none where nothing is known of its error.
         confidence: such as 0.95.
     """
-    if not parts:
-        return Interval(value)
     total = sum(part.value for part in parts)
     if total <= 0:
-        return Interval(value, value, value)
+        return Interval(value)
     known = sum(part.value**2 / part.freedom for part in parts if math.isfinite(part.freedom))
     freedom = total**2 / known if known > 0 else _AS_NORMAL
     half = student_quantile(confidence, min(freedom, _AS_NORMAL)) * math.sqrt(total)

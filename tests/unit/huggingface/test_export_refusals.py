@@ -78,7 +78,13 @@ def refused(capsys, out: Path, *words: object) -> str:
 
 def test_what_is_published_comes_in_and_goes_out_as_it_was(published, tmp_path, capsys) -> None:
     start, out = tmp_path / "start", tmp_path / "out"
+    # Such as are published beside the weights, and what a stopped export leaves.
+    others = [published / name for name in ("flax_model.msgpack", "tf_model.h5", "plan.json")]
+    for path in others:
+        path.write_bytes(b"")
     assert run("import", published, "--output", start, "--dtype=float32") == 0
+    kept = {path.name for path in (start / "tokenizer").iterdir()}
+    assert kept == {"config.json", "tokenizer.json", "tokenizer_config.json"}
     assert "84 rows of padding" in capsys.readouterr().out
     saved = Saved(step_folder(start))
     assert saved.folder.name == "release"

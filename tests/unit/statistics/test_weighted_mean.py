@@ -54,4 +54,5 @@ def test_an_interval_is_students_and_its_parts_add_up() -> None:
     given = interval_of(1.0, [Variance(0.04, np.inf)], 0.95)
     assert given.high == pytest.approx(1 + 0.2 * 1.959964, abs=1e-5)
     assert interval_of(1.0, [], 0.95).low is None
-    assert interval_of(1.0, [Variance(0.0, 9)], 0.95).low == 1.0
+    # Every answer right says nothing of how far the truth is from 1.
+    assert interval_of(1.0, [Variance(0.0, 9)], 0.95).low is None

@@ -1,7 +1,8 @@
 """What transformers' ``AutoTokenizer`` makes of a folder, found out in a process of its own.
 
 transformers imports torch, which takes seconds and hundreds of megabytes, where it only finds it.
-Here it does not: nothing of torch is needed to read a tokenizer.
+In a process of its own it does not: nothing of torch is needed to read a tokenizer. Where both are
+imported already, the folder is read here.
 """
 
 import json
@@ -40,6 +41,15 @@ def load(folder: Path) -> AutoTokenizerOf:
     Raises:
         UnloadableError: transformers does not.
     """
+    found = _found(folder) if "transformers" in sys.modules else _found_by_another(folder)
+    tokenizer = Tokenizer.from_str(found["tokenizer"])
+    # Not in its JSON: whether special tokens in a text are text.
+    tokenizer.encode_special_tokens = found["splits_special"]
+    return AutoTokenizerOf(tokenizer, found["eos_token"])
+
+
+def _found_by_another(folder: Path) -> dict[str, Any]:
+    """`_found`, of another process."""
     command = [sys.executable, "-m", __name__, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == _FAILED:
@@ -47,31 +57,40 @@ def load(folder: Path) -> AutoTokenizerOf:
     if done.returncode:
         raise RuntimeError(f"{__name__} ended with code {done.returncode}: {done.stderr[-2000:]}")
     # Libraries print what they like before.
-    found = json.loads(done.stdout.splitlines()[-1])
-    tokenizer = Tokenizer.from_str(found["tokenizer"])
-    # Not in its JSON: whether special tokens in a text are text.
-    tokenizer.encode_special_tokens = found["splits_special"]
-    return AutoTokenizerOf(tokenizer, found["eos_token"])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
-def _main(folder: str) -> int:
-    warnings.simplefilter("ignore")
-    sys.modules["torch"] = None  # type: ignore[assignment]  # What makes an import fail.
+def _found(folder: Path) -> dict[str, Any]:
+    """What `AutoTokenizerOf` is made of, as JSON's types.
+
+    Raises:
+        UnloadableError: transformers does not load the folder.
+    """
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # A configuration can name anything.
-        print(" ".join((str(error) or repr(error)).split())[:200], end="")
-        return _FAILED
+        raise UnloadableError(" ".join((str(error) or repr(error)).split())[:200]) from None
     eos_token = tokenizer.eos_token or tokenizer.sep_token
     _add_special_tokens(tokenizer)
     tokenizer("")  # Takes truncation and padding out, as every call does.
-    found = {
+    return {
         "tokenizer": tokenizer.backend_tokenizer.to_str(),
         "eos_token": eos_token,
         "splits_special": bool(getattr(tokenizer, "split_special_tokens", False)),
     }
+
+
+def _main(folder: Path) -> int:
+    warnings.simplefilter("ignore")
+    sys.modules["torch"] = None  # type: ignore[assignment]  # What makes an import fail.
+    try:
+        found = _found(folder)
+    except UnloadableError as error:
+        print(error, end="")
+        return _FAILED
     print(json.dumps(found))
     return 0
 
@@ -91,4 +110,4 @@ def _add_special_tokens(tokenizer: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1]))
+    sys.exit(_main(Path(sys.argv[1])))

@@ -97,9 +97,12 @@ class _Dumper(yaml.SafeDumper):
         return True
 
     def text(self, data: str) -> yaml.ScalarNode:
-        """A text, in quotes where without them it would be something else."""
+        """A text, in quotes where without them it would be something else.
+
+        Without them, or in single ones, PyYAML writes line ends as they are, which become spaces.
+        """
         try:
-            plain = _plain(data, 0) == data
+            plain = data.isprintable() and _plain(data, 0) == data
         except _DoubtError:
             plain = False
         return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if plain else '"')

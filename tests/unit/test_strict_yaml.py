@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tst_megatron import strict_yaml
@@ -115,6 +115,7 @@ _TEXTS = st.text("ae01 \n\t\r\"'#:-~.,?!&*{[|>%@`é\u2028\x00\x85\ufeff😀") | 
 )
 
 
+@example({"about": "\x85"})
 @given(
     st.dictionaries(
         st.sampled_from(["about", "lr", "split", "on", "1e-3"]),

@@ -48,12 +48,13 @@ class Evaluation:
         tokens_a_position: of its data; so many fewer samples are evaluated, as many data tokens.
         dataset: makes the held-out data from Megatron's data configuration, the number of samples
             (None for one pass over the split) and whether this rank reads any; None where not.
+            None for those of the next-token loss.
     """
 
     loss: str
     stage: Stage
     tokens_a_position: int
-    dataset: Callable[[Any, int | None, Callable[[], bool]], Any]
+    dataset: Callable[[Any, int | None, Callable[[], bool]], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -388,11 +389,25 @@ class Method:
 
         Args:
             before: what `Run.saved` gave.
+
+        Raises:
+            UserError: it cannot go on; the sentence follows the checkpoint's name.
         """
         return (
             f"was trained with {self.name}, under {json.dumps(before)}, and this run goes on "
             "without it"
         )
+
+    def why_not_exported(self, before: Any) -> str | None:
+        """Why a checkpoint's model is none of Hugging Face's; None where it may be one.
+
+        Args:
+            before: what `Run.saved` gave; not None.
+
+        Returns:
+            The end of a sentence that begins with the checkpoint's name.
+        """
+        return None
 
     def terms(self) -> "Terms":
         """What the method adds to a plan."""

@@ -7,9 +7,23 @@ the one before it answered. This base changes nothing.
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
 
 from tst_megatron.runs.stages import Fact, Stage
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a layer keeps of a micro-batch for its backward pass, beside the plain layer.
+
+    Attributes:
+        share: of the positions that it works on, and so of what the plain layer keeps.
+        beside: bytes of the method's own.
+    """
+
+    share: float = 1.0
+    beside: int = 0
 
 
 class Terms:
@@ -39,6 +53,12 @@ class Terms:
         Args:
             ordinary: kind → operations, as they are without the method.
         """
+        return ordinary
+
+    def layer_keeps(
+        self, args: argparse.Namespace, stage: Stage, layer: int, ordinary: Kept
+    ) -> Kept:
+        """What a layer keeps for its backward pass."""
         return ordinary
 
     def work_again(
@@ -133,6 +153,14 @@ class Together(Terms):
         """One after the other."""
         return reduce(
             lambda work, one: one.layer_work(args, stage, layer, work), self._terms, ordinary
+        )
+
+    def layer_keeps(
+        self, args: argparse.Namespace, stage: Stage, layer: int, ordinary: Kept
+    ) -> Kept:
+        """One after the other."""
+        return reduce(
+            lambda kept, one: one.layer_keeps(args, stage, layer, kept), self._terms, ordinary
         )
 
     def work_again(

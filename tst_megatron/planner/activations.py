@@ -11,9 +11,10 @@ positions that reach this rank's experts where routing is balanced.
 """
 
 import argparse
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
+from tst_megatron.methods.terms import Kept
 from tst_megatron.planner.counts import Chunk, Experts, Layer, Mlp
 from tst_megatron.planner.precision import Precision
 
@@ -104,9 +105,23 @@ class Activations:
         self._stream = 4 if args.fp32_residual_connection else precision.compute
         self._saved: dict[Layer, list[Saved]] = {}
 
-    def held(self, chunk: Chunk, recomputation: Recomputation) -> Held:
-        """What a model chunk keeps."""
-        layers = [self.saved_by_layer(layer) for layer in chunk.layers]
+    def held(
+        self,
+        chunk: Chunk,
+        recomputation: Recomputation,
+        keeps: Callable[[int], Kept] = lambda _: Kept(),
+    ) -> Held:
+        """What a model chunk keeps.
+
+        Args:
+            chunk: of the model.
+            recomputation: what is made again.
+            keeps: what a layer keeps beside the plain one, by its number in the whole model.
+        """
+        layers = [
+            _as_kept(self.saved_by_layer(layer), keeps(number))
+            for number, layer in chunk.numbered_layers
+        ]
         around = _total(self.saved_by_head()) if chunk.head else 0
         if recomputation.granularity == "full":
             held = self._fully_recomputed(layers, recomputation)
@@ -325,6 +340,14 @@ class Activations:
 
     def _dropout_mask(self) -> Saved:
         return Saved("dropout mask", self._normed if self._args.hidden_dropout else 0)
+
+
+def _as_kept(saved: list[Saved], kept: Kept) -> list[Saved]:
+    """A layer's tensors where a method has it keep others."""
+    if kept == Kept():
+        return saved
+    own = [replace(one, num_bytes=round(one.num_bytes * kept.share)) for one in saved]
+    return [*own, Saved("of a method", kept.beside)] if kept.beside else own
 
 
 def _total(saved: Iterable[Saved]) -> int:

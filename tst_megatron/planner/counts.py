@@ -15,7 +15,7 @@ import torch
 
 from tst_megatron.errors import UserError
 from tst_megatron.methods.terms import Terms
-from tst_megatron.planner.fake_ranks import as_rank, build, on_meta_device
+from tst_megatron.planner.fake_ranks import as_rank, build_unchanged, on_meta_device
 from tst_megatron.planner.flags import quiet
 from tst_megatron.stock.experts import copies, is_experts
 
@@ -198,7 +198,7 @@ def count_stages(args: argparse.Namespace) -> tuple[PipelineStage, ...]:
     for first in range(0, args.world_size, size):
         with quiet(), as_rank(args, first), on_meta_device():
             try:
-                models = build(args)
+                models = build_unchanged(args)
             except (AssertionError, ValueError) as error:
                 raise UserError(
                     f"Megatron does not build this model: {' '.join(str(error).split())}"

@@ -109,6 +109,18 @@ def build(args: argparse.Namespace) -> list[Any]:
     Args:
         args: Megatron's validated arguments.
     """
+    return build_chunks(_config(args))
+
+
+def build_unchanged(args: argparse.Namespace) -> list[Any]:
+    """Likewise, without what the methods change in chunks that are built: they say in their terms
+    what they add to layers."""
+    config = _config(args)
+    config.pre_wrap_hooks.clear()
+    return build_chunks(config)
+
+
+def _config(args: argparse.Namespace) -> Any:
     args = copy.copy(args)
     vars(args).update({name: _WITHOUT_GPU[name] for name in _WITHOUT_GPU if hasattr(args, name)})
     hybrid = args.hybrid_layer_pattern is not None
@@ -117,7 +129,7 @@ def build(args: argparse.Namespace) -> list[Any]:
     for name in ("init_method", "output_layer_init_method", "embedding_init_method"):
         # Drawing numbers for tensors without memory takes most of the time.
         setattr(config.transformer, name, _as_it_is)
-    return build_chunks(config)
+    return config
 
 
 def _as_it_is(weight: torch.Tensor) -> torch.Tensor:

@@ -10,11 +10,13 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from tst_megatron.planner.activations import FULL, NONE, Activations, Recomputation
-from tst_megatron.planner.counts import PipelineStage
+from tst_megatron.methods.terms import Kept
+from tst_megatron.planner.activations import FULL, NONE, Activations, Held, Recomputation
+from tst_megatron.planner.counts import Chunk, PipelineStage
 from tst_megatron.planner.course import Course
 from tst_megatron.planner.pipeline import most_held, most_in_flight
 from tst_megatron.planner.precision import Precision
+from tst_megatron.runs.stages import Stage
 from tst_megatron.stock.table_gradient import head_gradient_bytes, table_gradient_bytes
 
 SELECTIVE = Recomputation("selective", modules=("core_attn",))
@@ -103,8 +105,18 @@ class MemoryOfRun:
 
     def activations(self, stage: int, recomputation: Recomputation) -> int:
         """Activations of a stage under some recomputation."""
-        held = [self._activations.held(c, recomputation) for c in self._pipeline[stage].chunks]
+        return max(self._held(stage, recomputation, of_run) for of_run in self._stages)
+
+    def _held(self, stage: int, recomputation: Recomputation, of_run: Stage) -> int:
+        chunks = self._pipeline[stage].chunks
+        held = [self._chunk_held(chunk, recomputation, of_run) for chunk in chunks]
         return most_held(self._args, stage, held)
+
+    def _chunk_held(self, chunk: Chunk, recomputation: Recomputation, of_run: Stage) -> Held:
+        def keeps(layer: int) -> Kept:
+            return self._terms.layer_keeps(self._args, of_run, layer, Kept())
+
+        return self._activations.held(chunk, recomputation, keeps)
 
     def activations_by_recomputation(self, stage: int) -> dict[str, int]:
         """Activations of a stage without, with selective, and with full recomputation."""
@@ -184,9 +196,12 @@ class MemoryOfRun:
         if not with_table:
             return 0
         ordinary = table_gradient_bytes(self._args, 1)
-        takes = max(self._terms.embedding_bytes(self._args, s, ordinary) for s in self._stages)
-        kept = self._activations.held(with_table[0], Recomputation.of(self._args))
-        return takes - kept.per_microbatch - kept.at_once - self._logits(stage)
+        beyond = []
+        for one in self._stages:
+            kept = self._chunk_held(with_table[0], Recomputation.of(self._args), one)
+            takes = self._terms.embedding_bytes(self._args, one, ordinary)
+            beyond.append(takes - kept.per_microbatch - kept.at_once)
+        return max(beyond) - self._logits(stage)
 
 
 def _fp8_layers(args: argparse.Namespace, pipeline: Sequence[PipelineStage]) -> range:

@@ -85,7 +85,7 @@ class DatasetsProvider:
         args = get_args()
         config, is_built = dataset_config(args), is_built_on_rank(args, vp_stage)
         with user_errors_exit():
-            if evaluation is not None:
+            if evaluation is not None and evaluation.dataset is not None:
                 return evaluation.dataset(config, num_samples, is_built)
             # One of FIM data rewrites a sample anew each time that it is read.
             kind = CorpusDataset if args.fim_data else dataset_class(args)

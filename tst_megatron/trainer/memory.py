@@ -20,7 +20,7 @@ from megatron.training.checkpointing import find_checkpoint_rank_0
 from tst_megatron.checkpoints.steps import Checkpoint
 from tst_megatron.checkpoints.wholeness import has_file_a_rank
 from tst_megatron.errors import UserError
-from tst_megatron.methods.method import Run
+from tst_megatron.methods.method import Method, Run
 from tst_megatron.methods.registry import methods
 from tst_megatron.trainer.checkpoint_choice import checkpoint_of
 from tst_megatron.trainer.same_tokenizer import check_same_tokenizer, remembered_tokenizer
@@ -82,10 +82,19 @@ def check_resume(args: argparse.Namespace, run: Run) -> argparse.Namespace | Non
         before = remembered[method.name]
         if method.name in parts:
             parts[method.name].resume(args, before, chosen.step or 0)
-        elif before is not None and args.rank == 0:
+        elif before is not None:
             # Without the method's flags the run is Megatron's own, and so may be meant.
-            logger.warning("The checkpoint in %s %s.", args.load, method.goes_on_without(before))
+            said = _said_without(args, method, before)
+            if args.rank == 0:
+                logger.warning("The checkpoint in %s %s.", args.load, said)
     return saved if chosen.step else None
+
+
+def _said_without(args: argparse.Namespace, method: Method, before: Any) -> str:
+    try:
+        return method.goes_on_without(before)
+    except UserError as error:
+        raise UserError(f"the checkpoint in {args.load} {error}") from None
 
 
 def ledger_before(args: argparse.Namespace) -> Path:

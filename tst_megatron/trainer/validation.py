@@ -51,7 +51,8 @@ class FixedValidation:
         return chunks if interleaved else chunks[0]
 
     def _dataset(self, evaluation: Evaluation | None, eval_iters: int, vp_stage: int | None) -> Any:
-        key = ("", 1) if evaluation is None else (evaluation.loss, evaluation.tokens_a_position)
+        is_own = evaluation is not None and evaluation.dataset is not None
+        key = (evaluation.loss, evaluation.tokens_a_position) if evaluation and is_own else ("", 1)
         place = (*key, vp_stage or 0)
         if place not in self._datasets:
             num_samples = None

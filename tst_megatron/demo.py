@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -149,38 +148,24 @@ def _let_them_write(
     """Show a line of text of either model, and the command that takes it elsewhere."""
     prompt = _PROMPT if settings.corpus is None else ""
     saved = {cell.name: checkpoints_of(folder.root, cell) for cell in cells}
-    with ThreadPoolExecutor(len(saved)) as pool:
-        written = pool.map(
-            lambda run: _written(folder.root / run / "written.txt", saved[run], prompt), saved
+    for run, checkpoints in saved.items():
+        words = ["generate", str(checkpoints), f"--prompt={prompt}", *_WRITING]
+        done = subprocess.run(
+            [sys.executable, "-m", "tst_megatron", *words],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
         )
-        for run, line in zip(saved, written, strict=True):
-            console.print(f"The {run} run's model writes: {line}", markup=False, highlight=False)
+        said = (done.stderr if done.returncode else done.stdout).strip()
+        line = said.splitlines()[-1] if done.returncode and said else repr(said)
+        console.print(f"The {run} run's model writes: {line}", markup=False, highlight=False)
     console.print(
         f"To take it elsewhere: tst-megatron export {saved['tst']} --output my-model",
         markup=False,
         highlight=False,
         soft_wrap=True,
     )
-
-
-def _written(kept: Path, checkpoints: Path, prompt: str) -> str:
-    """What a finished run's model writes, once; or why it does not."""
-    if kept.is_file():
-        return repr(kept.read_text())
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "tst_megatron", "generate", str(checkpoints)),
-            *(f"--prompt={prompt}", *_WRITING),
-        ],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        return (done.stderr.strip().splitlines() or [f"nothing, code {done.returncode}"])[-1]
-    write_whole(kept, done.stdout.strip())
-    return repr(done.stdout.strip())
 
 
 def usual_steps() -> int:

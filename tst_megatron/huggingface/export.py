@@ -29,6 +29,7 @@ from tst_megatron.huggingface.families import Family, family_of
 from tst_megatron.huggingface.safetensors_file import DTYPES, Listed, write
 from tst_megatron.huggingface.shape import Shape, shape_of
 from tst_megatron.huggingface.weights import EMBEDDING, OUTPUT, Place, Places, Weight, weights_of
+from tst_megatron.methods.registry import methods
 from tst_megatron.stock.layer_kinds import pattern_of
 
 INDEX = "model.safetensors.index.json"
@@ -88,6 +89,10 @@ def model_of(saved: Saved, tokens: int | None) -> Model:
         raise UserError(
             f"{saved.folder} has no {EMBEDDING}: it is no checkpoint of a GPTModel or a HybridModel"
         )
+    for method in methods():
+        before = method.remembered(args)
+        if before is not None and (why := method.why_not_exported(before)) is not None:
+            raise UserError(f"the model in {saved.folder} {why}")
     rows = int(saved.tensors[EMBEDDING].size[0])
     if tokens is not None and tokens > rows:
         raise UserError(

@@ -21,6 +21,7 @@ _MODULES = [
     "tst_megatron.methods.superposition.method",
     "tst_megatron.methods.growth.method",
     "tst_megatron.methods.upcycling.method",
+    "tst_megatron.methods.depths.method",
 ]
 """Each has a ``METHOD``. What a method needs of Megatron it imports when it is asked for it."""
 

@@ -7,8 +7,11 @@ from planned import DENSE, MOE, built, recipe_flags
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from tst_megatron.methods.depths.run import DepthRun
+from tst_megatron.methods.depths.terms import DepthTerms
 from tst_megatron.methods.superposition.terms import SuperpositionTerms
 from tst_megatron.methods.terms import Terms
+from tst_megatron.planner.counts import with_added
 from tst_megatron.planner.fake_ranks import as_rank, build
 from tst_megatron.planner.work import SCORES, work_of
 from tst_megatron.runs.stages import ordinary_stage
@@ -35,6 +38,20 @@ def test_experts_are_megatrons_but_for_the_router() -> None:
     work, megatrons = _kinds(recipe_flags("moe-10b-a1b-tst+8xh100"), 8)
     assert work.total - work.by_kind["router"] == megatrons
     assert work.by_kind["router"] == 6 * 64 * 8192 * 32 * 1536 * 128
+
+
+@pytest.mark.parametrize("name", ["smollm2-270m", "smollm3-3b"])
+def test_routed_layers_are_the_trainers_and_the_baselines_operations(name: str) -> None:
+    """A plan counts from weights and the trainer from Megatron's count; a recipe in depths has its
+    baseline's operations to a half per cent."""
+    with built(recipe_flags(f"{name}-mod+8xh100"), 8) as (args, stages):
+        run, terms = DepthRun(args), DepthTerms()
+        (stage,) = run.stages
+        work = work_of(args, with_added(args, stages, terms), 64, stage, terms)
+        trainers = run.flops(args, 64, num_floating_point_operations(args, 64))
+    assert work.total == pytest.approx(trainers, rel=1e-9)
+    _, plain = _kinds(recipe_flags(f"{name}-baseline+8xh100"), 8)
+    assert trainers == pytest.approx(plain, rel=5e-3)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,72 @@
+"""Mixture of depths as a method; what needs torch or Megatron is imported when asked for."""
+
+import argparse
+from typing import Any
+
+from tst_megatron.errors import UserError
+from tst_megatron.methods.depths import flags
+from tst_megatron.methods.depths.combinations import check_beside
+from tst_megatron.methods.depths.run import DepthRun
+from tst_megatron.methods.depths.story import DepthStory
+from tst_megatron.methods.depths.terms import DepthTerms
+from tst_megatron.methods.method import Method, Run
+
+
+class DepthMethod(Method):
+    """Blocks that work on the tokens which their routers pick (arXiv 2404.02258)."""
+
+    name = "depths"
+    flag_prefix = "mod"
+    asked_by = ("mod-capacity",)
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """The ``--mod-*`` group."""
+        flags.add_arguments(parser)
+
+    def check(self, args: argparse.Namespace) -> None:
+        """As `flags.check`."""
+        flags.check(args)
+
+    def check_beside(self, args: argparse.Namespace) -> None:
+        """As `combinations.check_beside`."""
+        if self.is_on(args):
+            check_beside(args)
+
+    def is_on(self, args: argparse.Namespace) -> bool:
+        """With ``--mod-capacity``."""
+        return flags.is_on(args)
+
+    def run(self, args: argparse.Namespace) -> Run:
+        """As `DepthRun`."""
+        return DepthRun(args)
+
+    def goes_on_without(self, before: Any) -> str:
+        """Not: the model has routers.
+
+        Raises:
+            UserError: always.
+        """
+        number = len(before["blocks"])
+        raise UserError(
+            f"has {number} routed blocks, which this run has not: give the --mod- flags that it "
+            "was trained with"
+        )
+
+    def why_not_exported(self, before: Any) -> str:
+        """No library has such blocks."""
+        number = len(before["blocks"])
+        return (
+            f"has {number} routed blocks (--mod-capacity), which no model of Hugging Face's has: "
+            "evaluate it in its run, with --evaluate-at"
+        )
+
+    def terms(self) -> DepthTerms:
+        """By shares of the tokens."""
+        return DepthTerms()
+
+    def story(self) -> DepthStory:
+        """Likewise."""
+        return DepthStory(self.name)
+
+
+METHOD = DepthMethod()

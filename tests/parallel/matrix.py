@@ -29,6 +29,8 @@ _MOE = (
     *("--moe-shared-expert-intermediate-size=32", "--moe-router-dtype=fp32"),
 )
 
+_RECOMPUTED = ("--recompute-method=uniform", "--recompute-num-layers=1")
+
 MODELS: dict[str, tuple[str, ...]] = {
     "dense": (*_tiny(num_layers=str(DEPTH)), "--group-query-attention", "--num-query-groups=2"),
     "moe": (*_tiny(num_layers=str(DEPTH)), *_MOE, "--moe-token-dispatcher-type=alltoall"),
@@ -46,6 +48,23 @@ MODELS: dict[str, tuple[str, ...]] = {
     ),
 }
 
+# The same parts in every layout, so that the same tokens are chosen. Weights are large enough for
+# attention to tell apart the equal tokens of a line of dashes, whose scores else are all but equal.
+_WITH_PARTS = ("--mod-parts=4", "--init-method-std=0.2")
+_ROUTED = (*_WITH_PARTS, "--mod-capacity=0.25", "--mod-loss-coefficient=0.1")
+_BY_THRESHOLD = (
+    *(*_WITH_PARTS, "--mod-capacity=0.5", "--mod-layers=2-3", "--mod-sampling=threshold"),
+    "--mod-threshold-decay=0.5",
+)
+MODELS |= {
+    "routed": (*MODELS["dense"], *_ROUTED),
+    "routed-moe": (*MODELS["moe"], *_ROUTED, "--mod-sampling=auxiliary"),
+    "routed-heads": (*MODELS["heads"], *_ROUTED, "--recompute-granularity=full", *_RECOMPUTED),
+    "routed-hybrid": (*MODELS["hybrid"], *_ROUTED, "--mod-layers=2,3"),
+    "threshold": (*MODELS["dense"], *_BY_THRESHOLD),
+    "threshold-moe": (*MODELS["moe"], *_BY_THRESHOLD),
+}
+
 SCHEDULE = "--tst-schedule=4:0.3,2:0.2"
 
 _TP = "--tensor-model-parallel-size=2"
@@ -53,6 +72,7 @@ _SP = "--sequence-parallel"
 _PP = "--pipeline-model-parallel-size=2"
 _CP = "--context-parallel-size=2"
 _EP = "--expert-model-parallel-size=2"
+_ETP1 = "--expert-tensor-parallel-size=1"
 _VPP = "--num-layers-per-virtual-pipeline-stage=1"
 _CHUNKS = "--tst-logits-chunk-size=12"
 """Of 32 rows; no divisor of them."""
@@ -100,7 +120,7 @@ _MIXTURE = {
     "ep2": Layout("moe", 2, (_EP,)),
     "ep2-allgather": Layout("moe", 2, (_EP, "--moe-token-dispatcher-type=allgather")),
     "ep2-sharded": Layout("moe", 2, (_EP, *_SHARDED)),
-    "tp2-ep2": Layout("moe", 2, (_TP, _SP, _EP, "--expert-tensor-parallel-size=1")),
+    "tp2-ep2": Layout("moe", 2, (_TP, _SP, _EP, _ETP1)),
     "tp2-ep2-etp2": Layout("moe", 4, (_TP, _SP, _EP, "--expert-tensor-parallel-size=2")),
 }
 
@@ -117,6 +137,17 @@ _OF_OTHERS = {
     "hybrid-tp2-sp": Layout("hybrid", 2, (_TP, _SP)),
     "hybrid-pp2": Layout("hybrid", 2, (_PP,)),
     "hybrid-moe-ep2": Layout("hybrid-moe", 2, (_EP,)),
+    "routed-dp2-sharded": Layout("routed", 2, _SHARDED),
+    "routed-tp2": Layout("routed", 2, (_TP,)),
+    "routed-tp2-sp": Layout("routed", 2, (_TP, _SP)),
+    "routed-cp2": Layout("routed", 2, (_CP,)),
+    "routed-cp2-tp2-pp2": Layout("routed", 8, (_CP, _TP, _SP, _PP), large=True),
+    "routed-moe-tp2-ep2": Layout("routed-moe", 2, (_TP, _SP, _EP, _ETP1)),
+    "routed-heads-pp2": Layout("routed-heads", 2, (_PP,)),
+    "routed-hybrid-pp2": Layout("routed-hybrid", 2, (_PP,)),
+    "threshold-tp2-sp": Layout("threshold", 2, (_TP, _SP)),
+    "threshold-cp2": Layout("threshold", 2, (_CP,)),
+    "threshold-moe-ep2": Layout("threshold-moe", 2, (_EP,)),
 }
 
 

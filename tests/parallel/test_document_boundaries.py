@@ -174,3 +174,24 @@ def test_bags_of_one_with_resets_are_megatrons_own_steps(lines, tmp_path: Path) 
         steps = [read_ledger(job.out / "ledger.jsonl").steps for job in (ordinary, bags)]
         losses = [[(line["loss"], line["grad_norm"]) for line in one] for one in steps]
         assert losses[0] == losses[1]
+
+
+def test_routed_blocks_choose_of_a_pack_as_of_a_masked_sample(lines, tmp_path: Path) -> None:
+    """As many tokens of each sample, which attend within their documents, at their places there."""
+    rope = [flag for flag in MODEL if not flag.startswith("--position-embedding-type")]
+    usual = (*rope, "--position-embedding-type=rope", *lines, "--eval-iters=0")
+    routed = (*usual, "--mod-capacity=0.5", "--mod-parts=4", "--init-method-std=0.2")
+    start = tmp_path / "start"
+    run(Job(start, (*routed, f"--save={start}", "--save-interval=3", "--exit-interval=3")))
+    jobs = [
+        Job(tmp_path / name, (*routed, *own, f"--load={start}", "--finetune"), ranks)
+        for name, own, ranks in (
+            ("masked", RESETS, 1),
+            ("packed", PACKED, 1),
+            ("packed-tp2-sp", (*PACKED, _TP, _SP), 2),
+        )
+    ]
+    masked, *packed = run_all(jobs)
+    for one in packed:
+        assert one.losses == pytest.approx(masked.losses, rel=1e-5)
+        assert one.grad_norms == pytest.approx(masked.grad_norms, rel=1e-4)

@@ -20,6 +20,7 @@ STEPS = 10
 IN_BAGS = 2
 """A step of the first stage, after which the model is asked what it scores; after a validation."""
 MICRO_BATCHES = 2  # Of two samples each, in a step of four.
+BY_RANK = "lm loss by rank"
 RECORDED = Path(__file__).with_name("recorded_pretrain.py")
 
 
@@ -126,7 +127,13 @@ def test_a_layout_trains_as_one_rank_does(runs: Runs, layout: str) -> None:
     for mine, theirs in zip(several.validations, one.validations, strict=True):
         losses = held_out(theirs)
         assert held_out(mine).keys() == losses.keys()
-        close(list(held_out(mine).values()), list(losses.values()))
+        for name, loss in losses.items():
+            if name == BY_RANK:
+                # Where a sample begins with a line of one token their scores are equal, and
+                # rounding says which of them is taken.
+                assert held_out(mine)[name] == pytest.approx(loss, rel=5e-3)
+            else:
+                close([held_out(mine)[name]], [loss])
         errors = held_out(theirs, "stderrs")
         # A small difference of large squares, in float32.
         assert held_out(mine, "stderrs") == pytest.approx(errors, rel=2e-2)
@@ -141,7 +148,7 @@ def test_a_layout_scores_as_one_rank_does(runs: Runs, layout: str) -> None:
     reference = ONE_RANK + LAYOUTS[layout].model
     one, several = runs.results[reference, True].ledger, runs.results[layout, True].ledger
     assert [line["step"] for line in several.evaluations] == [0, IN_BAGS, STEPS]
-    assert [line["facts"] for line in several.evaluations[:2]] == [{"bag_size": 4}] * 2
+    assert [line["facts"]["bag_size"] for line in several.evaluations[:2]] == [4, 4]
     for mine, theirs in zip(several.evaluations, one.evaluations, strict=True):
         (scores,), (others,) = (line["evaluations"].values() for line in (mine, theirs))
         assert scores["hash"] == others["hash"]
@@ -160,7 +167,8 @@ def test_a_layout_ends_with_the_parameters_of_one_rank(runs: Runs, layout: str) 
             assert torch.equal(mine, one[name]), name
         else:
             # Of the whole tensor: Adam divides the smallest gradients by their own rounding.
-            assert (mine - one[name]).norm() <= 1e-5 * one[name].norm(), name
+            apart = (mine - one[name]).double()
+            assert apart.norm() <= 1e-5 * one[name].double().norm(), name
 
 
 @pytest.mark.parametrize("layout", _parameters_of(LAYOUTS))
@@ -168,6 +176,8 @@ def test_a_superposed_step_has_the_collectives_of_the_baselines(runs: Runs, layo
     """Number, kind, group and bytes, entry by entry; the batch's own broadcast is apart."""
     if layout == "moe-tp2-ep2-etp2":
         pytest.skip("gloo gathers parts of several sizes one by one, so the number is the router's")
+    if layout.startswith("threshold"):
+        pytest.skip("a threshold lets in another number of tokens in every step")
     for rank in range(LAYOUTS[layout].num_ranks):
         steps = runs.collectives(layout, rank)
         # After an evaluation, and not.

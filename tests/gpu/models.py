@@ -30,6 +30,11 @@ def _flags(machine: Machine, steps: int) -> dict[str, tuple[str, ...]]:
             *tiny_flags(machine, steps, "tiny-moe-baseline"),
             "--moe-grouped-gemm",
         ),
+        "in depths": tiny_flags(machine, steps, "tiny-mod"),
+        "in depths by threshold": (
+            *tiny_flags(machine, steps, "tiny-mod"),
+            *("--mod-sampling=threshold", "--mod-threshold-decay=0.8"),
+        ),
         "logits in chunks": (*tiny, "--tst-logits-chunk-size=64"),
         "packed documents": (
             *(*tiny, "--tst-bag-boundary=document"),

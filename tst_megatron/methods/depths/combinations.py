@@ -6,7 +6,7 @@ from typing import Any
 
 from tst_megatron.errors import UserError
 from tst_megatron.methods.depths import flags
-from tst_megatron.methods.depths.settings import parts_of, ranks_of
+from tst_megatron.methods.depths.settings import parts_of, ranks_of, rows_of
 from tst_megatron.stock.layer_kinds import pattern_of
 
 _NOT_TRIED = "it has not been tried with blocks that work on fewer tokens"
@@ -126,8 +126,9 @@ def _check_parts(args: argparse.Namespace) -> None:
             f"--mod-parts {parts} does not divide --seq-length {args.seq_length}: give a number "
             "that does"
         )
-    if args.seq_length is not None and (args.fp8 or args.fp4) and args.seq_length % (16 * ranks):
+    rows = rows_of(args) * ranks
+    if args.seq_length is not None and args.seq_length % rows:
         raise UserError(
-            f"--seq-length {args.seq_length} is no multiple of {16 * ranks}, in which tokens are "
-            "chosen for products in 8 bits in this layout: give one that is"
+            f"--seq-length {args.seq_length} is no multiple of {rows}, in which tokens are chosen "
+            "for products in 8 bits in this layout: give one that is"
         )

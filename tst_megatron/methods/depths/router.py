@@ -6,7 +6,7 @@ the same in every layout.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -79,6 +79,9 @@ class DepthRouter(nn.Module):
         steps: int64, 0-dimensional: that it is an average of.
     """
 
+    threshold: Tensor
+    steps: Tensor
+
     def __init__(
         self, hidden_size: int, rule: Rule, std: float, seed: int, block: int, like: Tensor
     ) -> None:
@@ -98,6 +101,14 @@ class DepthRouter(nn.Module):
             self.down, self.up = drawn(units, hidden_size), drawn(units)
         self.register_buffer("threshold", torch.zeros((), device=like.device))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64, device=like.device))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """torch's, for moves and types; a threshold stays as exact as it is, which Megatron's
+        16-bit wrapper would not leave it."""
+        exact = self.threshold
+        super()._apply(fn, recurse)
+        self.threshold = exact.to(self.threshold.device)
+        return self
 
     def scores(self, hidden: Tensor) -> Tensor:
         """Scores ``[...]`` of tokens ``[..., h]``, float32 (arXiv 2404.02258, equation 1)."""
@@ -138,15 +149,7 @@ class DepthRouter(nn.Module):
     def _threshold(self) -> Tensor:
         # A plain average at first, as there is nothing before.
         weight = 1 - self.rule.decay ** self.steps.clamp(min=1)
-        return self._as_float32("threshold") / weight
-
-    def _as_float32(self, name: str) -> Tensor:
-        """A buffer, which Megatron's 16-bit wrapper turns into another type, as it was."""
-        buffer: Tensor = getattr(self, name)
-        if buffer.dtype != torch.float32:
-            buffer = buffer.float()
-            setattr(self, name, buffer)
-        return buffer
+        return self.threshold / weight
 
     def average_in(self, score: Tensor) -> None:
         """Take the last chosen score of a step into the threshold.
@@ -154,8 +157,7 @@ class DepthRouter(nn.Module):
         Args:
             score: 0-dimensional, the mean over the step's sequences; the same on all ranks.
         """
-        threshold = self._as_float32("threshold")
-        threshold.mul_(self.rule.decay).add_((1 - self.rule.decay) * score)
+        self.threshold.mul_(self.rule.decay).add_((1 - self.rule.decay) * score)
         self.steps.add_(1)
 
 

@@ -12,7 +12,9 @@ CAPACITY, LEAST = "block_capacity", "least_block_capacity"
 """Facts of a stage: the mean share of the tokens in routed blocks, and a share that none has less
 than."""
 
-_FP8_ROWS = 16  # Of a matrix product in 8 bits (Transformer Engine's, cuBLAS's).
+# Rows of a product in 8 or 4 bits are a multiple of it, as in megatron/core/fp8_utils.py
+# (get_fp8_align_size) and fp4_utils.py.
+_FP8_ROWS, _BLOCK_ROWS = 16, 32
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,6 @@ class Routing:
         Raises:
             UserError: the model has no such blocks.
         """
-        in_8_bits = getattr(args, "fp8", None) or getattr(args, "fp4", None)
         return cls(
             flags.routed(args),
             args.mod_sampling,
@@ -55,7 +56,7 @@ class Routing:
             args.mod_loss_coefficient,
             args.mod_threshold_decay,
             args.mod_parts or parts_of(args),
-            _FP8_ROWS if in_8_bits else 1,
+            rows_of(args),
         )
 
     @property
@@ -87,6 +88,13 @@ class Routing:
         unit = self.unit(ranks)
         units = min(round(capacity * length / unit), length // unit)
         return min(max(1, units) * unit, length)
+
+
+def rows_of(args: Any) -> int:
+    """A rank's chosen tokens of a sequence are a multiple of it."""
+    if getattr(args, "fp4", None) or (args.fp8 and args.fp8_recipe == "mxfp8"):
+        return _BLOCK_ROWS
+    return _FP8_ROWS if args.fp8 else 1
 
 
 def ranks_of(args: argparse.Namespace) -> int:

@@ -28,6 +28,7 @@ def parsed(*words: str, **megatrons: Any) -> Namespace:
         "context_parallel_size": 1,
         "sequence_parallel": False,
         "fp8": None,
+        "fp8_recipe": "delayed",
         "fp4": None,
         "seed": 1,
     }

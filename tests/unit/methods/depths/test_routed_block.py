@@ -206,6 +206,27 @@ def test_with_a_score_of_one_and_every_token_it_is_the_plain_block(build, genera
     assert_close(gradients(block, hidden, out, grad), theirs, but="depth_router")
 
 
+def test_a_threshold_is_an_average_and_stays_exact() -> None:
+    from tst_megatron.methods.depths.router import DepthRouter, Rule
+
+    rule = Rule("threshold", decay=0.75)
+    router = DepthRouter(H, rule, 0.02, seed=3, block=2, like=torch.zeros(1)).bfloat16()
+    assert router.weight.dtype == torch.bfloat16
+    scores = [0.3, 0.1, 0.7, 0.2]
+    for number, score in enumerate(scores, 1):
+        assert router.has_threshold == (number > 4)
+        router.average_in(torch.tensor(score))
+        weights = [0.75 ** (number - 1 - at) for at in range(number)]
+        average = sum(w * s for w, s in zip(weights, scores, strict=False)) / sum(weights)
+        at = torch.tensor([average - 1e-6, average + 1e-6])
+        assert router.passes(at, at, 0.5).tolist() == [False, True]
+    assert router.has_threshold
+    again = DepthRouter(H, rule, 0.02, seed=4, block=2, like=torch.zeros(1)).bfloat16()
+    again.load_state_dict(router.state_dict())
+    assert again.threshold.dtype == torch.float32
+    assert torch.equal(again.threshold, router.threshold)
+
+
 @pytest.mark.parametrize("sampling", ["predictor", "auxiliary", "threshold"])
 def test_the_rule_never_looks_ahead_and_the_highest_scores_do(build, generator, sampling) -> None:
     model, block, now = build(sampling)

@@ -63,7 +63,10 @@ def test_it_is_told_in_plain_words(tmp_path: Path) -> None:
     assert any(note.startswith(itself) for note in notes_on([widened], [widened]))
     assert "had widening and the candidate had not" in reasons_against([widened], [baseline])[0]
     notes = notes_on([baseline], side(run(tmp_path, "c")))
-    without = '"ordinary" saw no bags, did not grow, was not upcycled and was not widened'
+    without = (
+        '"ordinary" saw no bags, did not grow, was not upcycled, had no routed blocks and was not '
+        "widened"
+    )
     assert f"{without}: the comparison is of two ordinary runs." in notes
 
 

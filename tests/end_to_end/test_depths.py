@@ -137,8 +137,14 @@ def test_what_cannot_be_is_one_sentence(runs, corpus, tmp_path: Path) -> None:
     for own, says in (
         ((routed,), "has 2 routed blocks, which this run has not"),
         ((ROUTED, plain), "has no routers, as it was trained without --mod-capacity"),
-        (("--mod-capacity=0.5", routed), "this run has blocks [[2, 0.5], [4, 0.5]]"),
-        ((ROUTED, "--mod-layers=1,3", routed), "this run has blocks [[1, 0.25], [3, 0.25]]"),
+        ((ROUTED, plain, "--finetune"), "has no routers, as it was trained without"),
+        ((routed, "--finetune"), "has 2 routed blocks, which this run has not"),
+        (
+            ("--mod-capacity=0.5", routed),
+            "this run has --mod-capacity 0.5 in block 2, 0.5",
+        ),
+        ((ROUTED, "--mod-layers=1,3", routed), "has routers in blocks 2, 4 and this run in 1, 3"),
+        ((ROUTED, "--mod-sampling=auxiliary", routed), "with --mod-sampling predictor and"),
         ((ROUTED, "--window-size=4,0"), "--window-size does not go with --mod-capacity"),
         ((ROUTED, routed, "--grow=stack"), "--mod-capacity with --grow"),
         ((ROUTED, "--mod-parts=5"), "--mod-parts 5 does not divide --seq-length 32"),

@@ -151,6 +151,18 @@ class Run:
         """
         return frozenset()
 
+    def check_weights(self, args: argparse.Namespace, before: Any) -> None:
+        """Check that the model can have a checkpoint's weights, whether the run goes on from it or
+        begins anew from it (``--finetune``, a pre-trained checkpoint).
+
+        Args:
+            args: Megatron's validated arguments.
+            before: what `saved` gave when it was written; None if the method was not on.
+
+        Raises:
+            UserError: it cannot.
+        """
+
     @property
     def reads_optimizer(self) -> bool:
         """Whether the optimizer's state is read of the checkpoint that is to be loaded."""
@@ -389,14 +401,22 @@ class Method:
 
         Args:
             before: what `Run.saved` gave.
-
-        Raises:
-            UserError: it cannot go on; the sentence follows the checkpoint's name.
         """
         return (
             f"was trained with {self.name}, under {json.dumps(before)}, and this run goes on "
             "without it"
         )
+
+    def why_not_without(self, before: Any) -> str | None:
+        """Why a model without the method cannot have a checkpoint's weights; None where it can.
+
+        Args:
+            before: what `Run.saved` gave; not None.
+
+        Returns:
+            The end of a sentence that begins with the checkpoint's name.
+        """
+        return None
 
     def why_not_exported(self, before: Any) -> str | None:
         """Why a checkpoint's model is none of Hugging Face's; None where it may be one.

@@ -20,7 +20,7 @@ from megatron.training.checkpointing import find_checkpoint_rank_0
 from tst_megatron.checkpoints.steps import Checkpoint
 from tst_megatron.checkpoints.wholeness import has_file_a_rank
 from tst_megatron.errors import UserError
-from tst_megatron.methods.method import Method, Run
+from tst_megatron.methods.method import Run
 from tst_megatron.methods.registry import methods
 from tst_megatron.trainer.checkpoint_choice import checkpoint_of
 from tst_megatron.trainer.same_tokenizer import check_same_tokenizer, remembered_tokenizer
@@ -58,10 +58,13 @@ def check_resume(args: argparse.Namespace, run: Run) -> argparse.Namespace | Non
             says that it is not the same run.
     """
     chosen = checkpoint_of(args)
-    if chosen is None or chosen.is_pretrained or args.finetune:
+    if chosen is None:
         return None
     saved: argparse.Namespace | None = saved_state(chosen).get("args")
     if saved is None:
+        return None
+    _check_weights(args, run, saved)
+    if chosen.is_pretrained or args.finetune:
         return None
     parts = {part.name: part for part in run.parts}
     remembered = {method.name: method.remembered(saved) for method in methods()}
@@ -82,19 +85,25 @@ def check_resume(args: argparse.Namespace, run: Run) -> argparse.Namespace | Non
         before = remembered[method.name]
         if method.name in parts:
             parts[method.name].resume(args, before, chosen.step or 0)
-        elif before is not None:
+        elif before is not None and args.rank == 0:
             # Without the method's flags the run is Megatron's own, and so may be meant.
-            said = _said_without(args, method, before)
-            if args.rank == 0:
-                logger.warning("The checkpoint in %s %s.", args.load, said)
+            logger.warning("The checkpoint in %s %s.", args.load, method.goes_on_without(before))
     return saved if chosen.step else None
 
 
-def _said_without(args: argparse.Namespace, method: Method, before: Any) -> str:
-    try:
-        return method.goes_on_without(before)
-    except UserError as error:
-        raise UserError(f"the checkpoint in {args.load} {error}") from None
+def _check_weights(args: argparse.Namespace, run: Run, saved: argparse.Namespace) -> None:
+    """Check that the run's methods, and those that it is without, can have a checkpoint's weights.
+
+    Raises:
+        UserError: one cannot.
+    """
+    parts = {part.name: part for part in run.parts}
+    for method in methods():
+        before = method.remembered(saved)
+        if method.name in parts:
+            parts[method.name].check_weights(args, before)
+        elif before is not None and (why := method.why_not_without(before)) is not None:
+            raise UserError(f"the checkpoint in {args.load or args.pretrained_checkpoint} {why}")
 
 
 def ledger_before(args: argparse.Namespace) -> Path:

@@ -8,6 +8,7 @@ that a score of 1 is the plain block.
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -139,8 +140,10 @@ class RoutedBlock:
         return number * samples, parts * samples
 
     def _by_rank(self, scores: Tensor, number: int, parts: int) -> Tensor:
-        by = torch.rand_like(scores) if self.depth_router.rule.choice == "random" else scores
-        return highest(by, number, parts)
+        if self.depth_router.rule.choice == "random":
+            # Without sequence parallelism all ranks of tensor parallelism have these tokens.
+            scores = self._chance(scores, () if self.depths.split.tensor else (self._tensor_group,))
+        return highest(scores, number, parts)
 
     def _trained(self, scores: Tensor, logits: Tensor, positions: Tensor, parts: int) -> Tensor:
         """The scores, with the loss of the rule behind them; and the figures of the step."""
@@ -151,7 +154,8 @@ class RoutedBlock:
             wanted = picked.to(logits.dtype)
             each = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
         if torch.is_grad_enabled():  # Once, where activations are computed again.
-            passes = router.passes(logits, scores, self._capacity)
+            is_chance = router.rule.choice == "random"
+            passes = picked if is_chance else router.passes(logits, scores)
             lowest = last_chosen(scores, positions, parts)
             depths.trained.add(
                 scores, picked, passes, lowest, None if each is None else each.mean()
@@ -179,7 +183,11 @@ class RoutedBlock:
         packed = kwargs.get("packed_seq_params")
         whole, scores, logits = (split.whole(one) for one in (hidden, scores, logits))
         length = whole.shape[0]
-        passes = self._same_on_ranks(router.passes(logits, scores, self._capacity))
+        if router.rule.choice == "random":
+            groups = (self._tensor_group, split.context)
+            passes = self._chance(scores, groups) < self._capacity
+        else:
+            passes = router.passes(logits, scores)
         self._tell(scores, passes, packed)
         chosen = passing(passes, *self._places(passes, length))
         if not chosen.positions.shape[0]:
@@ -199,18 +207,6 @@ class RoutedBlock:
         change = split.whole(self._weighed(out, own_rows, split.own(weights)))
         return _viewless(split.own(added(whole, chosen.positions, change))), context
 
-    def _same_on_ranks(self, passes: Tensor) -> Tensor:
-        """Chance is drawn by every rank; the first one's holds."""
-        if self.depth_router.rule.choice == "random":
-            for group in (self.pg_collection.tp, self.depths.split.context):  # type: ignore[attr-defined]  # the layer's
-                if group is not None and group.size() > 1:
-                    shared = passes.to(torch.uint8)
-                    torch.distributed.broadcast(
-                        shared, torch.distributed.get_global_rank(group, 0), group
-                    )
-                    passes = shared.bool()
-        return passes
-
     def _places(self, passes: Tensor, length: int) -> tuple[int, int]:
         """The unit that places are counted in, and how many at least.
 
@@ -221,8 +217,8 @@ class RoutedBlock:
             return unit, int(self.training)  # type: ignore[attr-defined]  # the layer's
         # Ranks that exchange tokens have as many.
         most = passes.sum(dim=0).max().clamp(min=1)
-        group = getattr(self.pg_collection, "tp_ep", None)  # type: ignore[attr-defined]  # the layer's
-        if group is not None and group.size() > 1:
+        group = self.pg_collection.tp_ep  # type: ignore[attr-defined]  # the layer's
+        if group.size() > 1:
             dist.all_reduce(most, dist.ReduceOp.MAX, group=group)
         return unit, int(most)
 
@@ -244,6 +240,20 @@ class RoutedBlock:
         tally.add(scores, picked, passes, lowest, None)
 
     # Both.
+
+    def _chance(self, like: Tensor, groups: Sequence[dist.ProcessGroup | None]) -> Tensor:
+        """Numbers from 0 to 1, of the shape of scores; of groups that have the same tokens the
+        first rank's, as nothing else would see that their generators have come apart."""
+        drawn = torch.rand_like(like)
+        for group in groups:
+            if group is not None and group.size() > 1:
+                dist.broadcast(drawn, dist.get_global_rank(group, 0), group)
+        return drawn
+
+    @property
+    def _tensor_group(self) -> dist.ProcessGroup:
+        group: dist.ProcessGroup = self.pg_collection.tp  # type: ignore[attr-defined]  # the layer's
+        return group
 
     @property
     def _capacity(self) -> float:

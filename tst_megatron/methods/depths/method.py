@@ -3,7 +3,6 @@
 import argparse
 from typing import Any
 
-from tst_megatron.errors import UserError
 from tst_megatron.methods.depths import flags
 from tst_megatron.methods.depths.combinations import check_beside
 from tst_megatron.methods.depths.run import DepthRun
@@ -40,14 +39,10 @@ class DepthMethod(Method):
         """As `DepthRun`."""
         return DepthRun(args)
 
-    def goes_on_without(self, before: Any) -> str:
-        """Not: the model has routers.
-
-        Raises:
-            UserError: always.
-        """
+    def why_not_without(self, before: Any) -> str:
+        """The model has routers."""
         number = len(before["blocks"])
-        raise UserError(
+        return (
             f"has {number} routed blocks, which this run has not: give the --mod- flags that it "
             "was trained with"
         )

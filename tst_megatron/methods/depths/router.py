@@ -124,19 +124,16 @@ class DepthRouter(nn.Module):
         """
         if self.down is None or self.up is None:
             return scores
-        units = F.silu(F.linear(hidden.detach(), self.down))
+        units = F.silu(F.linear(hidden.detach().to(self.down.dtype), self.down))
         return _Scores.apply(units, self.up)
 
-    def passes(self, logits: Tensor, scores: Tensor, capacity: float) -> Tensor:
-        """Which tokens are let in, ``[...]``, bool, each by itself.
+    def passes(self, logits: Tensor, scores: Tensor) -> Tensor:
+        """Which tokens the rule lets in, ``[...]``, bool, each by itself.
 
         Args:
-            logits: of `logits`.
-            scores: of `scores`.
-            capacity: the chance that lets one in where nothing else does.
+            logits: of `logits`, ``[...]``, float32.
+            scores: of `scores`, ``[...]``, float32.
         """
-        if self.rule.choice == "random":
-            return torch.rand_like(scores) < capacity
         if self.rule.sampling == "threshold":
             return scores.detach() >= self._threshold()
         return logits.detach() > 0

@@ -152,22 +152,44 @@ class DepthRun(Run):
                     "checkpoint has no routers yet, so train the one or the other"
                 )
 
-    def resume(self, args: argparse.Namespace, before: Any, step: int) -> None:
-        """A model with routers goes on with the same ones."""
-        now = self.saved()
-        if before == now:
-            return
+    def check_weights(self, args: argparse.Namespace, before: Any) -> None:
+        """Routers are where they were, with predictors or without.
+
+        Raises:
+            UserError: they are not.
+        """
+        start = f"the checkpoint in {args.load or args.pretrained_checkpoint}"
         if before is None:
             raise UserError(
-                f"the checkpoint in {args.load} has no routers, as it was trained without "
-                "--mod-capacity: start with --mod-capacity from the beginning, or go on without it"
+                f"{start} has no routers, as it was trained without --mod-capacity: start with that "
+                "from the beginning, or leave it out"
             )
-        differ = [name for name in now if before.get(name) != now[name]]
-        raise UserError(
-            f"the checkpoint in {args.load} was trained with "
-            f"{', '.join(f'{name} {before.get(name)}' for name in differ)} and this run has "
-            f"{', '.join(f'{name} {now[name]}' for name in differ)}: give the same --mod- flags"
+        now = self.saved()
+        ours, theirs = (
+            ", ".join(str(block) for block, _ in told["blocks"]) for told in (now, before)
         )
+        if ours != theirs:
+            raise UserError(
+                f"{start} has routers in blocks {theirs} and this run in {ours}: name them with "
+                "--mod-layers"
+            )
+        if any(now[name] != before[name] for name in ("sampling", "choice")):
+            told = " and ".join(f"--mod-{name} {before[name]}" for name in ("sampling", "choice"))
+            raise UserError(
+                f"{start} was trained with {told}, and its routers have parameters for that alone: "
+                "give the same"
+            )
+
+    def resume(self, args: argparse.Namespace, before: Any, step: int) -> None:
+        """It is the same run: with the same capacities, parts and warm-up, too."""
+        now = self.saved()
+        differ = [name for name in now if before.get(name) != now[name]]
+        if differ:
+            raise UserError(
+                f"the checkpoint in {args.load} was trained with "
+                f"{', '.join(_told(name, before.get(name)) for name in differ)} and this run has "
+                f"{', '.join(_told(name, now[name]) for name in differ)}: give the same"
+            )
 
     def configure_model(self, config: Any) -> Any:
         """Every model chunk that Megatron builds has its blocks routed, before it is wrapped."""
@@ -213,3 +235,11 @@ class DepthRun(Run):
         from tst_megatron.methods.depths.figures import DepthListener
 
         return (DepthListener(self.routing, self.now),)
+
+
+def _told(name: str, value: Any) -> str:
+    """A setting that a checkpoint remembers, by its flag."""
+    if name == "blocks":
+        shares = [f"{share:g} in block {block}" for block, share in value or ()]
+        return f"--mod-capacity {', '.join(shares)}"
+    return f"--mod-{name.replace('_', '-')} {value}"

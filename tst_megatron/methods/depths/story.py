@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from tst_megatron.methods.story import Story, Told
+from tst_megatron.runs.facts import TOPICS, Topic
 from tst_megatron.runs.stages import Fact, Stage
 
 
 class DepthStory(Story):
     """In shares of the tokens."""
 
+    # At equal FLOPs a routed model has more layers.
+    topics: ClassVar[tuple[Topic, ...]] = tuple(topic for topic in TOPICS if topic != "model")
     losses: ClassVar[Mapping[str, str]] = {"lm loss by rank": "nats a token"}
     facts: ClassVar[Mapping[str, Fact]] = {"block_capacity": 1.0, "least_block_capacity": 0.0}
     flags: ClassVar[frozenset[str]] = frozenset(

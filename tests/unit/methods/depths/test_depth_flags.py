@@ -219,11 +219,14 @@ def test_a_warmup_fits_the_run() -> None:
 def test_a_resume_is_the_same_run() -> None:
     args = parsed("--mod-capacity=0.25", load="there")
     run = DepthRun(args)
+    run.check_weights(args, run.saved())
     run.resume(args, run.saved(), 5)
     with pytest.raises(UserError, match="has no routers, as it was trained without"):
-        run.resume(args, None, 5)
+        run.check_weights(args, None)
     other = DepthRun(parsed("--mod-capacity=0.5")).saved()
-    with pytest.raises(
-        UserError, match=r"blocks \[\[2, 0.5\].* and this run has blocks \[\[2, 0.25"
-    ):
+    run.check_weights(args, other)
+    told = "with --mod-capacity 0.5 in block 2.* this run has --mod-capacity 0.25 in block 2"
+    with pytest.raises(UserError, match=told):
         run.resume(args, other, 5)
+    with pytest.raises(UserError, match="with --mod-parts 4 and this run has --mod-parts 1"):
+        run.resume(args, run.saved() | {"parts": 4}, 5)

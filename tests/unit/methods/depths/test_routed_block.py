@@ -206,6 +206,19 @@ def test_with_a_score_of_one_and_every_token_it_is_the_plain_block(build, genera
     assert_close(gradients(block, hidden, out, grad), theirs, but="depth_router")
 
 
+def test_a_router_in_16_bits_reads_a_residual_stream_in_32() -> None:
+    """--fp32-residual-connection."""
+    from tst_megatron.methods.depths.router import DepthRouter, Rule
+
+    router = DepthRouter(H, Rule(), 0.02, seed=3, block=2, like=torch.zeros(1)).bfloat16()
+    hidden = torch.randn(L, B, H, requires_grad=True)
+    scores = router.scores(hidden)
+    assert scores.dtype == torch.float32
+    (router.logits(hidden, scores).sum() + scores.sum()).backward()
+    assert hidden.grad.dtype == torch.float32
+    assert router.down.grad.dtype == torch.bfloat16
+
+
 def test_a_threshold_is_an_average_and_stays_exact() -> None:
     from tst_megatron.methods.depths.router import DepthRouter, Rule
 
@@ -219,7 +232,7 @@ def test_a_threshold_is_an_average_and_stays_exact() -> None:
         weights = [0.75 ** (number - 1 - at) for at in range(number)]
         average = sum(w * s for w, s in zip(weights, scores, strict=False)) / sum(weights)
         at = torch.tensor([average - 1e-6, average + 1e-6])
-        assert router.passes(at, at, 0.5).tolist() == [False, True]
+        assert router.passes(at, at).tolist() == [False, True]
     assert router.has_threshold
     again = DepthRouter(H, rule, 0.02, seed=4, block=2, like=torch.zeros(1)).bfloat16()
     again.load_state_dict(router.state_dict())

@@ -161,7 +161,7 @@ class DepthRun(Run):
         start = f"the checkpoint in {args.load or args.pretrained_checkpoint}"
         if before is None:
             raise UserError(
-                f"{start} has no routers, as it was trained without --mod-capacity: start with that "
+                f"{start} has no routers, as it was trained without --mod-capacity: start with it "
                 "from the beginning, or leave it out"
             )
         now = self.saved()

@@ -62,7 +62,6 @@ MODELS |= {
     "routed-heads": (*MODELS["heads"], *_ROUTED, "--recompute-granularity=full", *_RECOMPUTED),
     "routed-hybrid": (*MODELS["hybrid"], *_ROUTED, "--mod-layers=2,3"),
     "threshold": (*MODELS["dense"], *_BY_THRESHOLD),
-    "chance": (*MODELS["dense"], *_WITH_PARTS, "--mod-capacity=0.25", "--mod-choice=random"),
     "threshold-moe": (*MODELS["moe"], *_BY_THRESHOLD),
 }
 
@@ -148,7 +147,6 @@ _OF_OTHERS = {
     "routed-moe-tp2-ep2": Layout("routed-moe", 2, (_TP, _SP, _EP, _ETP1)),
     "routed-heads-pp2": Layout("routed-heads", 2, (_PP,)),
     "routed-hybrid-pp2": Layout("routed-hybrid", 2, (_PP,)),
-    "chance-tp2": Layout("chance", 2, (_TP,), large=True),
     "threshold-tp2-sp": Layout("threshold", 2, (_TP, _SP)),
     "threshold-cp2": Layout("threshold", 2, (_CP,)),
     "threshold-moe-ep2": Layout("threshold-moe", 2, (_EP,)),

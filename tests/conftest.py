@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,10 @@ from rich.console import Console
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
+
+# Where transformers copies the code of a model that it is told to trust: not to the user's cache.
+CODE_OF_MODELS = tempfile.TemporaryDirectory(prefix="models-")
+os.environ["HF_MODULES_CACHE"] = CODE_OF_MODELS.name
 
 from tst_megatron.backends import prepare_backend, prepare_to_import
 from tst_megatron.trainer.machine import ATTENTION_VARIABLES

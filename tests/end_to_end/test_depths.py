@@ -161,12 +161,12 @@ def test_an_export_says_why_not(runs, tmp_path: Path, capfd, monkeypatch) -> Non
 
     from tst_megatron import cli
 
-    words = ["tst-megatron", "export", str(folder_of(runs["predictor"])), "--output"]
+    words = ["tst-megatron", "export", str(folder_of(runs["random"])), "--output"]
     monkeypatch.setattr(sys, "argv", [*words, str(tmp_path / "out")])
     with pytest.raises(SystemExit) as stop:
         cli.main()
     assert stop.value.code == 2
-    assert "has 2 routed blocks (--mod-capacity)" in capfd.readouterr().err
+    assert "whose tokens chance picks (--mod-choice random)" in capfd.readouterr().err
 
 
 def test_the_model_is_asked_by_its_rule(runs, corpus, tmp_path: Path) -> None:

@@ -31,6 +31,9 @@ EXPERTS = (
     *("--moe-router-load-balancing-type=aux_loss", "--moe-aux-loss-coeff=1e-2"),
     "--moe-token-dispatcher-type=alltoall",
 )
+# Every block routed: by a threshold, which training goes by from step 3 on, or by a predictor.
+ROUTED = ("--mod-capacity=0.5", "--mod-every=1", "--init-method-std=0.1")
+THRESHOLD = ("--mod-sampling=threshold", "--mod-threshold-decay=0.5")
 TIED = "--untie-embeddings-and-output-weights"
 # Flags beside those of a tiny model, ranks, and flags that it goes without.
 TRAINED = {
@@ -44,6 +47,16 @@ TRAINED = {
     "qwen3_moe": (
         (*EXPERTS, "--expert-model-parallel-size=2", "--moe-layer-freq=[0,1]", *RESHARDABLE),
         2,
+        (),
+    ),
+    "routed_llama": (
+        (*GROUPS, *ROUTED, *THRESHOLD, "--tensor-model-parallel-size=2", "--sequence-parallel"),
+        2,
+        (),
+    ),
+    "routed_mixtral": (
+        (*(one for one in EXPERTS if one != "--qk-layernorm"), *ROUTED, "--bf16"),
+        1,
         (),
     ),
 }
@@ -184,6 +197,39 @@ def test_a_model_is_of_the_family_that_it_has_the_shape_of(exported):
     assert config(exported["grown"])["num_hidden_layers"] == 4
 
 
+def test_routed_blocks_leave_some_tokens_out(runs, exported):
+    """By their rules; else nothing of them would have been compared."""
+    for name in ("routed_llama", "routed_mixtral"):
+        lines = map(json.loads, (runs[name] / "ledger.jsonl").read_text().splitlines())
+        extras = [line["extras"] for line in lines if line["kind"] == "step"][-1]
+        assert all(0 < extras[f"mod_passing_block_{block}"] < 1 for block in (1, 2)), extras
+        assert config(exported[name])["routed_layers"] == [0, 1]
+    # Kept as it was in training, whatever the weights are rounded to.
+    (average, steps) = (
+        Saved(step_folder(runs["routed_llama"])).part(f"{LAYERS}1.depth_router.{name}", (), ())
+        for name in ("threshold", "steps")
+    )
+    told = config(exported["routed_llama"])["routed_thresholds"]
+    assert told[1] == pytest.approx(float(average) / (1 - 0.5 ** int(steps)), rel=2**-22)
+
+
+def test_a_routed_model_writes_and_is_asked(exported, corpus, tmp_path, capsys):
+    folder = exported["routed_llama"]
+    command("generate", folder, "--prompt=def main", "--max-new-tokens=4")
+    assert capsys.readouterr().out.startswith("def main")
+    text = tmp_path / "some.jsonl"
+    text.write_text(json.dumps({"text": corpus.documents[0][:300]}) + "\n")
+    flags = ("--held-out", text, "--no-ledger", "--max-length=16")
+    command("evaluate", folder, *flags, "--out", tmp_path / "report")
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "some.jsonl" in line)
+    assert 0 < float(line.split()[4]) < 2 * np.log(384)
+
+
+def test_a_routed_model_does_not_come_in_again(exported, tmp_path, capsys):
+    command("import", exported["routed_llama"], "--output", tmp_path / "start", code=2)
+    assert "has model_type 'routed_llama', and what can be read is" in capsys.readouterr().err
+
+
 def test_in_bfloat16_the_error_is_that_of_its_rounding(megatrons, transformers):
     theirs, ours = megatrons["smollm3"][..., :384], transformers["smollm3 bfloat16"]
     # To first order each tensor on the way is rounded once, by half a unit of 8 bits, and norms
@@ -238,7 +284,7 @@ def test_what_a_program_asks_of_the_run_goes_with_it(exported, runs):
 
 
 def test_verification_says_how_far_they_are_apart(runs, tmp_path, capsys):
-    command("export", runs["qwen3_moe"], "--output", tmp_path / "out", "--verify")
+    command("export", runs["routed_mixtral"], "--output", tmp_path / "out", "--verify")
     told = capsys.readouterr().out
     assert "of the corpus corpus: at most" in told
     assert "the same at 100.00% of them" in told
@@ -299,7 +345,7 @@ def test_an_export_that_was_stopped_goes_on(runs, exported, tmp_path, monkeypatc
         assert file.read_bytes() == (out / file.name).read_bytes()
 
 
-@pytest.mark.parametrize("name", [*TRAINED, "mixtral"])
+@pytest.mark.parametrize("name", [*(one for one in TRAINED if "routed" not in one), "mixtral"])
 def test_in_again_and_out_again_is_the_same_bit_for_bit(exported, tmp_path, name):
     command("import", exported[name], "--output", tmp_path / "start")
     command("export", tmp_path / "start", "--output", tmp_path / "out", "--shard-size=40KB")

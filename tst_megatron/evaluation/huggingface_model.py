@@ -16,7 +16,7 @@ import torch
 from tst_megatron.errors import UserError
 from tst_megatron.evaluation.answerer import Answer, Row
 from tst_megatron.evaluation.progress import RowProgress
-from tst_megatron.huggingface.folder import has_tokenizer, load_model, unloadable
+from tst_megatron.huggingface.folder import has_tokenizer, load_model, load_tokenizer
 
 # Tried one after the other; as lm-evaluation-harness has it.
 _LENGTHS = ("n_positions", "max_position_embeddings", "n_ctx")
@@ -162,17 +162,12 @@ def _answer(row: Row, logits: torch.Tensor) -> Answer:
 
 
 def _tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
     if not has_tokenizer(folder):
         raise UserError(
             f"{folder} has no tokenizer, so that it cannot be asked text: put its files there, or "
             "export it with --tokenizer"
         )
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # transformers raises what its loaders raise.
-        raise unloadable(folder, "tokenizer", error) from None
+    return load_tokenizer(folder)
 
 
 def _max_length(config: Any, name: str, asked: int | None) -> int:

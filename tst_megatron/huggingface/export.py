@@ -25,10 +25,11 @@ from tst_megatron.checkpoints.keys import is_of_model, key_of, other_norm
 from tst_megatron.checkpoints.saved import Saved
 from tst_megatron.errors import UserError
 from tst_megatron.files import sync_folder, write_whole
-from tst_megatron.huggingface.families import Family, family_of
+from tst_megatron.huggingface.families import Family, config_of, family_of, with_own
 from tst_megatron.huggingface.safetensors_file import DTYPES, Listed, write
 from tst_megatron.huggingface.shape import Shape, shape_of
 from tst_megatron.huggingface.weights import EMBEDDING, OUTPUT, Place, Places, Weight, weights_of
+from tst_megatron.methods.own_model import OwnModel
 from tst_megatron.methods.registry import methods
 from tst_megatron.stock.layer_kinds import pattern_of
 
@@ -52,6 +53,7 @@ class Model:
         places: of its weights.
         padding: rows of its embedding that stand for no token, and are left out.
         has_heads: whether it has heads of multi-token prediction, which are left out.
+        own: what it has beside the family's; None where nothing.
     """
 
     saved: Saved
@@ -60,6 +62,7 @@ class Model:
     places: Places
     padding: int
     has_heads: bool
+    own: OwnModel | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -67,6 +70,24 @@ class Model:
         found = self.saved.tensors[EMBEDDING].properties.dtype
         assert isinstance(found, torch.dtype)
         return found
+
+    @property
+    def title(self) -> str:
+        """As people call it."""
+        return f"{self.family.title}{'' if self.own is None else f' {self.own.title}'}"
+
+    def weights(self) -> Iterator[Weight]:
+        """All of it, the family's first."""
+        yield from weights_of(self.shape, self.family.spelling)
+        for one in () if self.own is None else self.own.weights:
+            rows = ((0, one.shape[0]),)
+            name = f"model.layers.{one.layer}.{one.name}"
+            yield Weight(name, one.shape, one.layer, "attention", one.name, None, rows)
+
+    def config(self, dtype: str, ids: Mapping[str, int | None]) -> dict[str, Any]:
+        """Its ``config.json``: arguments as of `config_of`."""
+        found = config_of(self.shape, dtype, ids)
+        return found if self.own is None else with_own(found, self.family, self.own)
 
 
 def model_of(saved: Saved, tokens: int | None) -> Model:
@@ -89,10 +110,7 @@ def model_of(saved: Saved, tokens: int | None) -> Model:
         raise UserError(
             f"{saved.folder} has no {EMBEDDING}: it is no checkpoint of a GPTModel or a HybridModel"
         )
-    for method in methods():
-        before = method.remembered(args)
-        if before is not None and (why := method.why_not_exported(before)) is not None:
-            raise UserError(f"the model in {saved.folder} {why}")
+    own = _own_model(saved)
     rows = int(saved.tensors[EMBEDDING].size[0])
     if tokens is not None and tokens > rows:
         raise UserError(
@@ -107,8 +125,36 @@ def model_of(saved: Saved, tokens: int | None) -> Model:
         Places(saved.tensors, pattern_of(args) is not None),
         rows - shape.vocab_size,
         any(key.startswith(_HEADS) for key in saved.tensors),
+        own,
     )
     _check_whole(found)
+    return found
+
+
+def _own_model(saved: Saved) -> OwnModel | None:
+    """What the model has beside a family's, of the method that has anything.
+
+    Raises:
+        UserError: transformers could not run it, or the checkpoint lacks a tensor of it.
+    """
+
+    def read(key: str) -> torch.Tensor:
+        if key not in saved.tensors:
+            raise UserError(
+                f"{saved.folder} has no {key}, which its arguments say that its model has: it is "
+                "another model's, or was cut short"
+            )
+        size = saved.tensors[key].size
+        return saved.part(key, (0,) * len(size), size)
+
+    found = None
+    for method in methods():
+        before = method.remembered(saved.args)
+        if before is None:
+            continue
+        if (why := method.why_not_exported(before, saved.args)) is not None:
+            raise UserError(f"the model in {saved.folder} {why}")
+        found = found or method.own_model(before, saved.args, read)
     return found
 
 
@@ -135,7 +181,7 @@ def _check_whole(model: Model) -> None:
         )
     covered: dict[Place, int] = {}
     widths: dict[Place, tuple[int, ...]] = {}
-    for weight in weights_of(model.shape, model.family.spelling):
+    for weight in model.weights():
         place = model.places[weight]
         covered[place] = covered.get(place, 0) + sum(end - begin for begin, end in weight.rows)
         widths[place] = weight.shape[1:]
@@ -148,7 +194,8 @@ def _check_whole(model: Model) -> None:
                 f"arguments say {[rows + free, *widths[place]]}: it is not this model's"
             )
     _check_numbers(saved, covered)
-    _check_nothing_is_left(saved, {place.key for place in covered})
+    read = frozenset() if model.own is None else model.own.read
+    _check_nothing_is_left(saved, {*read, *(place.key for place in covered)})
 
 
 def _check_numbers(saved: Saved, places: Iterable[Place]) -> None:
@@ -289,7 +336,7 @@ def shards_of(model: Model, dtype: torch.dtype, most: int) -> tuple[Shard, ...]:
     """
     cuts: list[list[Weight]] = [[]]
     size = 0
-    for weight in weights_of(model.shape, model.family.spelling):
+    for weight in model.weights():
         own = Listed(weight.name, weight.shape, dtype).size
         if cuts[-1] and size + own > most:
             cuts.append([])

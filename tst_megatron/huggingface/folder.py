@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tst_megatron.errors import UserError
+from tst_megatron.huggingface.own_code import runs_own_code
 from tst_megatron.huggingface.provenance import warning_of
 
 CONFIG = "config.json"
@@ -101,6 +102,43 @@ def has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _TOKENIZER_FILES)
 
 
+def load_tokenizer(folder: Path) -> Any:
+    """A folder's tokenizer, as transformers' own classes have it.
+
+    Raises:
+        UserError: it cannot be loaded, or the model is code of somebody else's.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        # Of its configuration it is asked which model it is for; nothing of its own is run.
+        config = load_config(folder) if runs_own_code(folder) else None
+        return AutoTokenizer.from_pretrained(
+            folder, config=config, local_files_only=True, trust_remote_code=False
+        )
+    except UserError:
+        raise
+    except Exception as error:  # transformers raises what its loaders raise.
+        raise unloadable(folder, "tokenizer", error) from None
+
+
+def load_config(folder: Path) -> Any:
+    """A folder's configuration.
+
+    Raises:
+        UserError: it cannot be loaded, or the model is code of somebody else's.
+    """
+    from transformers import AutoConfig
+
+    is_trusted = runs_own_code(folder)
+    try:
+        return AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=is_trusted
+        )
+    except Exception as error:  # A configuration can name anything.
+        raise unloadable(folder, "configuration", error) from None
+
+
 def load_model(folder: Path, dtype: Any = "auto", device: Any = "cpu") -> Any:
     """A folder's model, with every weight in its place.
 
@@ -110,15 +148,20 @@ def load_model(folder: Path, dtype: Any = "auto", device: Any = "cpu") -> Any:
         device: that it is put on.
 
     Raises:
-        UserError: it cannot be loaded, or is not whole.
+        UserError: it cannot be loaded, is not whole, or is code of somebody else's.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
+    is_trusted = runs_own_code(folder)
     disable_progress_bar()  # It tells of weights, in the midst of what is said of the model.
     try:
         model, told = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, output_loading_info=True
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            output_loading_info=True,
+            trust_remote_code=is_trusted,
         )
     except Exception as error:  # Whatever is in a file.
         raise unloadable(folder, "model", error) from None

@@ -16,8 +16,6 @@ from typing import Any, Literal, Protocol
 
 import torch
 from transformers import (
-    AutoConfig,
-    AutoTokenizer,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -30,7 +28,12 @@ from transformers.utils import logging
 
 from tst_megatron.corpora.tokenizers.encoders import IdsEncoder, check_text
 from tst_megatron.errors import UserError
-from tst_megatron.huggingface.folder import has_tokenizer, unloadable
+from tst_megatron.huggingface.folder import (
+    has_tokenizer,
+    load_config,
+    load_tokenizer,
+    unloadable,
+)
 
 type Prompt = str | list[int]
 """Text, or the ids that it would become."""
@@ -183,13 +186,9 @@ def read_speech(folder: Path) -> Speech:
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    config = _loaded(folder, "configuration", AutoConfig).get_text_config()
-    asked = config
-    if (folder / _GENERATION_FILE).is_file():
-        asked = _loaded(folder, _GENERATION_FILE, GenerationConfig)
-    tokenizer = None
-    if has_tokenizer(folder):
-        tokenizer = _loaded(folder, "tokenizer", AutoTokenizer)
+    config = load_config(folder).get_text_config()
+    asked = _generation_config(folder) if (folder / _GENERATION_FILE).is_file() else config
+    tokenizer = load_tokenizer(folder) if has_tokenizer(folder) else None
     ends = _ids("eos_token_id", asked, config, tokenizer)
     begin = next(iter((*_ids("bos_token_id", asked, config, tokenizer), *ends)), None)
     is_ending = frozenset(ends)
@@ -200,11 +199,11 @@ def read_speech(folder: Path) -> Speech:
     return Speech(folder, words, begin, is_ending, positions, config.vocab_size)
 
 
-def _loaded(folder: Path, what: str, of: Any) -> Any:
+def _generation_config(folder: Path) -> Any:
     try:
-        return of.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # A configuration can name anything.
-        raise unloadable(folder, what, error) from None
+        return GenerationConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # It can name anything.
+        raise unloadable(folder, _GENERATION_FILE, error) from None
 
 
 def _ids(name: str, *sources: Any) -> tuple[int, ...]:

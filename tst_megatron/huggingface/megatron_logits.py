@@ -166,14 +166,23 @@ def _built(args: argparse.Namespace) -> Any:
     from megatron.training.argument_utils import gpt_config_from_args, hybrid_config_from_args
     from megatron.training.global_vars import set_args
 
+    from tst_megatron.methods.registry import methods
+
     set_args(args)
     parallel_state.initialize_model_parallel()
     tensor_parallel.model_parallel_cuda_manual_seed(1)
     is_hybrid = getattr(args, "hybrid_layer_pattern", None) is not None
     config = (hybrid_config_from_args if is_hybrid else gpt_config_from_args)(args)
     config.parallel_output = False
+    for method in methods():
+        # As the run had them: blocks that are a family's own are Megatron's already.
+        if method.model_code is not None and method.remembered(args) is not None:
+            config = method.run(args).configure_model(config)
     groups = ProcessGroupCollection.use_mpu_process_groups()
-    model = config.get_builder_cls()(config).build_model(groups)
+    chunks = [config.get_builder_cls()(config).build_model(groups)]
+    for hook in config.pre_wrap_hooks:
+        chunks = hook(chunks)
+    (model,) = chunks
     return model.eval()
 
 
@@ -183,7 +192,7 @@ def _fill(model: Any, saved: Any, dtype: Any) -> None:
     Args:
         model: Megatron's.
         saved: the checkpoint.
-        dtype: that values are rounded to on the way.
+        dtype: that parameters are rounded to on the way.
     """
     import torch
     from megatron.core.dist_checkpointing.dict_utils import nested_values
@@ -203,8 +212,10 @@ def _fill(model: Any, saved: Any, dtype: Any) -> None:
             key = key.removesuffix(name) + other
         ones = (1,) * tensor.prepend_axis_num
         values = saved.part(key, tensor.global_offset, (*ones, *tensor.local_shape))
+        # A buffer, such as a threshold, is as exact as it was.
+        rounded = values.to(dtype) if tensor.data.requires_grad else values
         with torch.no_grad():
-            tensor.data.copy_(values.to(dtype).reshape(tensor.local_shape))
+            tensor.data.copy_(rounded.reshape(tensor.local_shape))
 
 
 if __name__ == "__main__":

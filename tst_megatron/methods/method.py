@@ -10,6 +10,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tst_megatron.methods.events import Listener
@@ -17,6 +18,7 @@ from tst_megatron.runs.stages import Fact, Stage, ordinary_stage
 from tst_megatron.stock.batch_sizes import BatchSizes, train_steps
 
 if TYPE_CHECKING:
+    from tst_megatron.methods.own_model import OwnModel, Reader
     from tst_megatron.methods.search import Search
     from tst_megatron.methods.story import Story
     from tst_megatron.methods.terms import Terms
@@ -418,14 +420,31 @@ class Method:
         """
         return None
 
-    def why_not_exported(self, before: Any) -> str | None:
-        """Why a checkpoint's model is none of Hugging Face's; None where it may be one.
+    def why_not_exported(self, before: Any, args: argparse.Namespace) -> str | None:
+        """Why a checkpoint's model is none that transformers could run; None where it may be one.
 
         Args:
             before: what `Run.saved` gave; not None.
+            args: Megatron's, of the checkpoint.
 
         Returns:
             The end of a sentence that begins with the checkpoint's name.
+        """
+        return None
+
+    @property
+    def model_code(self) -> Path | None:
+        """The file that exported models of the method bring along; None where they are a family's
+        of transformers' own."""
+        return None
+
+    def own_model(self, before: Any, args: argparse.Namespace, read: "Reader") -> "OwnModel | None":
+        """What a checkpoint's model has beside a family's; None where nothing.
+
+        Args:
+            before: what `Run.saved` gave; not None.
+            args: Megatron's, of the checkpoint.
+            read: gives its tensors.
         """
         return None
 

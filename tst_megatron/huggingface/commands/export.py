@@ -159,7 +159,6 @@ def _write(
     from tst_megatron.corpora.byte_progress import ByteProgress
     from tst_megatron.files import write_whole
     from tst_megatron.huggingface import export, provenance
-    from tst_megatron.huggingface.families import config_of
     from tst_megatron.huggingface.folder import FACTS_FILE
     from tst_megatron.huggingface.safetensors_file import Listed
 
@@ -178,8 +177,10 @@ def _write(
     if files is not None:
         files.write_to(partial)
     name = str(dtype).removeprefix("torch.")
-    config = config_of(model.shape, name, ids)
+    config = model.config(name, ids)
     write_whole(partial / "config.json", json.dumps(config, indent=2) + "\n")
+    if model.own is not None:
+        write_whole(partial / model.own.code.name, model.own.code.read_bytes())
     # Greedy unless asked: what a pre-trained model says by itself is not what it was made for.
     generation = {"do_sample": False, **ids}
     write_whole(partial / "generation_config.json", json.dumps(generation, indent=2) + "\n")
@@ -193,7 +194,7 @@ def _write(
     )
     write_whole(partial / FACTS_FILE, provenance.facts_text(facts))
     page = provenance.readme_of(
-        f"{args.output.name} ({model.family.title})",
+        f"{args.output.name} ({model.title})",
         found,
         model.saved,
         _notes(model, name, files),
@@ -210,6 +211,11 @@ def _notes(model: "Model", dtype: str, files: "TokenizerFiles | None") -> dict[s
         notes["vocabulary"] += f"; {model.padding:,} rows of padding were left out"
     if model.has_heads:
         notes["left out"] = "the heads of multi-token prediction, which the family has not"
+    if model.own is not None:
+        notes["code"] = (
+            f"{model.own.code.name}, which transformers runs with trust_remote_code=True; no other "
+            "library has such a model"
+        )
     if files is None:
         notes["tokenizer"] = "none: ids in, ids out"
     else:
@@ -225,10 +231,10 @@ def _compared(args: argparse.Namespace, model: "Model", dtype: str, partial: Pat
 
     text_ids = None
     if args.verify_text is not None:
-        from transformers import AutoTokenizer
+        from tst_megatron.huggingface.folder import load_tokenizer
 
         text = args.verify_text.read_text(errors="replace")
-        text_ids = AutoTokenizer.from_pretrained(partial)(text)["input_ids"]
+        text_ids = load_tokenizer(partial)(text)["input_ids"]
     shape = model.shape
     ids, text = verify.ids_to_compare(
         args_here(model.saved), shape.vocab_size, shape.max_positions, text_ids
@@ -241,7 +247,7 @@ def _say(args: argparse.Namespace, model: "Model", compared: "Compared | None") 
         return
     files = list(args.output.glob("*.safetensors"))
     size = sum(file.stat().st_size for file in files)
-    told = [f"{model.family.title}, {size:,} bytes of weights in {len(files)} file(s)"]
+    told = [f"{model.title}, {size:,} bytes of weights in {len(files)} file(s)"]
     if model.padding:
         told.append(f"{model.padding:,} rows of padding left out")
     if model.has_heads:

@@ -1,6 +1,7 @@
 """Mixture of depths as a method; what needs torch or Megatron is imported when asked for."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from tst_megatron.methods.depths import flags
@@ -9,6 +10,11 @@ from tst_megatron.methods.depths.run import DepthRun
 from tst_megatron.methods.depths.story import DepthStory
 from tst_megatron.methods.depths.terms import DepthTerms
 from tst_megatron.methods.method import Method, Run
+from tst_megatron.methods.own_model import OwnModel, Reader
+from tst_megatron.stock.layer_kinds import pattern_of
+
+CODE = Path(__file__).with_name("modeling_routed.py")
+"""Of models that leave Megatron."""
 
 
 class DepthMethod(Method):
@@ -47,13 +53,31 @@ class DepthMethod(Method):
             "was trained with"
         )
 
-    def why_not_exported(self, before: Any) -> str:
-        """No library has such blocks."""
+    def why_not_exported(self, before: Any, args: argparse.Namespace) -> str | None:
+        """Chance is no rule, and half a layer is no block of a family's."""
         number = len(before["blocks"])
-        return (
-            f"has {number} routed blocks (--mod-capacity), which no model of Hugging Face's has: "
-            "evaluate it in its run, with --evaluate-at"
-        )
+        if before["choice"] == "random":
+            return (
+                f"has {number} routed blocks whose tokens chance picks (--mod-choice random), "
+                "which no model in use would do: evaluate it in its run, with --evaluate-at"
+            )
+        if pattern_of(args) is not None:
+            return (
+                f"has {number} routed layers of a hybrid model (--hybrid-layer-pattern), which are "
+                "attention or an MLP alone: evaluate it in its run, with --evaluate-at"
+            )
+        return None
+
+    @property
+    def model_code(self) -> Path:
+        """Blocks that go by their rules."""
+        return CODE
+
+    def own_model(self, before: Any, args: argparse.Namespace, read: Reader) -> OwnModel:
+        """Routers, and what their rules need."""
+        from tst_megatron.methods.depths.exported import own_model
+
+        return own_model(before, args, read, CODE)
 
     def terms(self) -> DepthTerms:
         """By shares of the tokens."""

@@ -255,7 +255,9 @@ def _loaded(
         if model_config is not None:
             (Path(folder) / MODEL_CONFIG_FILE).write_bytes(_json(model_config))
         try:
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            return AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
         except Exception as error:  # A configuration can name anything.
             raise UserError(
                 f"the tokenizer {description.source} cannot be loaded by transformers: "

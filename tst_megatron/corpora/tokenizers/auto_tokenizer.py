@@ -70,7 +70,8 @@ def _found(folder: Path) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        # No code of the folder's own, and no question whether it may run.
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # A configuration can name anything.
         raise UnloadableError(" ".join((str(error) or repr(error)).split())[:200]) from None
     eos_token = tokenizer.eos_token or tokenizer.sep_token

@@ -4,6 +4,7 @@ Megatron's takes the tokens that are let in out of the sequence; the other compu
 under a mask. Both have the same numbers, put in place by the table that an export goes by.
 """
 
+from argparse import Namespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tst_megatron.methods.depths import modeling_routed as routed
+from tst_megatron.methods.depths.method import METHOD
 
 VOCABULARY, L, B, H, LAYERS, GROUPS, FFN = 64, 14, 3, 32, 4, 2, 48
 BLOCKS = {1: 0.25, 3: 0.5}
@@ -153,6 +155,14 @@ def test_it_is_megatrons(megatrons, generator, sampling: str) -> None:
     rounded = 2 * (2 * LAYERS + 1) + 2 * LAYERS
     bound = rounded * 2.0**-24
     assert (found - expected).norm() < bound * expected.norm()
+
+
+def test_halves_of_layers_and_chance_stay() -> None:
+    told = {"blocks": [[1, 0.5], [3, 0.5]], "sampling": "predictor", "choice": "router"}
+    plain, hybrid = Namespace(), Namespace(hybrid_layer_pattern="*-*-")
+    assert METHOD.why_not_exported(told, plain) is None
+    assert "2 routed layers of a hybrid model" in str(METHOD.why_not_exported(told, hybrid))
+    assert "--mod-choice random" in str(METHOD.why_not_exported(told | {"choice": "random"}, plain))
 
 
 def drawn(kind: str, sampling: str, attention: str = "sdpa") -> Any:

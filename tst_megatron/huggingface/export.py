@@ -25,12 +25,12 @@ from tst_megatron.checkpoints.keys import is_of_model, key_of, other_norm
 from tst_megatron.checkpoints.saved import Saved
 from tst_megatron.errors import UserError
 from tst_megatron.files import sync_folder, write_whole
-from tst_megatron.huggingface.families import Family, config_of, family_of, with_own
+from tst_megatron.huggingface.families import Family, config_of, family_of
+from tst_megatron.huggingface.own_model import own_model_of, own_weights, with_own
 from tst_megatron.huggingface.safetensors_file import DTYPES, Listed, write
 from tst_megatron.huggingface.shape import Shape, shape_of
 from tst_megatron.huggingface.weights import EMBEDDING, OUTPUT, Place, Places, Weight, weights_of
 from tst_megatron.methods.own_model import OwnModel
-from tst_megatron.methods.registry import methods
 from tst_megatron.stock.layer_kinds import pattern_of
 
 INDEX = "model.safetensors.index.json"
@@ -79,10 +79,8 @@ class Model:
     def weights(self) -> Iterator[Weight]:
         """All of it, the family's first."""
         yield from weights_of(self.shape, self.family.spelling)
-        for one in () if self.own is None else self.own.weights:
-            rows = ((0, one.shape[0]),)
-            name = f"model.layers.{one.layer}.{one.name}"
-            yield Weight(name, one.shape, one.layer, "attention", one.name, None, rows)
+        if self.own is not None:
+            yield from own_weights(self.own)
 
     def config(self, dtype: str, ids: Mapping[str, int | None]) -> dict[str, Any]:
         """Its ``config.json``: arguments as of `config_of`."""
@@ -110,7 +108,7 @@ def model_of(saved: Saved, tokens: int | None) -> Model:
         raise UserError(
             f"{saved.folder} has no {EMBEDDING}: it is no checkpoint of a GPTModel or a HybridModel"
         )
-    own = _own_model(saved)
+    own = own_model_of(saved)
     rows = int(saved.tensors[EMBEDDING].size[0])
     if tokens is not None and tokens > rows:
         raise UserError(
@@ -128,33 +126,6 @@ def model_of(saved: Saved, tokens: int | None) -> Model:
         own,
     )
     _check_whole(found)
-    return found
-
-
-def _own_model(saved: Saved) -> OwnModel | None:
-    """What the model has beside a family's, of the method that has anything.
-
-    Raises:
-        UserError: transformers could not run it, or the checkpoint lacks a tensor of it.
-    """
-
-    def read(key: str) -> torch.Tensor:
-        if key not in saved.tensors:
-            raise UserError(
-                f"{saved.folder} has no {key}, which its arguments say that its model has: it is "
-                "another model's, or was cut short"
-            )
-        size = saved.tensors[key].size
-        return saved.part(key, (0,) * len(size), size)
-
-    found = None
-    for method in methods():
-        before = method.remembered(saved.args)
-        if before is None:
-            continue
-        if (why := method.why_not_exported(before, saved.args)) is not None:
-            raise UserError(f"the model in {saved.folder} {why}")
-        found = found or method.own_model(before, saved.args, read)
     return found
 
 

@@ -12,7 +12,6 @@ from typing import Any
 from tst_megatron.errors import UserError
 from tst_megatron.huggingface.shape import ROPE_SCALING, Experts, Layer, Shape
 from tst_megatron.huggingface.weights import MIXTRAL, QWEN, Spelling
-from tst_megatron.methods.own_model import OwnModel
 
 
 @dataclass(frozen=True)
@@ -117,30 +116,6 @@ def config_of(shape: Shape, dtype: str, ids: Mapping[str, int | None]) -> dict[s
         "dtype": dtype,
         "torch_dtype": dtype,
         **family.own(shape),
-    }
-
-
-def with_own(config: Mapping[str, Any], family: Family, own: OwnModel) -> dict[str, Any]:
-    """A family's ``config.json`` as that of a model with more in it, whose code lies beside.
-
-    Its ``model_type`` is no library's, so that nobody takes it for the family's.
-
-    Args:
-        config: of `config_of`.
-        family: of the model.
-        own: what is more.
-    """
-    classes = f"{own.prefix.capitalize()}{family.architecture}"
-    module = own.code.stem
-    return {
-        **config,
-        "architectures": [classes],
-        "model_type": f"{own.prefix}_{family.name}",
-        "auto_map": {
-            "AutoConfig": f"{module}.{classes.removesuffix('ForCausalLM')}Config",
-            "AutoModelForCausalLM": f"{module}.{classes}",
-        },
-        **own.settings,
     }
 
 

@@ -160,7 +160,7 @@ def tokenizer_files(
     Raises:
         UserError: the tokenizer cannot be converted.
     """
-    if description.kind == "null":
+    if description.kind == "null" or _is_ids_alone(description):
         return TokenizerFiles({}, SpecialIds(description.eod, description.eod, None))
     named = [*awkward_strings(description.special_tokens)]
     named += [(f"document {i} of the sample", text) for i, text in enumerate(documents, 1)]
@@ -183,12 +183,19 @@ def tokenizer_files(
     )
 
 
+def _is_ids_alone(description: TokenizerDescription) -> bool:
+    """A compressor whose windows no library reads."""
+    return description.kind == "compressor" and not description.library.is_a_string_an_id
+
+
 def _candidates(description: TokenizerDescription) -> Iterator[Mapping[str, bytes]]:
     """Files that may do, the best first."""
     if description.kind == "sentencepiece":
         yield _of_sentencepiece(description)
     elif description.kind == "tiktoken":
         yield _of_tiktoken(description)
+    elif description.kind == "compressor":
+        yield description.library.tokenizer_files
     else:
         own = {name: one for name, one in description.files.items() if name != MODEL_CONFIG_FILE}
         yield own

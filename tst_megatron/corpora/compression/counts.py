@@ -121,7 +121,16 @@ class CountModel:
             ``[n, 256]``, int32, each 1 or more.
         """
         out = np.empty((len(contexts), _BYTES), np.int32)
-        _frequencies_of_all(*self.arrays, contexts, lengths, out)
+        _frequencies_of_all(
+            self.orders,
+            self.contexts,
+            self.begins,
+            self.symbols,
+            self.counts,
+            contexts,
+            lengths,
+            out,
+        )
         return out
 
 

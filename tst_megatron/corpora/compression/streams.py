@@ -1,7 +1,7 @@
 """Documents that are coded step by step, all of them at once.
 
-The one idea: a step asks the byte model once for what comes next in every document, which is what makes
-a model worth its call; what is done with the answer is `cells` or `arithmetic`.
+The one idea: a step asks the byte model once for what comes next in every document, which is what
+makes a model worth its call; what is done with the answer is `cells` or `arithmetic`.
 """
 
 from collections.abc import Sequence
@@ -95,7 +95,5 @@ def by_stream(found: list[tuple[Longs, Text]], number: int) -> list[Text]:
     streams = np.concatenate([one for one, _ in found])
     pieces = np.concatenate([piece for _, piece in found])
     ordered = pieces[np.argsort(streams, kind="stable")]
-    return [
-        one.reshape(-1)
-        for one in np.split(ordered, np.cumsum(np.bincount(streams, minlength=number))[:-1])
-    ]
+    ends = np.cumsum(np.bincount(streams, minlength=number))
+    return [one.reshape(-1) for one in np.split(ordered, ends[:-1])]

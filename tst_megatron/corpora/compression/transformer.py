@@ -1,8 +1,8 @@
 """A byte model that is a transformer, as ``export`` writes it: any that transformers loads.
 
 Its probabilities are floating-point numbers, and a last bit of one decides between two frequencies:
-the same on one machine, with one build of torch, and nowhere else for certain. A table of windows is
-made of them once and is integers from then on; codes without a table are bound to the machine.
+the same on one machine, with one build of torch, and nowhere else for certain. A table of windows
+is made of them once and is integers from then on; codes without a table are bound to the machine.
 """
 
 from collections.abc import Mapping

@@ -77,8 +77,8 @@ def main(args: argparse.Namespace) -> None:
     name = shlex.quote(str(args.output))
     for line in (
         f"{args.output}: {record.kind}, {record.context} bytes back, of {record.text_bytes:,} "
-        f"bytes in {record.documents:,} documents; {record.bits_a_byte:.3f} bits a byte of held-out "
-        "text",
+        f"bytes in {record.documents:,} documents; {record.bits_a_byte:.3f} bits a byte of "
+        "held-out text",
         f"To go on: tst-megatron compressor build {name} --output FOLDER",
     ):
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -3,10 +3,12 @@
 The one idea: greedy longest match from the left is WordPiece without a mark for continued words,
 over bytes written as the 256 printable characters of GPT-2's byte alphabet. The library looks at
 every length before it takes one, so that it is for short texts: a corpus is walked by `windows`.
+Bytes alone are BPE without merges, of any length.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tokenizers.pre_tokenizers import ByteLevel
 
@@ -60,13 +62,7 @@ def tokenizer_files(strings: Sequence[bytes]) -> dict[str, bytes]:
             "trim_offsets": True,
             "use_regex": False,
         },
-        "model": {
-            "type": "WordPiece",
-            "unk_token": _UNKNOWN,
-            "continuing_subword_prefix": "",
-            "max_input_chars_per_word": _NO_LIMIT,
-            "vocab": vocabulary,
-        },
+        "model": _bytes(vocabulary) if len(strings) == len(letters) else _longest(vocabulary),
     }
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -77,3 +73,17 @@ def tokenizer_files(strings: Sequence[bytes]) -> dict[str, bytes]:
         "tokenizer.json": json.dumps(tokenizer, ensure_ascii=False).encode(),
         "tokenizer_config.json": (json.dumps(config, indent=2) + "\n").encode(),
     }
+
+
+def _longest(vocabulary: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "type": "WordPiece",
+        "unk_token": _UNKNOWN,
+        "continuing_subword_prefix": "",
+        "max_input_chars_per_word": _NO_LIMIT,
+        "vocab": vocabulary,
+    }
+
+
+def _bytes(vocabulary: Mapping[str, int]) -> dict[str, Any]:
+    return {"type": "BPE", "vocab": vocabulary, "merges": []}

@@ -1,4 +1,4 @@
-"""Codes without a table, against a slow one in Python's own integers and against another library."""
+"""Codes without a table, against Python's own integers and against another library."""
 
 import constriction
 import numpy as np
@@ -52,7 +52,7 @@ def test_windows_are_those_of_exact_integers(bits: int, reset_every: int) -> Non
 def test_an_arithmetic_code_is_as_short_as_another_librarys() -> None:
     text = source_text()[3][:6_000]
     (code,) = arithmetic.code(stepping(0), [text])
-    shares = np.array([frequencies(text[:at]) + [1] for at in range(len(text) + 1)], np.float32)
+    shares = np.array([[*frequencies(text[:at]), 1] for at in range(len(text) + 1)], np.float32)
     symbols = np.array([*text, 256], np.int32)
     theirs = constriction.stream.queue.RangeEncoder()
     theirs.encode(

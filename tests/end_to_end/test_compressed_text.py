@@ -69,7 +69,7 @@ def test_windows_and_bytes_train_in_bags_and_leave_as_any_model(
     model = tmp_path / "model"
     call(monkeypatch, "export", tmp_path / "windows/saved", "--output", model, "--verify")
     assert "at most 0 apart" in capsys.readouterr().out
-    call(monkeypatch, "generate", model, "--prompt=def f", "--max-tokens=4")
+    call(monkeypatch, "generate", model, "--prompt=def f", "--max-new-tokens=4")
     assert capsys.readouterr().out.strip()
 
 

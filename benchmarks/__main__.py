@@ -18,7 +18,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-MODULES = ("loss", "embedding", "step", "data", "ledger", "collectives", "indexing", "scaling")
+MODULES = (
+    "loss",
+    "embedding",
+    "step",
+    "data",
+    "ledger",
+    "collectives",
+    "indexing",
+    "scaling",
+    "compressed_text",
+)
 ON_GPU = ("loss", "embedding", "step")
 
 

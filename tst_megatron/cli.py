@@ -145,6 +145,26 @@ COMMANDS = (
         "tst_megatron.corpora.commands.tokenizer_inspect",
     ),
     Command(
+        ("compressor", "train"),
+        "make a byte model of text files",
+        "tst_megatron.experiments.compressor_train",
+    ),
+    Command(
+        ("compressor", "build"),
+        "make a compressor of a byte model: a tokenizer of equal information",
+        "tst_megatron.corpora.commands.compressor_build",
+    ),
+    Command(
+        ("compressor", "inspect"),
+        "show what a compressor is, and the windows of a text",
+        "tst_megatron.corpora.commands.compressor_inspect",
+    ),
+    Command(
+        ("compressor", "measure"),
+        "say how far a compressor gets with text, how fast, and that it is lossless",
+        "tst_megatron.corpora.commands.compressor_measure",
+    ),
+    Command(
         ("index", "build"),
         "turn text files into Megatron's .bin and .idx",
         "tst_megatron.corpora.commands.index_build",
@@ -186,6 +206,7 @@ _GROUPS = {
     "chain": "one training in links: train them, show them, plan them",
     "scaling": "fit laws of loss over size and length to runs, and ask them",
     "tokenizer": "make and look at tokenizers",
+    "compressor": "text as ids of equal information: make byte models and tables, look at them",
     "index": "make, check and look at indexed corpora",
     "checkpoint": "look at checkpoints, compare them, and make a larger model's",
 }

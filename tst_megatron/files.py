@@ -2,6 +2,7 @@
 
 import glob
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -59,6 +60,24 @@ def put_when_whole(path: Path, is_whole: Callable[[Path], bool]) -> Iterator[Bin
                     other.unlink()
     finally:
         own.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_when_whole(out: Path) -> Iterator[Path]:
+    """A folder beside it that takes its name in the end, and is gone if that does not come.
+
+    Raises:
+        OSError: it cannot be made, or something has that name by then.
+    """
+    partial = out.with_name(f"{out.name}.{uuid4().hex[:8]}.partial")
+    partial.mkdir()
+    try:
+        yield partial
+        sync_folder(partial)
+        partial.rename(out)
+        sync_folder(out.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:

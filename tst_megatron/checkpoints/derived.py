@@ -13,8 +13,7 @@ import math
 import os
 import pickle
 import shutil
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -37,7 +36,7 @@ from tst_megatron.checkpoints.saved import COMMON, COMMON_FILE, Saved
 from tst_megatron.checkpoints.steps import RELEASE, TRACKER, Checkpoint
 from tst_megatron.checkpoints.wholeness import CONFIG, METADATA
 from tst_megatron.errors import UserError
-from tst_megatron.files import sync_folder
+from tst_megatron.files import folder_when_whole, sync_folder
 
 _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES)
 """Another file system, one without links, or a file of somebody else's that may not be linked."""
@@ -233,7 +232,7 @@ def write(
     written = Written()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with _named_when_whole(out) as partial:
+        with folder_when_whole(out) as partial:
             folder = Checkpoint(partial, plan.step).folder
             folder.mkdir(parents=True)
             _Writing(plan, folder, written).run(str(Checkpoint(out, plan.step).folder), tell)
@@ -247,19 +246,6 @@ def write(
             f"{out} cannot be written: {error.strerror or error}; nothing of it is left"
         ) from None
     return written
-
-
-@contextmanager
-def _named_when_whole(out: Path) -> Iterator[Path]:
-    """A folder beside it that takes its name in the end, and is gone if that does not come."""
-    partial = out.with_name(f"{out.name}.{uuid4().hex[:8]}.partial")
-    partial.mkdir()
-    try:
-        yield partial
-        partial.rename(out)
-        sync_folder(out.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _sync(file: BinaryIO) -> None:

@@ -6,11 +6,19 @@ before a word, bytes of a character), so single tokens are asked for with that i
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from tst_megatron.corpora.compression.hugging_face import EOD_TOKEN
 from tst_megatron.corpora.manifest import TokenizerRecord, megatron_flags
 from tst_megatron.corpora.tokenizers.description import TokenizerDescription, describe
 from tst_megatron.errors import UserError
 
+if TYPE_CHECKING:
+    from tst_megatron.corpora.compression.compressor import Compressor
+
+_CUT = "<cut>"
 _SPACE = "▁"  # As SentencePiece writes it in pieces.
 
 
@@ -37,6 +45,8 @@ class TokenText:
         if self._description is None or not self.is_known:
             return " ".join(map(str, ids))
         library, known = self._description.library, self._description.vocab_size
+        if self._description.kind == "compressor":
+            return _shown(_of_compressor(library, ids))
         if any(not 0 <= one < known for one in ids):
             return "".join(map(self.piece, ids))
         text = (
@@ -44,7 +54,7 @@ class TokenText:
             if self._description.kind == "huggingface"
             else library.decode(list(ids))
         )
-        return "".join(c if c in "\t\n" else _visible(c) for c in text)
+        return _shown(text)
 
     def piece(self, one: int) -> str:
         """What one id adds to a text; ends of lines and all that cannot be printed are escaped."""
@@ -62,6 +72,8 @@ def recorded_tokenizer(prefix: Path, record: TokenizerRecord) -> TokenizerDescri
     flags = megatron_flags(prefix, record)
     value = dict(zip(flags[::2], flags[1::2], strict=False)).get
     spec = value("--tokenizer-model") or f"null:{record.vocab_size}:eod={record.eod}"
+    if record.kind == "compressor" and record.folder is not None:
+        spec = str(prefix.parent / record.folder)
     if record.kind == "tiktoken":
         spec += (
             f"?pattern={value('--tiktoken-pattern')}"
@@ -77,6 +89,10 @@ def recorded_tokenizer(prefix: Path, record: TokenizerRecord) -> TokenizerDescri
     return description
 
 
+def _shown(text: str) -> str:
+    return "".join(c if c in "\t\n" else _visible(c) for c in text)
+
+
 def _visible(character: str) -> str:
     if character.isprintable():
         return character
@@ -87,6 +103,8 @@ def _piece_of(description: TokenizerDescription | None) -> Callable[[int], str]:
     if description is None or description.library is None:
         return str
     library = description.library
+    if description.kind == "compressor":
+        return lambda one: _id_of_compressor(library, one)
     if description.kind == "tiktoken":
         return lambda one: _text(library.decode_single_token_bytes(one))
     if description.kind == "sentencepiece":
@@ -99,6 +117,33 @@ def _piece_of(description: TokenizerDescription | None) -> Callable[[int], str]:
     before = library.encode("a", add_special_tokens=False).ids[:1]
     start = library.decode(before, skip_special_tokens=False)
     return lambda one: library.decode([*before, one], skip_special_tokens=False).removeprefix(start)
+
+
+def _id_of_compressor(compressor: "Compressor", one: int) -> str:
+    if one == compressor.code.num_ids:
+        return EOD_TOKEN
+    if not compressor.is_a_string_an_id:
+        return f"<{one:0{2 * compressor.settings.token_bits // 8}x}>"
+    return _text(compressor.code.pieces(np.array([one]))[0][1])
+
+
+def _of_compressor(compressor: "Compressor", ids: Sequence[int]) -> str:
+    """Documents one after another, the last of which may be cut."""
+    code, documents, text = compressor.code, np.asarray(ids, np.int64), []
+    ends = np.flatnonzero(documents == code.num_ids)
+    for document in np.split(documents, ends):
+        if len(document) and document[0] == code.num_ids:
+            text.append(EOD_TOKEN)
+            document = document[1:]
+        try:
+            pieces = code.pieces(document)
+        except ValueError:  # It began before these ids.
+            text.append(" ".join(map(str, document)))
+            continue
+        text.append(_text(b"".join(piece for _, piece in pieces)))
+        if sum(number for number, _ in pieces) < len(document):
+            text.append(_CUT)
+    return "".join(text)
 
 
 def _text(data: bytes) -> str:

@@ -30,6 +30,7 @@ _SENTENCEPIECE_FILE = "tokenizer.model"  # As llama.cpp wants it.
 _CLASS = "PreTrainedTokenizerFast"
 _SHOWN = 24  # Characters of a text, and ids, in a sentence.
 _IDS_SHOWN = 6
+_SHORT = 600
 _KINDS_SHOWN = 3
 
 
@@ -160,10 +161,13 @@ def tokenizer_files(
     Raises:
         UserError: the tokenizer cannot be converted.
     """
-    if description.kind == "null":
+    if description.kind == "null" or _is_ids_alone(description):
         return TokenizerFiles({}, SpecialIds(description.eod, description.eod, None))
     named = [*awkward_strings(description.special_tokens)]
     named += [(f"document {i} of the sample", text) for i, text in enumerate(documents, 1)]
+    if description.kind == "compressor":
+        # Which the library reads in a time that grows with the square of the text.
+        named = [(kind, text[:_SHORT]) for kind, text in named]
     found: list[tuple[Mapping[str, bytes], Any, tuple[Difference, ...]]] = []
     for files in _candidates(description):
         loaded = _loaded(description, files, model_config)
@@ -183,12 +187,19 @@ def tokenizer_files(
     )
 
 
+def _is_ids_alone(description: TokenizerDescription) -> bool:
+    """A compressor whose windows no library reads."""
+    return description.kind == "compressor" and not description.library.is_a_string_an_id
+
+
 def _candidates(description: TokenizerDescription) -> Iterator[Mapping[str, bytes]]:
     """Files that may do, the best first."""
     if description.kind == "sentencepiece":
         yield _of_sentencepiece(description)
     elif description.kind == "tiktoken":
         yield _of_tiktoken(description)
+    elif description.kind == "compressor":
+        yield description.library.tokenizer_files
     else:
         own = {name: one for name, one in description.files.items() if name != MODEL_CONFIG_FILE}
         yield own

@@ -74,6 +74,8 @@ class Evaluated:
         facts: what listeners decided from it, by name.
         scalar: for TensorBoard.
         say: prints a line in the log, on the last rank.
+        text: what the next-token loss is of: its ``tokens`` and ``bytes``, on all ranks; empty
+            where they were not counted.
     """
 
     progress: Progress
@@ -82,6 +84,7 @@ class Evaluated:
     scalar: Scalar
     say: Callable[[str], None]
     facts: dict[str, Fact] = field(default_factory=dict)
+    text: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

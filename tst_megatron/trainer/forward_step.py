@@ -12,8 +12,9 @@ from megatron.training import get_args, get_timers
 from torch import Tensor
 
 from tst_megatron.methods.method import MicroBatch, Run
-from tst_megatron.runs.stages import Stage, ordinary_stage, stage_at
+from tst_megatron.runs.stages import NEXT_TOKEN_LOSS, Stage, ordinary_stage, stage_at
 from tst_megatron.stock.batch import Batch, ordinary_batch
+from tst_megatron.trainer.held_out_bytes import HeldOutBytes
 from tst_megatron.trainer.sample_spread import spread_of
 from tst_megatron.trainer.step_clock import DATA_WAIT, StepClock
 
@@ -48,11 +49,13 @@ class ForwardStep:
 
     Attributes:
         clock: is told of the time that batches are waited for.
+        held_out: is told of the batches of validations.
     """
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.clock: StepClock | None = None
+        self.held_out: HeldOutBytes | None = None
         self._straggler_timer = StragglerDetector()
 
     def __call__(
@@ -78,6 +81,8 @@ class ForwardStep:
         with waiting, self._looking_for_stragglers(bdata=True):
             batch = self.get_batch(stage, args, data_iterator, model)
         timers("batch-generator").stop()
+        if self.held_out is not None and not model.training and stage.loss == NEXT_TOKEN_LOSS:
+            self.held_out.add(batch, model)
         reduce_loss = partial(
             loss_function,
             batch.loss_mask,

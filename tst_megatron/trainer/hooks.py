@@ -75,6 +75,7 @@ def install_hooks(
     clock: StepClock,
     started: float,
     questions: Questions | None = None,
+    listeners: Sequence[Listener] = (),
 ) -> None:
     """Wrap the trainer's functions for one run; a later call forgets what an earlier one did.
 
@@ -85,6 +86,7 @@ def install_hooks(
         clock: of the process.
         started: when the process started, seconds since the epoch.
         questions: that the model is asked, on the rank that asks.
+        listeners: beside those of the methods and of the trainer.
 
     Raises:
         RuntimeError: this version of Megatron has other functions.
@@ -96,7 +98,7 @@ def install_hooks(
                 f"megatron.training.training.{name} takes {found}: install the megatron-core "
                 "version in requirements/"
             )
-    hooks = _Hooks(args, run, provider, clock, started, questions)
+    hooks = _Hooks(args, run, provider, clock, started, questions, listeners)
     for name in HOOKED:
         setattr(trainer, name, getattr(hooks, name))
     trainer.MTPLossLoggingHelper = hooks.heads
@@ -114,6 +116,7 @@ class _Hooks:
         clock: StepClock,
         started: float,
         questions: Questions | None,
+        listeners: Sequence[Listener],
     ) -> None:
         self.args = args
         self.run = run
@@ -126,6 +129,7 @@ class _Hooks:
         ledger = RunLedger(args, run, self.progress, started)
         self.listeners: tuple[Listener, ...] = (
             *run.listeners(args),
+            *listeners,
             StageLines(args, run, self.progress, lambda line: trainer.print_rank_last(line)),
             self.routers,
             self.heads,

@@ -223,17 +223,19 @@ def _train(
     from tst_megatron.trainer.checkpoint_choice import is_converted
     from tst_megatron.trainer.datasets import DatasetsProvider
     from tst_megatron.trainer.forward_step import ForwardStep
+    from tst_megatron.trainer.held_out_bytes import HeldOutBytes
     from tst_megatron.trainer.hooks import install_hooks
 
     set_startup_timestamps(program_start=started, main_entry=time.time())
     provider = DatasetsProvider(run)
     forward_step = ForwardStep(run)
     forward_step.clock = clock
+    forward_step.held_out = held_out = HeldOutBytes(args)
     expert_optimizers.install()
     # Outside of that, which looks for groups by their rates, too.
     other_rates.install(args)
 
-    install_hooks(args, run, provider, clock, started, questions)
+    install_hooks(args, run, provider, clock, started, questions, (held_out,))
     try:
         pretrain(
             config,

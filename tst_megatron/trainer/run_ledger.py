@@ -143,7 +143,7 @@ class RunLedger(Listener):
             "losses": {name: known[name] for name in others},
             "stderrs": {name: known.get(name + _STDERR) for name in others},
             "facts": evaluated.facts,
-            **self._held_out_text,
+            **(evaluated.text or self._held_out_text),
         }
         self._writer.write("validation", _without_empty(line))
 
@@ -165,7 +165,7 @@ class RunLedger(Listener):
 
     @cached_property
     def _held_out_text(self) -> dict[str, int | None]:
-        """Tokens and bytes of it that the next-token loss is measured on."""
+        """Tokens and bytes of it that the next-token loss is measured on, by the corpora's mean."""
         return held_out_text(self.args)
 
 

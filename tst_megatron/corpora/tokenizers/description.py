@@ -9,15 +9,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qsl
 
+from tst_megatron.corpora.compression.folder import RECORD_FILE, is_compressor
 from tst_megatron.corpora.tokenizers import huggingface, tiktoken_vocabulary
 from tst_megatron.errors import UserError
 from tst_megatron.files import write_whole
 
+if TYPE_CHECKING:
+    from tst_megatron.corpora.compression.compressor import Compressor
+
 _NULL = "null:"
 _SENTENCEPIECE_FILE = "tokenizer.model"
+_BYTES = "bytes"
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class TokenizerDescription:
     """A tokenizer as Megatron will load it.
 
     Attributes:
-        kind: ``sentencepiece``, ``huggingface``, ``tiktoken`` or ``null``.
+        kind: ``sentencepiece``, ``huggingface``, ``tiktoken``, ``compressor`` or ``null``.
         source: as the user named it.
         files: by name, the files that Megatron reads; none for ``null``.
         sha256: of the file that defines the tokenizer, or of GPT-2's two; of ``source`` where there
@@ -34,7 +39,8 @@ class TokenizerDescription:
         eod: the id that ends a document, as Megatron's tokenizer has it; None if it has none.
         megatron_flags: for training; ``{folder}`` stands for the folder of the files.
         special_tokens: strings that the tokenizer treats, or might treat, as more than text.
-        library: the object of the library that defines the ids; None for ``null``.
+        library: the object of the library that defines the ids; of a compressor its code; None for
+            ``null``.
     """
 
     kind: str
@@ -70,7 +76,8 @@ def describe(spec: str, eod_token: str | None = None) -> TokenizerDescription:
         spec: a SentencePiece model; a Hugging Face ``tokenizer.json`` or a folder with one; GPT-2's
             two files as ``VOCABULARY,MERGES`` or a folder with ``vocab.json`` and ``merges.txt``; a
             tiktoken vocabulary as Megatron reads it, in JSON or as ranks, with options after a
-            question mark (``vocab.json?pattern=v1&num_special_tokens=1000&vocab_size=131072``); or
+            question mark (``vocab.json?pattern=v1&num_special_tokens=1000&vocab_size=131072``); a
+            compressor's folder; ``bytes``, unless there is a file of that name; or
             ``null:VOCAB_SIZE``, ``null:VOCAB_SIZE:eod=ID``, for ids that are there already.
         eod_token: the token that ends a document, where a Hugging Face tokenizer names none or
             another.
@@ -97,10 +104,14 @@ def _from_files(spec: str, eod_token: str | None) -> TokenizerDescription:
         name, _, query = spec.partition("?")
         path, options = Path(name), dict(parse_qsl(query, keep_blank_values=True))
     if not path.exists():
+        if spec == _BYTES:
+            return _bytes(spec)
         raise UserError(f"the tokenizer {path} is missing: there is no such file or folder")
     if options and not path.is_file():
         raise UserError(f"the tokenizer {path} is a folder, which takes no options after a ?")
     try:
+        if is_compressor(path):
+            return _read_compressor(spec, path)
         if path.is_dir():
             return _huggingface(spec, huggingface.read(path, eod_token))
         content = path.read_bytes()
@@ -222,6 +233,46 @@ def _tiktoken(spec: str, content: bytes, options: dict[str, str]) -> TokenizerDe
         ),
         special_tokens=vocabulary.special_tokens,
         library=vocabulary.encoding,
+    )
+
+
+def _bytes(spec: str) -> TokenizerDescription:
+    from tst_megatron.corpora.compression.compressor import Compressor, Settings
+
+    return _compressor(spec, Compressor(Settings(_BYTES, 8)))
+
+
+def _read_compressor(spec: str, folder: Path) -> TokenizerDescription:
+    # Compiled loops take a second to load.
+    from tst_megatron.corpora.compression.compressor import read_compressor
+
+    return _compressor(spec, read_compressor(folder))
+
+
+def _compressor(spec: str, compressor: "Compressor") -> TokenizerDescription:
+    defining = compressor.tokenizer_files.get(huggingface.TOKENIZER_FILE)
+    flags = (
+        (
+            *("--tokenizer-type", "NullTokenizer"),
+            *("--vocab-size", str(compressor.vocab_size)),
+            *("--null-tokenizer-eod-id", str(compressor.code.num_ids)),
+        )
+        if defining is None
+        else (
+            *("--tokenizer-type", "HuggingFaceTokenizer"),
+            *("--tokenizer-model", "{folder}"),
+        )
+    )
+    return TokenizerDescription(
+        kind="compressor",
+        source=spec,
+        files=compressor.files,
+        sha256=sha256(compressor.files[RECORD_FILE] if defining is None else defining).hexdigest(),
+        vocab_size=compressor.vocab_size,
+        eod=compressor.code.num_ids,
+        megatron_flags=flags,
+        special_tokens=(),
+        library=compressor,
     )
 
 

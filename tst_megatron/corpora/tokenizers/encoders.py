@@ -6,6 +6,7 @@ encoder here is the library's own batch call and the shortest way from what it r
 on one thread, since the workers that call it are processes.
 """
 
+import platform
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tst_megatron.corpora.tokenizers.description import TokenizerDescription
+from tst_megatron.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ def reference_encoder(description: TokenizerDescription) -> Encoder:
         return HuggingFaceEncoder(description.library)
     if description.kind == "tiktoken":
         return TiktokenEncoder(description.library)
+    if description.kind == "compressor":
+        return CompressorEncoder(description.library)
     return IdsEncoder(description.vocab_size)
 
 
@@ -153,6 +157,48 @@ class TiktokenEncoder:
         return joined(
             [self._encoding.encode_to_numpy(text, allowed_special="all") for text in documents]
         )
+
+
+class CompressorEncoder:
+    """A compressor of this project's: text is its UTF-8 bytes, whatever it says.
+
+    Its name has the machine in it where floating-point numbers take part, so that a build that was
+    begun on one is not gone on with on another.
+    """
+
+    def __init__(self, compressor: Any) -> None:
+        package = "tst-megatron"
+        self.name = package if compressor.is_exact else f"{package} on {_this_machine()}"
+        self.version = version(package)
+        self._code = compressor.code
+
+    def encode(self, documents: Sequence[Any]) -> Encoded:
+        """See `tst_megatron.corpora.tokenizers.encoders.Encoder`."""
+        check_text(documents)
+        encoded: Encoded = self._code.encode([document.encode() for document in documents])
+        return encoded
+
+    def check(self, documents: Sequence[str]) -> None:
+        """Check that documents come back.
+
+        Raises:
+            UserError: one does not.
+        """
+        encoded = self.encode(documents)
+        parts = np.split(encoded.ids, np.cumsum(encoded.lengths)[:-1]) if len(documents) else []
+        if self._code.decode(parts) != [document.encode() for document in documents]:
+            raise UserError(
+                "the compressor's ids do not become the text again: its byte model gives other "
+                "numbers for other batches on this machine, so use one of counts, or a table"
+            )
+
+
+def _this_machine() -> str:
+    """What floating-point numbers depend on."""
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
+    return f"{platform.node()}, {device or platform.machine()}, torch {torch.__version__}"
 
 
 class IdsEncoder:

@@ -12,7 +12,11 @@ import numpy as np
 
 from tst_megatron.corpora.tokenizers.awkward_text import awkward_strings
 from tst_megatron.corpora.tokenizers.description import TokenizerDescription
-from tst_megatron.corpora.tokenizers.encoders import Encoder, reference_encoder
+from tst_megatron.corpora.tokenizers.encoders import (
+    CompressorEncoder,
+    Encoder,
+    reference_encoder,
+)
 from tst_megatron.corpora.tokenizers.fast import UnsuitedError, fast_encoder
 
 
@@ -44,6 +48,9 @@ def choose_encoder(description: TokenizerDescription, sample: Sequence[Any]) -> 
         ValueError: the reference cannot encode a document of the sample; the message says why.
     """
     reference = reference_encoder(description)
+    if isinstance(reference, CompressorEncoder):  # Nobody else writes these ids.
+        reference.check(sample)
+        return Chosen(reference, reference, len(sample), None)
     if description.reads == "ids":
         return Chosen(reference, reference, 0, None)
     try:

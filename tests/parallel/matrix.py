@@ -130,13 +130,13 @@ _OF_OTHERS = {
     "tied-tp2": Layout("tied", 2, (_TP,), large=True),
     "tied-tp2-sp": Layout("tied", 2, (_TP, _SP)),
     "tied-pp2": Layout("tied", 2, (_PP,)),
-    "heads-tp2-sp": Layout("heads", 2, (_TP, _SP)),
+    "heads-tp2-sp": Layout("heads", 2, (_TP, _SP), large=True),
     # Compared with whole logits on one rank: the main loss and the heads', in bags and after.
     "heads-tp2-sp-chunks": Layout("heads", 2, (_TP, _SP), own_flags=(_CHUNKS,)),
     # Not context parallelism: Megatron averages a head's loss over each rank's own positions, so
     # that without bags, too, its numbers are not those of one rank.
     "heads-pp2": Layout("heads", 2, (_PP,)),
-    "hybrid-tp2-sp": Layout("hybrid", 2, (_TP, _SP)),
+    "hybrid-tp2-sp": Layout("hybrid", 2, (_TP, _SP), large=True),
     "hybrid-pp2": Layout("hybrid", 2, (_PP,)),
     "hybrid-moe-ep2": Layout("hybrid-moe", 2, (_EP,)),
     "routed-dp2-sharded": Layout("routed", 2, _SHARDED),
@@ -153,7 +153,10 @@ _OF_OTHERS = {
 }
 
 
-_SHOWN_BY_OTHERS = ("moe-pp2-interleaved", "moe-pp2-uneven")
+_SHOWN_BY_OTHERS = (
+    *("moe-pp2-interleaved", "moe-pp2-uneven", "moe-dp2", "moe-dp2-sharded", "moe-tp2-pp2"),
+    *("moe-ep2", "dense-tp2"),
+)
 
 
 def _named() -> dict[str, Layout]:
@@ -164,7 +167,8 @@ def _named() -> dict[str, Layout]:
     }
     layouts |= {f"dense-{name}": layout for name, layout in _DENSE.items()}
     layouts |= {f"moe-{name}": layout for name, layout in _MIXTURE.items()}
-    # Of experts what pipelines of dense layers have shown is left to `make test-all`.
+    # What dense layers have shown of experts, and one layout of another that it is a part of, are
+    # left to `make test-all`.
     layouts |= {name: replace(layouts[name], large=True) for name in _SHOWN_BY_OTHERS}
     return layouts | _OF_OTHERS
 

@@ -134,6 +134,8 @@ def test_a_layout_trains_as_one_rank_does(runs: Runs, layout: str) -> None:
                 assert held_out(mine)[name] == pytest.approx(loss, rel=5e-3)
             else:
                 close([held_out(mine)[name]], [loss])
+        # Targets of all ranks, each once, and the bytes that they stand for.
+        assert [mine[name] for name in ("tokens", "bytes")] == [theirs["tokens"], theirs["bytes"]]
         errors = held_out(theirs, "stderrs")
         # A small difference of large squares, in float32.
         assert held_out(mine, "stderrs") == pytest.approx(errors, rel=2e-2)

@@ -78,6 +78,7 @@ def check_resume(args: argparse.Namespace, run: Run) -> argparse.Namespace | Non
         _check_optimizer(args, chosen, saved)
     args.methods = getattr(saved, "methods", None)
     if chosen.step:
+        args.flops_so_far = getattr(saved, "flops_so_far", None)
         # Of a release the arguments are a converter's, which need not know.
         one, other = remembered_tokenizer(saved), remembered_tokenizer(args)
         check_same_tokenizer(one, other, f"the checkpoint in {chosen.root} was trained")

@@ -207,6 +207,15 @@ def test_what_megatron_counts_of_each_expert_counts_no_ops_too(build, generator)
     assert torch.equal(moved.sign(), (L * B * K / (E + N) - chosen.sum(0)).sign().float())
 
 
+def test_what_is_computed_again_is_counted_once(build, generator) -> None:
+    from megatron.core.tensor_parallel import checkpoint
+
+    layer = build()
+    hidden, grad = draw(generator)
+    checkpoint(lambda one: layer(one)[0], False, hidden).backward(grad)
+    assert layer.router.noops.trained.take("cpu")[0] == L * B * K
+
+
 def test_what_is_only_filled_up_is_not_counted(build, generator) -> None:
     layer = build().eval()
     hidden, _ = draw(generator)

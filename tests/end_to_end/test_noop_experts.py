@@ -2,6 +2,7 @@
 beside routed blocks.
 """
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 import torch
 from saved import parameters
 from trainer import TINY, Job, Result, run, run_all
+
+from tst_megatron.errors import UserError
 
 KEPT = (*TINY, "--fixed-validation", "--save-interval=5", "--num-experts=4", "--moe-router-topk=2")
 BALANCED = ("--moe-router-load-balancing-type=aux_loss", "--moe-aux-loss-coeff=1e-2")
@@ -117,3 +120,15 @@ def test_what_cannot_be_is_one_sentence(runs, corpus, tmp_path: Path) -> None:
         assert refused.code == 2, refused.output[-2000:]
         assert says in refused.output, refused.output[-2000:]
         assert "Traceback" not in refused.output
+
+
+def test_more_experts_are_not_made_of_it_on_disk(runs) -> None:
+    from tst_megatron.checkpoints.saved import Saved
+    from tst_megatron.methods.upcycling.checkpoint_upcycle import model_args
+    from tst_megatron.methods.upcycling.experts import OF_EXPERTS, Upcycling
+    from tst_megatron.methods.upcycling.plan import plan_of
+
+    saved = Saved(folder_of(runs["no-ops"]) / "iter_0000010")
+    given = argparse.Namespace(**(dict.fromkeys(OF_EXPERTS) | {"num_experts": 8}))
+    with pytest.raises(UserError, match=r"has 6 rows for 4 experts, as where there are no-op"):
+        plan_of(saved, model_args(saved.args, given), Upcycling(), has_optimizer=False)

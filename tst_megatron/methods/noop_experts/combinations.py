@@ -38,6 +38,11 @@ _UNSUPPORTED: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] =
     ),
     (lambda a: a.moe_router_fusion, "--moe-router-fusion", _NOT_TRIED),
     (
+        lambda a: a.moe_routing_trace_path,
+        "--moe-routing-trace-path",
+        "it writes as many experts for every token, and leaves out a layer where there are not",
+    ),
+    (
         lambda a: a.moe_use_upcycling,
         "--moe-use-upcycling",
         "it makes a router of experts alone",

@@ -27,6 +27,7 @@ MEGATRONS = {
     "moe_router_load_balancing_type": "aux_loss",
     "transformer_impl": "transformer_engine",
     "moe_router_fusion": False,
+    "moe_routing_trace_path": None,
     "moe_use_upcycling": False,
     "overlap_moe_expert_parallel_comm": False,
     "cuda_graph_impl": "none",

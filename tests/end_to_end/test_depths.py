@@ -120,6 +120,7 @@ def test_a_resumed_run_is_the_unbroken_one(runs, corpus, tmp_path: Path, name: s
     flags = (*KEPT, *corpus.flags, *own, f"--load={source}", "--ckpt-step=5")
     result = run(Job(tmp_path, (*flags, f"--save={tmp_path / 'saved'}")))
     assert result.losses == runs[name].losses[5:]
+    assert lines(result, "step")[-1]["flops"] == lines(runs[name], "step")[-1]["flops"]
     unbroken = parameters(source, 10)
     for key, value in parameters(tmp_path / "saved", 10).items():
         assert torch.equal(value, unbroken[key]), key

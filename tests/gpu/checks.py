@@ -122,9 +122,8 @@ CHECKS = (
     Check("demo", "the demo and a run on this machine's CPU", "tests.gpu.on_cpu:demo", 6),
     Check(
         "models",
-        "multi-token prediction, hybrid, grouped experts, blocks in depths, logits in chunks and "
-        "packed documents, "
-        "50 steps each over the switch",
+        "multi-token prediction, hybrid, grouped experts, no-op experts, blocks in depths, logits "
+        "in chunks and packed documents, 50 steps each over the switch",
         "tests.gpu.models:models",
         5,
     ),

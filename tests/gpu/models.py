@@ -30,6 +30,7 @@ def _flags(machine: Machine, steps: int) -> dict[str, tuple[str, ...]]:
             *tiny_flags(machine, steps, "tiny-moe-baseline"),
             "--moe-grouped-gemm",
         ),
+        "no-op experts": (*tiny_flags(machine, steps, "tiny-moe-noop"), "--moe-grouped-gemm"),
         "in depths": tiny_flags(machine, steps, "tiny-mod"),
         "in depths by threshold": (
             *tiny_flags(machine, steps, "tiny-mod"),

@@ -65,6 +65,12 @@ MODELS |= {
     "threshold-moe": (*MODELS["moe"], *_BY_THRESHOLD),
 }
 
+_BIASED = ("--moe-router-score-function=sigmoid", "--moe-router-enable-expert-bias")
+MODELS |= {
+    "noop-moe": (*MODELS["moe"], "--noop-experts=2", *_BIASED),
+    "noop-hybrid": (*MODELS["hybrid-moe"], "--noop-experts=2"),
+}
+
 SCHEDULE = "--tst-schedule=4:0.3,2:0.2"
 
 _TP = "--tensor-model-parallel-size=2"
@@ -150,6 +156,14 @@ _OF_OTHERS = {
     "threshold-tp2-sp": Layout("threshold", 2, (_TP, _SP)),
     "threshold-cp2": Layout("threshold", 2, (_CP,)),
     "threshold-moe-ep2": Layout("threshold-moe", 2, (_EP,)),
+    "noop-moe-tp2-ep2": Layout("noop-moe", 2, (_TP, _SP, _EP, _ETP1)),
+    "noop-moe-pp2": Layout("noop-moe", 2, (_PP,)),
+    "noop-moe-ep2-sharded": Layout("noop-moe", 2, (_EP, *_SHARDED), large=True),
+    "noop-moe-ep2-allgather": Layout(
+        "noop-moe", 2, (_EP, "--moe-token-dispatcher-type=allgather"), large=True
+    ),
+    "noop-moe-cp2-tp2-pp2": Layout("noop-moe", 8, (_CP, _TP, _SP, _PP), large=True),
+    "noop-hybrid-pp2": Layout("noop-hybrid", 2, (_PP,), large=True),
 }
 
 

@@ -121,6 +121,9 @@ class Listener:
                 after a step whose update was left out they are as that step's listeners left them.
         """
 
+    def computed(self) -> None:
+        """After every step's computation, before what it cost is counted."""
+
     def stepped(self, progress: Progress, scalar: Scalar) -> None:
         """After every step, before it is logged."""
 

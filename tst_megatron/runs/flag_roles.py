@@ -129,6 +129,7 @@ class Role(Enum):
         "consumed_valid_samples",
         "curr_iteration",
         "data_cache_path",
+        "flops_so_far",
         "iteration",
         "ledger",
         "ledger_fsync_interval",

@@ -157,7 +157,10 @@ class _Hooks:
         for listener in self.listeners:
             listener.stepping(stage, bound["optimizer"])
         with self.clock.measure(COMPUTE):
-            return _ORIGINALS["train_step"](*args, **kwargs)
+            result = _ORIGINALS["train_step"](*args, **kwargs)
+        for listener in self.listeners:
+            listener.computed()
+        return result
 
     def post_training_step_callbacks(
         self, model: Any, optimizer: Any, scheduler: Any, iteration: int, *args: Any, **kwargs: Any

@@ -79,6 +79,7 @@ def check_resume(args: argparse.Namespace, run: Run) -> argparse.Namespace | Non
     args.methods = getattr(saved, "methods", None)
     if chosen.step:
         # Of a release the arguments are a converter's, which need not know.
+        args.flops_so_far = getattr(saved, "flops_so_far", None)
         one, other = remembered_tokenizer(saved), remembered_tokenizer(args)
         check_same_tokenizer(one, other, f"the checkpoint in {chosen.root} was trained")
     for method in methods():

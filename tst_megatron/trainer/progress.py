@@ -1,7 +1,8 @@
 """What a run has consumed after each step: samples, positions, data tokens, FLOPs, and its stage.
 
-The one idea: everything follows from the number of samples that Megatron counts, so that it is
-right after a resume without having been saved.
+The one idea: everything but FLOPs follows from the number of samples that Megatron counts, so that
+it is right after a resume without having been saved. What a method leaves out of Megatron's FLOPs
+may be known of each step alone, and so their sum is among the arguments that a checkpoint carries.
 """
 
 import argparse
@@ -38,9 +39,10 @@ class ProgressCounter:
         if self._samples is None:
             self.started_at = self.args.iteration
             self._skipped = self.args.skipped_train_samples
-            self.now = self._at(
-                self.args.iteration, float(self.args.num_floating_point_operations_so_far)
-            )
+            flops = getattr(self.args, "flops_so_far", None)
+            if flops is None:
+                flops = self.args.num_floating_point_operations_so_far
+            self.now = self._at(self.args.iteration, float(flops))
 
     def after(self, iteration: int, lengths: dict[str, float] | None = None) -> Progress:
         """Count the step that Megatron has just counted as consumed.
@@ -58,6 +60,7 @@ class ProgressCounter:
         flops = num_floating_point_operations(self.args, new_samples, **(lengths or {}))
         flops = self.run.flops(self.args, new_samples, flops)
         self.now = self._at(iteration, self.now.flops + flops)
+        self.args.flops_so_far = self.now.flops
         return self.now
 
     def _at(self, iteration: int, flops: float) -> Progress:

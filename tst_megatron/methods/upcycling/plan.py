@@ -257,6 +257,7 @@ class _Planned:
                 yield from self._experts_of(place, *found.group("part", "kind"))
                 return
             if self._experts.copied_from and (found := _ROUTER.fullmatch(place.name)):
+                self._check_rows(place)
                 yield place.name, (self._experts.total, *place.shape[1:]), [self._rows(place)]
                 if found.group("what") == "weight" and not self._has(place, _EXPERT_BIAS):
                     yield from self._expert_bias(place)
@@ -269,6 +270,16 @@ class _Planned:
             other = other_norm(place.name)
             if other is not None and not self._has(place, other):
                 yield other, place.shape, pieces
+
+    def _check_rows(self, place: _Place) -> None:
+        """A method may have given a router rows of no expert."""
+        rows, experts = place.shape[0], self._experts.copied_from
+        if rows != experts:
+            raise UserError(
+                f"{place.text} in {self._saved.folder} has {rows} rows for {experts} experts, as "
+                "where there are no-op experts, of which none is copied: upcycle a model without "
+                "them"
+            )
 
     def _has(self, place: _Place, name: str) -> bool:
         """Whether the first checkpoint has a tensor of that name in the same layer, too."""

@@ -46,7 +46,7 @@ class NoopMethod(Method):
             f"--noop-experts {number}"
         )
 
-    def why_not_exported(self, before: Any) -> str:
+    def why_not_exported(self, before: Any, args: argparse.Namespace) -> str:
         """No library has such routers."""
         return (
             f"has {before[NUMBER]} no-op experts (--noop-experts), which no model of Hugging "

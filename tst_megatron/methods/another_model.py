@@ -11,12 +11,17 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tst_megatron.errors import UserError
 from tst_megatron.methods.method import Run
 from tst_megatron.runs.stages import ORDINARY, Fact, Stage
 from tst_megatron.stock.batch_sizes import BatchSizes, train_steps
+
+if TYPE_CHECKING:
+    from tst_megatron.checkpoints.derived import Plan
+    from tst_megatron.checkpoints.saved import Saved
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +61,35 @@ def check_beside(args: argparse.Namespace, flag: str, new_optimizer: str) -> Non
         raise UserError(
             f"{flag} reads checkpoints of --ckpt-format torch_dist alone, not {args.ckpt_format}: "
             "convert the first one with --ckpt-convert-format"
+        )
+
+
+def with_weights(saved: argparse.Namespace) -> str:
+    """The methods that have weights of their own in a checkpoint's model, in words; empty of none.
+
+    Args:
+        saved: the checkpoint's arguments.
+    """
+    told = getattr(saved, "methods", None) or {}
+    return " and ".join(name for name, one in told.items() if one.get("has_weights"))
+
+
+def check_on_disk(saved: argparse.Namespace, folder: Any, instead: str) -> None:
+    """Check that a checkpoint can become another one without a run, whose flags say what a method's
+    weights become.
+
+    Args:
+        saved: the checkpoint's arguments.
+        folder: of it.
+        instead: flag by which a run does it.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if names := with_weights(saved):
+        raise UserError(
+            f"{folder} has weights of {names}, of which only a run's flags say what becomes of "
+            f"them: let pretrain do it as it loads it, with {instead}"
         )
 
 
@@ -113,11 +147,10 @@ class FromAnotherModel(Run):
         """
         raise NotImplementedError
 
-    def loading(self, load: Callable[..., Any], has_states: bool) -> Callable[..., Any]:
-        """Megatron's loading, of what the checkpoint becomes.
+    def planning(self, has_states: bool) -> Callable[["Saved"], "Plan"]:
+        """What plans the checkpoint that the other model's becomes.
 
         Args:
-            load: Megatron's ``load_checkpoint``.
             has_states: as above.
         """
         raise NotImplementedError
@@ -238,9 +271,16 @@ class FromAnotherModel(Run):
         """Not where the model is made of a checkpoint whose optimizer has no state a parameter."""
         return self._has_states or not self._is_to_be_made
 
-    def load_checkpoint(self, load: Callable[..., Any]) -> Callable[..., Any]:
+    def load_checkpoint(
+        self, load: Callable[..., Any], complete: Callable[["Plan"], "Plan"]
+    ) -> Callable[..., Any]:
         """Megatron's, of what the checkpoint becomes, where it is another model's."""
-        return self.loading(load, self._has_states) if self._is_to_be_made else load
+        if not self._is_to_be_made:
+            return load
+        from tst_megatron.checkpoints.unwritten import load_planned
+
+        plan = self.planning(self._has_states)
+        return partial(load_planned, load, lambda one: complete(plan(one)), self._has_states)
 
     def _check_training_goes_on(self, saved: argparse.Namespace, step: int) -> None:
         """The training of the first model goes on, and so it must be known where that was.

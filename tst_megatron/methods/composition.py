@@ -8,11 +8,14 @@ remembers, and whether a resume is the same run, is asked of each of the `parts`
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tst_megatron.methods.events import Listener
 from tst_megatron.methods.method import Evaluation, MicroBatch, Positions, Run
 from tst_megatron.runs.stages import CombinationError, Stage, merged
+
+if TYPE_CHECKING:
+    from tst_megatron.checkpoints.derived import Plan
 
 
 class Composed(Run):
@@ -75,10 +78,12 @@ class Composed(Run):
             config = run.configure_model(config)
         return config
 
-    def load_checkpoint(self, load: Callable[..., Any]) -> Callable[..., Any]:
+    def load_checkpoint(
+        self, load: Callable[..., Any], complete: Callable[["Plan"], "Plan"]
+    ) -> Callable[..., Any]:
         """One around the other."""
         for run in self._runs:
-            load = run.load_checkpoint(load)
+            load = run.load_checkpoint(load, complete)
         return load
 
     def goes_on_from(self, step: int) -> None:

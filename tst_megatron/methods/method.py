@@ -17,6 +17,7 @@ from tst_megatron.runs.stages import Fact, Stage, ordinary_stage
 from tst_megatron.stock.batch_sizes import BatchSizes, train_steps
 
 if TYPE_CHECKING:
+    from tst_megatron.checkpoints.derived import Plan
     from tst_megatron.methods.search import Search
     from tst_megatron.methods.story import Story
     from tst_megatron.methods.terms import Terms
@@ -164,6 +165,24 @@ class Run:
         """
 
     @property
+    def has_weights(self) -> bool:
+        """Whether the model has weights of the method's own."""
+        return False
+
+    def check_made(self, args: argparse.Namespace, before: Any, step: int) -> None:
+        """Check that the method's part of the model can be made from the checkpoint of another one
+        (`other_model`), asked in place of `check_weights`.
+
+        Args:
+            args: Megatron's validated arguments.
+            before: what `saved` gave when it was written; None if the method was not on.
+            step: of the checkpoint.
+
+        Raises:
+            UserError: it cannot.
+        """
+
+    @property
     def reads_optimizer(self) -> bool:
         """Whether the optimizer's state is read of the checkpoint that is to be loaded."""
         return True
@@ -221,8 +240,16 @@ class Run:
         """
         return config
 
-    def load_checkpoint(self, load: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap Megatron's ``load_checkpoint``; what it is given is what is called."""
+    def load_checkpoint(
+        self, load: Callable[..., Any], complete: Callable[["Plan"], "Plan"]
+    ) -> Callable[..., Any]:
+        """Wrap Megatron's ``load_checkpoint``; what it is given is what is called.
+
+        Args:
+            load: that.
+            complete: gives the plan of a checkpoint that is made of another model's, and knows
+                nothing of other methods, what theirs lack in it.
+        """
         return load
 
     def goes_on_from(self, step: int) -> None:
@@ -417,6 +444,17 @@ class Method:
             The end of a sentence that begins with the checkpoint's name.
         """
         return None
+
+    def complete(self, plan: "Plan", args: argparse.Namespace) -> "Plan":
+        """What the method's weights become in a checkpoint that is planned of another model's.
+
+        Asked of every method, whether the run has it or not: the other model may have had it.
+
+        Args:
+            plan: with copies of whatever a layer has.
+            args: Megatron's validated arguments.
+        """
+        return plan
 
     def why_not_exported(self, before: Any) -> str | None:
         """Why a checkpoint's model is none of Hugging Face's; None where it may be one.

@@ -1,7 +1,7 @@
 """Mixture of depths as a method; what needs torch or Megatron is imported when asked for."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tst_megatron.methods.depths import flags
 from tst_megatron.methods.depths.combinations import check_beside
@@ -9,6 +9,9 @@ from tst_megatron.methods.depths.run import DepthRun
 from tst_megatron.methods.depths.story import DepthStory
 from tst_megatron.methods.depths.terms import DepthTerms
 from tst_megatron.methods.method import Method, Run
+
+if TYPE_CHECKING:
+    from tst_megatron.checkpoints.derived import Plan
 
 
 class DepthMethod(Method):
@@ -46,6 +49,16 @@ class DepthMethod(Method):
             f"has {number} routed blocks, which this run has not: give the --mod- flags that it "
             "was trained with"
         )
+
+    def goes_on_without(self, before: Any) -> str:
+        """A model that is made of it has none of its routers."""
+        return f"has {len(before['blocks'])} routed blocks, and this run goes on without routers"
+
+    def complete(self, plan: "Plan", args: argparse.Namespace) -> "Plan":
+        """As `made.complete`."""
+        from tst_megatron.methods.depths.made import complete
+
+        return complete(plan, args)
 
     def why_not_exported(self, before: Any) -> str:
         """No library has such blocks."""

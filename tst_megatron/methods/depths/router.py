@@ -35,6 +35,11 @@ class Rule:
     decay: float = 0.99
 
     @property
+    def has_predictor(self) -> bool:
+        """Whether a router has parameters beside the score's."""
+        return self.sampling == "predictor" and self.choice == "router"
+
+    @property
     def steps_by_rank(self) -> int:
         """Steps that take the highest scores before a threshold is one."""
         return round(1 / (1 - self.decay))
@@ -87,18 +92,14 @@ class DepthRouter(nn.Module):
     ) -> None:
         super().__init__()
         self.rule = rule
-        draw = torch.Generator().manual_seed(seed * _SEEDS_A_RUN + block)
-
-        def drawn(*shape: int) -> nn.Parameter:
-            numbers = torch.randn(shape, generator=draw) * std
-            return nn.Parameter(numbers.to(like.device, like.dtype))
-
-        self.weight = drawn(hidden_size)
-        self.down: nn.Parameter | None = None
-        self.up: nn.Parameter | None = None
-        if rule.sampling == "predictor" and rule.choice == "router":
-            units = units_of(hidden_size)
-            self.down, self.up = drawn(units, hidden_size), drawn(units)
+        drawn = {
+            name: nn.Parameter(numbers.to(like.device, like.dtype))
+            for name, numbers in first_numbers(
+                hidden_size, rule.has_predictor, std, seed, block
+            ).items()
+        }
+        self.weight = drawn["weight"]
+        self.down, self.up = drawn.get("down"), drawn.get("up")
         self.register_buffer("threshold", torch.zeros((), device=like.device))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64, device=like.device))
 
@@ -156,6 +157,26 @@ class DepthRouter(nn.Module):
         """
         self.threshold.mul_(self.rule.decay).add_((1 - self.rule.decay) * score)
         self.steps.add_(1)
+
+
+def first_numbers(
+    hidden_size: int, has_predictor: bool, std: float, seed: int, block: int
+) -> dict[str, Tensor]:
+    """The first parameters of a router, by their names in it, float32, on the CPU.
+
+    Args:
+        hidden_size: h.
+        has_predictor: whether a predictor's are among them.
+        std: of them.
+        seed: of the run.
+        block: number of the block.
+    """
+    draw = torch.Generator().manual_seed(seed * _SEEDS_A_RUN + block)
+    shapes: dict[str, tuple[int, ...]] = {"weight": (hidden_size,)}
+    if has_predictor:
+        units = units_of(hidden_size)
+        shapes |= {"down": (units, hidden_size), "up": (units,)}
+    return {name: torch.randn(shape, generator=draw) * std for name, shape in shapes.items()}
 
 
 def mark(router: DepthRouter, config: Any) -> None:

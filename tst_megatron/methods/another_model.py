@@ -11,17 +11,12 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from tst_megatron.errors import UserError
 from tst_megatron.methods.method import Run
 from tst_megatron.runs.stages import ORDINARY, Fact, Stage
 from tst_megatron.stock.batch_sizes import BatchSizes, train_steps
-
-if TYPE_CHECKING:
-    from tst_megatron.checkpoints.derived import Plan
-    from tst_megatron.checkpoints.saved import Saved
 
 logger = logging.getLogger(__name__)
 
@@ -147,11 +142,15 @@ class FromAnotherModel(Run):
         """
         raise NotImplementedError
 
-    def planning(self, has_states: bool) -> Callable[["Saved"], "Plan"]:
-        """What plans the checkpoint that the other model's becomes.
+    def loading(
+        self, load: Callable[..., Any], has_states: bool, complete: Callable[[Any], Any]
+    ) -> Callable[..., Any]:
+        """Megatron's loading, of what the checkpoint becomes.
 
         Args:
+            load: Megatron's ``load_checkpoint``.
             has_states: as above.
+            complete: as `load_checkpoint` is given it.
         """
         raise NotImplementedError
 
@@ -272,15 +271,10 @@ class FromAnotherModel(Run):
         return self._has_states or not self._is_to_be_made
 
     def load_checkpoint(
-        self, load: Callable[..., Any], complete: Callable[["Plan"], "Plan"]
+        self, load: Callable[..., Any], complete: Callable[[Any], Any]
     ) -> Callable[..., Any]:
         """Megatron's, of what the checkpoint becomes, where it is another model's."""
-        if not self._is_to_be_made:
-            return load
-        from tst_megatron.checkpoints.unwritten import load_planned
-
-        plan = self.planning(self._has_states)
-        return partial(load_planned, load, lambda one: complete(plan(one)), self._has_states)
+        return self.loading(load, self._has_states, complete) if self._is_to_be_made else load
 
     def _check_training_goes_on(self, saved: argparse.Namespace, step: int) -> None:
         """The training of the first model goes on, and so it must be known where that was.

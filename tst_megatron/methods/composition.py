@@ -8,14 +8,11 @@ remembers, and whether a resume is the same run, is asked of each of the `parts`
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tst_megatron.methods.events import Listener
 from tst_megatron.methods.method import Evaluation, MicroBatch, Positions, Run
 from tst_megatron.runs.stages import CombinationError, Stage, merged
-
-if TYPE_CHECKING:
-    from tst_megatron.checkpoints.derived import Plan
 
 
 class Composed(Run):
@@ -79,7 +76,7 @@ class Composed(Run):
         return config
 
     def load_checkpoint(
-        self, load: Callable[..., Any], complete: Callable[["Plan"], "Plan"]
+        self, load: Callable[..., Any], complete: Callable[[Any], Any]
     ) -> Callable[..., Any]:
         """One around the other."""
         for run in self._runs:

@@ -17,7 +17,6 @@ from tst_megatron.runs.stages import Fact, Stage, ordinary_stage
 from tst_megatron.stock.batch_sizes import BatchSizes, train_steps
 
 if TYPE_CHECKING:
-    from tst_megatron.checkpoints.derived import Plan
     from tst_megatron.methods.search import Search
     from tst_megatron.methods.story import Story
     from tst_megatron.methods.terms import Terms
@@ -241,7 +240,7 @@ class Run:
         return config
 
     def load_checkpoint(
-        self, load: Callable[..., Any], complete: Callable[["Plan"], "Plan"]
+        self, load: Callable[..., Any], complete: Callable[[Any], Any]
     ) -> Callable[..., Any]:
         """Wrap Megatron's ``load_checkpoint``; what it is given is what is called.
 
@@ -445,13 +444,13 @@ class Method:
         """
         return None
 
-    def complete(self, plan: "Plan", args: argparse.Namespace) -> "Plan":
+    def complete(self, plan: Any, args: argparse.Namespace) -> Any:
         """What the method's weights become in a checkpoint that is planned of another model's.
 
         Asked of every method, whether the run has it or not: the other model may have had it.
 
         Args:
-            plan: with copies of whatever a layer has.
+            plan: a `tst_megatron.checkpoints.derived.Plan`, with copies of whatever a layer has.
             args: Megatron's validated arguments.
         """
         return plan

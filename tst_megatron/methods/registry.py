@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING
+from typing import Any
 
 from tst_megatron.errors import UserError
 from tst_megatron.methods.composition import Composed
@@ -17,9 +17,6 @@ from tst_megatron.methods.method import Method, NeedsGpu, Ordinary, Run
 from tst_megatron.runs.facts import TOPICS, Topic
 from tst_megatron.runs.stages import CombinationError
 from tst_megatron.stock import flags
-
-if TYPE_CHECKING:
-    from tst_megatron.checkpoints.derived import Plan
 
 _MODULES = [
     "tst_megatron.methods.superposition.method",
@@ -216,7 +213,7 @@ def check_weights(
             raise UserError(f"the checkpoint in {args.load or args.pretrained_checkpoint} {why}")
 
 
-def complete(plan: "Plan", args: argparse.Namespace) -> "Plan":
+def complete(plan: Any, args: argparse.Namespace) -> Any:
     """What the methods make of a checkpoint that is planned of another model's.
 
     Args:

@@ -85,8 +85,11 @@ class GrownRun(FromAnotherModel):
             )
         return {"layers": [layers.small, len(layers.sources)], **sizes}
 
-    def planning(self, has_states: bool) -> Callable[..., Any]:
+    def loading(
+        self, load: Callable[..., Any], has_states: bool, complete: Callable[[Any], Any]
+    ) -> Callable[..., Any]:
         """Of the grown model."""
+        from tst_megatron.checkpoints.unwritten import load_planned
         from tst_megatron.methods.growth.plan import plan_of
 
         args = self._args
@@ -94,7 +97,8 @@ class GrownRun(FromAnotherModel):
         large = len(kinds_of(args))
         wide = {"width": args.grow_width, "wide": args}
         growth = GrowthFlags(args.grow, large, args.grow_noise, keeps, int(args.seed), **wide)
-        return partial(plan_of, growth=growth, has_optimizer=has_states)
+        plan = partial(plan_of, growth=growth, has_optimizer=has_states)
+        return partial(load_planned, load, lambda saved: complete(plan(saved)), has_states)
 
     def not_made(self) -> str:
         """Of a model of this size."""

@@ -47,22 +47,30 @@ class Rule:
 
 class _Scores(torch.autograd.Function):
     """``hidden · weight`` in float32, which keeps ``hidden`` for the gradient as it is: a copy in
-    float32 would take twice the memory that a chosen few tokens save."""
+    float32 would take twice the memory that a chosen few tokens save. Beside the scores it gives
+    ``hidden`` again: the gradient of what else is made of that is added to as it comes by."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor) -> Tensor:
-        """``[..., h]`` and ``[h]`` give ``[...]``."""
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """``[..., h]`` and ``[h]`` give ``[...]`` and ``[..., h]``."""
         ctx.save_for_backward(hidden, weight)
+        ctx.set_materialize_grads(False)
         exact = torch.promote_types(hidden.dtype, torch.float32)
-        return torch.matmul(hidden.to(exact), weight.to(exact))
+        return torch.matmul(hidden.to(exact), weight.to(exact)), hidden
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor]:
+    def backward(
+        ctx: Any, grad: Tensor | None, passed: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Likewise in float32, each of the type of what it is the gradient of."""
+        if grad is None:
+            return passed, None
         hidden, weight = ctx.saved_tensors
         of_hidden = None
         if ctx.needs_input_grad[0]:
-            of_hidden = (grad.unsqueeze(-1) * weight.to(grad.dtype)).to(hidden.dtype)
+            exact = grad.unsqueeze(-1), weight.to(grad.dtype)
+            product = exact[0] * exact[1] if passed is None else torch.addcmul(passed, *exact)
+            of_hidden = product.to(hidden.dtype)
         rows = hidden.reshape(-1, hidden.shape[-1]).to(grad.dtype)
         return of_hidden, torch.mv(rows.t(), grad.reshape(-1)).to(weight.dtype)
 
@@ -111,9 +119,10 @@ class DepthRouter(nn.Module):
         self.threshold = exact.to(self.threshold.device)
         return self
 
-    def scores(self, hidden: Tensor) -> Tensor:
-        """Scores ``[...]`` of tokens ``[..., h]``, float32 (arXiv 2404.02258, equation 1)."""
-        found: Tensor = _Scores.apply(hidden, self.weight)
+    def scores(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores ``[...]`` of tokens ``[..., h]``, float32 (arXiv 2404.02258, equation 1), and the
+        tokens, for what else is made of them."""
+        found: tuple[Tensor, Tensor] = _Scores.apply(hidden, self.weight)
         return found
 
     def logits(self, hidden: Tensor, scores: Tensor) -> Tensor:
@@ -126,7 +135,8 @@ class DepthRouter(nn.Module):
         if self.down is None or self.up is None:
             return scores
         units = F.silu(F.linear(hidden.detach().to(self.down.dtype), self.down))
-        return _Scores.apply(units, self.up)
+        found: Tensor = _Scores.apply(units, self.up)[0]
+        return found
 
     def passes(self, logits: Tensor, scores: Tensor) -> Tensor:
         """Which tokens the rule lets in, ``[...]``, bool, each by itself.

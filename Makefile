@@ -4,7 +4,7 @@
 # make test-torch-floor  what torch decides, with the oldest torch that pyproject.toml allows
 # make test-gpu  what only a GPU can tell; GPUS=8 for all of it, GPU_FLAGS=--dry-run for none
 # make gpu-kit   one file of that, for a machine with a GPU and no network
-# make bench  what superposition costs against Megatron's own code, on an idle machine
+# make bench  what superposition and routed blocks cost against Megatron's own code, on an idle machine
 # make setup  the environment alone, into .venv (about 5 GB, once)
 # make lint   ruff and mypy
 # make lock   pin the dependencies again, from pyproject.toml

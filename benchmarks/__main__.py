@@ -18,18 +18,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-MODULES = (
-    "loss",
-    "embedding",
-    "step",
-    "data",
-    "ledger",
-    "collectives",
-    "indexing",
-    "scaling",
-    "compressed_text",
-)
 ON_GPU = ("loss", "embedding", "step")
+ON_CPU = ("depths", "data", "ledger", "collectives", "indexing", "scaling", "compressed_text")
+MODULES = (*ON_GPU, *ON_CPU)
 
 
 def main() -> int:
@@ -176,9 +167,7 @@ def _target(row: Any) -> str:
 def _table(rows: list[Any], device: str) -> Any:
     from rich.table import Table
 
-    table = Table(
-        title="Cost of superposition: ratio of medians [quartiles of the ratios turn by turn]"
-    )
+    table = Table(title="Costs: ratio of medians [quartiles of the ratios turn by turn]")
     for column in ("what", "against", "of", f"ratio on {device}", "target", ""):
         table.add_column(column)
     for row in rows:

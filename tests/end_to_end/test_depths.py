@@ -147,7 +147,6 @@ def test_what_cannot_be_is_one_sentence(runs, corpus, tmp_path: Path) -> None:
         ((ROUTED, "--mod-layers=1,3", routed), "has routers in blocks 2, 4 and this run in 1, 3"),
         ((ROUTED, "--mod-sampling=auxiliary", routed), "with --mod-sampling predictor and"),
         ((ROUTED, "--window-size=4,0"), "--window-size does not go with --mod-capacity"),
-        ((ROUTED, routed, "--grow=stack"), "--mod-capacity with --grow"),
         ((ROUTED, "--mod-parts=5"), "--mod-parts 5 does not divide --seq-length 32"),
         ((ROUTED, "--mod-layers=5"), "names block 5 of a model with 4"),
     ):

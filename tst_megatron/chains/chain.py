@@ -30,7 +30,14 @@ from tst_megatron.chains.file import (
 from tst_megatron.corpora.blend import expand_blend
 from tst_megatron.errors import UserError
 from tst_megatron.methods.method import Run
-from tst_megatron.methods.registry import active, add_arguments, check_flags, methods, run_of
+from tst_megatron.methods.registry import (
+    active,
+    add_arguments,
+    check_flags,
+    check_weights,
+    methods,
+    run_of,
+)
 from tst_megatron.recipes.keys import check_keys, read_words
 from tst_megatron.recipes.recipe import Recipe
 from tst_megatron.runs.flag_roles import Role
@@ -359,7 +366,11 @@ def _check_goes_on(before: Link, args: argparse.Namespace, run: Run) -> None:
         **vars(before.args),
         "consumed_train_samples": before.samples[1],
         "methods": {
-            part.name: {"facts": json.loads(json.dumps(part.saved()))} for part in before.run.parts
+            part.name: {
+                "facts": json.loads(json.dumps(part.saved())),
+                "has_weights": part.has_weights,
+            }
+            for part in before.run.parts
         },
     }
     # Of the same class, which knows what it does not know.
@@ -371,6 +382,7 @@ def _check_goes_on(before: Link, args: argparse.Namespace, run: Run) -> None:
         for part in run.parts
         for name in part.other_model(saved, remembered[part.name], before.last)
     }
+    check_weights(args, saved, run, before.last if may_differ else None)
     for name in Role.MODEL.value:
         one, other = (getattr(of, name, None) for of in (saved, args))
         if one != other and name not in may_differ:

@@ -86,11 +86,23 @@ class Key:
 
     def of_layer(self, layer: int) -> str:
         """The whole key, of another layer; the same where layers are an axis."""
-        if self.layer is None:
-            return f"{self.prefix}{self.own}"
+        return f"{self.prefix}{self.own}" if self.layer is None else self.numbered(layer)
+
+    def numbered(self, layer: int) -> str:
+        """The whole key, of a layer of the decoder's under its number."""
+        return f"{self.prefix}{self._before}{layer}.{self.name}"
+
+    @property
+    def with_axis(self) -> str:
+        """The whole key, where layers are an axis."""
+        return f"{self.prefix}{self._before}{self.name}"
+
+    @property
+    def _before(self) -> str:
+        """What is in front of the name, without the number."""
         assert self.name is not None
-        before = self.own[: self.own.index(f"{self.layer}.{self.name}")]
-        return f"{self.prefix}{before}{layer}.{self.name}"
+        number = "" if self.layer is None else f"{self.layer}."
+        return self.own.removesuffix(f"{number}{self.name}")
 
 
 def key_of(text: str) -> Key:

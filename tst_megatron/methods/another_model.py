@@ -59,6 +59,35 @@ def check_beside(args: argparse.Namespace, flag: str, new_optimizer: str) -> Non
         )
 
 
+def with_weights(saved: argparse.Namespace) -> str:
+    """The methods that have weights of their own in a checkpoint's model, in words; empty of none.
+
+    Args:
+        saved: the checkpoint's arguments.
+    """
+    told = getattr(saved, "methods", None) or {}
+    return " and ".join(name for name, one in told.items() if one.get("has_weights"))
+
+
+def check_on_disk(saved: argparse.Namespace, folder: Any, instead: str) -> None:
+    """Check that a checkpoint can become another one without a run, whose flags say what a method's
+    weights become.
+
+    Args:
+        saved: the checkpoint's arguments.
+        folder: of it.
+        instead: flag by which a run does it.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if names := with_weights(saved):
+        raise UserError(
+            f"{folder} has weights of {names}, of which only a run's flags say what becomes of "
+            f"them: let pretrain do it as it loads it, with {instead}"
+        )
+
+
 class FromAnotherModel(Run):
     """One such start.
 
@@ -113,12 +142,15 @@ class FromAnotherModel(Run):
         """
         raise NotImplementedError
 
-    def loading(self, load: Callable[..., Any], has_states: bool) -> Callable[..., Any]:
+    def loading(
+        self, load: Callable[..., Any], has_states: bool, complete: Callable[[Any], Any]
+    ) -> Callable[..., Any]:
         """Megatron's loading, of what the checkpoint becomes.
 
         Args:
             load: Megatron's ``load_checkpoint``.
             has_states: as above.
+            complete: as `load_checkpoint` is given it.
         """
         raise NotImplementedError
 
@@ -238,9 +270,11 @@ class FromAnotherModel(Run):
         """Not where the model is made of a checkpoint whose optimizer has no state a parameter."""
         return self._has_states or not self._is_to_be_made
 
-    def load_checkpoint(self, load: Callable[..., Any]) -> Callable[..., Any]:
+    def load_checkpoint(
+        self, load: Callable[..., Any], complete: Callable[[Any], Any]
+    ) -> Callable[..., Any]:
         """Megatron's, of what the checkpoint becomes, where it is another model's."""
-        return self.loading(load, self._has_states) if self._is_to_be_made else load
+        return self.loading(load, self._has_states, complete) if self._is_to_be_made else load
 
     def _check_training_goes_on(self, saved: argparse.Namespace, step: int) -> None:
         """The training of the first model goes on, and so it must be known where that was.

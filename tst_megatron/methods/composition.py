@@ -75,10 +75,12 @@ class Composed(Run):
             config = run.configure_model(config)
         return config
 
-    def load_checkpoint(self, load: Callable[..., Any]) -> Callable[..., Any]:
+    def load_checkpoint(
+        self, load: Callable[..., Any], complete: Callable[[Any], Any]
+    ) -> Callable[..., Any]:
         """One around the other."""
         for run in self._runs:
-            load = run.load_checkpoint(load)
+            load = run.load_checkpoint(load, complete)
         return load
 
     def goes_on_from(self, step: int) -> None:

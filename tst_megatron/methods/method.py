@@ -166,6 +166,24 @@ class Run:
         """
 
     @property
+    def has_weights(self) -> bool:
+        """Whether the model has weights of the method's own."""
+        return False
+
+    def check_made(self, args: argparse.Namespace, before: Any, step: int) -> None:
+        """Check that the method's part of the model can be made from the checkpoint of another one
+        (`other_model`), asked in place of `check_weights`.
+
+        Args:
+            args: Megatron's validated arguments.
+            before: what `saved` gave when it was written; None if the method was not on.
+            step: of the checkpoint.
+
+        Raises:
+            UserError: it cannot.
+        """
+
+    @property
     def reads_optimizer(self) -> bool:
         """Whether the optimizer's state is read of the checkpoint that is to be loaded."""
         return True
@@ -223,8 +241,16 @@ class Run:
         """
         return config
 
-    def load_checkpoint(self, load: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap Megatron's ``load_checkpoint``; what it is given is what is called."""
+    def load_checkpoint(
+        self, load: Callable[..., Any], complete: Callable[[Any], Any]
+    ) -> Callable[..., Any]:
+        """Wrap Megatron's ``load_checkpoint``; what it is given is what is called.
+
+        Args:
+            load: that.
+            complete: gives the plan of a checkpoint that is made of another model's, and knows
+                nothing of other methods, what theirs lack in it.
+        """
         return load
 
     def goes_on_from(self, step: int) -> None:
@@ -419,6 +445,17 @@ class Method:
             The end of a sentence that begins with the checkpoint's name.
         """
         return None
+
+    def complete(self, plan: Any, args: argparse.Namespace) -> Any:
+        """What the method's weights become in a checkpoint that is planned of another model's.
+
+        Asked of every method, whether the run has it or not: the other model may have had it.
+
+        Args:
+            plan: a `tst_megatron.checkpoints.derived.Plan`, with copies of whatever a layer has.
+            args: Megatron's validated arguments.
+        """
+        return plan
 
     def why_not_exported(self, before: Any, args: argparse.Namespace) -> str | None:
         """Why a checkpoint's model is none that transformers could run; None where it may be one.

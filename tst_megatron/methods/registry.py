@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from tst_megatron.errors import UserError
 from tst_megatron.methods.composition import Composed
@@ -183,6 +184,46 @@ def run_of(args: argparse.Namespace) -> Run:
     for run in runs:
         run.check_with([other for other in runs if other is not run])
     return _composed(runs)
+
+
+def check_weights(
+    args: argparse.Namespace, saved: argparse.Namespace, run: Run, made_at: int | None
+) -> None:
+    """Check that the run's methods, and those that it is without, can have a checkpoint's weights.
+
+    Args:
+        args: Megatron's validated arguments.
+        saved: the checkpoint's.
+        run: what the run's methods make of it.
+        made_at: the checkpoint's step, where the model is made from it as from another one; None
+            where it is the same.
+
+    Raises:
+        UserError: one cannot.
+    """
+    parts = {part.name: part for part in run.parts}
+    for method in methods():
+        before = method.remembered(saved)
+        part = parts.get(method.name)
+        if made_at is not None:
+            if part is not None:
+                part.check_made(args, before, made_at)
+        elif part is not None:
+            part.check_weights(args, before)
+        elif before is not None and (why := method.why_not_without(before)) is not None:
+            raise UserError(f"the checkpoint in {args.load or args.pretrained_checkpoint} {why}")
+
+
+def complete(plan: Any, args: argparse.Namespace) -> Any:
+    """What the methods make of a checkpoint that is planned of another model's.
+
+    Args:
+        plan: by one that starts a run from it.
+        args: Megatron's validated arguments.
+    """
+    for method in methods():
+        plan = method.complete(plan, args)
+    return plan
 
 
 def _composed(runs: Sequence[Run]) -> Run:

@@ -51,6 +51,10 @@ def print_plan(console: Console, name: str | None, plan: RunPlan) -> None:
     console.print()
     for table in (_recomputation(plan), _schedule(plan), _work(plan), _time(plan)):
         print_table(console, table)
+    if len(plan.balance.shares) > 1:
+        shares = ", ".join(f"{share:.1%}" for share in plan.balance.shares)
+        console.print(f"Of a step's work the pipeline stages do {shares}.")
+        console.print()
     if plan.collectives:
         print_table(console, _collectives(plan))
     console.print(

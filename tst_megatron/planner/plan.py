@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tst_megatron.planner.activations import Recomputation
+from tst_megatron.planner.balance import Balance, balance_of
 from tst_megatron.planner.counts import (
     Parameters,
     PipelineStage,
@@ -119,6 +120,7 @@ class RunPlan:
     collectives_stage: int
     time: StepTime
     bubble: float
+    balance: Balance
     notes: tuple[str, ...] = field(default=())
     setting: str = ""
 
@@ -178,7 +180,11 @@ class RunPlan:
                 "bubble": self.time.bubble,
                 "mfu": self.predicted_mfu,
             },
-            "pipeline": {"bubble": self.bubble},
+            "pipeline": {
+                "bubble": self.bubble,
+                "work_shares": list(self.balance.shares),
+                "even_layout": self.balance.layout,
+            },
             "collectives": {
                 "rank": self.gpus[self.collectives_stage].built.ranks[0],
                 "per_step": [_collective_as_json(one, self.gpu) for one in self.collectives],
@@ -249,6 +255,7 @@ def _plan(
         range(len(pipeline)), key=lambda s: sum(one.seconds(gpu) for one in collectives[s])
     )
     steps = _steps(args, pipeline, course)
+    balance = balance_of(args, pipeline, course)
     return RunPlan(
         gpu=gpu,
         num_gpus=args.world_size,
@@ -265,7 +272,8 @@ def _plan(
         collectives_stage=busiest,
         time=step_time(args, gpu, precision, pipeline, course, collectives, assumptions.efficiency),
         bubble=bubble(args),
-        notes=(*_notes(args), *course.terms.notes(args, course.stages)),
+        balance=balance,
+        notes=(*_notes(args), *balance.notes, *course.terms.notes(args, course.stages)),
         setting=course.setting,
     )
 

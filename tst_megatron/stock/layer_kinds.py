@@ -43,6 +43,22 @@ def kinds_of(args: Any) -> str:
     )
 
 
+def are_numbered(args: Any) -> bool:
+    """Whether a model's layers are saved under a number each (``TransformerBlock`` and
+    ``HybridStack``), and not with an axis of layers.
+
+    Args:
+        args: Megatron's arguments, a run's or a checkpoint's.
+    """
+    if pattern_of(args) is not None:
+        return True
+    for name in ("moe_layer_freq", "linear_attention_freq"):
+        value = getattr(args, name, None)
+        if isinstance(value, list | tuple) or (isinstance(value, int) and value > 1):
+            return True
+    return False
+
+
 def _of_each(given: Any, layers: int, is_one: Callable[[int, int], bool]) -> list[int]:
     """A list as it is; what a number says of each layer."""
     if isinstance(given, int):

@@ -34,6 +34,7 @@ from megatron.training import training as trainer
 from tst_megatron.errors import was_interrupted
 from tst_megatron.methods.events import Evaluated, Listener, LoggedStep, Progress, Scalar, Scored
 from tst_megatron.methods.method import Evaluation, Run
+from tst_megatron.methods.registry import complete
 from tst_megatron.runs.stages import NEXT_TOKEN_LOSS, stage_at
 from tst_megatron.trainer.datasets import DatasetsProvider
 from tst_megatron.trainer.live_comparison import LiveComparison
@@ -143,7 +144,9 @@ class _Hooks:
         self.pace = Pace()
         self._logged = self.progress.now
         self.losses = LossAverages(tuple({NEXT_TOKEN_LOSS, *(s.loss for s in run.stages)}))
-        self.load_checkpoint = run.load_checkpoint(_ORIGINALS["load_checkpoint"])
+        self.load_checkpoint = run.load_checkpoint(
+            _ORIGINALS["load_checkpoint"], partial(complete, args=args)
+        )
         self._has_started = False
         self._on_test_set = False
 

@@ -21,7 +21,7 @@ from tst_megatron.checkpoints.steps import Checkpoint
 from tst_megatron.checkpoints.wholeness import has_file_a_rank
 from tst_megatron.errors import UserError
 from tst_megatron.methods.method import Run
-from tst_megatron.methods.registry import methods
+from tst_megatron.methods.registry import check_weights, methods
 from tst_megatron.trainer.checkpoint_choice import checkpoint_of
 from tst_megatron.trainer.same_tokenizer import check_same_tokenizer, remembered_tokenizer
 
@@ -38,6 +38,7 @@ def remember(args: argparse.Namespace, run: Run) -> None:
         part.name: {
             "stages": [stage.as_json() for stage in part.stages],
             "facts": part.saved(),
+            "has_weights": part.has_weights,
         }
         for part in run.parts
     }
@@ -63,16 +64,16 @@ def check_resume(args: argparse.Namespace, run: Run) -> argparse.Namespace | Non
     saved: argparse.Namespace | None = saved_state(chosen).get("args")
     if saved is None:
         return None
-    _check_weights(args, run, saved)
     if chosen.is_pretrained or args.finetune:
+        check_weights(args, saved, run, None)
         return None
     parts = {part.name: part for part in run.parts}
     remembered = {method.name: method.remembered(saved) for method in methods()}
+    step = chosen.step or 0
     may_differ = {
-        name
-        for part in run.parts
-        for name in part.other_model(saved, remembered[part.name], chosen.step or 0)
+        name for part in run.parts for name in part.other_model(saved, remembered[part.name], step)
     }
+    check_weights(args, saved, run, step if may_differ else None)
     _check_shape(args, chosen, saved, may_differ)
     if all(part.reads_optimizer for part in run.parts):
         _check_optimizer(args, chosen, saved)
@@ -85,26 +86,11 @@ def check_resume(args: argparse.Namespace, run: Run) -> argparse.Namespace | Non
     for method in methods():
         before = remembered[method.name]
         if method.name in parts:
-            parts[method.name].resume(args, before, chosen.step or 0)
+            parts[method.name].resume(args, before, step)
         elif before is not None and args.rank == 0:
             # Without the method's flags the run is Megatron's own, and so may be meant.
             logger.warning("The checkpoint in %s %s.", args.load, method.goes_on_without(before))
     return saved if chosen.step else None
-
-
-def _check_weights(args: argparse.Namespace, run: Run, saved: argparse.Namespace) -> None:
-    """Check that the run's methods, and those that it is without, can have a checkpoint's weights.
-
-    Raises:
-        UserError: one cannot.
-    """
-    parts = {part.name: part for part in run.parts}
-    for method in methods():
-        before = method.remembered(saved)
-        if method.name in parts:
-            parts[method.name].check_weights(args, before)
-        elif before is not None and (why := method.why_not_without(before)) is not None:
-            raise UserError(f"the checkpoint in {args.load or args.pretrained_checkpoint} {why}")
 
 
 def ledger_before(args: argparse.Namespace) -> Path:

@@ -89,7 +89,7 @@ class RoutedBlock:
             The same shape, and the context that the layer gives.
         """
         router = self.depth_router
-        scores = router.scores(hidden_states)
+        scores, hidden_states = router.scores(hidden_states)
         logits = router.logits(hidden_states, scores)
         if self._takes_the_highest():
             return self._highest(hidden_states, scores, logits, attention_mask, kwargs)
@@ -116,7 +116,7 @@ class RoutedBlock:
         positions = self._by_rank(scores, number, parts)
         if self.training:  # type: ignore[attr-defined]  # the layer's
             scores = self._trained(scores, logits, positions, parts)
-        rows = taken(hidden, positions)
+        rows, hidden = taken(hidden, positions)
         places = depths.split.places(positions, length)
         given = _given(kwargs, places, packed, depths.split, is_whole=False)
         out, context = super().forward(  # type: ignore[misc]  # the layer's
@@ -191,8 +191,8 @@ class RoutedBlock:
         self._tell(scores, passes, packed)
         chosen = passing(passes, *self._places(passes, length))
         if not chosen.positions.shape[0]:
-            return hidden, kwargs.get("context")
-        rows = taken(whole, chosen.positions)
+            return _viewless(hidden), kwargs.get("context")
+        rows, whole = taken(whole, chosen.positions)
         given = _given(kwargs, chosen.positions, packed, split, is_whole=True, fills=chosen.fills)
         own_rows = split.own(rows)
         # Of nothing but padding, an auxiliary loss of experts is 0 / 0.

@@ -7,6 +7,7 @@ which no token before it attends to.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,10 +71,37 @@ def passing(passes: Tensor, unit: int, least: int = 0) -> Chosen:
     return Chosen(positions, fills)
 
 
-def taken(sequence: Tensor, positions: Tensor) -> Tensor:
-    """Rows ``[k, b, h]`` of a sequence ``[L, b, h]`` at positions ``[k, b]``."""
-    rows = sequence.reshape(-1, sequence.shape[-1]).index_select(0, _flat(positions))
-    return rows.view(*positions.shape, -1)
+def taken(sequence: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows ``[k, b, h]`` of a sequence ``[L, b, h]`` at positions ``[k, b]``, and the sequence,
+    for what else is made of it."""
+    found: tuple[Tensor, Tensor] = _Taken.apply(sequence, positions)
+    return found
+
+
+class _Taken(torch.autograd.Function):
+    """The gradient of the rows is added to that of the sequence where it comes by: as a tensor of
+    its own it would be one of zeros but for a few rows, as large as the sequence."""
+
+    @staticmethod
+    def forward(ctx: Any, sequence: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """As `taken`."""
+        ctx.save_for_backward(positions)
+        ctx.shape = sequence.shape
+        ctx.set_materialize_grads(False)
+        rows = sequence.reshape(-1, sequence.shape[-1]).index_select(0, _flat(positions))
+        return rows.view(*positions.shape, -1), sequence
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad: Tensor | None, passed: Tensor | None
+    ) -> tuple[Tensor | None, None]:
+        """Of the sequence."""
+        if grad is None:
+            return passed, None
+        (positions,) = ctx.saved_tensors
+        if passed is None:
+            passed = grad.new_zeros(ctx.shape)
+        return added(passed, positions, grad), None
 
 
 def added(sequence: Tensor, positions: Tensor, rows: Tensor) -> Tensor:

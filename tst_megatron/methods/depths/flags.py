@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         metavar="STEPS",
         help="begin with all tokens in every block and halve the share in equal stages of so many "
-        "steps together (default 0)",
+        "steps together, from where the model has routers (default 0)",
     )
     group.add_argument(
         "--mod-parts",

@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tst_megatron.methods.depths import flags
 from tst_megatron.methods.depths.combinations import check_beside
@@ -15,6 +15,9 @@ from tst_megatron.stock.layer_kinds import pattern_of
 
 CODE = Path(__file__).with_name("modeling_routed.py")
 """Of models that leave Megatron."""
+
+if TYPE_CHECKING:
+    from tst_megatron.checkpoints.derived import Plan
 
 
 class DepthMethod(Method):
@@ -52,6 +55,16 @@ class DepthMethod(Method):
             f"has {number} routed blocks, which this run has not: give the --mod- flags that it "
             "was trained with"
         )
+
+    def goes_on_without(self, before: Any) -> str:
+        """A model that is made of it has none of its routers."""
+        return f"has {len(before['blocks'])} routed blocks, and this run goes on without routers"
+
+    def complete(self, plan: "Plan", args: argparse.Namespace) -> "Plan":
+        """As `made.complete`."""
+        from tst_megatron.methods.depths.made import complete
+
+        return complete(plan, args)
 
     def why_not_exported(self, before: Any, args: argparse.Namespace) -> str | None:
         """Chance is no rule, and half a layer is no block of a family's."""

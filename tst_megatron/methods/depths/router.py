@@ -35,6 +35,11 @@ class Rule:
     decay: float = 0.99
 
     @property
+    def has_predictor(self) -> bool:
+        """Whether a router has parameters beside the score's."""
+        return self.sampling == "predictor" and self.choice == "router"
+
+    @property
     def steps_by_rank(self) -> int:
         """Steps that take the highest scores before a threshold is one."""
         return round(1 / (1 - self.decay))
@@ -42,22 +47,30 @@ class Rule:
 
 class _Scores(torch.autograd.Function):
     """``hidden · weight`` in float32, which keeps ``hidden`` for the gradient as it is: a copy in
-    float32 would take twice the memory that a chosen few tokens save."""
+    float32 would take twice the memory that a chosen few tokens save. Beside the scores it gives
+    ``hidden`` again: the gradient of what else is made of that is added to as it comes by."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor) -> Tensor:
-        """``[..., h]`` and ``[h]`` give ``[...]``."""
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """``[..., h]`` and ``[h]`` give ``[...]`` and ``[..., h]``."""
         ctx.save_for_backward(hidden, weight)
+        ctx.set_materialize_grads(False)
         exact = torch.promote_types(hidden.dtype, torch.float32)
-        return torch.matmul(hidden.to(exact), weight.to(exact))
+        return torch.matmul(hidden.to(exact), weight.to(exact)), hidden
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor]:
+    def backward(
+        ctx: Any, grad: Tensor | None, passed: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Likewise in float32, each of the type of what it is the gradient of."""
+        if grad is None:
+            return passed, None
         hidden, weight = ctx.saved_tensors
         of_hidden = None
         if ctx.needs_input_grad[0]:
-            of_hidden = (grad.unsqueeze(-1) * weight.to(grad.dtype)).to(hidden.dtype)
+            exact = grad.unsqueeze(-1), weight.to(grad.dtype)
+            product = exact[0] * exact[1] if passed is None else torch.addcmul(passed, *exact)
+            of_hidden = product.to(hidden.dtype)
         rows = hidden.reshape(-1, hidden.shape[-1]).to(grad.dtype)
         return of_hidden, torch.mv(rows.t(), grad.reshape(-1)).to(weight.dtype)
 
@@ -87,18 +100,14 @@ class DepthRouter(nn.Module):
     ) -> None:
         super().__init__()
         self.rule = rule
-        draw = torch.Generator().manual_seed(seed * _SEEDS_A_RUN + block)
-
-        def drawn(*shape: int) -> nn.Parameter:
-            numbers = torch.randn(shape, generator=draw) * std
-            return nn.Parameter(numbers.to(like.device, like.dtype))
-
-        self.weight = drawn(hidden_size)
-        self.down: nn.Parameter | None = None
-        self.up: nn.Parameter | None = None
-        if rule.sampling == "predictor" and rule.choice == "router":
-            units = units_of(hidden_size)
-            self.down, self.up = drawn(units, hidden_size), drawn(units)
+        drawn = {
+            name: nn.Parameter(numbers.to(like.device, like.dtype))
+            for name, numbers in first_numbers(
+                hidden_size, rule.has_predictor, std, seed, block
+            ).items()
+        }
+        self.weight = drawn["weight"]
+        self.down, self.up = drawn.get("down"), drawn.get("up")
         self.register_buffer("threshold", torch.zeros((), device=like.device))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64, device=like.device))
 
@@ -110,9 +119,10 @@ class DepthRouter(nn.Module):
         self.threshold = exact.to(self.threshold.device)
         return self
 
-    def scores(self, hidden: Tensor) -> Tensor:
-        """Scores ``[...]`` of tokens ``[..., h]``, float32 (arXiv 2404.02258, equation 1)."""
-        found: Tensor = _Scores.apply(hidden, self.weight)
+    def scores(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores ``[...]`` of tokens ``[..., h]``, float32 (arXiv 2404.02258, equation 1), and the
+        tokens, for what else is made of them."""
+        found: tuple[Tensor, Tensor] = _Scores.apply(hidden, self.weight)
         return found
 
     def logits(self, hidden: Tensor, scores: Tensor) -> Tensor:
@@ -125,7 +135,8 @@ class DepthRouter(nn.Module):
         if self.down is None or self.up is None:
             return scores
         units = F.silu(F.linear(hidden.detach().to(self.down.dtype), self.down))
-        return _Scores.apply(units, self.up)
+        found: Tensor = _Scores.apply(units, self.up)[0]
+        return found
 
     def passes(self, logits: Tensor, scores: Tensor) -> Tensor:
         """Which tokens the rule lets in, ``[...]``, bool, each by itself.
@@ -156,6 +167,26 @@ class DepthRouter(nn.Module):
         """
         self.threshold.mul_(self.rule.decay).add_((1 - self.rule.decay) * score)
         self.steps.add_(1)
+
+
+def first_numbers(
+    hidden_size: int, has_predictor: bool, std: float, seed: int, block: int
+) -> dict[str, Tensor]:
+    """The first parameters of a router, by their names in it, float32, on the CPU.
+
+    Args:
+        hidden_size: h.
+        has_predictor: whether a predictor's are among them.
+        std: of them.
+        seed: of the run.
+        block: number of the block.
+    """
+    draw = torch.Generator().manual_seed(seed * _SEEDS_A_RUN + block)
+    shapes: dict[str, tuple[int, ...]] = {"weight": (hidden_size,)}
+    if has_predictor:
+        units = units_of(hidden_size)
+        shapes |= {"down": (units, hidden_size), "up": (units,)}
+    return {name: torch.randn(shape, generator=draw) * std for name, shape in shapes.items()}
 
 
 def mark(router: DepthRouter, config: Any) -> None:

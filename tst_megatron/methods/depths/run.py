@@ -6,7 +6,6 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from tst_megatron.errors import UserError
-from tst_megatron.methods.another_model import FromAnotherModel
 from tst_megatron.methods.depths import flags
 from tst_megatron.methods.depths.settings import CAPACITY, LEAST, Routing, ranks_of
 from tst_megatron.methods.events import Listener
@@ -34,6 +33,9 @@ class DepthRun(Run):
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
         self._shares = flags.capacities(args.mod_capacity)
+        # Steps of a model without routers that this one was made from.
+        self._since = 0
+        self._is_made = False
 
     @cached_property
     def routing(self) -> Routing:
@@ -53,7 +55,7 @@ class DepthRun(Run):
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """One of the capacity; before it, those of the warm-up."""
+        """One of the capacity; before it, those of the warm-up, and of a model without routers."""
         return self.stages_of(train_steps(self._args))
 
     def stages_of(self, train_iters: int) -> tuple[Stage, ...]:
@@ -65,7 +67,8 @@ class DepthRun(Run):
         sizes = BatchSizes.from_args(self._args)
         whole = sizes.samples_of_steps(train_iters)
         ends = self._ends_of_warmup(train_iters)
-        stages, begin = [], 0
+        begin = min(sizes.samples_of_steps(self._since), whole)
+        stages = [Stage(ORDINARY, begin, facts={CAPACITY: 1.0, LEAST: 0.0})] if begin else []
         for least, step in ends:
             end = sizes.samples_of_steps(step)
             stages.append(self._stage(end - begin, least))
@@ -74,12 +77,14 @@ class DepthRun(Run):
 
     def _ends_of_warmup(self, train_iters: int) -> list[tuple[float, int]]:
         """(capacity that no block has less of, the step it ends after), one a halving."""
-        steps = int(self._args.mod_warmup_steps)
+        steps, first = int(self._args.mod_warmup_steps), self._since
         if not steps:
             return []
-        if steps >= train_iters > 0:
+        if first + steps >= train_iters > 0:
+            after = f", of which {first:,} are before its routers," if first else ""
             raise UserError(
-                f"--mod-warmup-steps {steps:,} is the whole run of {train_iters:,}: give fewer"
+                f"--mod-warmup-steps {steps:,} is the whole run of {train_iters:,}{after}: give "
+                "fewer"
             )
         shares, share = [], 1.0
         while share > min(self._shares):
@@ -90,7 +95,7 @@ class DepthRun(Run):
                 f"--mod-warmup-steps {steps} is less than a step for each of {len(shares)} "
                 f"halvings down to {min(self._shares):g}: give {len(shares)} or more"
             )
-        return [(one, steps * place // len(shares)) for place, one in enumerate(shares, 1)]
+        return [(one, first + steps * place // len(shares)) for place, one in enumerate(shares, 1)]
 
     def _stage(self, samples: int, least: float) -> Stage:
         shares = [max(one, least) for one in sorted(self._shares)]
@@ -121,6 +126,7 @@ class DepthRun(Run):
             "threshold_decay": routing.decay,
             "parts": routing.parts,
             "warmup_steps": int(self._args.mod_warmup_steps),
+            "since_step": self._since,
         }
 
     def check(self, args: argparse.Namespace) -> None:
@@ -142,15 +148,23 @@ class DepthRun(Run):
             f"of a sequence{parts}"
         )
 
-    def check_with(self, others: Sequence[Run]) -> None:
-        """Check that the run does not start from a checkpoint of another model, which is made
-        without routers."""
-        for other in others:
-            if isinstance(other, FromAnotherModel):
-                raise UserError(
-                    f"--mod-capacity with {other.flag}: the model that is made of the other one's "
-                    "checkpoint has no routers yet, so train the one or the other"
-                )
+    @property
+    def has_weights(self) -> bool:
+        """Routers."""
+        return True
+
+    def check_made(self, args: argparse.Namespace, before: Any, step: int) -> None:
+        """Routers of the other model can be this one's; which of them are is said as it is loaded.
+
+        Raises:
+            UserError: they go by another rule.
+        """
+        self._is_made = True
+        if before is None:
+            self._since = step
+            return
+        self._since = int(before["since_step"])
+        self._check_rule(f"the checkpoint in {args.load}", before)
 
     def check_weights(self, args: argparse.Namespace, before: Any) -> None:
         """Routers are where they were, with predictors or without.
@@ -173,6 +187,10 @@ class DepthRun(Run):
                 f"{start} has routers in blocks {theirs} and this run in {ours}: name them with "
                 "--mod-layers"
             )
+        self._check_rule(start, before)
+
+    def _check_rule(self, start: str, before: Any) -> None:
+        now = self.saved()
         if any(now[name] != before[name] for name in ("sampling", "choice")):
             told = " and ".join(f"--mod-{name} {before[name]}" for name in ("sampling", "choice"))
             raise UserError(
@@ -181,7 +199,10 @@ class DepthRun(Run):
             )
 
     def resume(self, args: argparse.Namespace, before: Any, step: int) -> None:
-        """It is the same run: with the same capacities, parts and warm-up, too."""
+        """It is made of another, or the same run: of the same capacities, parts and warm-up."""
+        if self._is_made:
+            return
+        self._since = int(before["since_step"])
         now = self.saved()
         differ = [name for name in now if before.get(name) != now[name]]
         if differ:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from tst_megatron.errors import UserError
+from tst_megatron.methods.another_model import check_on_disk
 from tst_megatron.methods.growth.flags import add_details, check, is_on
 from tst_megatron.methods.growth.layers import OPERATORS
 from tst_megatron.methods.growth.width import SIZES, in_words
@@ -77,6 +78,7 @@ def main(args: argparse.Namespace) -> None:
     saved = Saved(step_folder(args.small, args.step))
     keeps = args.grow_optimizer == "keep"
     before = saved.args
+    check_on_disk(before, args.small, "--grow")
     layers = getattr(before, "num_layers", 0) if args.num_layers is None else args.num_layers
     wide = {"width": args.grow_width, "wide": wide_args(before, args)}
     growth = GrowthFlags(args.grow, layers, args.grow_noise, keeps, args.seed, **wide)

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from tst_megatron.errors import UserError
-from tst_megatron.methods.another_model import FromAnotherModel
+from tst_megatron.methods.another_model import FromAnotherModel, with_weights
 from tst_megatron.methods.growth.flags import in_words
 from tst_megatron.methods.growth.layers import GrowthFlags, grown_layers
 from tst_megatron.methods.growth.width import MAY_DIFFER, small_in_words, width_between
@@ -66,6 +66,11 @@ class GrownRun(FromAnotherModel):
         sizes = {}
         if args.grow_width is not None:
             sizes = {"sizes": width_between(args.grow_width, saved, args).changed}
+            if names := with_weights(saved):
+                raise UserError(
+                    f"the checkpoint in {args.load} has weights of {names}, which are not known to "
+                    "widen: grow in depth, with --grow, or train the wide model from the start"
+                )
             optimizer = getattr(saved, "optimizer", "adam")
             if args.grow_optimizer == "keep" and optimizer != "adam":
                 raise UserError(
@@ -80,7 +85,9 @@ class GrownRun(FromAnotherModel):
             )
         return {"layers": [layers.small, len(layers.sources)], **sizes}
 
-    def loading(self, load: Callable[..., Any], has_states: bool) -> Callable[..., Any]:
+    def loading(
+        self, load: Callable[..., Any], has_states: bool, complete: Callable[[Any], Any]
+    ) -> Callable[..., Any]:
         """Of the grown model."""
         from tst_megatron.checkpoints.unwritten import load_planned
         from tst_megatron.methods.growth.plan import plan_of
@@ -91,7 +98,7 @@ class GrownRun(FromAnotherModel):
         wide = {"width": args.grow_width, "wide": args}
         growth = GrowthFlags(args.grow, large, args.grow_noise, keeps, int(args.seed), **wide)
         plan = partial(plan_of, growth=growth, has_optimizer=has_states)
-        return partial(load_planned, load, plan, has_states)
+        return partial(load_planned, load, lambda saved: complete(plan(saved)), has_states)
 
     def not_made(self) -> str:
         """Of a model of this size."""

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from tst_megatron.errors import UserError
+from tst_megatron.methods.another_model import check_on_disk
 from tst_megatron.methods.upcycling.experts import OF_EXPERTS, Upcycling
 from tst_megatron.methods.upcycling.flags import add_details, check_details
 
@@ -66,6 +67,7 @@ def main(args: argparse.Namespace) -> None:
     check_details(args)
     check_is_free(args.out)
     saved = Saved(step_folder(args.dense, args.step))
+    check_on_disk(saved.args, args.dense, "--upcycle-from")
     model = model_args(saved.args, args)
     plan = plan_of(saved, model, Upcycling.of(args))
     with ByteProgress(Console(stderr=True), "written", plan.new_bytes) as progress:

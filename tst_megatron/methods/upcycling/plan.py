@@ -40,7 +40,7 @@ from tst_megatron.methods.upcycling.experts import (
     made_of,
 )
 from tst_megatron.methods.upcycling.values import Values
-from tst_megatron.stock.layer_kinds import pattern_of
+from tst_megatron.stock.layer_kinds import are_numbered, pattern_of
 
 _MLP = re.compile(r"mlp\.(?P<part>linear_fc[12])\.(?P<kind>weight|bias|_extra_state)")
 _EXPERT = re.compile(r"mlp\.experts\.experts\.(?P<part>linear_fc[12])\.(?P<kind>\w+)")
@@ -156,7 +156,7 @@ class _Planned:
         self._has_optimizer = has_optimizer
         self._values = Values(experts, how, _seed(saved.args, how))
         self._num_layers = int(saved.args.num_layers)
-        self._has_numbers = _has_numbers(args)
+        self._has_numbers = are_numbered(args)
         # The optimizer's copy of each parameter, where it has one.
         self._masters = {
             key.own: text
@@ -519,19 +519,6 @@ def _with_axis(content: Copied | Zeros | Made) -> Copied | Zeros | Made:
         make = content.make
         return Made(lambda: make()[None], content.same)
     return content
-
-
-def _has_numbers(args: Any) -> bool:
-    """Whether a model's layers are saved under a number each (``TransformerBlock`` and
-    ``HybridStack``), and not with an axis of layers.
-    """
-    if pattern_of(args) is not None:
-        return True
-    for name in ("moe_layer_freq", "linear_attention_freq"):
-        value = getattr(args, name, None)
-        if isinstance(value, list | tuple) or (isinstance(value, int) and value > 1):
-            return True
-    return False
 
 
 def _seed(args: Namespace, how: Upcycling) -> int:

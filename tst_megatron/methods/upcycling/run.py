@@ -93,14 +93,16 @@ class UpcycledRun(FromAnotherModel):
             )
         return made
 
-    def loading(self, load: Callable[..., Any], has_states: bool) -> Callable[..., Any]:
+    def loading(
+        self, load: Callable[..., Any], has_states: bool, complete: Callable[[Any], Any]
+    ) -> Callable[..., Any]:
         """Of the model with experts."""
         from tst_megatron.checkpoints.unwritten import load_planned
         from tst_megatron.methods.upcycling.plan import plan_of
 
         how = Upcycling.of(self._args)
         plan = partial(plan_of, args=self._args, how=how, has_optimizer=has_states)
-        return partial(load_planned, load, plan, has_states)
+        return partial(load_planned, load, lambda saved: complete(plan(saved)), has_states)
 
     def not_made(self) -> str:
         """Of a model with as many experts."""

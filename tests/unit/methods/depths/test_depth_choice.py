@@ -58,7 +58,7 @@ def test_rows_go_out_and_back(batch: int) -> None:
     sequence = torch.randn(length, batch, hidden, dtype=torch.float64, requires_grad=True)
     order = torch.stack([torch.randperm(length)[:number].sort().values for _ in range(batch)], 1)
     change = torch.randn(number, batch, hidden, dtype=torch.float64, requires_grad=True)
-    rows = taken(sequence, order)
+    rows, _ = taken(sequence, order)
     found = added(sequence, order, change)
     for column in range(batch):
         assert torch.equal(rows[:, column], sequence[order[:, column], column])
@@ -67,6 +67,8 @@ def test_rows_go_out_and_back(batch: int) -> None:
             expected[at] += change[place, column]
         assert torch.equal(found[:, column], expected)
     assert torch.autograd.gradcheck(
-        lambda x, y: (taken(x, order) * y).sum() + added(x, order, y).square().sum(),
+        lambda x, y: (
+            (taken(x, order)[0] * y).sum() + added(taken(x, order)[1], order, y).square().sum()
+        ),
         (sequence, change),
     )

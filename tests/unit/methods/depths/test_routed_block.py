@@ -198,7 +198,7 @@ def test_with_a_score_of_one_and_every_token_it_is_the_plain_block(build, genera
     block.eval()
     now.ranks_in_validation = True
     hidden, grad = draw(generator)
-    block.depth_router.scores = lambda rows: torch.ones(rows.shape[:-1], dtype=rows.dtype)
+    block.depth_router.scores = lambda x: (torch.ones(x.shape[:-1], dtype=x.dtype), x)
     out, _ = block(hidden_states=hidden, attention_mask=None, rotary_pos_emb=table(model))
     expected, _ = plain(block)(hidden, attention_mask=None, rotary_pos_emb=table(model))
     assert torch.allclose(out, expected, rtol=1e-12, atol=1e-12)
@@ -212,7 +212,7 @@ def test_a_router_in_16_bits_reads_a_residual_stream_in_32() -> None:
 
     router = DepthRouter(H, Rule(), 0.02, seed=3, block=2, like=torch.zeros(1)).bfloat16()
     hidden = torch.randn(L, B, H, requires_grad=True)
-    scores = router.scores(hidden)
+    scores, _ = router.scores(hidden)
     assert scores.dtype == torch.float32
     (router.logits(hidden, scores).sum() + scores.sum()).backward()
     assert hidden.grad.dtype == torch.float32

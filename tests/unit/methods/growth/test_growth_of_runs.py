@@ -64,7 +64,7 @@ def test_stages_are_the_models():
     assert not again.other_model(saved(num_layers=4), facts, 7)
     again.resume(args(), facts, 7)
     assert again.stages == run.stages
-    assert again.load_checkpoint(print) is print
+    assert again.load_checkpoint(print, print) is print
     # And grown once more.
     hop = GrownRun(args(num_layers=8))
     hop.other_model(saved(num_layers=4, consumed_train_samples=20), facts, 5)

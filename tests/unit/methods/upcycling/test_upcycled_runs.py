@@ -83,7 +83,7 @@ def test_stages_are_the_models():
     assert not again.other_model(saved(num_experts=4), facts, 7)
     again.resume(args(), facts, 7)
     assert again.stages == run.stages
-    assert again.load_checkpoint(print) is print
+    assert again.load_checkpoint(print, print) is print
     # And more of them, in another folder.
     hop = UpcycledRun(args(num_experts=8, load="experts", save="more"))
     hop.other_model(saved(num_experts=4, consumed_train_samples=20), facts, 5)

@@ -163,7 +163,7 @@ class DepthRun(Run):
         if before is None:
             self._since = step
             return
-        self._since = int(before["since_step"])
+        self._since = int(before.get("since_step", 0))
         self._check_rule(f"the checkpoint in {args.load}", before)
 
     def check_weights(self, args: argparse.Namespace, before: Any) -> None:
@@ -202,7 +202,7 @@ class DepthRun(Run):
         """It is made of another, or the same run: of the same capacities, parts and warm-up."""
         if self._is_made:
             return
-        self._since = int(before["since_step"])
+        self._since = int(before.get("since_step", 0))
         now = self.saved()
         differ = [name for name in now if before.get(name) != now[name]]
         if differ:

@@ -1,10 +1,8 @@
 """Which runs the depths study asks for, and what its report says of ledgers with known figures."""
 
 import gzip
-import importlib
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,17 +18,8 @@ LEVELS = {1: 0.02, 2: -0.03, 3: 0.01}
 
 
 @pytest.fixture(scope="module")
-def example() -> Iterator[SimpleNamespace]:
-    """The example's modules, whose names other examples have, too."""
-    others = {name: sys.modules.pop(name) for name in MODULES if name in sys.modules}
-    sys.path.insert(0, str(FOLDER))
-    try:
-        yield SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
-    finally:
-        sys.path.remove(str(FOLDER))
-        for name in MODULES:
-            sys.modules.pop(name, None)
-        sys.modules.update(others)
+def example(modules_of) -> SimpleNamespace:
+    return modules_of("depths-study", *MODULES)
 
 
 def keep(ledgers: Path, run: Any, loss: float, flops: float | None = None) -> None:

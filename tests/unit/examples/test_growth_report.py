@@ -1,11 +1,10 @@
 """What the growth study's report says of ledgers that are made with known differences."""
 
 import gzip
-import importlib
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,17 +27,8 @@ SLOPES = {"2L": 0.10, "8L": 0.25, "4L": 0.12, "4L-8x": 0.2}
 
 
 @pytest.fixture(scope="module")
-def example() -> Iterator[SimpleNamespace]:
-    """The example's modules, whose names other examples have, too."""
-    others = {name: sys.modules.pop(name) for name in MODULES if name in sys.modules}
-    sys.path.insert(0, str(FOLDER))
-    try:
-        yield SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
-    finally:
-        sys.path.remove(str(FOLDER))
-        for name in MODULES:
-            sys.modules.pop(name, None)
-        sys.modules.update(others)
+def example(modules_of) -> SimpleNamespace:
+    return modules_of("growth-study", *MODULES)
 
 
 @pytest.fixture

@@ -111,6 +111,10 @@ def test_a_run_says_what_it_will_do_and_which_stage_begins(runs, corpus) -> None
         for name in ("both", "ordinary")
         if (lines := runs[name][1].output.splitlines())
     }
+    in_bits = [line for line in said["both"] if line.endswith("bits a byte of the held-out text")]
+    # One a validation: five of the run, and the one at its end.
+    assert len(in_bits) == 6
+    said = {name: [x for x in lines if "bits a byte" not in x] for name, lines in said.items()}
     layout = (
         "1 rank: TP 1, PP 1, EP 1, CP 1, DP 1; micro-batch 2, global batch 4 samples of 16 "
         "positions"

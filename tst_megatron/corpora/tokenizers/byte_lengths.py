@@ -56,7 +56,7 @@ def _of_sentencepiece(description: TokenizerDescription) -> Lengths:
 def _of_hugging_face(description: TokenizerDescription) -> Lengths | None:
     content = json.loads(description.library.to_str())
     decoder = content["decoder"] or {}
-    steps = {one["type"] for one in (decoder, *decoder.get("decoders", ()))}
+    steps = {one.get("type") for one in (decoder, *decoder.get("decoders", ()))}
     found = np.zeros(description.vocab_size, np.int32)
     for token, one in description.library.get_vocab(with_added_tokens=False).items():
         if "ByteLevel" in steps:

@@ -73,7 +73,7 @@ def test_none_are_not_given() -> None:
 def test_a_checkpoints_model_says_what_it_needs() -> None:
     before = {"noop_experts": 3}
     assert "give --noop-experts 3" in METHOD.why_not_without(before)
-    assert "has 3 no-op experts (--noop-experts)" in METHOD.why_not_exported(before)
+    assert "has 3 no-op experts (--noop-experts)" in METHOD.why_not_exported(before, parsed())
 
 
 @pytest.mark.parametrize("more", [(), ("--moe-layer-freq=[0,1,1,1]",)], ids=["all", "some"])

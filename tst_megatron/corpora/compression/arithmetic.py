@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from tst_megatron.corpora.compression.compiled import compiled
 from tst_megatron.corpora.compression.streams import (
     Longs,
     Stepping,
@@ -71,7 +71,7 @@ def decode(stepping: Stepping, codes: Sequence[Text]) -> list[bytes]:
     return [one.tobytes() for one in by_stream(found, len(codes))]
 
 
-@njit(cache=True)
+@compiled
 def _settled(low: Any, size: Any) -> Any:
     """(whether the first byte is settled, the size for that)."""
     if low ^ (low + size) < np.uint64(1) << np.uint64(56):
@@ -82,7 +82,7 @@ def _settled(low: Any, size: Any) -> Any:
     return False, size
 
 
-@njit(cache=True)
+@compiled
 def _interval(frequencies: Any, symbol: int) -> Any:
     before = np.uint64(0)
     for byte in range(symbol):
@@ -90,7 +90,7 @@ def _interval(frequencies: Any, symbol: int) -> Any:
     return before, np.uint64(1) if symbol == 256 else np.uint64(frequencies[symbol])
 
 
-@njit(cache=True)
+@compiled
 def _narrow(
     frequencies: Any, symbols: Any, streams: Any, low: Any, size: Any, out: Any, counts: Any
 ) -> None:
@@ -123,21 +123,21 @@ def _narrow(
         low[stream], size[stream] = at, wide
 
 
-@njit(cache=True)
+@compiled
 def _next_byte(code: Any, place: Any, last: Any, stream: int) -> Any:
     at = place[stream]
     place[stream] += 1
     return np.uint64(code[at]) if at < last[stream] else np.uint64(0)
 
 
-@njit(cache=True)
+@compiled
 def _read(code: Any, streams: Any, place: Any, last: Any, value: Any) -> None:
     for stream in streams:
         for _ in range(8):
             value[stream] = (value[stream] << np.uint64(8)) | _next_byte(code, place, last, stream)
 
 
-@njit(cache=True)
+@compiled
 def _widen(
     frequencies: Any,
     streams: Any,

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from tst_megatron.corpora.compression.compiled import compiled
 from tst_megatron.corpora.compression.streams import (
     Stepping,
     Streams,
@@ -81,7 +81,7 @@ def _words(code: Text, width: int) -> Words:
     return rows.view(">u8").astype(np.uint64)
 
 
-@njit(cache=True)
+@compiled
 def _share(high: Any, low: Any, part: Any) -> Any:
     """(high, low) · part / 2^14, for part up to 2^14: exact, rounded down."""
     mask = np.uint64(0xFFFFFFFF)
@@ -97,20 +97,20 @@ def _share(high: Any, low: Any, part: Any) -> Any:
     return out_high, out_low
 
 
-@njit(cache=True)
+@compiled
 def _minus(high: Any, low: Any, other_high: Any, other_low: Any) -> Any:
     borrow = np.uint64(1) if low < other_low else np.uint64(0)
     return high - other_high - borrow, low - other_low
 
 
-@njit(cache=True)
+@compiled
 def _plus(high: Any, low: Any, other_high: Any, other_low: Any) -> Any:
     total = low + other_low
     carry = np.uint64(1) if total < low else np.uint64(0)
     return high + other_high + carry, total
 
 
-@njit(cache=True)
+@compiled
 def _enter(
     frequencies: Any, bytes_: Any, streams: Any, base: Any, cells: Any, went_in: Any
 ) -> None:
@@ -138,7 +138,7 @@ def _enter(
             cells[stream, 0], cells[stream, 1] = _minus(new_high, new_low, zero, one)
 
 
-@njit(cache=True)
+@compiled
 def _leave(
     frequencies: Any, numbers: Any, streams: Any, base: Any, cells: Any, bytes_: Any
 ) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from tst_megatron.corpora.compression.compiled import compiled
 
 PRECISION = 14
 """Frequencies of the 256 bytes sum to 2 to this (arXiv 2404.03626, 3.3)."""
@@ -134,7 +135,7 @@ class CountModel:
         return out
 
 
-@njit(cache=True)
+@compiled
 def _frequencies_of_all(
     orders: Any,
     contexts: Any,
@@ -156,14 +157,14 @@ def _frequencies_of_all(
         rounded(mixed, out[row])
 
 
-@njit(cache=True)
+@compiled
 def round_rows(shares: Any, out: Any) -> None:
     """`rounded` of each row ``[n, 256]``."""
     for row in range(len(shares)):
         rounded(shares[row], out[row])
 
 
-@njit(cache=True)
+@compiled
 def mix(
     orders: Any,
     contexts: Any,
@@ -203,7 +204,7 @@ def mix(
             mixed[symbols[place]] += (share << np.int64(30)) // whole
 
 
-@njit(cache=True)
+@compiled
 def _find(contexts: Any, begin: int, end: int, key: Any) -> int:
     """The place of a context among sorted ones; -1 where it is not there."""
     low, high = begin, end
@@ -216,7 +217,7 @@ def _find(contexts: Any, begin: int, end: int, key: Any) -> int:
     return low if low < end and contexts[low] == key else -1
 
 
-@njit(cache=True)
+@compiled
 def rounded(mixed: Any, out: Any) -> None:
     """Shares ``[256]``, int64, to frequencies that sum to 2^14, each 1 or more.
 

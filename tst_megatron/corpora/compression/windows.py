@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from tst_megatron.corpora.compression.compiled import compiled
 from tst_megatron.corpora.compression.growing import LONGEST, Strings
 
 Longs = npt.NDArray[np.int64]
@@ -118,7 +118,7 @@ class Windows:
         return out.tobytes()
 
 
-@njit(cache=True)
+@compiled
 def _spell(lengths: Any, last: Any, begins: Any, out: Any) -> None:
     path = np.empty(LONGEST + 1, np.uint8)
     for number in range(len(lengths)):
@@ -127,13 +127,13 @@ def _spell(lengths: Any, last: Any, begins: Any, out: Any) -> None:
         out[begins[number] : begins[number] + length] = path[:length]
 
 
-@njit(cache=True)
+@compiled
 def _place(window: Any, byte: Any, mask: Any) -> Any:
     key = (np.uint64(window) << np.uint64(8)) | np.uint64(byte)
     return key, (key * np.uint64(_SPREAD) >> np.uint64(16)) & mask
 
 
-@njit(cache=True)
+@compiled
 def _fill(lengths: Any, last: Any, slots: Any, first: Any) -> None:
     mask = np.uint64(len(slots) - 1)
     path = np.zeros(LONGEST + 1, np.int64)
@@ -149,7 +149,7 @@ def _fill(lengths: Any, last: Any, slots: Any, first: Any) -> None:
         slots[at] = (key << np.uint64(32)) | np.uint64(number)
 
 
-@njit(cache=True)
+@compiled
 def _walk(text: Any, ends: Any, slots: Any, first: Any, numbers: Any, counts: Any) -> int:
     mask = np.uint64(len(slots) - 1)
     written, begin = 0, 0
@@ -180,7 +180,7 @@ def _walk(text: Any, ends: Any, slots: Any, first: Any, numbers: Any, counts: An
     return written
 
 
-@njit(cache=True)
+@compiled
 def _copy(numbers: Any, text: Any, begins: Any, out: Any) -> None:
     at = 0
     for number in numbers:

@@ -64,8 +64,8 @@ def test_it_is_told_in_plain_words(tmp_path: Path) -> None:
     assert "had widening and the candidate had not" in reasons_against([widened], [baseline])[0]
     notes = notes_on([baseline], side(run(tmp_path, "c")))
     without = (
-        '"ordinary" saw no bags, did not grow, was not upcycled, had no routed blocks, had no no-op '
-        "experts and was not widened"
+        '"ordinary" saw no bags, did not grow, was not upcycled, had no routed blocks, had no '
+        "no-op experts and was not widened"
     )
     assert f"{without}: the comparison is of two ordinary runs." in notes
 

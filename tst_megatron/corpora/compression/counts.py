@@ -187,21 +187,26 @@ def mix(
         length: bytes of it that are there, at most the order.
         mixed: is written to.
     """
-    mixed[:] = _ONE // 256
+    longest, at = -1, np.empty(8, np.int64)
     for order in range(length + 1):
         mask = (np.uint64(1) << np.uint64(8 * order)) - np.uint64(1)
-        at = _find(contexts, orders[order], orders[order + 1], key & mask)
-        if at < 0:
-            return  # Then no longer context was seen either.
-        begin, end = begins[at], begins[at + 1]
-        total = counts[begin:end].sum()
-        # To the order below: 3/4 of a seen byte's occurrence, for each byte that was seen.
-        below, whole = _GIVEN * (end - begin), _OF * total
-        for byte in range(256):
-            mixed[byte] = mixed[byte] * below // whole
+        at[order] = _find(contexts, orders[order], orders[order + 1], key & mask)
+        if at[order] < 0:
+            break  # Then no longer context was seen either.
+        longest = order
+    mixed[:] = 0
+    left = np.int64(_ONE)  # What the longer contexts leave to this one.
+    for order in range(longest, -1, -1):
+        begin, end = begins[at[order]], begins[at[order] + 1]
+        total = np.int64(0)
         for place in range(begin, end):
-            share = _OF * counts[place] - _GIVEN
-            mixed[symbols[place]] += (share << np.int64(30)) // whole
+            total += counts[place]
+        whole = _OF * total
+        for place in range(begin, end):
+            mixed[symbols[place]] += (_OF * counts[place] - _GIVEN) * left // whole
+        # To the order below: 3/4 of a seen byte's occurrence, for each byte that was seen.
+        left = left * (_GIVEN * (end - begin)) // whole
+    mixed += left // 256
 
 
 @compiled

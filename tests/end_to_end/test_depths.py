@@ -64,6 +64,12 @@ def test_a_step_costs_what_its_tokens_do(runs) -> None:
     left_out = 6 * weights * (tokens - 8) + pairs * (tokens**2 - 8**2)
     router = 6 * tokens * (32 + 8 * 33)
     assert flops["plain"] - flops["predictor"] == pytest.approx(40 * 2 * (left_out - router))
+    # And of a model's parameters so many work on a token, on average.
+    counts = {name: lines(runs[name], "header")[0]["parameters"] for name in ("plain", "predictor")}
+    routers, norms = 2 * (32 + 8 * 33), 2 * 32
+    assert counts["predictor"]["total"] == counts["plain"]["total"] + routers
+    at_rest = 2 * (1 - 0.25) * (weights + norms)
+    assert counts["predictor"]["active"] == counts["plain"]["active"] + routers - at_rest
     # Four steps of the warm-up: all tokens in two of them, half of them in the other two.
     staged = [
         line["facts"]["block_capacity"] for line in lines(runs["in bags, with experts"], "step")

@@ -116,6 +116,14 @@ class Composed(Run):
             ordinary = run.flops(args, samples, ordinary)
         return ordinary
 
+    def shares_at_work(self, chunk: Any) -> Mapping[str, float]:
+        """Of all of them: a share of a share."""
+        found: dict[str, float] = {}
+        for run in self._runs:
+            for name, share in run.shares_at_work(chunk).items():
+                found[name] = share * found.get(name, 1.0)
+        return found
+
     def evaluations(self, stage: Stage) -> Sequence[Evaluation]:
         """All of them."""
         return tuple(one for run in self._runs for one in run.evaluations(stage))

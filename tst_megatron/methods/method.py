@@ -300,6 +300,17 @@ class Run:
         """
         return ordinary
 
+    def shares_at_work(self, chunk: Any) -> Mapping[str, float]:
+        """The share of the positions that parameters work on, where that is not all of them.
+
+        Args:
+            chunk: one of this rank's model chunks, wrapped for data parallelism or not.
+
+        Returns:
+            By their names in the chunk; of experts beside that of a router's k of them.
+        """
+        return {}
+
     def evaluations(self, stage: Stage) -> Sequence[Evaluation]:
         """Further losses to measure at a validation in a stage."""
         return ()

@@ -69,7 +69,7 @@ class RunLedger(Listener):
             self._find_history(self._path)
         # The last rank finds what the first has made; once in a run.
         torch.distributed.barrier()
-        parameters = count_parameters(self.args, model)
+        parameters = count_parameters(self.args, self.run, model)
         if self.args.rank in (0, self.args.world_size - 1):
             self._clock = RunClock(self._path, self._process_started, self.args.world_size)
         if self.args.rank == 0 and self._clock is not None:

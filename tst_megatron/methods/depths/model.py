@@ -42,3 +42,14 @@ def routed_blocks(chunks: list[Any]) -> list[Any]:
         chunks: wrapped for data parallelism or not.
     """
     return [one for chunk in chunks for one in chunk.modules() if isinstance(one, RoutedBlock)]
+
+
+def shares_at_work(chunk: Any) -> dict[str, float]:
+    """The share of the tokens that parameters of routed blocks work on, by name in a chunk."""
+    return {
+        f"{place}.{name}": block.depths.capacity
+        for place, block in chunk.named_modules()
+        if isinstance(block, RoutedBlock)
+        for name, _ in block.named_parameters()  # type: ignore[attr-defined]  # the layer's
+        if not name.startswith("depth_router.")
+    }

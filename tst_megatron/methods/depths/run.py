@@ -242,6 +242,12 @@ class DepthRun(Run):
         numbers = parameters_of(int(args.hidden_size), routing.has_predictor)
         return of_routed(args, samples, ordinary, tokens, sum(numbers.values()))
 
+    def shares_at_work(self, chunk: Any) -> Mapping[str, float]:
+        """Of routed blocks but their routers, which see every token."""
+        from tst_megatron.methods.depths.model import shares_at_work
+
+        return shares_at_work(chunk)
+
     def evaluations(self, stage: Stage) -> Sequence[Evaluation]:
         """The next-token loss by rank, as it is trained; a model can be used by its rule alone.
 

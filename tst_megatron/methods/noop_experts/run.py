@@ -124,6 +124,13 @@ class NoopRun(Run):
 
         return ordinary - self.last.noops * of_choice(args) if samples else ordinary
 
+    def shares_at_work(self, chunk: Any) -> Mapping[str, float]:
+        """Of experts, where choices are balanced."""
+        from tst_megatron.stock.experts import is_experts
+
+        share = 1 - balanced_share(self._args)
+        return {name: share for name, _ in chunk.named_parameters() if is_experts(name)}
+
     def listeners(self, args: argparse.Namespace) -> Sequence[Listener]:
         """Counts and shares."""
         from tst_megatron.methods.noop_experts.figures import NoopListener

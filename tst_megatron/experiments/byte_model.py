@@ -35,7 +35,6 @@ SIZES = {"tiny": 3_000, "3m": 50_000}
 _WARMUP_SHARE = 0.1
 _VALIDATIONS, _CHECKPOINTS = 5, 10
 _FEWEST_STEPS = 20
-_CELL = "run"
 
 
 @dataclass(frozen=True)
@@ -73,8 +72,10 @@ def train_byte_model(
     assert manifest is not None
     recipe = recipes.load(f"m1-{size}")
     steps = _steps(manifest, recipe, SIZES[size] if steps is None else steps)
-    cell = Cell(_CELL, (*recipes.flags(recipe), *_flags(folder, recipe, steps)), steps)
-    train_cells(folder, [cell], places_here(1, None), console)
+    # What was begun with another size or length is another run.
+    cell = Cell(f"{size}-{steps}", (*recipes.flags(recipe), *_flags(folder, recipe, steps)), steps)
+    # On one GPU: the recipes' batches are one rank's.
+    train_cells(folder, [cell], places_here(1, 1), console)
     content = _exported(folder, cell)
     content[FIRST_FILE] = first_bytes_content(_byte_counts(corpus, manifest))
     ledger = read_ledger(ledger_of(folder, cell))
@@ -118,7 +119,7 @@ def _flags(folder: Path, recipe: dict[str, Any], steps: int) -> tuple[str, ...]:
 
 
 def _exported(folder: Path, cell: Cell) -> dict[str, bytes]:
-    out = folder / "exported"
+    out = folder / cell.name / "exported"
     if not out.exists():
         words = ["export", str(checkpoints_of(folder, cell)), "--output", str(out), "--quiet"]
         words += ["--dtype", "float32"]

@@ -27,11 +27,9 @@ from tst_megatron.corpora.manifest import manifest_path
 from tst_megatron.corpora.reading.documents import ReadOptions
 from tst_megatron.corpora.tokenizers.description import describe
 from tst_megatron.corpora.tokenizers.training import train_tokenizer
-from tst_megatron.errors import INTERRUPTED_EXIT_CODE, user_errors_exit
+from tst_megatron.errors import user_errors_exit
 from tst_megatron.experiments import study as experiments
 from tst_megatron.experiments.cells import Cell
-from tst_megatron.experiments.kept import Kept
-from tst_megatron.experiments.launch import end_on_signals
 from tst_megatron.experiments.tuning import rates_to_try
 from tst_megatron.files import folder_when_whole, replace_when_whole, write_whole
 
@@ -287,27 +285,8 @@ def _training(path: Path, size: int) -> Iterator[str]:
                 return
 
 
-def main() -> int:
-    """Train what is not trained yet."""
-    args = experiments.study_flags(__doc__, Path("runs/compressed-text-study"))
-    end_on_signals()
-    console = Console()
-    root = args.out.resolve()
-    study = Study(Kept((args.ledgers or root / "ledgers").resolve()))
-    if args.list:
-        left = 0.0
-        for run in {one.name: one for one in study.runs()}.values():
-            loss = study.loss(run)
-            left += run.hours if loss is None else 0.0
-            told = f"to do, {run.hours:.2f} h" if loss is None else f"{loss:.4f}"
-            console.print(f"{run.name}  {told}", highlight=False)
-        console.print(f"About {left:.1f} core hours are left of what is known.", highlight=False)
-        return 0
-    study.kept.make()
-    make_texts(root, console)
-    return 0 if study.train(root, args.jobs, console) else INTERRUPTED_EXIT_CODE
-
-
 if __name__ == "__main__":
     with user_errors_exit():
-        sys.exit(main())
+        sys.exit(
+            experiments.run_study(__doc__, Path("runs/compressed-text-study"), Study, make_texts)
+        )

@@ -18,11 +18,9 @@ from rich.console import Console
 
 from tst_megatron import recipes
 from tst_megatron.corpora import small_corpora
-from tst_megatron.errors import INTERRUPTED_EXIT_CODE, user_errors_exit
+from tst_megatron.errors import user_errors_exit
 from tst_megatron.experiments import study as experiments
 from tst_megatron.experiments.cells import Cell
-from tst_megatron.experiments.kept import Kept
-from tst_megatron.experiments.launch import end_on_signals
 from tst_megatron.experiments.text import PreparedText
 from tst_megatron.experiments.tuning import rates_to_try
 
@@ -266,27 +264,11 @@ class Study(experiments.Study[Run]):
                     yield Run(part, model, seed, rate, bags=bags)
 
 
-def main() -> int:
-    """Train what is not trained yet."""
-    args = experiments.study_flags(__doc__, Path("runs/depths-study"))
-    end_on_signals()
-    console = Console()
-    root = args.out.resolve()
-    study = Study(Kept((args.ledgers or root / "ledgers").resolve()))
-    if args.list:
-        left = 0.0
-        for run in {one.name: one for one in study.runs()}.values():
-            loss = study.loss(run)
-            left += run.hours if loss is None else 0.0
-            told = f"to do, {run.hours:.2f} h" if loss is None else f"{loss:.4f}"
-            console.print(f"{run.name}  {told}", highlight=False)
-        console.print(f"About {left:.1f} core hours are left of what is known.", highlight=False)
-        return 0
-    study.kept.make()
+def prepare(root: Path, console: Console) -> None:
+    """Make the text ready, where it is not."""
     PreparedText(root / "data").make(small_corpora.environment_files(), VOCAB_SIZE, console)
-    return 0 if study.train(root, args.jobs, console) else INTERRUPTED_EXIT_CODE
 
 
 if __name__ == "__main__":
     with user_errors_exit():
-        sys.exit(main())
+        sys.exit(experiments.run_study(__doc__, Path("runs/depths-study"), Study, prepare))

@@ -12,18 +12,15 @@ command goes on. A run whose compressed ledger lies in ``--ledgers`` is not trai
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 
 from rich.console import Console
 
 from tst_megatron import recipes
 from tst_megatron.corpora import small_corpora
-from tst_megatron.errors import INTERRUPTED_EXIT_CODE, user_errors_exit
+from tst_megatron.errors import user_errors_exit
 from tst_megatron.experiments import study as experiments
 from tst_megatron.experiments.cells import Cell, Start
-from tst_megatron.experiments.kept import Kept
-from tst_megatron.experiments.launch import end_on_signals
 from tst_megatron.experiments.text import PreparedText
 from tst_megatron.experiments.tuning import rates_to_try
 
@@ -379,41 +376,11 @@ class Study(experiments.Study[Run]):
             yield run
 
 
-def print_list(study: Study, console: Console) -> None:
-    """A line a run, with what it came to, and what each group of them takes."""
-    runs = list(dict.fromkeys(study.runs()))
-    for run in runs:
-        loss = study.loss(run)
-        told = f"to do, {run.hours:.2f} h" if loss is None else f"{loss:.4f}"
-        console.print(f"{run.name}  {told}", highlight=False)
-    left = 0.0
-    for part, group in groupby(sorted(runs, key=lambda run: run.part), key=lambda run: run.part):
-        of = list(group)
-        todo = [run for run in of if study.loss(run) is None]
-        hours = sum(run.hours for run in todo)
-        left += hours
-        console.print(
-            f"{part}: {len(of)} runs, {len(todo)} to do, about {hours:.1f} core hours",
-            highlight=False,
-        )
-    console.print(f"In all about {left:.1f} core hours are left of what is known.", highlight=False)
-
-
-def main() -> int:
-    """Train what is not trained yet."""
-    args = experiments.study_flags(__doc__, Path("runs/growth-study"))
-    end_on_signals()
-    console = Console()
-    root = args.out.resolve()
-    study = Study(Kept((args.ledgers or root / "ledgers").resolve()))
-    if args.list:
-        print_list(study, console)
-        return 0
-    study.kept.make()
+def prepare(root: Path, console: Console) -> None:
+    """Make the text ready, where it is not."""
     PreparedText(root / "data").make(small_corpora.environment_files(), VOCAB_SIZE, console)
-    return 0 if study.train(root, args.jobs, console) else INTERRUPTED_EXIT_CODE
 
 
 if __name__ == "__main__":
     with user_errors_exit():
-        sys.exit(main())
+        sys.exit(experiments.run_study(__doc__, Path("runs/growth-study"), Study, prepare))

@@ -17,11 +17,9 @@ from rich.console import Console
 
 from tst_megatron import recipes
 from tst_megatron.corpora import small_corpora
-from tst_megatron.errors import INTERRUPTED_EXIT_CODE, user_errors_exit
+from tst_megatron.errors import user_errors_exit
 from tst_megatron.experiments import study as experiments
 from tst_megatron.experiments.cells import Cell
-from tst_megatron.experiments.kept import Kept
-from tst_megatron.experiments.launch import end_on_signals
 from tst_megatron.experiments.text import PreparedText
 from tst_megatron.experiments.tuning import rates_to_try
 from tst_megatron.experiments.words import of_length
@@ -215,28 +213,11 @@ class Study(experiments.Study[Run]):
                 yield Run("map", SMALL[1], "bags", rate, MIDDLE, SEEDS[0], bags)
 
 
-def print_list(study: Study, console: Console) -> None:
-    """A line a run, with what it came to."""
-    for run in dict.fromkeys(study.runs()):
-        loss = study.loss(run)
-        console.print(f"{run.name}  {'to do' if loss is None else f'{loss:.4f}'}", highlight=False)
-
-
-def main() -> int:
-    """Train what is not trained yet."""
-    args = experiments.study_flags(__doc__, Path("runs/scaling-study"))
-    end_on_signals()
-    console = Console()
-    root = args.out.resolve()
-    kept = Kept((args.ledgers or root / "ledgers").resolve())
-    if args.list:
-        print_list(Study(kept), console)
-        return 0
-    kept.make()
+def prepare(root: Path, console: Console) -> None:
+    """Make the text ready, where it is not."""
     PreparedText(root / "data").make(small_corpora.environment_files(), VOCAB_SIZE, console)
-    return 0 if Study(kept).train(root, args.jobs, console) else INTERRUPTED_EXIT_CODE
 
 
 if __name__ == "__main__":
     with user_errors_exit():
-        sys.exit(main())
+        sys.exit(experiments.run_study(__doc__, Path("runs/scaling-study"), Study, prepare))

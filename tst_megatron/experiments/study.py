@@ -7,15 +7,17 @@ kept. It can be cut off at any point: the same call trains what is not kept yet,
 import argparse
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 
+from tst_megatron.errors import INTERRUPTED_EXIT_CODE
 from tst_megatron.experiments.cells import Cell, Places, train_cells
 from tst_megatron.experiments.kept import Kept
+from tst_megatron.experiments.launch import end_on_signals
 from tst_megatron.experiments.tuning import ChosenRates
 from tst_megatron.runs.ledger import read_ledger
 
@@ -110,7 +112,63 @@ class Study[Run: StudyRun](ABC):
         )
 
 
-def study_flags(about: str, out: Path) -> argparse.Namespace:
+def run_study[Run: StudyRun](
+    about: str,
+    out: Path,
+    make: Callable[[Kept], Study[Run]],
+    prepare: Callable[[Path, Console], None],
+) -> int:
+    """A study's command: train what is not trained yet, or say what there is to do.
+
+    Args:
+        about: what ``--help`` says of it.
+        out: default folder.
+        make: the study of some kept ledgers.
+        prepare: makes the text in the folder ready, where it is not.
+
+    Returns:
+        The process's exit code.
+
+    Raises:
+        UserError: as of `train_cells`, or the text cannot be made ready.
+    """
+    args = _flags(about, out)
+    end_on_signals()
+    console = Console()
+    root = args.out.resolve()
+    study = make(Kept((args.ledgers or root / "ledgers").resolve()))
+    if args.list:
+        _print_list(study, console)
+        return 0
+    study.kept.make()
+    prepare(root, console)
+    return 0 if study.train(root, args.jobs, console) else INTERRUPTED_EXIT_CODE
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """A run that says about how long it takes."""
+
+    @property
+    def hours(self) -> float:
+        """Of one core."""
+
+
+def _print_list[Run: StudyRun](study: Study[Run], console: Console) -> None:
+    """A line a run, with what it came to, and what is left."""
+    left = 0.0
+    for run in {one.name: one for one in study.runs()}.values():
+        loss = study.loss(run)
+        told = "to do" if loss is None else f"{loss:.4f}"
+        if loss is None and isinstance(run, Timed):
+            left += run.hours
+            told += f", {run.hours:.2f} h"
+        console.print(f"{run.name}  {told}", highlight=False)
+    if left:
+        console.print(f"About {left:.1f} core hours are left of what is known.", highlight=False)
+
+
+def _flags(about: str, out: Path) -> argparse.Namespace:
     """The command line of a study.
 
     Args:

@@ -457,6 +457,18 @@ class Method:
         """
         return None
 
+    def why_not_made_without(self, before: Any) -> str | None:
+        """Why another model cannot be made of a checkpoint's by a run without the method; None where
+        it can, as `complete` leaves out what such a run has no place for.
+
+        Args:
+            before: what `Run.saved` gave; not None.
+
+        Returns:
+            As of `why_not_without`, whose answer it is where nothing else is said.
+        """
+        return self.why_not_without(before)
+
     def complete(self, plan: Any, args: argparse.Namespace) -> Any:
         """What the method's weights become in a checkpoint that is planned of another model's.
 

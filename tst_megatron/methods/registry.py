@@ -205,13 +205,16 @@ def check_weights(
     for method in methods():
         before = method.remembered(saved)
         part = parts.get(method.name)
-        if made_at is not None:
-            if part is not None:
-                part.check_made(args, before, made_at)
+        if part is not None and made_at is not None:
+            part.check_made(args, before, made_at)
         elif part is not None:
             part.check_weights(args, before)
-        elif before is not None and (why := method.why_not_without(before)) is not None:
-            raise UserError(f"the checkpoint in {args.load or args.pretrained_checkpoint} {why}")
+        elif before is not None:
+            is_made = made_at is not None
+            asked = method.why_not_made_without if is_made else method.why_not_without
+            if (why := asked(before)) is not None:
+                start = args.load or args.pretrained_checkpoint
+                raise UserError(f"the checkpoint in {start} {why}")
 
 
 def complete(plan: Any, args: argparse.Namespace) -> Any:

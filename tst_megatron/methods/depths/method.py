@@ -56,6 +56,9 @@ class DepthMethod(Method):
             "was trained with"
         )
 
+    def why_not_made_without(self, before: Any) -> None:
+        """Its routers are left out."""
+
     def goes_on_without(self, before: Any) -> str:
         """A model that is made of it has none of its routers."""
         return f"has {len(before['blocks'])} routed blocks, and this run goes on without routers"

@@ -3,6 +3,7 @@
 import argparse
 import copy
 from argparse import Namespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from tst_megatron.errors import UserError
 from tst_megatron.methods.noop_experts.method import METHOD
 from tst_megatron.methods.noop_experts.operations import of_choice
 from tst_megatron.methods.noop_experts.run import NoopRun
+from tst_megatron.methods.registry import check_weights
 from tst_megatron.methods.story import Told
 from tst_megatron.planner.counts import with_added
 from tst_megatron.planner.work import work_of
@@ -74,6 +76,13 @@ def test_a_checkpoints_model_says_what_it_needs() -> None:
     before = {"noop_experts": 3}
     assert "give --noop-experts 3" in METHOD.why_not_without(before)
     assert "has 3 no-op experts (--noop-experts)" in METHOD.why_not_exported(before, parsed())
+
+
+@pytest.mark.parametrize("made_at", [None, 5], ids=["the same model", "another one made of it"])
+def test_a_run_without_them_does_not_begin_with_such_routers(made_at: int | None) -> None:
+    saved = Namespace(methods={"noop_experts": {"facts": {"noop_experts": 3}, "stages": []}})
+    with pytest.raises(UserError, match=r"checkpoint in small has 3 no-op experts"):
+        check_weights(Namespace(load="small"), saved, SimpleNamespace(parts=()), made_at)
 
 
 @pytest.mark.parametrize("more", [(), ("--moe-layer-freq=[0,1,1,1]",)], ids=["all", "some"])

@@ -458,8 +458,8 @@ class Method:
         return None
 
     def why_not_made_without(self, before: Any) -> str | None:
-        """Why another model cannot be made of a checkpoint's by a run without the method; None where
-        it can, as `complete` leaves out what such a run has no place for.
+        """Why a run without the method cannot make another model of a checkpoint's; None where it
+        can, as `complete` leaves out what such a run has no place for.
 
         Args:
             before: what `Run.saved` gave; not None.

@@ -77,11 +77,14 @@ def main(args: argparse.Namespace) -> None:
     name = shlex.quote(str(args.output))
     for line in (
         f"{args.output}: {record.kind}, {record.context} bytes back, of {record.text_bytes:,} "
-        f"bytes in {record.documents:,} documents; {record.bits_a_byte:.3f} bits a byte of "
-        "held-out text",
+        f"bytes in {record.documents:,} documents{_held_out(record.bits_a_byte)}",
         f"To go on: tst-megatron compressor build {name} --output FOLDER",
     ):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _held_out(bits: float | None) -> str:
+    return "" if bits is None else f"; {bits:.3f} bits a byte of held-out text"
 
 
 def _check(args: argparse.Namespace) -> None:

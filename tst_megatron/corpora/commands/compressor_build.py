@@ -109,9 +109,11 @@ def _settings(args: argparse.Namespace) -> "Settings":
                 raise UserError(f"{flag} {value} is for --method equal-info: leave it out")
         if args.reset_every != 1:
             raise UserError("--reset-every is for --method equal-info: leave it out")
-        return Settings(args.method, args.token_bits or 8)
+        return Settings(args.method, 8 if args.token_bits is None else args.token_bits)
     bits = 16 if args.window_bits is None else args.window_bits
     is_small = bits <= MAX_WINDOW_BITS and args.reset_every == 1
     rule = args.rule or ("all" if is_small else "cells")
-    token_bits = args.token_bits or (16 if rule == "cells" else bits)
+    token_bits = args.token_bits
+    if token_bits is None:
+        token_bits = 16 if rule == "cells" else bits
     return Settings("equal-info", token_bits, bits, rule, args.reset_every)

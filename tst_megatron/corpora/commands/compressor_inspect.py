@@ -75,10 +75,11 @@ def _facts(folder: Path, compressor: "Compressor") -> Iterator[str]:
         yield f"Some of them: {' '.join(some)}"
     if model is not None:
         cost = f", {model['flops']:.3g} FLOPs" if model["flops"] else ""
+        bits = model["bits_a_byte"]
+        held_out = "" if bits is None else f"; {bits:.3f} bits a byte of held-out text"
         yield (
             f"Byte model: {model['kind']}, {model['context']} bytes back, of "
-            f"{model['text_bytes']:,} bytes; {model['bits_a_byte']:.3f} bits a byte of held-out "
-            f"text{cost}"
+            f"{model['text_bytes']:,} bytes{held_out}{cost}"
         )
     yield (
         "Encodes alike on every machine: integers alone take part"

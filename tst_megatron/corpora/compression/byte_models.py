@@ -33,7 +33,7 @@ class ByteModelRecord:
         flops: that its training took, as its ledger counts them; 0 of counts.
         documents: it was trained on.
         text_bytes: in them.
-        bits_a_byte: of held-out text, without resets.
+        bits_a_byte: of held-out text, without resets; None where there was too little to hold out.
         files: SHA-256 by name.
     """
 
@@ -43,7 +43,7 @@ class ByteModelRecord:
     flops: float
     documents: int
     text_bytes: int
-    bits_a_byte: float
+    bits_a_byte: float | None
     files: Mapping[str, str]
 
     def as_json(self) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def count_model(documents: Iterable[bytes], order: int) -> StoredByteModel:
         flops=0.0,
         documents=len(used),
         text_bytes=sum(map(len, used)),
-        bits_a_byte=bits_a_byte(model, held_out or used, order),
+        bits_a_byte=bits_a_byte(model, held_out, order) if held_out else None,
         files=hashes(content),
     )
     return StoredByteModel(record, content, model)

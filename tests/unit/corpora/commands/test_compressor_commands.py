@@ -124,6 +124,7 @@ def test_bytes_need_no_folder(tmp_path: Path) -> None:
         (("--window-bits=12", "--rule=cells"), "a multiple of 8 from 16 to 128"),
         (("--window-bits=24", "--token-bits=16"), "--token-bits 16 does not divide"),
         (("--token-bits=12",), "give 8 or 16"),
+        (("--token-bits=0",), "give 8 or 16"),
         (("--reset-every=2", "--rule=all"), "a table holds windows that begin anew"),
         (("--reset-every=-1",), "is below 0"),
         (("--method=gzip",), "needs no byte model"),

@@ -5,6 +5,7 @@ import pytest
 
 from tests.unit.corpora.compression.text import counted, source_text
 from tst_megatron.corpora.compression.counts import PRECISION, CountModel
+from tst_megatron.corpora.compression.making import count_model
 
 _WHOLE = 1 << PRECISION
 
@@ -55,8 +56,12 @@ def test_contexts_do_not_reach_from_one_document_into_the_next() -> None:
 
 def test_held_out_text_costs_what_frequencies_say() -> None:
     record = counted().record
+    assert record.bits_a_byte is not None
     assert 1 < record.bits_a_byte < 4
-    assert record.text_bytes == sum(map(len, source_text()))  # Fewer than fifty: none is held out.
+    # The fiftieth file is held out.
+    assert record.text_bytes == sum(map(len, source_text())) - len(source_text()[49])
+    # Of too few files nothing is said that was not held out.
+    assert count_model(source_text()[:5], 1).record.bits_a_byte is None
 
 
 @pytest.mark.parametrize("order", [-1, 7])

@@ -8,7 +8,7 @@ from pathlib import Path
 from tst_megatron.corpora.compression.byte_models import StoredByteModel
 from tst_megatron.corpora.compression.making import count_model
 
-_FILES = 40
+_FILES = 60
 
 
 @cache

@@ -64,6 +64,27 @@ class Parent:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """The text of a run's validation split, as ``held_out`` of a header has it.
+
+    Attributes:
+        sha256: equal for two tokenizers' runs that held out the same documents of the same files.
+        documents: in it.
+        tokens: of it, by the run's tokenizer.
+        bytes: of it; None where they are not known exactly.
+        corpora: that it is made of.
+        is_whole: every validation goes through all of it.
+    """
+
+    sha256: str
+    documents: int
+    tokens: int
+    bytes: int | None
+    corpora: int
+    is_whole: bool
+
+
+@dataclass(frozen=True)
 class Facts:
     """Of one run.
 
@@ -80,6 +101,7 @@ class Facts:
         batch_size: sequences of a step; None where unknown.
         name_of_untold_tokenizer: what the tokenizer's files are called, where it is not told what
             they hold; None where that is told, or not even the name is.
+        held_out: the text that its losses are of; None where it is not told.
         flags: Megatron's arguments, none of which depends on when the header was written.
         settings: all that a run was trained with under one set of names, without the bookkeeping:
             flags by their names, and ``version of NAME``, ``device``, ``host``, ``world_size``,
@@ -96,6 +118,7 @@ class Facts:
     decay_start: int | None
     batch_size: int | None
     name_of_untold_tokenizer: str | None
+    held_out: HeldOut | None
     flags: Mapping[str, Any]
     settings: Mapping[str, Any]
 
@@ -128,6 +151,7 @@ def facts_of(header: Mapping[str, Any]) -> Facts:
         decay_start=_decay_start(flags),
         batch_size=size if isinstance(size, int) and size > 0 else None,
         name_of_untold_tokenizer=_name_of_untold_tokenizer(header, flags),
+        held_out=_held_out(header, flags),
         flags=flags,
         settings=_settings(header, flags),
     )
@@ -249,6 +273,26 @@ def _held_out_text(header: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[
         "fixed_validation": flags.get("fixed_validation"),
     }
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _held_out(header: Mapping[str, Any], flags: Mapping[str, Any]) -> HeldOut | None:
+    told = header.get("held_out") or {}
+    counts = [told.get(name) for name in ("documents", "tokens", "corpora")]
+    if not isinstance(told.get("sha256"), str) or not all(map(_is_count, counts)):
+        return None
+    text_bytes = told.get("bytes")
+    return HeldOut(
+        told["sha256"],
+        told["documents"],
+        told["tokens"],
+        text_bytes if _is_count(text_bytes) else None,
+        told["corpora"],
+        bool(flags.get("full_validation")),
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
 
 
 def _product(one: Any, other: Any) -> int | None:

@@ -59,6 +59,7 @@ _MAPPINGS = {
     "header": (
         "flags",
         "git",
+        "held_out",
         "layout",
         "parameters",
         "recipe",

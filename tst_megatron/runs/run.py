@@ -7,11 +7,13 @@ The one idea: whatever a run was read from (our ledger, TensorBoard, a W&B expor
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tst_megatron.runs.active_parameters import impossible_count
 from tst_megatron.runs.evaluations import Evaluation, evaluations_of
@@ -33,6 +35,18 @@ _PLAIN = Vocabulary()
 Lines = Sequence[Mapping[str, Any]]
 
 
+class LossUnit(StrEnum):
+    """What held-out losses are told in."""
+
+    NATS = "nats a token"
+    BITS = "bits a byte"
+
+    @property
+    def of_a_difference(self) -> str:
+        """Behind a number in a sentence."""
+        return "nats" if self is LossUnit.NATS else str(self)
+
+
 @dataclass(frozen=True)
 class Curve:
     """The held-out evaluations of a run, ascending in steps, one a step.
@@ -44,9 +58,10 @@ class Curve:
         flops: floating-point operations so far.
         wall_clock_s: seconds so far, lost and idle ones too.
         gpu_hours: of all ranks.
-        losses: next-token loss, nats a token; NaN where it was not a number.
+        losses: next-token loss, in its unit; NaN where it was not a number.
         stderrs: standard error of each loss, from the spread over held-out sequences.
         bytes_a_token: of the text that each loss was measured on.
+        unit: of losses and their errors, nats a token as they are read.
     """
 
     steps: Array
@@ -58,11 +73,33 @@ class Curve:
     losses: Array
     stderrs: Array
     bytes_a_token: Array
+    unit: LossUnit = LossUnit.NATS
 
     @property
     def bits_a_byte(self) -> Array:
         """The losses ``[n]`` in bits a byte of text, which tokenizers do not change."""
-        return self.losses / self.bytes_a_token / math.log(2)
+        return self.losses * self._bits
+
+    def in_bits(self) -> "Curve":
+        """The same with losses and errors in bits a byte; NaN where the bytes are not known."""
+        return replace(
+            self,
+            losses=self.losses * self._bits,
+            stderrs=self.stderrs * self._bits,
+            unit=LossUnit.BITS,
+        )
+
+    def at(self, kept: npt.NDArray[np.bool_]) -> "Curve":
+        """Some of its evaluations, ``[n]``."""
+        columns = {name: column[kept] for name, column in vars(self).items() if name != "unit"}
+        return Curve(**columns, unit=self.unit)
+
+    @property
+    def _bits(self) -> Array:
+        """What a loss ``[n]`` is multiplied with to be in bits a byte."""
+        if self.unit is LossUnit.BITS:
+            return np.ones_like(self.losses)
+        return 1 / (self.bytes_a_token * math.log(2))
 
 
 @dataclass(frozen=True)
@@ -293,6 +330,7 @@ def _with_parents(run: RecordedRun) -> RecordedRun:
 def _curve(validations: Lines) -> Curve:
     return Curve(
         **_progress(validations),
+        unit=LossUnit.NATS,
         losses=_column(validations, "next_token_loss"),
         stderrs=_column(validations, "next_token_loss_stderr"),
         bytes_a_token=_ratio(_column(validations, "bytes"), _column(validations, "tokens")),

@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import operator
 import platform
 import subprocess
 import sys
@@ -16,9 +15,9 @@ from typing import Any
 import torch
 
 import tst_megatron
-from tst_megatron.corpora.manifest import manifest_path, read_manifest
-from tst_megatron.corpora.sources import all_prefixes, sources_of_split
-from tst_megatron.errors import UserError
+from tst_megatron.corpora.manifest import manifest_path
+from tst_megatron.corpora.sources import all_prefixes
+from tst_megatron.corpora.split_text import SplitText
 from tst_megatron.methods.method import Run
 from tst_megatron.runs.flag_roles import Role
 from tst_megatron.trainer.corpus_tokenizer import tokenizer_sha256
@@ -34,6 +33,7 @@ def header_of(
     run: Run,
     step: int,
     parameters: dict[str, int] | None,
+    held_out: SplitText | None = None,
 ) -> dict[str, Any]:
     """The fields of a header line but ``kind``, ``schema_version`` and ``run_id``.
 
@@ -42,6 +42,7 @@ def header_of(
         run: what its methods make of it.
         step: that the run starts from.
         parameters: of the whole model, ``total`` and ``active``; None where not known.
+        held_out: the text of the validation split; None where not known.
     """
     return {
         "step": step,
@@ -56,6 +57,7 @@ def header_of(
         "layout": {name: getattr(args, name) for name in Role.LAYOUT.value},
         "seed": args.seed,
         "data": _data(args),
+        "held_out": None if held_out is None else held_out.as_json(),
         "tokenizer": {
             "type": args.tokenizer_type,
             "model": args.tokenizer_model,
@@ -78,44 +80,6 @@ def header_of(
             if isinstance(value, (*_PLAIN, *_WITH_A_NAME))
         },
     }
-
-
-def held_out_text(args: argparse.Namespace) -> dict[str, int | None]:
-    """How much text a validation's next-token loss is measured on: its ``tokens`` and ``bytes``.
-
-    Tokens are those of the sequences, masked ones among them. Which bytes the sequences are of is
-    not known, so these are the tokens times the mean bytes a token of the corpora, as their
-    manifests have it, in the shares of the blend. None where it is not known.
-
-    Args:
-        args: Megatron's arguments when it evaluates.
-    """
-    iters, size = args.eval_iters, args.eval_global_batch_size
-    if not isinstance(iters, int) or not isinstance(size, int):
-        return {"tokens": None, "bytes": None}
-    tokens = iters * size * args.seq_length
-    mean = _bytes_a_token(args)
-    return {"tokens": tokens, "bytes": None if mean is None else round(tokens * mean)}
-
-
-def _bytes_a_token(args: argparse.Namespace) -> float | None:
-    """Of the validation split's corpora; None without manifests that count bytes of text."""
-    if args.sft or args.mock_data:
-        return None
-    sources = sources_of_split(args, "valid")
-    try:
-        found = [None if source.is_remote else read_manifest(source.prefix) for source in sources]
-    except UserError:
-        return None
-    manifests = [manifest for manifest in found if manifest is not None and manifest.text_bytes]
-    if not manifests or len(manifests) < len(sources):
-        return None
-    weights = [
-        manifest.tokens if source.weight is None else source.weight
-        for source, manifest in zip(sources, manifests, strict=True)
-    ]
-    means = [manifest.bytes_per_token for manifest in manifests]
-    return sum(map(operator.mul, weights, means)) / sum(weights)
 
 
 def _versions() -> dict[str, str | None]:

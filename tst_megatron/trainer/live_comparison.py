@@ -16,7 +16,6 @@ from tst_megatron.methods.events import Evaluated, Listener
 from tst_megatron.methods.registry import topics_of
 from tst_megatron.runs.facts import differences, facts_of
 from tst_megatron.runs.inputs import read_runs
-from tst_megatron.runs.run import Curve
 from tst_megatron.runs.stages import NEXT_TOKEN_LOSS
 from tst_megatron.statistics.crossing import crossing_steps, values_at
 
@@ -62,7 +61,7 @@ class OtherRun:
             raise UserError(
                 f"--compare-with {path} has no held-out loss: give a run that was validated"
             )
-        self._curve = Curve(**{name: value[measured] for name, value in vars(curve).items()})
+        self._curve = curve.at(measured)
 
     def check_like(self, header: dict[str, Any]) -> None:
         """Check that losses of a run mean the same as the other's, as `tst-megatron compare` does.

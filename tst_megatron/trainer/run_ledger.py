@@ -17,6 +17,7 @@ import torch
 from megatron.core.datasets.object_storage_utils import is_object_storage_path
 from torch.distributed import PrefixStore, distributed_c10d
 
+from tst_megatron.corpora.split_text import SplitText
 from tst_megatron.methods.events import Evaluated, Listener, LoggedStep, Scored
 from tst_megatron.methods.method import Run
 from tst_megatron.methods.registry import methods
@@ -24,7 +25,8 @@ from tst_megatron.runs.clock import RunClock
 from tst_megatron.runs.ledger_history import bring_along, put_aside_anothers
 from tst_megatron.runs.ledger_writer import LedgerWriter
 from tst_megatron.runs.stages import NEXT_TOKEN_LOSS
-from tst_megatron.trainer.ledger_header import header_of, held_out_text
+from tst_megatron.trainer.held_out_text import amount_evaluated, text_held_out
+from tst_megatron.trainer.ledger_header import header_of
 from tst_megatron.trainer.memory import ledger_before
 from tst_megatron.trainer.parameter_count import count_parameters
 from tst_megatron.trainer.progress import ProgressCounter
@@ -73,7 +75,9 @@ class RunLedger(Listener):
         if self.args.rank in (0, self.args.world_size - 1):
             self._clock = RunClock(self._path, self._process_started, self.args.world_size)
         if self.args.rank == 0 and self._clock is not None:
-            header = header_of(self.args, self.run, self.progress.started_at, parameters)
+            header = header_of(
+                self.args, self.run, self.progress.started_at, parameters, self._held_out
+            )
             interval = self.args.ledger_fsync_interval
             self._writer = LedgerWriter(self._path, header, self._clock, interval)
 
@@ -143,7 +147,7 @@ class RunLedger(Listener):
             "losses": {name: known[name] for name in others},
             "stderrs": {name: known.get(name + _STDERR) for name in others},
             "facts": evaluated.facts,
-            **(evaluated.text or self._held_out_text),
+            **(evaluated.text or self._amount_evaluated),
         }
         self._writer.write("validation", _without_empty(line))
 
@@ -164,9 +168,13 @@ class RunLedger(Listener):
         self._writer.write("evaluation", _without_empty(line))
 
     @cached_property
-    def _held_out_text(self) -> dict[str, int | None]:
-        """Tokens and bytes of it that the next-token loss is measured on, by the corpora's mean."""
-        return held_out_text(self.args)
+    def _held_out(self) -> SplitText | None:
+        return text_held_out(self.args)
+
+    @cached_property
+    def _amount_evaluated(self) -> dict[str, int | None]:
+        """Tokens and bytes that the next-token loss is measured on, where they were not counted."""
+        return amount_evaluated(self.args, self._held_out)
 
 
 def _losses(losses: Mapping[str, Any]) -> dict[str, float]:

@@ -8,7 +8,8 @@ import pytest
 from corpora import random_documents, write_corpus, write_its_manifest
 
 from tst_megatron.corpora.manifest import manifest_path
-from tst_megatron.trainer.ledger_header import held_out_text
+from tst_megatron.corpora.split_text import SplitText
+from tst_megatron.trainer.held_out_text import amount_evaluated, text_held_out
 
 
 @pytest.fixture(scope="module")
@@ -25,15 +26,20 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def measured(*data_path: Any, **changes: Any) -> dict[str, int | None]:
+    return amount_evaluated(arguments(*data_path, **changes))
+
+
+def arguments(*data_path: Any, **changes: Any) -> argparse.Namespace:
     flags = {
         **dict.fromkeys(("data_args_path", "per_split_data_args_path", "blend")),
         **dict.fromkeys(f"{split}_data_path" for split in ("train", "valid", "test")),
         "data_path": [str(word) for word in data_path],
         "split": "90,10,0",
-        **{"sft": False, "mock_data": False},
+        **dict.fromkeys(("sft", "mock_data", "fim_data", "full_validation"), False),
+        "multiple_validation_sets": False,
         **{"eval_iters": 3, "eval_global_batch_size": 2, "seq_length": 10},
     }
-    return held_out_text(argparse.Namespace(**flags | changes))
+    return argparse.Namespace(**flags | changes)
 
 
 def test_one_corpus(corpora: list[Path]) -> None:
@@ -62,3 +68,24 @@ def test_where_no_text_was_counted(corpora: list[Path], tmp_path: Path) -> None:
 
 def test_several_validation_sets_have_no_one_count(corpora: list[Path]) -> None:
     assert measured(corpora[0], eval_iters=[3, 3]) == {"tokens": None, "bytes": None}
+
+
+def test_full_validations_go_through_sequences_one_by_one(corpora: list[Path]) -> None:
+    """Three steps of 8 samples in micro-batches of 4, which Megatron's sampler makes of one."""
+    full = {"full_validation": True, "eval_global_batch_size": 8, "eval_micro_batch_size": 4}
+    assert measured(corpora[0], **full) == {"tokens": 60, "bytes": 240}
+    text = SplitText("0" * 64, 2, 100, 250, 1)
+    found = amount_evaluated(arguments(corpora[0], **full), text)
+    assert found == {"tokens": 60, "bytes": 150}
+
+
+def test_the_header_tells_the_text_where_it_is_known(corpora: list[Path], tmp_path: Path) -> None:
+    found = text_held_out(arguments(corpora[0]))
+    assert found is not None
+    assert (found.documents, found.bytes, found.corpora) == (1, None, 1)
+    assert text_held_out(arguments(corpora[2])) is None
+    assert text_held_out(arguments(corpora[0], mock_data=True)) is None
+    # Ids alone are no text to count, and what is wrong with a manifest ends no run.
+    assert text_held_out(arguments(corpora[0], full_validation=True)) == found
+    manifest_path(tmp_path / "broken").write_text("{}")
+    assert text_held_out(arguments(tmp_path / "broken")) is None

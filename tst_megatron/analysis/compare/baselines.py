@@ -11,6 +11,7 @@ import numpy as np
 
 from tst_megatron.analysis.compare.group_curve import GroupCurve, group_curve
 from tst_megatron.analysis.compare.groups import Group, settings_apart
+from tst_megatron.analysis.compare.in_bits import steps_compare
 from tst_megatron.analysis.compare.rates import at_rate_of
 
 _SHOWN = 4
@@ -27,16 +28,21 @@ def strongest(groups: Sequence[Group], candidate: Group) -> tuple[tuple[Group, .
         candidate: the group that they are held against.
 
     Returns:
-        One group a length, the one of the candidate's own length, or nearest to it, first; the
-        others ascending in length, and last those without a held-out loss at their end.
+        One group a length, the one of the candidate's own length, or nearest to it, first
+        (in FLOPs, where steps do not compare); the others ascending in length, and last those
+        without a held-out loss at their end.
     """
     if not groups:
         return (), []
     curves = {id(group): group_curve(group) for group in groups}
+    by_steps = steps_compare([run for one in (*groups, candidate) for run in one.runs])
+
+    def length(group: Group) -> float:
+        return max(float(group.num_steps) if by_steps else _flops(group), 1.0)
 
     def rank(group: Group) -> tuple[float, bool, float, str]:
         curve = curves[id(group)]
-        apart = abs(math.log(max(group.num_steps, 1) / max(candidate.num_steps, 1)))
+        apart = abs(math.log(length(group) / length(candidate)))
         return apart, curve is None or not curve.is_whole, _final(curve), group.name
 
     known = sorted((group for group in groups if curves[id(group)] is not None), key=rank)
@@ -68,6 +74,12 @@ def _why(first: Group, group: Group) -> str:
     listed = ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
     lower = ", which ended lower" if first.num_steps == group.num_steps else ""
     return f'its settings are not those of "{first.name}"{lower} ({listed})'
+
+
+def _flops(group: Group) -> float:
+    """Spent at the last evaluation; 0 where that is not known."""
+    spent = [run.curve.flops[-1] for run in group.runs if run.curve.flops.size]
+    return float(np.nan_to_num(np.mean(spent))) if spent else 0.0
 
 
 def _final(curve: GroupCurve | None) -> float:

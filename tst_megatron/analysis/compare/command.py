@@ -20,7 +20,8 @@ examples:
   tst-megatron compare both.csv:baseline --with both.csv:tst --loss-column val_loss
 
 Runs of equal settings but for the seed are one group; of several learning rates the best is
-compared. Several lengths of the baseline make whole runs comparable. A path is a run's
+compared. Several lengths of the baseline make whole runs comparable. Of two tokenizers losses are
+compared in bits a byte, where all runs validated on the whole of one text. A path is a run's
 ledger.jsonl (or .gz), its folder or a folder of such folders, a TensorBoard folder of Megatron's,
 or a CSV that W&B exported; FILE.csv:RUN is one run of several.
 """
@@ -40,6 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--loss-column", action="append", default=[], metavar="NAME",
         help='what W&B exports and TensorBoard folders call the held-out loss, where that is not '
         '"lm loss validation"; again for a source that calls it otherwise',
+    )  # fmt: skip
+    parser.add_argument(
+        "--bits-a-byte", action="store_true",
+        help="tell losses in bits a byte of the held-out text, as it does by itself where the "
+        "runs' tokenizers differ",
     )  # fmt: skip
     parser.add_argument(
         "--scaling", type=Path, metavar="LAW",
@@ -95,6 +101,7 @@ def main(args: argparse.Namespace) -> int:
         prices,
         args.loss_column,
         None if args.scaling is None else _law(args.scaling),
+        args.bits_a_byte,
     )
     if args.out is not None:
         _write(args.out, findings)

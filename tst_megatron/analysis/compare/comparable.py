@@ -2,7 +2,8 @@
 
 The one idea: a comparison means nothing only where a fact that both sides tell differs: the model,
 the tokenizer, the held-out text or the batch. What a side does not tell is taken to be the same,
-and said.
+and said. Of several tokenizers losses mean the same in bits a byte alone (`in_bits`), and then the
+text must be known to be the same.
 """
 
 from collections import Counter
@@ -14,6 +15,7 @@ import numpy as np
 
 from tst_megatron.analysis.compare.group_curve import diverged, runs_used
 from tst_megatron.analysis.compare.groups import Group
+from tst_megatron.analysis.compare.in_bits import bits_notes, tokenizers_differ, why_no_bits
 from tst_megatron.analysis.compare.settings import tells_flags
 from tst_megatron.analysis.compare.stories import every_story, settings_of, stories_of, topics_of
 from tst_megatron.methods.story import Story
@@ -53,12 +55,25 @@ def reasons_against(baseline: Sequence[Group], candidate: Sequence[Group]) -> li
             )
     runs = [(found, run) for found in (*baseline, *candidate) for run in found.runs]
     reasons += _on_both_sides(baseline, candidate)
-    for topic in TOPICS:
-        reasons += _first_difference(topic, runs)
+    reasons += _known_differences(runs)
     theirs = [_stories(found) for found in baseline]
     if all(theirs) and not any(_stories(found) or not _tells(found) for found in candidate):
         reasons += [story.swapped for found in theirs[:1] for story in found[:1]]
     return reasons
+
+
+def _known_differences(runs: Sequence[tuple[Group, RecordedRun]]) -> Iterator[str]:
+    """What the losses and steps of any two runs are known to differ in, a sentence a topic."""
+    every = [run for _, run in runs]
+    if not tokenizers_differ(every):
+        for topic in TOPICS:
+            yield from _first_difference(topic, runs)
+        return
+    yield from _first_difference("model", runs)
+    # Whose batches and held-out ids differ anyway: text is compared, and FLOPs.
+    if (reason := why_no_bits(every)) is not None:
+        for found in _first_difference("tokenizer", runs):
+            yield f"{found.removesuffix('.')}; nor do they compare in bits a byte, as {reason}."
 
 
 def notes_on(baseline: Sequence[Group], candidate: Sequence[Group]) -> list[str]:
@@ -69,7 +84,8 @@ def notes_on(baseline: Sequence[Group], candidate: Sequence[Group]) -> list[str]
         candidate: groups of the other.
     """
     groups = [*baseline, *candidate]
-    notes = [note for found in groups for note in _notes_on_group(found)]
+    notes = bits_notes([run for found in groups for run in found.runs])
+    notes += [note for found in groups for note in _notes_on_group(found)]
     notes += [story.on_both_sides(found.name) for found in baseline for story in _stories(found)]
     *first, last = (story.absence for story in every_story())
     absence = f"{', '.join(first)} and {last}" if first else last

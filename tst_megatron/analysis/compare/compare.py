@@ -37,6 +37,7 @@ from tst_megatron.analysis.compare.equal_loss import (
 )
 from tst_megatron.analysis.compare.group_curve import final_loss, group_curve
 from tst_megatron.analysis.compare.groups import Group, group, settings_notes
+from tst_megatron.analysis.compare.in_bits import in_one_unit, steps_compare
 from tst_megatron.analysis.compare.rates import not_listed, rate_notes, tuned, why_unconfirmed
 from tst_megatron.analysis.compare.result import (
     BEFORE_DECAY,
@@ -75,6 +76,7 @@ def compare_paths(
     prices: Prices,
     loss_columns: Sequence[str] = (),
     law: ScalingLaw | None = None,
+    asks_bits: bool = False,
 ) -> Findings:
     """Compare the runs at some paths.
 
@@ -86,6 +88,7 @@ def compare_paths(
         prices: for energy and cost.
         loss_columns: names of the held-out loss in sources that are no ledgers (`read_runs`).
         law: of whole runs, in place of one that is fitted to the baseline.
+        asks_bits: tell losses in bits a byte though the tokenizers are one (`in_one_unit`).
 
     Raises:
         UserError: the confidence is more than can be told, a run cannot be read, the sides should
@@ -97,7 +100,8 @@ def compare_paths(
             f"--confidence {confidence:g} is more than {DRAWS:,} draws can tell: give at most "
             f"{most:g}"
         )
-    of_baseline, of_candidate = read_sides(baseline, candidate, loss_columns)
+    sides = read_sides(baseline, candidate, loss_columns)
+    of_baseline, of_candidate = in_one_unit(*sides, asks_bits, force)
     ours, theirs = group(of_candidate, "candidate"), group(of_baseline, "baseline")
     reasons = reasons_against(theirs, ours)
     if reasons and not force:
@@ -156,10 +160,13 @@ def compare_group(
     given = None if law is None else law.fit(groups[0].runs[0], len(rows.losses))
     found = _equal_losses(drawn, candidate, confidence, given)
     notes += found.notes
-    data, read_by = equal_data(drawn.baselines, rows, confidence)
+    by_steps = steps_compare([run for one in (*groups, candidate) for run in one.runs])
+    data, read_by = EqualData(Interval(), None), None
+    if by_steps:
+        data, read_by = equal_data(drawn.baselines, rows, confidence)
     flops = equal_flops(first, rows, confidence)
     notes += equal_budget_notes("flops", flops.flops, first, rows, flops.unlike)
-    steps = equal_steps(first, rows, confidence)
+    steps = equal_steps(first, rows, confidence) if by_steps else None
     if steps is not None:
         notes += equal_budget_notes("steps", steps.steps, first, rows, steps.unlike)
     notes += equal_budget_notes("data_tokens", data.data_tokens, read_by, rows, data.unlike)
@@ -182,7 +189,8 @@ def compare_group(
         notes=tuple(dict.fromkeys(notes)),
         scores=tuple(scores),
     )
-    return comparison.unclaimed_as(why_unconfirmed(groups, candidate))
+    comparison = comparison.unclaimed_as(why_unconfirmed(groups, candidate))
+    return comparison if by_steps else comparison.without_steps()
 
 
 def _findings(

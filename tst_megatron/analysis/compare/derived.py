@@ -13,13 +13,15 @@ import numpy as np
 
 from tst_megatron.analysis.compare.stories import vocabulary
 from tst_megatron.errors import UserError
-from tst_megatron.runs.facts import differences
+from tst_megatron.runs.facts import Topic, differences
 from tst_megatron.runs.inputs import read_runs
 from tst_megatron.runs.run import Curve, RecordedRun, StepSeries
 from tst_megatron.statistics.array import Array
 
 # Of one model all runs have it to the digits that a sum in floating point keeps.
 _TOLERANCE = 1e-3
+_OF_A_POSITION: tuple[Topic, ...] = ("batch", "model", "tokenizer")
+"""What the FLOPs of a position go by: a vocabulary has a head of its size."""
 
 
 def read_sides(
@@ -66,9 +68,9 @@ def _complete(run: RecordedRun, others: Sequence[RecordedRun]) -> RecordedRun:
         alike = [
             other
             for other in others
-            if not any(differences(topic, run.facts, other.facts) for topic in ("batch", "model"))
-            # What its parents spent is in its FLOPs and not in its positions.
-            and not other.facts.parents
+            if not any(differences(topic, run.facts, other.facts) for topic in _OF_A_POSITION)
+            # What parents spent is in a run's FLOPs and not in its positions.
+            and not (run.facts.parents or other.facts.parents)
         ]
         run = _with_flops(run, alike)
     return run

@@ -13,6 +13,7 @@ import numpy as np
 
 from tst_megatron.analysis.compare.courses import Course, Fit, along, extended, whole_runs
 from tst_megatron.analysis.compare.group_curve import decay_share, why_unlike
+from tst_megatron.analysis.compare.in_bits import steps_compare
 from tst_megatron.analysis.compare.result import BASELINE_FINAL, EqualLoss, Needed, SavingByLoss
 from tst_megatron.analysis.compare.rows import Rows
 from tst_megatron.statistics.array import Array
@@ -93,7 +94,7 @@ def _beyond_the_longest(
     most = float(longest.steps[-1])
     lengths = groups if groups[-1] is longest else (*groups, longest)
     touched = np.min([_first_at(rows, candidate.finals) for rows in lengths], axis=0)
-    if most <= candidate.steps[-1] or np.isfinite(touched[0]):
+    if _length(longest, candidate) <= _length(candidate, longest) or np.isfinite(touched[0]):
         return None
     spent = np.minimum(np.minimum(needed, touched), most)
     found = _equal_loss(
@@ -113,6 +114,13 @@ def _beyond_the_longest(
     }
     spent_at_least = {n: replace(value, high=None) for n, value in vars(found.baseline).items()}
     return replace(found, baseline=Needed(**spent_at_least), **opened)
+
+
+def _length(rows: Rows, other: Rows) -> float:
+    """Of a group's run: in steps, or in FLOPs where the other group's steps are other work."""
+    if steps_compare((*rows.curve.runs, *other.curve.runs)):
+        return float(rows.steps[-1])
+    return float(rows.curve.costs_at("flops", rows.steps[-1:]).mean())
 
 
 def _first_at(rows: Rows, levels: Array) -> Array:

@@ -33,7 +33,7 @@ class GroupCurve:
         group: they are of.
         runs: those of its runs.
         steps: ``[n]``, ascending: evaluations that all runs cover.
-        losses: ``[runs, n]``, nats a token.
+        losses: ``[runs, n]``, in the runs' unit.
         stderrs: ``[n]``, of the mean over the runs by evaluation error alone; 1 where no error is
             known, which is right for weights.
         freedom: degrees of freedom of ``stderrs``: infinite where the evaluations state theirs, 0

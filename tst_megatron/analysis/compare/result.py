@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tst_megatron.analysis.compare.groups import Group
-from tst_megatron.runs.run import RecordedRun
+from tst_megatron.runs.run import LossUnit, RecordedRun
 from tst_megatron.statistics.array import Array
 from tst_megatron.statistics.interval import Interval
 
@@ -61,7 +61,7 @@ class EqualLoss(_Claim):
     """Both sides at one loss.
 
     Attributes:
-        loss: nats a token.
+        loss: in the runs' unit, nats a token or bits a byte.
         step_ratio: steps, baseline over candidate.
         flops_ratio: likewise.
         wall_clock_ratio: likewise.
@@ -105,6 +105,11 @@ class EqualLoss(_Claim):
     def shows(self, ratio: Interval) -> bool:
         """Whether one of its ratios may be claimed: the sides are alike and it is not 1."""
         return not self.unclaimed and not ratio.holds(1)
+
+    @property
+    def is_told(self) -> bool:
+        """Whether it is known what the baseline needed."""
+        return self.flops_ratio.value is not None or self.step_ratio.value is not None
 
     @property
     def by_clock_alone(self) -> bool:
@@ -219,7 +224,7 @@ class ScoresAt(_Claim):
     Attributes:
         place: ``ends`` of runs whose FLOPs differ, ``equal_flops``, ``equal_steps`` where FLOPs are
             not known, or ``equal_loss``.
-        amount: FLOPs, steps or nats a token; None at ``ends``.
+        amount: FLOPs, steps or a loss; None at ``ends``.
         at_end: both sides end there.
         rows: a row a task and metric.
         unlike: why the models are not alike, as of `_Claim`.
@@ -239,7 +244,7 @@ class SavingByLoss:
     """The saving as a function of the loss, along the runs.
 
     Attributes:
-        losses: nats a token ``[n]``, descending, that both sides reached.
+        losses: in the runs' unit ``[n]``, descending, that both sides reached.
         step_ratios: baseline over candidate.
         lows: their intervals' lower ends.
         highs: their upper ends.
@@ -262,8 +267,8 @@ class PowerLaw:
     """``loss = floor + scale * steps**-exponent``, fitted to a baseline.
 
     Attributes:
-        floor: nats a token.
-        scale: nats a token at step 1.
+        floor: in the runs' unit.
+        scale: likewise, at step 1.
         exponent: above 0.
         fitted_on: what it was fitted on, in words.
         first_step: of the points it was fitted on.
@@ -305,6 +310,8 @@ class Comparison:
         one_seed: no side has several seeds, so what a seed does is in no interval.
         notes: what a reader should know, a sentence each.
         scores: on tasks and texts, where both sides' runs were evaluated.
+        steps_compare: equal steps and tokens are equal work; where they are not, what is of them
+            is not told.
     """
 
     baseline: tuple[Group, ...]
@@ -322,6 +329,12 @@ class Comparison:
     notes: tuple[str, ...] = ()
     equal_steps: EqualSteps | None = None
     scores: tuple[ScoresAt, ...] = ()
+    steps_compare: bool = True
+
+    @property
+    def unit(self) -> LossUnit:
+        """Of all its losses and their differences."""
+        return self.candidate.runs[0].curve.unit
 
     @property
     def equal_work(self) -> EqualFlops | EqualSteps:
@@ -343,6 +356,27 @@ class Comparison:
         }
         marked["scores"] = tuple(replace(one, unconfirmed=unconfirmed) for one in self.scores)
         return replace(self, **marked) if unconfirmed else self
+
+    def without_steps(self) -> "Comparison":
+        """The same without ratios of steps and amounts of tokens, which are other work and other
+        text on each side; each side's own number of steps to a loss stays."""
+        nothing = np.full_like(self.saving.losses, np.nan)
+        told = {
+            name: replace(
+                equal,
+                step_ratio=Interval(),
+                baseline=replace(equal.baseline, data_tokens=Interval()),
+                candidate=replace(equal.candidate, data_tokens=Interval()),
+            )
+            for name in ("equal_loss", "equal_loss_along", "equal_loss_at_baseline")
+            if (equal := getattr(self, name)) is not None
+        }
+        return replace(
+            self,
+            **told,
+            saving=replace(self.saving, step_ratios=nothing, lows=nothing, highs=nothing),
+            steps_compare=False,
+        )
 
 
 @dataclass(frozen=True)
@@ -390,6 +424,16 @@ class Findings:
     prices: Prices = Prices()
     clocks_compare: bool = True
     other_rates: tuple[tuple[Group, ...], tuple[Group, ...]] = ((), ())
+
+    @property
+    def unit(self) -> LossUnit:
+        """Of all its losses."""
+        return next((run.curve.unit for _, _, run in self.runs()), LossUnit.NATS)
+
+    @property
+    def steps_compare(self) -> bool:
+        """Equal steps and tokens are equal work on both sides of every comparison."""
+        return all(one.steps_compare for one in self.comparisons)
 
     def runs(self) -> Iterator[tuple[str, Group, RecordedRun]]:
         """Every run with its side, ``baseline`` or ``candidate``, and its group."""

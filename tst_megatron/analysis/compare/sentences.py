@@ -104,7 +104,7 @@ def _equal_loss(comparison: Comparison, amount: Amount) -> str:
         return f"There is no comparison yet: {_why_nothing(comparison)}."
     level = f"a held-out loss of {formats.loss(equal.loss.value)}"
     found = amount.ratio(equal)
-    if found.value is None and equal.reached and equal.step_ratio.value is None:
+    if found.value is None and equal.reached and not equal.is_told:
         return f"The baseline had {level}, which the candidate ended at, by its first evaluation."
     if found.value is None:
         return f"The baseline did not get to {level}, which the candidate ended at."
@@ -165,7 +165,7 @@ def _equal_work(comparison: Comparison) -> str:
     ends = _interval(comparison, formats.difference_range(found))
     if comparison.one_seed:
         ends += f"; {ONE_SEED}"
-    interval = f"{formats.signed(found.value)} nats, {ends}"
+    interval = f"{formats.signed(found.value)} {comparison.unit.of_a_difference}, {ends}"
     if found.holds(0):
         return f"{where} there is {NO_DIFFERENCE} in the held-out loss ({interval})."
     side = "lower" if found.value < 0 else "higher"

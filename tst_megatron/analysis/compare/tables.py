@@ -29,7 +29,10 @@ from tst_megatron.analysis.compare.result import (
     BEFORE_DECAY,
     CANDIDATE_FINAL,
     Comparison,
+    EqualData,
+    EqualFlops,
     EqualLoss,
+    EqualSteps,
     Findings,
     ScoresAt,
 )
@@ -87,13 +90,14 @@ def _equal_loss_tables(comparison: Comparison, findings: Findings) -> Iterator[T
 def equal_loss_table(equal: EqualLoss, confidence: float, findings: Findings) -> Table:
     """What both sides needed to get to a loss."""
     words = [_LEVELS[equal.level], equal.where, *marks(equal)]
-    if equal.step_ratio.value is None:
+    if not equal.is_told:
         unseen = "reached by the baseline before its first evaluation"
         words.append(unseen if equal.reached else "not reached by the baseline")
     hours = [] if findings.clocks_compare else [OTHER_HARDWARE]
     rows = [
         _needed_row(equal, amount, hours if amount in (WALL_CLOCK, GPU_HOURS) else [])
         for amount in _SHOWN
+        if findings.steps_compare or amount not in (STEPS, DATA_TOKENS)
     ]
     prices = findings.prices
     rows += [
@@ -113,14 +117,16 @@ def loss_table(comparison: Comparison) -> Table:
     """The loss differences at equal FLOPs, or steps where those are not known, and equal data."""
     flops, steps, data = comparison.equal_flops, comparison.equal_steps, comparison.equal_data
     end = " (end)" if comparison.equal_work.at_end else ""
-    rows = (
+    rows: list[tuple[str, EqualFlops | EqualSteps | EqualData, str]] = [
         ("Equal FLOPs", flops, f"{formats.flops(flops.flops)}{end}")
         if steps is None
-        else ("Equal steps", steps, f"{formats.count(steps.steps)}{end}"),
-        ("Equal data", data, formats.count(data.data_tokens)),
-    )
+        else ("Equal steps", steps, f"{formats.count(steps.steps)}{end}")
+    ]
+    if comparison.steps_compare:
+        rows.append(("Equal data", data, formats.count(data.data_tokens)))
     return Table(
-        "Held-out loss, candidate − baseline, nats a token: below 0, the candidate is ahead "
+        f"Held-out loss, candidate − baseline, {comparison.unit}: below 0, the candidate is "
+        "ahead "
         f"(intervals: {formats.percent(comparison.confidence)})",
         ("", "difference", "interval", "at", ""),
         tuple(

@@ -16,7 +16,7 @@ from tst_megatron.analysis.compare.output.folder import charts_of
 from tst_megatron.analysis.compare.result import Findings
 from tst_megatron.report import picture, zoomable
 from tst_megatron.runs.links import LinkStart
-from tst_megatron.runs.run import Curve, RecordedRun
+from tst_megatron.runs.run import RecordedRun
 from tst_megatron.statistics.interval import Interval
 
 
@@ -33,8 +33,7 @@ def test_the_mean_is_of_the_steps_that_all_seeds_have() -> None:
 
 
 def _without(run: RecordedRun, step: float) -> RecordedRun:
-    kept = run.curve.steps != step
-    return replace(run, curve=Curve(**{k: v[kept] for k, v in vars(run.curve).items()}))
+    return replace(run, curve=run.curve.at(run.curve.steps != step))
 
 
 def test_the_legends_final_loss_is_the_groups_where_seeds_end_apart() -> None:

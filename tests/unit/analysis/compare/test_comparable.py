@@ -85,7 +85,8 @@ def test_lengths_and_places_may_differ(tmp_path: Path):
             {"tokenizer": HEADER["tokenizer"] | {"sha256": "2" * 64}},
             {},
             "The tokenizers differ, so a loss a token is not of the same thing: sha256 is 000000000"
-            '000 in "baseline" and 222222222222 in "bags of 4 for 25 %".',
+            '000 in "baseline" and 222222222222 in "bags of 4 for 25 %"; nor do they compare in '
+            "bits a byte, as base does not tell how many bytes",
         ),
         ({"tokenizer": {"type": "B"}}, {}, "type is A in"),
         ({"tokenizer": {"padded_vocab_size": 512}}, {}, "padded vocabulary is 384 in"),

@@ -43,7 +43,7 @@ class Mean:
 
     Attributes:
         xs: float64 ``[n]``.
-        losses: float64 ``[n]``, nats a token.
+        losses: float64 ``[n]``, in the runs' unit.
         lows: the lowest run's; of a single run 95 % of its evaluation error below.
         highs: likewise above.
     """
@@ -74,7 +74,7 @@ def loss_chart(findings: Findings, amount: Amount) -> Chart | None:
         alt=_alt(groups, amount),
         caption=_caption(groups, findings),
         x_label=label,
-        y_label="held-out loss (nats a token)",
+        y_label=f"held-out loss ({findings.unit})",
         lines=(
             *(line for one in groups for line in _lines(one, amount, per)),
             *_fitted(best, amount, per, right),

@@ -44,7 +44,7 @@ def rates_chart(findings: Findings) -> Chart | None:
         "that was chosen, with the loss of the runs that are compared. Dotted: a parabola in the "
         "rate's logarithm through the best rate and its neighbours.",
         x_label="learning rate",
-        y_label="held-out loss (nats a token)",
+        y_label=f"held-out loss ({findings.unit})",
         lines=tuple(lines),
         dots=tuple(dot for group, sweep in swept for dot in _chosen(findings, group, sweep)),
         x_range=(ticks[0] / _BEYOND, ticks[-1] * _BEYOND),

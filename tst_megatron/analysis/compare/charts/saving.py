@@ -68,7 +68,7 @@ def saving_chart(findings: Findings, amount: Amount) -> Chart | None:
         "learning rate still high in the stable phase. Point: the headline. Where a band or a bar "
         f"holds 1, no difference is shown.{on_open_ends(figures, dots, y_range)}"
         + ("" if findings.clocks_compare else _STEPS_ALONE),
-        x_label="held-out loss (nats a token)",
+        x_label=f"held-out loss ({findings.unit})",
         y_label=f"{amount.label}: baseline ÷ candidate",
         lines=tuple(lines),
         bands=tuple(band for one in figures for band in one.bands(y_range)),
@@ -109,7 +109,7 @@ def difference_chart(findings: Findings) -> Chart | None:
         "a nat or more higher: that part is out of sight at first."
         f"{on_open_ends(figures, (), y_range)}",
         x_label=label,
-        y_label="candidate − baseline (nats a token)",
+        y_label=f"candidate − baseline ({findings.unit})",
         lines=tuple(lines),
         bands=tuple(band for one in figures for band in one.bands(y_range)),
         rules=(Rule(0.0, "y", "no difference"),),

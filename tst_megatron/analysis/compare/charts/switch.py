@@ -11,7 +11,7 @@ import numpy as np
 from tst_megatron.analysis.compare.charts.palette import shown
 from tst_megatron.analysis.compare.result import Findings
 from tst_megatron.report.chart import Chart, Line, Rule, thin
-from tst_megatron.runs.run import RecordedRun
+from tst_megatron.runs.run import LossUnit, RecordedRun
 from tst_megatron.statistics.array import Array
 
 # Of the steps of the whole run, before the first switch and after the last.
@@ -22,7 +22,12 @@ _HELD_OUT = "held-out loss of "
 
 
 def switch_chart(findings: Findings) -> Chart | None:
-    """The first run of the best candidate group around its switches; None where it has none."""
+    """The first run of the best candidate group around its switches; None where it has none.
+
+    None as well of bits a byte, which training losses are not in.
+    """
+    if findings.unit is not LossUnit.NATS:
+        return None
     if not findings.candidate or len(findings.candidate[0].runs[0].stages) < 2:
         return None
     run = findings.candidate[0].runs[0]

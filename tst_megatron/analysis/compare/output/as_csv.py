@@ -21,7 +21,7 @@ _RATIOS = ("step_ratio", "flops_ratio", "wall_clock_ratio", "gpu_hours_ratio")
 
 
 def evaluations_csv(findings: Findings) -> str:
-    """A row an evaluation of every run."""
+    """A row an evaluation of every run, its loss in the unit that the comparison is in."""
     head = ("side", "group", "run", "seed", *USED, "loss", "stderr")
     rows = [
         (side, group.name, run.name, run.header.get("seed"), *row)
@@ -36,7 +36,7 @@ def comparisons_csv(findings: Findings) -> str:
     head = (
         "candidate_group", "section", "figure", "value", "low", "high", "where", "extrapolated",
         "no_difference_shown", "rough_guide", "at_least", "unlike_decays", "one_seed",
-        "clocks_compare", "forced", "rate_unconfirmed",
+        "clocks_compare", "forced", "rate_unconfirmed", "loss_unit",
     )  # fmt: skip
     rows = [
         (
@@ -46,6 +46,7 @@ def comparisons_csv(findings: Findings) -> str:
             findings.clocks_compare,
             bool(findings.reasons),
             bool(one.unconfirmed),
+            str(one.unit),
         )
         for one in findings.comparisons
         for row in _figures(one)

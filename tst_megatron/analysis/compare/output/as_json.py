@@ -38,8 +38,8 @@ def as_json(findings: Findings) -> dict[str, Any]:
     """Every figure, ready for strict JSON: what is not a number is None.
 
     Keys: those of `_comparison` for the candidate group with the lowest final loss, ``groups`` with
-    the same for every candidate group, ``runs``, ``clocks_compare``, ``forced``, ``reasons`` and
-    ``notes``.
+    the same for every candidate group, ``runs``, ``loss_unit``, ``steps_compare``,
+    ``clocks_compare``, ``forced``, ``reasons`` and ``notes``.
     """
     groups = [_comparison(one, findings) for one in findings.comparisons]
     found: dict[str, Any] = finite(
@@ -47,6 +47,8 @@ def as_json(findings: Findings) -> dict[str, Any]:
             **(groups[0] if groups else {}),
             "groups": groups,
             "runs": [_run(*one) for one in findings.runs()],
+            "loss_unit": str(findings.unit),
+            "steps_compare": findings.steps_compare,
             "clocks_compare": findings.clocks_compare,
             "forced": bool(findings.reasons),
             "reasons": list(findings.reasons),

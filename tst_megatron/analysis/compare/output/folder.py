@@ -39,7 +39,7 @@ _HOW_MADE = (
     "All figures come from what the runs logged. Ratios are the baseline's amount over the "
     "candidate's: above 1, the candidate needed less. Differences are candidate minus baseline: "
     "below 0, the candidate is ahead.",
-    "The held-out loss is the ordinary next-token loss, in nats a token, on the same held-out text "
+    "The held-out loss is the ordinary next-token loss, in {unit}, on the same held-out text "
     "for every run, whatever a stage trains on.",
     "A run reaches a loss where its smoothed held-out curve gets there for good.",
     "The headline compares whole runs, each with its own decay of the learning rate, where the "
@@ -111,7 +111,8 @@ def write_page(out: Path, findings: Findings) -> None:
 
 def charts_of(findings: Findings) -> list[Chart]:
     """Every chart of a report that there is something to draw in."""
-    losses = [loss_chart(findings, amount) for amount in (GPU_HOURS, FLOPS, DATA_TOKENS)]
+    over = (GPU_HOURS, FLOPS, DATA_TOKENS) if findings.steps_compare else (GPU_HOURS, FLOPS)
+    losses = [loss_chart(findings, amount) for amount in over]
     if not any(losses):
         losses = [loss_chart(findings, STEPS) or no_losses()]
     amounts = (STEPS, GPU_HOURS) if findings.clocks_compare else (STEPS,)
@@ -137,9 +138,14 @@ def page_of(findings: Findings, charts: Sequence[Chart]) -> Page:
             Section("Figures", tables=tuple(tables_of(findings))),
             Section("Notes", sentences=(*notes(findings), *notes_of_others(findings))),
             Section("Settings", tables=tuple(settings_tables(findings))),
-            Section("How each figure is made", sentences=(*_HOW_MADE, *explained(findings))),
+            Section("How each figure is made", sentences=_how_made(findings)),
         ),
     )
+
+
+def _how_made(findings: Findings) -> tuple[str, ...]:
+    told = (sentence.format(unit=findings.unit) for sentence in _HOW_MADE)
+    return (*told, *explained(findings))
 
 
 def _charts_note(findings: Findings) -> str:

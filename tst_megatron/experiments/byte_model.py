@@ -88,6 +88,7 @@ def train_byte_model(
         text_bytes=manifest.text_bytes,
         bits_a_byte=float(ledger.validations[-1]["next_token_loss"]) / math.log(2),
         files=hashes(content),
+        gpu_hours=(ledger.last or {}).get("gpu_hours"),
     )
     return TrainedByteModel(record, content)
 

@@ -284,8 +284,12 @@ def _run_rows(found: Provenance) -> list[tuple[str, str]]:
         ]
     if validation is not None and validation.get("next_token_loss") is not None:
         rows.append(("held-out loss", _loss(validation)))
-    if parents := header.get("parents"):
-        rows.append(("made from", f"{len(parents)} earlier run(s), whose costs come on top"))
+    parents = header.get("parents") or ()
+    if runs := [parent for parent in parents if not parent.get("what")]:
+        rows.append(("made from", f"{len(runs)} earlier run(s), whose costs come on top"))
+    for parent in parents:
+        if parent.get("what"):
+            rows.append(("text by", f"{parent['what']}, whose costs come on top"))
     return rows
 
 

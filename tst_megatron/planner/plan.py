@@ -6,10 +6,12 @@ documented in docs/planner.md and are kept.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tst_megatron.corpora.compression.cost import ByteModelCost, cost_of_byte_model
+from tst_megatron.errors import UserError
 from tst_megatron.planner.activations import Recomputation
 from tst_megatron.planner.balance import Balance, balance_of
 from tst_megatron.planner.counts import (
@@ -123,6 +125,7 @@ class RunPlan:
     balance: Balance
     notes: tuple[str, ...] = field(default=())
     setting: str = ""
+    byte_model_flops: float | None = None
 
     @property
     def available(self) -> float:
@@ -203,6 +206,7 @@ class RunPlan:
             "data_tokens": self.data_tokens,
             **self.totals,
             "flops": self.work.total,
+            "byte_model_flops": self.byte_model_flops,
             "gpu_hours_at_peak": self.gpu_hours_at_peak,
             "gpu_hours": self.gpu_hours,
             "hours": self.gpu_hours / self.num_gpus,
@@ -255,6 +259,8 @@ def _plan(
         range(len(pipeline)), key=lambda s: sum(one.seconds(gpu) for one in collectives[s])
     )
     steps = _steps(args, pipeline, course)
+    work = work_of_run(args, pipeline, course)
+    byte_model = _byte_model(args)
     balance = balance_of(args, pipeline, course)
     return RunPlan(
         gpu=gpu,
@@ -265,7 +271,7 @@ def _plan(
         gpus=tuple(_gpu_plan(args, memory, *numbered) for numbered in enumerate(pipeline)),
         steps=steps,
         heaviest=steps[course.stages.index(course.heaviest)],
-        work=work_of_run(args, pipeline, course),
+        work=work,
         totals=course.totals(args.seq_length),
         precision=precision,
         collectives=tuple(merged(collectives[busiest])),
@@ -273,8 +279,14 @@ def _plan(
         time=step_time(args, gpu, precision, pipeline, course, collectives, assumptions.efficiency),
         bubble=bubble(args),
         balance=balance,
-        notes=(*_notes(args), *balance.notes, *course.terms.notes(args, course.stages)),
+        notes=(
+            *_notes(args),
+            *_byte_model_notes(byte_model, work),
+            *balance.notes,
+            *course.terms.notes(args, course.stages),
+        ),
         setting=course.setting,
+        byte_model_flops=None if byte_model is None else byte_model.flops,
     )
 
 
@@ -349,6 +361,23 @@ def _notes(args: argparse.Namespace) -> list[str]:
     if args.moe_token_dispatcher_type == "flex" and args.num_experts:
         notes.append("the flex dispatcher is counted as all-to-all, which sends no less")
     return notes
+
+
+def _byte_model(args: argparse.Namespace) -> ByteModelCost | None:
+    """That cut the run's text, as far as corpora or tokenizer are here: a plan needs neither."""
+    try:
+        return cost_of_byte_model(args)
+    except UserError:
+        return None
+
+
+def _byte_model_notes(cost: ByteModelCost | None, work: Work) -> Iterator[str]:
+    if cost is not None:
+        share = cost.flops / work.total
+        yield (
+            f"the text's byte model took {cost.flops:.3g} FLOPs to train, {share:.2%} of the run's "
+            "operations, which come on top"
+        )
 
 
 def _gpu_as_json(stage: GpuPlan) -> dict[str, Any]:

@@ -46,14 +46,17 @@ class MethodFacts:
 
 @dataclass(frozen=True)
 class Parent:
-    """A run that another one started from, as ``parents`` of a header have it (`asdict`).
+    """What was trained for a run before it: one that it started from, or a model behind its text.
+
+    As ``parents`` of a header have it (`asdict`).
 
     Attributes:
         ledger: its path; None where it has none.
         step: of its checkpoint that was started from.
         flops: spent up to there, by its own parents too; None where not known.
         gpu_hours: likewise.
-        data_tokens: likewise.
+        data_tokens: likewise, of the run's own tokenizer.
+        what: in words, where it is no run that this one started from.
     """
 
     ledger: str | None
@@ -61,6 +64,7 @@ class Parent:
     flops: float | None = None
     gpu_hours: float | None = None
     data_tokens: float | None = None
+    what: str | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ class Facts:
         seed: as its header or its arguments have it.
         recipe: its name.
         methods: that it was trained by; None where its source does not tell.
-        parents: runs that it started from, with what was spent there.
+        parents: what was trained for it before, with what was spent there.
         planned_steps: steps of a whole run; None if its arguments do not say.
         decay_start: the step after which the learning rate decays at the end; None likewise.
         batch_size: sequences of a step; None where unknown.

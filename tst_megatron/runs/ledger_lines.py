@@ -249,6 +249,8 @@ def _check_header(where: str, header: Mapping[str, Any]) -> None:
         _check_method(where, method)
     for parent in header.get("parents") or []:
         _check_numbers(where, parent, _PARENT)
+        if not isinstance(parent.get("what"), str | None):
+            raise _fault(where, "what", parent["what"], "text")
 
 
 def _check_method(where: str, method: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ The one idea: whatever a run was read from (our ledger, TensorBoard, a W&B expor
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from tst_megatron.runs.active_parameters import impossible_count
 from tst_megatron.runs.evaluations import Evaluation, evaluations_of
-from tst_megatron.runs.facts import Facts, facts_of
+from tst_megatron.runs.facts import Facts, Parent, facts_of
 from tst_megatron.runs.flag_roles import Role
 from tst_megatron.runs.ledger import Ledger
 from tst_megatron.runs.links import LinkStart, links_in_words, links_of
@@ -317,14 +317,29 @@ def _with_parents(run: RecordedRun) -> RecordedRun:
         columns = {name: getattr(series, name) + spent[name] for name in _SPENT}
         return replace(series, **columns, wall_clock_s=np.full_like(series.wall_clock_s, np.nan))
 
+    notes = (*run.notes, *_parents_in_words(parents))
+    return replace(run, curve=adding(run.curve), steps=adding(run.steps), notes=notes)
+
+
+def _parents_in_words(parents: Sequence[Parent]) -> Iterator[str]:
+    runs = [parent for parent in parents if parent.what is None]
     counts = ", ".join(
         f"step {parent.step or 0:,} of {parent.ledger or 'a run without a ledger'}"
-        for parent in parents
+        for parent in runs
     )
-    note = (
-        f"It started from {counts}: what was spent there counts, and its wall-clock is not known."
-    )
-    return replace(run, curve=adding(run.curve), steps=adding(run.steps), notes=(*run.notes, note))
+    if runs:
+        yield (
+            f"It started from {counts}: what was spent there counts, and its wall-clock is not "
+            "known."
+        )
+    for parent in parents:
+        if parent.what is not None:
+            flops = "unknown FLOPs" if parent.flops is None else f"{parent.flops:.4g} FLOPs"
+            hours = "" if parent.gpu_hours is None else f" and {parent.gpu_hours:.3g} GPU hours"
+            yield (
+                f"Its text needs {parent.what}, which took {flops}{hours} to train: that counts, "
+                "and its wall-clock is not known."
+            )
 
 
 def _curve(validations: Lines) -> Curve:

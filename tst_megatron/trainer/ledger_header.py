@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
@@ -15,10 +16,12 @@ from typing import Any
 import torch
 
 import tst_megatron
+from tst_megatron.corpora.compression.cost import cost_of_byte_model
 from tst_megatron.corpora.manifest import manifest_path
 from tst_megatron.corpora.sources import all_prefixes
 from tst_megatron.corpora.split_text import SplitText
 from tst_megatron.methods.method import Run
+from tst_megatron.runs.facts import Parent
 from tst_megatron.runs.flag_roles import Role
 from tst_megatron.trainer.corpus_tokenizer import tokenizer_sha256
 
@@ -73,13 +76,21 @@ def header_of(
             }
             for part in run.parts
         ],
-        "parents": [asdict(parent) for parent in run.parents()],
+        "parents": [asdict(parent) for parent in (*run.parents(), *_behind_its_text(args))],
         "flags": {
             name: value if isinstance(value, _PLAIN) else str(value)
             for name, value in sorted(vars(args).items())
             if isinstance(value, (*_PLAIN, *_WITH_A_NAME))
         },
     }
+
+
+def _behind_its_text(args: argparse.Namespace) -> Iterator[Parent]:
+    """The byte model that its text was cut by; none where none was trained."""
+    if (cost := cost_of_byte_model(args)) is not None:
+        # Tokens that it read are bytes, and none of the run's.
+        what = f"a byte model of {cost.parameters:,} parameters ({cost.record})"
+        yield Parent(None, 0, cost.flops, cost.gpu_hours, 0, what)
 
 
 def _versions() -> dict[str, str | None]:

@@ -53,6 +53,20 @@ def test_the_papers_steps_read_the_papers_tokens(plans, name: str) -> None:
         assert tuple(f"{number / 1e9:.0f}" for number in found) == _ROUNDED[name]
 
 
+def test_a_byte_model_comes_on_top(tmp_path) -> None:
+    """As the record of the compressor that the flags name has it."""
+    assert make_plan(DENSE, 1, GPUS["h100"]).as_json()["run"]["byte_model_flops"] is None
+    told = {"flops": 1e12, "parameters": 139_712, "gpu_hours": None}
+    (tmp_path / "compressor.json").write_text(json.dumps({"model": told}))
+    plan = make_plan((*DENSE, f"--tokenizer-model={tmp_path}"), 1, GPUS["h100"])
+    assert plan.as_json()["run"]["byte_model_flops"] == 1e12
+    (note,) = (note for note in plan.notes if "byte model" in note)
+    assert note == (
+        f"the text's byte model took 1e+12 FLOPs to train, {1e12 / plan.work.total:.2%} of the "
+        "run's operations, which come on top"
+    )
+
+
 def test_experts_as_wide_as_an_mlp_cost_what_it_costs_and_the_router(plans) -> None:
     """Two of Megatron's counts of one model's step, apart by nothing but the router's products."""
     dense, experts = plans["smollm3-3b-baseline"], _plan("moe-20b-a3b-baseline")

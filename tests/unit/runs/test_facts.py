@@ -87,6 +87,7 @@ def test_a_run_tells_of_its_methods_and_parents():
     stage = {"name": "a", "samples": 8, "tokens_a_position": 2, "loss": "l", "method": "m"}
     method = {"name": "m", "stages": [stage], "facts": {"size": 2}}
     parent = {"ledger": "p", "step": 3, "flops": 1.0, "gpu_hours": None, "data_tokens": 9}
+    parent["what"] = None
     facts = facts_of({"methods": [method], "parents": [parent]})
     assert facts.methods is not None
     (told,) = facts.methods

@@ -41,6 +41,17 @@ def test_what_parents_spent_counts() -> None:
     )
 
 
+def test_a_byte_model_counts_and_is_called_what_it_is() -> None:
+    model = {"ledger": None, "step": 0, "flops": 3e9, "gpu_hours": 0.25, "data_tokens": 0}
+    run = made(parents=[model | {"what": "a byte model"}])
+    assert (run.curve.flops[0], run.curve.gpu_hours[0]) == (3.1e9, 0.75)
+    assert run.curve.data_tokens[0] == 100
+    assert run.notes == (
+        "Its text needs a byte model, which took 3e+09 FLOPs and 0.25 GPU hours to train: that "
+        "counts, and its wall-clock is not known.",
+    )
+
+
 def test_what_a_parent_does_not_tell_is_not_known_of_the_run() -> None:
     run = made(parents=[{"ledger": None, "step": 1, **SPENT, "gpu_hours": None}])
     assert math.isnan(run.curve.gpu_hours[0])

@@ -35,6 +35,7 @@ class ByteModelRecord:
         text_bytes: in them.
         bits_a_byte: of held-out text, without resets; None where there was too little to hold out.
         files: SHA-256 by name.
+        gpu_hours: that its training took, as its ledger counts them; None where not known.
     """
 
     kind: str
@@ -45,6 +46,7 @@ class ByteModelRecord:
     text_bytes: int
     bits_a_byte: float | None
     files: Mapping[str, str]
+    gpu_hours: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """For a file."""

@@ -15,7 +15,7 @@ from tst_megatron.analysis.scaling.law import Number
 from tst_megatron.analysis.scaling.law_file import LawRecord
 from tst_megatron.errors import UserError
 from tst_megatron.runs.facts import Topic, differences_of
-from tst_megatron.runs.run import RecordedRun
+from tst_megatron.runs.run import LossUnit, RecordedRun
 from tst_megatron.statistics.array import Array
 from tst_megatron.statistics.power_law import Laws
 
@@ -87,6 +87,12 @@ class ScalingLaw:
         return float(size)
 
     def _check(self, run: RecordedRun, size: float, positions: float) -> None:
+        if run.curve.unit is not self.record.unit:
+            raise UserError(
+                f"--scaling {self.name} is in {self.record.unit}, and the runs are compared in "
+                f"{run.curve.unit}: fit a law in that, with scaling fit"
+                + (" --bits-a-byte" if run.curve.unit is LossUnit.BITS else "")
+            )
         for topic, told in self.record.text.items():
             for name, ours, theirs in differences_of(
                 told, run.facts.topics.get(cast(Topic, topic), {})

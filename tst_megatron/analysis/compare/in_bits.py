@@ -70,7 +70,7 @@ def in_one_unit(
     differ = tokenizers_differ(runs)
     untold = next(_untold(runs), None)
     if asks_bits and not differ and untold is not None:
-        raise UserError(f"--bits-a-byte: {untold}; compare in nats a token without it")
+        raise UserError(f"--bits-a-byte: {untold}; without it losses are in nats a token")
     wanted = asks_bits or (differ and (force or why_no_bits(runs) is None))
     if not wanted or untold is not None:
         return list(baseline), list(candidate)

@@ -48,7 +48,7 @@ class Prediction:
         setting: of its methods.
         n: parameters.
         d: positions.
-        loss: nats a token.
+        loss: in the law's unit.
         multiplier: m, how many times its steps the baseline needs to end so at the same size:
             the two are the same number in a law of this form. None for the baseline.
         outside: in which ways it lies outside the law's runs.
@@ -71,7 +71,7 @@ class Best:
         n: parameters.
         d: positions.
         tokens_per_parameter: D / N.
-        loss: nats a token.
+        loss: in the law's unit.
         flops: of training, and of serving where that was asked for.
         data_tokens: that it reads; None where the law's runs do not tell.
         epochs: how often it reads the text there is; None where nothing is said of that.

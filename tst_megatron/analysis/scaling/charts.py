@@ -22,7 +22,6 @@ _BUDGETS = 5
 # Of an isoFLOP line around its lowest size, as factors.
 _WIDE = 16.0
 _POSITIONS = "positions trained on (D)"
-_LOSS = "held-out loss, nats a token"
 
 
 def charts(record: LawRecord) -> tuple[Chart, ...]:
@@ -67,7 +66,7 @@ def _by_length(record: LawRecord) -> Iterator[Chart]:
             caption="Diamonds are whole runs, lines the law. A line ends where ten times the "
             "largest run's compute does.",
             x_label=_POSITIONS,
-            y_label=_LOSS,
+            y_label=f"held-out loss, {record.unit}",
             lines=tuple(lines),
             dots=tuple(dots),
             x_log=True,
@@ -112,7 +111,7 @@ def _lines_of_equal_compute(record: LawRecord) -> Chart:
         caption="Lines are the baseline's; a diamond is the best size for its budget, with each "
         "setting. Budgets go from the smallest run's to the largest run's.",
         x_label="parameters (N)",
-        y_label=_LOSS,
+        y_label=f"held-out loss, {record.unit}",
         lines=tuple(lines),
         dots=tuple(dots),
         x_log=True,

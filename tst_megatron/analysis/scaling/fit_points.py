@@ -118,6 +118,7 @@ def fit_points(points: Points, options: Options) -> Fitted:
         refused=tuple(_sentence(one.sentence) for one in findings if one.refuses),
         left_out=points.left_out,
         text=points.text,
+        unit=points.unit,
     )
     return Fitted(record, fitted)
 
@@ -266,7 +267,7 @@ def _described(fitted: Fit, drawn: Draws, points: Points, options: Options) -> d
         "D": f"positions, {d.min():.4g} to {d.max():.4g}",
         "FLOPs": f"{fitted.law.flops_per_position:.3g} N D",
         "runs": f"{len(n)}, each once, at its end, with its own decay",
-        "loss": "held-out, nats a token" + _of_text(points),
+        "loss": f"held-out, {points.unit}" + _of_text(points),
         "objective": f"Huber's loss of ln L, delta {delta}"
         + ("" if options.delta is not None else ", from the scatter"),
         "starts": "a grid over both exponents, linear in the rest; the best of all",

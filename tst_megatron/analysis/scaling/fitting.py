@@ -46,7 +46,7 @@ class Fit:
         sought: ``[P]``, the law in the form's coordinates.
         n: ``[runs]``, parameters.
         d: ``[runs]``, positions.
-        loss: ``[runs]``, nats a token.
+        loss: ``[runs]``, in one unit.
         setting: of each run; None is the baseline.
         seeds: of each run, if their levels were sought.
         weights: ``[runs]``.
@@ -119,7 +119,7 @@ def fit(
     Args:
         n: ``[runs]``, parameters.
         d: ``[runs]``, positions (effective ones where text was read again).
-        loss: ``[runs]``, nats a token, above 0.
+        loss: ``[runs]``, in one unit, above 0.
         setting: of each run; None, as a whole or of a run, is the baseline.
         weights: ``[runs]``, 0 or more; 1 each by default.
         delta: Huber's constant in ln L; infinite is least squares, `CHINCHILLA_DELTA` Epoch's,

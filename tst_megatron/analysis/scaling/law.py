@@ -61,7 +61,7 @@ class Optimum:
     Attributes:
         n: parameters; NaN where no size is best for a budget, infinite where none has the loss.
         d: positions.
-        loss: nats a token.
+        loss: in the law's unit.
         flops: of training, and of serving where that was asked for.
     """
 
@@ -87,7 +87,8 @@ class Exponents:
 
 @dataclass(frozen=True)
 class Law:
-    """``L = E + A N^-alpha + B (m D)^-beta``, N in parameters, D in positions, L in nats a token.
+    """``L = E + A N^-alpha + B (m D)^-beta``, N in parameters, D in positions, L in nats a token or
+    bits a byte.
 
     Attributes:
         E: loss that neither size nor length takes away.
@@ -197,7 +198,7 @@ class Law:
         """The run of least compute that has a loss: least ``k N D + 2 N served_tokens``.
 
         Args:
-            loss: nats a token, a number or an array.
+            loss: in the law's unit, a number or an array.
             setting: of the method; None is the baseline.
             served_tokens: that the trained model is to read and write.
             unique: positions that the text there is gives without reading any of it again.

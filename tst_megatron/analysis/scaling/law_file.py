@@ -19,6 +19,7 @@ from tst_megatron.analysis.scaling.law import Law, Multiplier
 from tst_megatron.analysis.scaling.point import BASELINE
 from tst_megatron.errors import UserError
 from tst_megatron.files import write_whole
+from tst_megatron.runs.run import LossUnit
 from tst_megatron.statistics.array import Array
 from tst_megatron.statistics.interval import Interval
 from tst_megatron.statistics.resampling import interval
@@ -41,7 +42,7 @@ class LawRun:
         setting: of its methods; `BASELINE` without any.
         n: parameters.
         d: positions; effective ones where it read text again.
-        loss: that it ended with, nats a token.
+        loss: that it ended with, in the law's unit.
         positions: that it was trained on.
         seed: None where not told.
         data_tokens: None where not told.
@@ -74,6 +75,7 @@ class LawRecord:
         left_out: names of runs that are not among these, with the reason.
         text: tokenizer and held-out text of the losses: by topic, facts by name; empty where no
             run tells any.
+        unit: of the losses, of the law's and of its runs.
     """
 
     law: Law
@@ -85,6 +87,7 @@ class LawRecord:
     refused: tuple[str, ...] = ()
     left_out: tuple[tuple[str, str], ...] = ()
     text: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    unit: LossUnit = LossUnit.NATS
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -200,6 +203,7 @@ def write_law(path: Path, record: LawRecord) -> None:
         "refused": list(record.refused),
         "left_out": [list(one) for one in record.left_out],
         "text": finite({topic: dict(facts) for topic, facts in record.text.items()}),
+        "loss_unit": str(record.unit),
         "runs": [asdict(run) for run in record.runs],
         "draws": _of_law(record.laws),
     }
@@ -250,6 +254,7 @@ def read_law(path: Path) -> LawRecord:
             refused=tuple(map(str, content["refused"])),
             left_out=tuple((str(name), str(why)) for name, why in content["left_out"]),
             text={str(topic): dict(facts) for topic, facts in content.get("text", {}).items()},
+            unit=LossUnit(content.get("loss_unit", LossUnit.NATS)),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not whole ({error!r}): fit it again") from None

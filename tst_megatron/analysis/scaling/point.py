@@ -16,7 +16,7 @@ class Point:
         total: parameters, all of them; None where not told.
         active: those that work on a token, embeddings' tables left out; None where not told.
         positions: trained on, in all (D).
-        loss: held-out, at its end, nats a token.
+        loss: held-out, at its end, in the unit of its law.
         flops: in all; None where not told.
         data_tokens: read in all; with bags more than positions.
         unique_tokens: of text there was to read; None where nothing was read twice or it is not

@@ -11,6 +11,12 @@ from itertools import combinations, groupby
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from tst_megatron.analysis.compare.in_bits import (
+    in_one_unit,
+    tokenizers_differ,
+    unit_of,
+    why_no_bits,
+)
 from tst_megatron.analysis.compare.stories import vocabulary, words_of
 from tst_megatron.analysis.scaling.csv_points import is_table, read_table
 from tst_megatron.analysis.scaling.point import BASELINE, Point
@@ -18,7 +24,7 @@ from tst_megatron.errors import UserError
 from tst_megatron.runs.facts import Topic, differences
 from tst_megatron.runs.inputs import read_runs
 from tst_megatron.runs.rates import BestRate, best_rate
-from tst_megatron.runs.run import RecordedRun
+from tst_megatron.runs.run import LossUnit, RecordedRun
 
 Count = Literal["total", "active", "flops"]
 """What is taken for N: all parameters, those that work on a token, FLOPs / (6 positions)."""
@@ -32,6 +38,7 @@ Text = Mapping[str, Mapping[str, Any]]
 _SETTINGS = ("global_batch_size", "seq_length", "weight_decay", "adam_beta2", "lr_decay_style")
 _NAMED = 4
 _FEW_CELLS = 3
+_OF_HASH = 8
 # Muennighoff et al. (arXiv 2305.16264): up to here repeats are worth almost what new text is.
 MOST_EPOCHS = 4.0
 _FIXED_WARMUP = 0.2
@@ -47,7 +54,9 @@ class Points:
         count: what N is.
         left_out: names of runs that are not among them, with the reason.
         notes: what a reader should know of them, a sentence each.
-        text: what their losses are of, by topic, as far as one of them tells.
+        text: what their losses are of, by topic, as far as one of them tells; of several tokenizers
+            the baseline's.
+        unit: of their losses.
     """
 
     points: tuple[Point, ...]
@@ -55,6 +64,7 @@ class Points:
     left_out: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     text: Text = field(default_factory=dict)
+    unit: LossUnit = LossUnit.NATS
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -77,6 +87,7 @@ class _Kept:
     left_out: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     text: dict[str, dict[str, Any]] = field(default_factory=dict)
+    unit: LossUnit = LossUnit.NATS
 
 
 def read_points(
@@ -84,6 +95,7 @@ def read_points(
     count: Count = "total",
     loss_columns: Sequence[str] = (),
     allow_repeats: bool = False,
+    asks_bits: bool = False,
 ) -> Points:
     """The runs of ledgers, TensorBoard folders, W&B exports and tables of results.
 
@@ -93,6 +105,7 @@ def read_points(
         count: what N is.
         loss_columns: names of the held-out loss in W&B exports and TensorBoard folders.
         allow_repeats: keep runs that read their text more than four times.
+        asks_bits: tell losses in bits a byte, as those of runs of several tokenizers are anyway.
 
     Raises:
         UserError: a path cannot be read; no whole run is left; a run does not tell its N or its
@@ -103,7 +116,12 @@ def read_points(
     kept = _Kept([point for path in tables for point in read_table(path)])
     notes = _once(kept)
     if others:
-        _take_runs(read_runs(others, vocabulary(), loss_columns), kept)
+        _take_runs(read_runs(others, vocabulary(), loss_columns), kept, asks_bits)
+    if tables and (asks_bits or kept.unit is LossUnit.BITS):
+        raise UserError(
+            f"{tables[0]} does not tell how many bytes its losses are of, and bits a byte are "
+            "needed: fit it apart, without --bits-a-byte"
+        )
     _leave_out_losses_that_are_none(kept)
     if not kept.points:
         raise UserError(
@@ -118,10 +136,11 @@ def read_points(
     _refuse_many_epochs(kept.points, allow_repeats)
     notes += [*kept.notes, *_of_one_rate(kept)]
     notes += [*_rate_notes(kept.points), *_warmup_notes(kept.points), *_thin_notes(kept.points)]
-    return Points(tuple(kept.points), count, tuple(kept.left_out), tuple(notes), kept.text)
+    left_out = tuple(kept.left_out)
+    return Points(tuple(kept.points), count, left_out, tuple(notes), kept.text, kept.unit)
 
 
-def _take_runs(runs: Sequence[RecordedRun], kept: _Kept) -> None:
+def _take_runs(runs: Sequence[RecordedRun], kept: _Kept, asks_bits: bool) -> None:
     whole = []
     for run in runs:
         reason = _why_not_whole(run)
@@ -129,10 +148,17 @@ def _take_runs(runs: Sequence[RecordedRun], kept: _Kept) -> None:
             whole.append(run)
         else:
             kept.left_out.append((run.name, reason))
-    _refuse_other_text(whole)
-    kept.text = {topic: _told(topic, whole) for topic in TEXT}
-    kept.notes += [*_settings_notes(whole), *_repeat_notes(whole)]
-    kept.points += [_point(run) for run in whole]
+    differ = tokenizers_differ(whole)
+    if differ and (reason := why_no_bits(whole)) is not None:
+        _refuse_other_text(whole, f"; nor are they in bits a byte, as {reason}")
+    if not differ:
+        _refuse_other_text(whole)
+    whole, _ = in_one_unit(whole, (), asks_bits, force=False)
+    kept.unit = unit_of(whole)
+    alike = [run for run in whole if not tokenizers_differ((whole[0], run))]
+    kept.text = {topic: _told(topic, alike) for topic in TEXT}
+    kept.notes += [*_tokenizer_notes(whole, alike), *_settings_notes(whole), *_repeat_notes(whole)]
+    kept.points += [_point(run, _setting(run, whole[0])) for run in whole]
 
 
 def _once(kept: _Kept) -> list[str]:
@@ -157,16 +183,36 @@ def _why_not_whole(run: RecordedRun) -> str | None:
     return None
 
 
-def _point(run: RecordedRun) -> Point:
+def _setting(run: RecordedRun, first: RecordedRun) -> str:
+    """What sets its positions apart from the baseline's: methods, and another tokenizer."""
+    names = [words_of(run)]
+    if tokenizers_differ((first, run)):
+        told = run.facts.topics["tokenizer"]
+        names.append(f"tokenizer {str(told.get('sha256') or told.get('type'))[:_OF_HASH]}")
+    return ", ".join(filter(None, names)) or BASELINE
+
+
+def _tokenizer_notes(runs: Sequence[RecordedRun], alike: Sequence[RecordedRun]) -> list[str]:
+    if len(alike) == len(runs):
+        return []
+    return [
+        f"The runs are of several tokenizers, and the baseline is {runs[0].name}'s: losses are in "
+        "bits a byte of one held-out text, and another tokenizer's m says how many of the "
+        "baseline's positions one of its positions is worth."
+    ]
+
+
+def _point(run: RecordedRun, setting: str) -> Point:
     curve, told = run.curve, run.header.get("parameters") or {}
     return Point(
         name=run.name,
-        setting=words_of(run) or BASELINE,
+        setting=setting,
         total=told.get("total"),
         active=told.get("active"),
         positions=float(curve.positions[-1]),
         loss=float(curve.losses[-1]),
-        flops=_known(curve.flops[-1]),
+        # What was trained before it is no operation of its positions.
+        flops=_known(curve.flops[-1] - sum(parent.flops or 0 for parent in run.facts.parents)),
         data_tokens=_known(curve.data_tokens[-1]),
         seed=run.facts.seed,
         learning_rate=run.facts.flags.get("lr"),
@@ -195,14 +241,14 @@ def _leave_out_losses_that_are_none(kept: _Kept) -> None:
     kept.left_out += [(point.name, "ended with a loss that is no number above 0") for point in bad]
 
 
-def _refuse_other_text(runs: Sequence[RecordedRun]) -> None:
+def _refuse_other_text(runs: Sequence[RecordedRun], beside: str = "") -> None:
     """One law is of one tokenizer and one held-out text: any two that tell theirs are alike."""
     for one, other in combinations(runs, 2):
         for topic in TEXT:
             for name, ours, theirs in differences(topic, one.facts, other.facts):
                 raise UserError(
                     f"{one.name} and {other.name} differ in the {topic} ({name}: {ours} and "
-                    f"{theirs}), so their losses are of no common law: fit them apart"
+                    f"{theirs}), so their losses are of no common law: fit them apart{beside}"
                 )
 
 

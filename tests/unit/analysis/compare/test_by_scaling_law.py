@@ -11,7 +11,7 @@ from tst_megatron.analysis.compare.compare import compare_group
 from tst_megatron.analysis.scaling.law import Law
 from tst_megatron.analysis.scaling.law_file import LawRecord, LawRun
 from tst_megatron.errors import UserError
-from tst_megatron.runs.run import RecordedRun
+from tst_megatron.runs.run import LossUnit, RecordedRun
 
 SIZE, STEPS, SPEED = 5e5, 14_000, 4.0
 LAW = Law(1.0, 60.0, 0.33, 30.0, 0.25)
@@ -81,3 +81,9 @@ def test_a_law_of_other_runs_is_refused(run: RecordedRun, said: str) -> None:
     law = ScalingLaw("law.json", record())
     with pytest.raises(UserError, match=said):
         compare_group([made_group(run)], made_group(run), draws=DRAWS, law=law)
+
+
+def test_a_law_in_another_unit_is_refused() -> None:
+    law = ScalingLaw("law.json", replace(record(), unit=LossUnit.BITS))
+    with pytest.raises(UserError, match=r"law.json is in bits a byte, and the runs are compared"):
+        law.fit(ended_at(whole_loss(STEPS)), DRAWS)

@@ -1,5 +1,7 @@
 """What of runs and tables becomes the points of a law, what is left out, and what is refused."""
 
+import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from tst_megatron.analysis.scaling.law_file import LawRecord, LawRun, read_law, 
 from tst_megatron.analysis.scaling.point import BASELINE
 from tst_megatron.analysis.scaling.points import Points, read_points
 from tst_megatron.errors import UserError
+from tst_megatron.runs.run import LossUnit
 
 POSITIONS_A_STEP = 4 * 128
 WSD = {"lr_decay_style": "WSD", "lr_wsd_decay_iters": 10, "num_experts": None, "num_layers": 2}
@@ -113,6 +116,66 @@ def test_runs_of_other_text_are_of_no_common_law(tmp_path: Path):
     ]
     with pytest.raises(UserError, match=r"a and b differ in the tokenizer .*: fit them apart"):
         read_points(runs)
+
+
+def of_tokenizer(folder: Path, name: str, bytes_a_token: float, sha256: str, **kw: Any) -> Path:
+    """A run at 0.9 bits a byte, of a text of 80,000 bytes that all of them validate on."""
+    text = {"sha256": "t", "documents": 9, "bytes": 80_000, "corpora": 1}
+    header = {
+        "tokenizer": {"sha256": sha256 * 64},
+        "held_out": text | {"tokens": round(80_000 / bytes_a_token)},
+        **kw.pop("header", {}),
+    }
+    flags = {"full_validation": True, "seq_length": 128}
+    nats = 0.9 * math.log(2) * bytes_a_token
+    path = of_size(folder, name, header=header, flags=flags, losses={100: nats}, **kw)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[-1] |= {"tokens": 1_000, "bytes": round(1_000 * bytes_a_token)}
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return path
+
+
+def test_runs_of_several_tokenizers_are_in_bits_with_an_m_each(tmp_path: Path):
+    runs = [
+        of_tokenizer(tmp_path, "base", 4.0, "1"),
+        of_tokenizer(tmp_path, "windows", 5.0, "2", total=1200),
+    ]
+    found = read_points(runs)
+    assert found.unit == "bits a byte"
+    assert [point.setting for point in found.points] == [BASELINE, "tokenizer 22222222"]
+    assert [point.loss for point in found.points] == pytest.approx([0.9, 0.9])
+    assert found.text["tokenizer"] == {"sha256": "1" * 64}
+    assert "one of its positions is worth" in " ".join(found.notes)
+    rows = table(tmp_path, "params,tokens,loss", "1e6,2e7,3.5")
+    with pytest.raises(UserError, match=r"runs.csv does not tell how many bytes"):
+        read_points([*runs, rows])
+
+
+def test_one_tokenizers_runs_are_in_bits_where_that_is_asked_for(tmp_path: Path):
+    run = of_tokenizer(tmp_path, "base", 4.0, "1")
+    (point,) = read_points([run]).points
+    assert point.loss == pytest.approx(0.9 * math.log(2) * 4)
+    found = read_points([run], asks_bits=True)
+    assert (found.unit, found.points[0].loss) == ("bits a byte", pytest.approx(0.9))
+    with pytest.raises(UserError, match=r"--bits-a-byte: plain does not tell how many bytes"):
+        read_points([of_size(tmp_path, "plain")], asks_bits=True)
+
+
+def test_a_law_keeps_its_unit(tmp_path: Path):
+    runs = (LawRun("told", BASELINE, 1e3, 1e5, 3.0, 1e5),)
+    record = LawRecord(CHINCHILLA, CHINCHILLA, runs, "total", {}, unit=LossUnit.BITS)
+    write_law(tmp_path / "law.json", record)
+    assert read_law(tmp_path / "law.json").unit is LossUnit.BITS
+    told = json.loads((tmp_path / "law.json").read_text())
+    del told["loss_unit"]
+    (tmp_path / "law.json").write_text(json.dumps(told))
+    assert read_law(tmp_path / "law.json").unit is LossUnit.NATS
+
+
+def test_what_was_trained_before_a_run_is_not_its_positions(tmp_path: Path):
+    parents = [{"ledger": None, "step": 0, "flops": 7e9, "what": "a byte model"}]
+    run = of_size(tmp_path, "run", header={"parents": parents})
+    assert read_points([run]).points[0].flops == 100e9
 
 
 def test_a_law_knows_what_text_its_losses_are_of(tmp_path: Path):

@@ -19,8 +19,9 @@ examples:
 
 A path is what compare takes, or a CSV with the columns params, tokens and loss, and if you know
 them active_params, flops, data_tokens, unique_tokens, seed, setting, learning_rate, experts, name.
-tokens are positions trained on. A law is of whole runs with their decay, of one tokenizer and one
-held-out text; what speaks against it refuses it, with the numbers.
+tokens are positions trained on. A law is of whole runs with their decay, of one held-out text, and
+of one tokenizer, or of several in bits a byte, each with an m of its own; what speaks against it
+refuses it, with the numbers.
 """
 
 _WIDTH_OF_A_LOG = 100
@@ -63,6 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what W&B exports and TensorBoard folders call the held-out loss",
     )  # fmt: skip
     parser.add_argument(
+        "--bits-a-byte", action="store_true",
+        help="losses in bits a byte of the held-out text, as those of several tokenizers are",
+    )  # fmt: skip
+    parser.add_argument(
         "--allow-repeats", action="store_true", help="keep runs that read text more than 4 times"
     )
     parser.add_argument(
@@ -90,7 +95,9 @@ def main(args: argparse.Namespace) -> int:
     from tst_megatron.analysis.scaling.law_file import write_law
     from tst_megatron.analysis.scaling.points import read_points
 
-    points = read_points(args.runs, args.count, args.loss_column, args.allow_repeats)
+    points = read_points(
+        args.runs, args.count, args.loss_column, args.allow_repeats, args.bits_a_byte
+    )
     fitted = fit_points(
         points,
         Options(

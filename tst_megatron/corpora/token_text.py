@@ -5,6 +5,7 @@ before a word, bytes of a character), so single tokens are asked for with that i
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,12 @@ from tst_megatron.corpora.tokenizers.description import TokenizerDescription, de
 from tst_megatron.errors import UserError
 
 if TYPE_CHECKING:
+    from tst_megatron.corpora.compression.codes import Code
     from tst_megatron.corpora.compression.compressor import Compressor
 
 _CUT = "<cut>"
+_WITHIN = "…"
+"""Stands for a further id of a window, whose text stands for its first."""
 _SPACE = "▁"  # As SentencePiece writes it in pieces.
 
 
@@ -55,6 +59,24 @@ class TokenText:
             else library.decode(list(ids))
         )
         return _shown(text)
+
+    def pieces(self, ids: Sequence[int], begin: int | None = None) -> list[str]:
+        """What each of some ids in a row adds to a text.
+
+        Of windows of several ids the first has the window's text. Where windows begin is known
+        from where the ids do, else from ends of documents among them; of others each id is a
+        number.
+
+        Args:
+            ids: of one document or several.
+            begin: how many ids of its document are before the first; None where not known.
+        """
+        found = list(map(self.piece, ids))
+        if self._description is not None and self._description.kind == "compressor":
+            compressor = self._description.library
+            if compressor.code.ids_a_piece > 1:
+                _put_windows(compressor.code, ids, begin, found)
+        return found
 
     def piece(self, one: int) -> str:
         """What one id adds to a text; ends of lines and all that cannot be printed are escaped."""
@@ -125,6 +147,33 @@ def _id_of_compressor(compressor: "Compressor", one: int) -> str:
     if not compressor.is_a_string_an_id:
         return f"<{one:0{2 * compressor.settings.token_bits // 8}x}>"
     return _text(compressor.code.pieces(np.array([one]))[0][1])
+
+
+def _put_windows(code: "Code", ids: Sequence[int], begin: int | None, found: list[str]) -> None:
+    """Put the text of windows of several ids in the places of their first ids."""
+    width = code.ids_a_piece
+    ends = [number for number, one in enumerate(ids) if one == code.num_ids]
+    for first, end in pairwise([-1, *ends, len(ids)]):
+        at = first + 1
+        if at == 0 and begin is not None:
+            at = -begin % width
+        elif at == 0:
+            # A document's windows are whole: where it ends tells where they begin.
+            at = end % width if ends else end
+        while at + width <= end:
+            _put_window(code, ids[at : at + width], at, found)
+            at += width
+        if end == len(ids) and at < end:
+            found[at:end] = [_CUT, *[_WITHIN] * (end - at - 1)]
+
+
+def _put_window(code: "Code", ids: Sequence[int], at: int, found: list[str]) -> None:
+    try:
+        (_, data), *_ = code.pieces(np.asarray(ids, np.int64))
+    except (ValueError, IndexError):
+        return  # Of no window: another compressor's.
+    text = "".join(map(_visible, _text(data)))
+    found[at : at + len(ids)] = [text, *[_WITHIN] * (len(ids) - 1)]
 
 
 def _of_compressor(compressor: "Compressor", ids: Sequence[int]) -> str:

@@ -287,6 +287,11 @@ class _Hooks:
         """Megatron's; its prefix tells the test set from the validation set."""
         # As megatron.training.training.pretrain words it.
         self._on_test_set = prefix.endswith("on test set")
+        if self.args.full_validation and isinstance(self.args.eval_iters, int):
+            # Of one validation set it sends round a number, and takes it for a list when it is back
+            # (megatron/training/training.py, after "we need to distribute eval_iters"). It puts the
+            # number in its place again.
+            self.args.eval_iters = [self.args.eval_iters]
         with self.clock.measure(EVALUATION):
             return _ORIGINALS["evaluate_and_print_results"](prefix, *args, **kwargs)
 

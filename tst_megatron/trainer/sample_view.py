@@ -11,11 +11,12 @@ import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 from rich.text import Text
 
@@ -41,6 +42,7 @@ class Sample:
         inputs: of a position one id or several.
         targets: likewise.
         is_grouped: whether a method made it, so that several ids belong to a position.
+        begin: how many ids of its document are before its first one; None where not known.
     """
 
     index: int
@@ -48,6 +50,7 @@ class Sample:
     inputs: Positions
     targets: Positions
     is_grouped: bool
+    begin: int | None = None
 
 
 def draw_samples(
@@ -73,7 +76,7 @@ def draw_samples(
         dataset = _training_data(run, _dataset_config(reading, split, description, Path(folder)))
         starts = starts_of([stage.samples for stage in run.stages])
         return [
-            _sample(run, dataset[index], index, stage.name)
+            _drawn(run, dataset, index, stage.name)
             for start, stage in zip(starts, run.stages, strict=True)
             for index in sorted(
                 random.sample(range(start, start + stage.samples), min(number, stage.samples))
@@ -149,6 +152,22 @@ class _Flags(argparse.Namespace):
         return None
 
 
+def _drawn(run: Run, dataset: Any, index: int, stage: str) -> Sample:
+    """A sample, and where in its document it begins: all data sets read documents by one door."""
+    from megatron.core.datasets.indexed_dataset import IndexedDataset
+
+    begins: list[int] = []
+    get = IndexedDataset.get
+
+    def noted(self: Any, idx: int, offset: int = 0, length: int | None = None) -> Any:
+        begins.append(offset)
+        return get(self, idx, offset, length)
+
+    with patch.object(IndexedDataset, "get", noted):
+        sample = dataset[index]
+    return replace(_sample(run, sample, index, stage), begin=next(iter(begins), None))
+
+
 def _sample(run: Run, sample: Mapping[str, Any], index: int, stage: str) -> Sample:
     positions = run.in_positions(sample)
     if positions is not None:
@@ -182,23 +201,42 @@ def as_text(sample: Sample, text: TokenText, positions: int | None = None) -> li
     lines = [head]
     for name, places in (("inputs ", sample.inputs), ("targets", sample.targets)):
         line = Text(f"  {name}  ")
+        words = _words(places, _begin(sample, places), text)
         for number, position in enumerate(places[:shown]):
             if sample.is_grouped:
                 line.append("[", _SEPARATOR)
             elif number:
                 line.append("|", _SEPARATOR)
-            _append(line, position, text)
+            _append(line, [next(words) for _ in position])
             if sample.is_grouped:
                 line.append("]", _SEPARATOR)
         lines.append(line)
     return lines
 
 
-def _append(line: Text, position: Sequence[int | None], text: TokenText) -> None:
-    for number, one in enumerate(position):
+def _begin(sample: Sample, places: Positions) -> int | None:
+    """Where places begin in the document that the inputs begin in: targets are further on."""
+    inputs, ids = ([one for place in of for one in place] for of in (sample.inputs, places))
+    shifts = range(len(inputs))
+    shift = next((by for by in shifts if inputs[by:] == ids[: len(inputs) - by]), None)
+    return None if sample.begin is None or shift is None else sample.begin + shift
+
+
+def _words(places: Positions, begin: int | None, text: TokenText) -> Iterator[str | None]:
+    """What stands for every id of every place, in order; None where there is none."""
+    ids = [one for place in places for one in place]
+    known = [one for one in ids if one is not None]
+    # Behind a gap nobody knows where a document goes on.
+    has_gap = ids[: len(known)] != known
+    words = iter(map(text.piece, known) if has_gap else text.pieces(known, begin))
+    return (None if one is None else next(words) for one in ids)
+
+
+def _append(line: Text, words: Sequence[str | None]) -> None:
+    for number, word in enumerate(words):
         if number:
             line.append("|", _SEPARATOR)
-        if one is None:
+        if word is None:
             line.append(NO_TOKEN, _SEPARATOR)
         else:
-            line.append(text.piece(one))
+            line.append(word)

@@ -25,9 +25,12 @@ class Code(Protocol):
 
     Attributes:
         num_ids: ids are below it; it is itself the end of a document.
+        ids_a_piece: how many ids in a row stand for some bytes, whatever is around them; 0 where
+            those of a whole document do.
     """
 
     num_ids: int
+    ids_a_piece: int
 
     def encode(self, documents: Sequence[bytes]) -> Encoded:
         """Documents to ids, each by itself, without ends."""
@@ -57,19 +60,19 @@ class WindowCode:
 
     def __init__(self, windows: Windows, window_bits: int, token_bits: int) -> None:
         self.windows = windows
-        self._ids_a_window = window_bits // token_bits
+        self.ids_a_piece = window_bits // token_bits
         self._bits = token_bits
-        self.num_ids = len(windows) if self._ids_a_window == 1 else 1 << token_bits
+        self.num_ids = len(windows) if self.ids_a_piece == 1 else 1 << token_bits
 
     def encode(self, documents: Sequence[bytes]) -> Encoded:
         """See `Code`."""
         numbers, counts = self.windows.encode(documents)
-        return Encoded(self._split(numbers), counts * self._ids_a_window)
+        return Encoded(self._split(numbers), counts * self.ids_a_piece)
 
     def _split(self, numbers: Ids) -> Ids:
-        if self._ids_a_window == 1:
+        if self.ids_a_piece == 1:
             return numbers
-        shifts = np.arange(self._ids_a_window - 1, -1, -1) * self._bits
+        shifts = np.arange(self.ids_a_piece - 1, -1, -1) * self._bits
         return ((numbers[:, None] >> shifts) & ((1 << self._bits) - 1)).reshape(-1)
 
     def decode(self, documents: Sequence[Ids]) -> list[bytes]:
@@ -78,23 +81,24 @@ class WindowCode:
 
     def _numbers(self, ids: Ids) -> Ids:
         _check(ids, self.num_ids)
-        if self._ids_a_window == 1:
+        if self.ids_a_piece == 1:
             return ids
-        if len(ids) % self._ids_a_window:
-            raise ValueError(f"it ends within a window of {self._ids_a_window} ids")
-        shifts = np.arange(self._ids_a_window - 1, -1, -1) * self._bits
-        return (ids.reshape(-1, self._ids_a_window).astype(np.int64) << shifts).sum(axis=1)
+        if len(ids) % self.ids_a_piece:
+            raise ValueError(f"it ends within a window of {self.ids_a_piece} ids")
+        shifts = np.arange(self.ids_a_piece - 1, -1, -1) * self._bits
+        return (ids.reshape(-1, self.ids_a_piece).astype(np.int64) << shifts).sum(axis=1)
 
     def pieces(self, ids: Ids) -> list[tuple[int, bytes]]:
         """See `Code`."""
-        numbers = self._numbers(ids[: len(ids) // self._ids_a_window * self._ids_a_window])
-        return [(self._ids_a_window, self.windows.string(int(one))) for one in numbers]
+        numbers = self._numbers(ids[: len(ids) // self.ids_a_piece * self.ids_a_piece])
+        return [(self.ids_a_piece, self.windows.string(int(one))) for one in numbers]
 
 
 class ByteCode:
     """Bytes as they are."""
 
     num_ids = 256
+    ids_a_piece = 1
 
     def encode(self, documents: Sequence[bytes]) -> Encoded:
         """See `Code`."""
@@ -112,6 +116,8 @@ class ByteCode:
 class GzipCode:
     """zlib's stream of each document, at its default level, header and checksum with it
     (arXiv 2404.03626, 3.4)."""
+
+    ids_a_piece = 0
 
     def __init__(self, token_bits: int) -> None:
         self._bits = token_bits
@@ -147,6 +153,8 @@ class SteppedCode:
         self._stepping = stepping
         self._bits = token_bits
         self.num_ids = 1 << token_bits
+        resets = stepping.reset_every == 1
+        self.ids_a_piece = stepping.window_bits // token_bits if resets else 0
 
     def encode(self, documents: Sequence[bytes]) -> Encoded:
         """See `Code`."""
@@ -161,8 +169,8 @@ class SteppedCode:
 
     def pieces(self, ids: Ids) -> list[tuple[int, bytes]]:
         """See `Code`; an arithmetic code is one piece."""
-        number = self._stepping.window_bits // self._bits
-        if not number or self._stepping.reset_every != 1:
+        number = self.ids_a_piece
+        if not number:
             return [(len(ids), self.decode([ids])[0])] if len(ids) else []
         windows = [ids[at : at + number] for at in range(0, len(ids) - number + 1, number)]
         return [(number, text) for text in self.decode(windows)]

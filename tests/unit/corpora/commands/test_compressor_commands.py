@@ -20,6 +20,7 @@ from tst_megatron.corpora.commands import (
 from tst_megatron.corpora.compression.folder import RECORD_FILE
 from tst_megatron.corpora.manifest import read_manifest
 from tst_megatron.corpora.token_text import TokenText, recorded_tokenizer
+from tst_megatron.corpora.tokenizers.description import describe
 from tst_megatron.errors import UserError
 from tst_megatron.experiments import compressor_train
 
@@ -173,3 +174,30 @@ def test_a_table_of_another_compressor_is_found_out(
         call(compressor_inspect, str(tmp_path))
     with pytest.raises(UserError, match=r"is no byte model: it has no m1\.json"):
         call(compressor_build, str(ours), f"--output={tmp_path / 'ct'}")
+
+
+@pytest.mark.parametrize("way", ["two ids a window", "steps"])
+def test_ids_in_a_row_are_shown_as_the_text_of_their_windows(
+    way: str, build: Callable[..., Path]
+) -> None:
+    description = describe(str(build(*WAYS[way])))
+    code, text = description.library.code, TokenText(description)
+    width = {"two ids a window": 2, "steps": 2}[way]
+    ids = code.encode([TEXT[:400].encode()]).ids.tolist()
+    shown = ["".join(one) for one in zip(*[iter(text.pieces(ids, 0))] * width, strict=True)]
+    assert all(one.endswith("…" * (width - 1)) for one in shown)
+    told = TEXT[:400].encode("unicode_escape").decode()
+    assert "".join(shown).replace("…", "") == told
+    # From within a window, and to within one.
+    found = text.pieces(ids[1:-1], 1)
+    assert found[0].startswith("<")
+    assert found[1:-1] == text.pieces(ids, 0)[2:-2]
+    assert found[-1] == "<cut>"
+    # Where it is not known where they begin, the end of a document tells.
+    end = code.num_ids
+    found = text.pieces([*ids[1:], end, *ids[:3]])
+    assert found[1 : len(ids) - 1] == text.pieces(ids, 0)[2:]
+    assert found[len(ids) - 1] == "<|end of document|>"
+    assert found[-3:-1] == text.pieces(ids[:2], 0)
+    assert found[-1] == "<cut>"
+    assert all(one.startswith("<") for one in text.pieces(ids[1:9]))

@@ -1,6 +1,7 @@
 """Compressed text in Megatron's trainer, in bags, by windows and by bytes; and a byte model."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -73,12 +74,75 @@ def test_windows_and_bytes_train_in_bags_and_leave_as_any_model(
     assert capsys.readouterr().out.strip()
 
 
-def test_samples_are_shown_as_text(prefixes, monkeypatch, capsys) -> None:
-    flags = ("--seq-length=16", "--global-batch-size=4", "--train-iters=10", "--samples=1")
-    for name, shown in {"windows": r"targets  .*\|", "halves": r"<[0-9a-f]{2}>\|<"}.items():
+def test_runs_of_three_tokenizers_are_compared_in_bits_a_byte(
+    prefixes, corpus, tmp_path, monkeypatch, capsys
+) -> None:
+    """On three held-out documents, which windows of one id and of two cut otherwise than bytes."""
+    record = Path(f"{prefixes['windows']}.tokenizer/compressor.json")
+    told = json.loads(record.read_bytes())
+    # As if the table were of a byte model that was trained.
+    told["model"] |= {"flops": 1e12, "gpu_hours": 0.5}
+    record.write_text(json.dumps(told))
+    jobs = {
+        name: Job(
+            tmp_path / name,
+            (
+                *(flag for flag in TINY if not flag.startswith("--tokenizer-type")),
+                *("--split=950,50,0", "--full-validation", "--eval-interval=10"),
+                *("--seq-length=64", "--max-position-embeddings=64", "--micro-batch-size=4"),
+                f"--data-path={prefix}",
+                f"--data-cache-path={tmp_path / 'cache' / name}",
+            ),
+        )
+        for name, prefix in prefixes.items()
+    }
+    results = dict(zip(jobs, run_all(list(jobs.values())), strict=True))
+    ledgers = {name: one.ledger for name, one in results.items()}
+    texts = {name: one.header["held_out"] for name, one in ledgers.items()}
+    held_out = sum(len(text.encode()) for text in corpus.documents[-3:])
+    assert {text["bytes"] for text in texts.values()} == {held_out}
+    assert len({text["sha256"] for text in texts.values()}) == 1
+    assert len({text["tokens"] for text in texts.values()}) == 3
+    assert [len(one.header["parents"]) for one in ledgers.values()] == [1, 0, 0]
+    for name, ledger in ledgers.items():
+        line, text = ledger.validations[-1], texts[name]
+        # But for the first token and a last sequence that is not full.
+        assert 0 <= text["tokens"] - 1 - line["tokens"] < 64, name
+        assert 0.99 * held_out < line["bytes"] <= held_out, name
+    capsys.readouterr()
+    files = {name: result.ledger_file for name, result in results.items()}
+    words = (files["bytes"], "--with", files["windows"], files["halves"], "--json")
+    call(monkeypatch, "compare", *words)
+    found = json.loads(capsys.readouterr().out)
+    assert (found["loss_unit"], found["steps_compare"]) == ("bits a byte", False)
+    runs = {one["name"]: one for one in found["runs"]}
+    for name, ledger in ledgers.items():
+        line = ledger.validations[-1]
+        bits = line["next_token_loss"] * line["tokens"] / line["bytes"] / math.log(2)
+        assert runs[name]["final_loss"] == pytest.approx(bits)
+        of_model = 1e12 if name == "windows" else 0
+        assert runs[name]["flops"] == pytest.approx(line["flops"] + of_model)
+    assert "a byte model of" in " ".join(runs["windows"]["notes"])
+
+
+def test_samples_are_shown_as_text(prefixes, corpus, monkeypatch, capsys) -> None:
+    """Of windows of two ids, too, which begin where the document's own do."""
+    between = str.maketrans("", "", "|[]·…")
+    escaped = (text.encode("unicode_escape").decode() for text in corpus.documents)
+    documents = "\n".join(escaped).translate(between)
+    flags = ("--seq-length=16", "--global-batch-size=4", "--train-iters=10", "--samples=3")
+    for name in ("windows", "halves"):
         capsys.readouterr()
         call(monkeypatch, "index", "inspect", prefixes[name], *flags, *BAGS)
-        assert re.search(shown, capsys.readouterr().out), name
+        samples = capsys.readouterr().out.partition("\nsample ")[2]
+        shown = re.findall(r"^  (?:inputs |targets)  (.*)$", samples, re.MULTILINE)
+        # Three samples of bags and three of single tokens.
+        assert len(shown) == 12
+        for line in shown:
+            # Ids of a window that began before, or of one that goes on, have no text here.
+            text = re.sub(r"<[0-9a-f]{2}>|<cut>", "", line).partition("<|end of document|>")[0]
+            assert text.translate(between)
+            assert text.translate(between) in documents, (name, line)
 
 
 def test_a_byte_model_is_trained_and_goes_on(text, tmp_path, monkeypatch, capsys) -> None:

@@ -1,5 +1,6 @@
 """What a run has that no line of its ledger has as it stands: its parents' costs, bits a byte."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tst_megatron.runs.ledger import Ledger
+from tst_megatron.runs.ledger import Ledger, read_ledger
 from tst_megatron.runs.run import RecordedRun, run_of_ledger
 
 SPENT = {"flops": 1e9, "gpu_hours": 2.0, "data_tokens": 500}
@@ -50,6 +51,21 @@ def test_a_byte_model_counts_and_is_called_what_it_is() -> None:
         "Its text needs a byte model, which took 3e+09 FLOPs and 0.25 GPU hours to train: that "
         "counts, and its wall-clock is not known.",
     )
+
+
+def test_every_start_tells_of_the_byte_model_and_it_counts_once(tmp_path: Path) -> None:
+    model = {"ledger": None, "step": 0, **SPENT, "data_tokens": 0, "what": "a byte model"}
+    header = {"kind": "header", "schema_version": 3, "run_id": "r", "parents": [model]}
+    lines: list[dict[str, Any]] = [
+        {**header, "step": 0},
+        {"kind": "validation", "step": 5, "flops": 5e7, "next_token_loss": 4.0},
+        {**header, "step": 5},
+        {"kind": "validation", "step": 10, "flops": 1e8, "next_token_loss": 3.0},
+    ]
+    (tmp_path / "ledger.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    run = run_of_ledger(read_ledger(tmp_path / "ledger.jsonl"), "run")
+    assert run.curve.flops.tolist() == [1.05e9, 1.1e9]
+    assert len(run.notes) == 1
 
 
 def test_what_a_parent_does_not_tell_is_not_known_of_the_run() -> None:

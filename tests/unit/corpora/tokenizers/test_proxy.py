@@ -52,7 +52,9 @@ def test_text_is_its_bytes_after_their_mark_whatever_it_says(made) -> None:
     folder, inner = made
     raw, ids = describe(str(folder)), ProxyIds(inner.vocab_size)
     assert (raw.kind, raw.vocab_size, raw.eod) == ("huggingface", ids.vocab_size, ids.eod)
-    encoded = choose_encoder(raw, AWKWARD).encoder.encode(AWKWARD)
+    chosen = choose_encoder(raw, AWKWARD)
+    assert chosen.fell_back is None
+    encoded = chosen.encoder.encode(AWKWARD)
     begin = 0
     for text, length in zip(AWKWARD, encoded.lengths.tolist(), strict=True):
         found = encoded.ids[begin : begin + length].tolist()

@@ -12,7 +12,7 @@ from tst_megatron import cli
 from tst_megatron.corpora.forms import compressed_prefix
 
 FLAGS = tuple(flag for flag in TINY if not flag.startswith("--tokenizer-type"))
-RATES = ("--proxy-schedule=0.25-0.75:0.6,0.75", "--proxy-pairs=0.4")
+RATES = ("--proxy-schedule=0.25-0.75:0.6,0.75", "--proxy-pairs=0.4", "--proxy-ratio=2.5")
 BAGS = ("--tst-bag-size=2", "--tst-step-ratio=0.3")
 CUT = 5
 
@@ -42,7 +42,8 @@ def runs(prefix, tmp_path_factory) -> dict[str, Result]:
     folder = tmp_path_factory.mktemp("runs")
     usual = (*FLAGS, f"--data-path={prefix}", f"--data-cache-path={folder / 'cache'}")
     saves = {
-        name: f"--save={folder / name / 'saved'}" for name in ("whole", "resumed", "in bags", "bags")
+        name: f"--save={folder / name / 'saved'}"
+        for name in ("whole", "resumed", "in bags", "bags")
     }
     start = (f"--load={folder / 'whole/saved'}", f"--ckpt-step={CUT}")
     in_bags = (f"--load={folder / 'in bags/saved'}", "--ckpt-step=2")
@@ -127,6 +128,26 @@ def test_the_model_is_asked_in_bytes(runs, tmp_path, monkeypatch, capsys) -> Non
     assert capsys.readouterr().out.strip()
 
 
+def test_a_comparison_and_a_plan_tell_of_it(runs, monkeypatch, capsys) -> None:
+    baseline, candidate = (runs[name].ledger_file for name in ("bytes", "whole"))
+    call(monkeypatch, "compare", baseline, "--with", candidate, "--text")
+    shown = capsys.readouterr().out
+    assert "compressed 0.25-0.75:0.6,0.75, pairs 0.4, ratio 2.5 against baseline" in shown
+    flags = ("--gpus=1", "--recipe=tiny-baseline", "--vocab-size=643", "--json")
+    call(monkeypatch, "plan", *flags, *RATES)
+    steps = json.loads(capsys.readouterr().out)["per_step"]
+    assert [one["compressed_share"] for one in steps][-1] == 0.75
+    assert sum(one["steps"] for one in steps) == 14_000
+
+
+def test_the_budget_is_of_both_forms(prefix, monkeypatch, capsys) -> None:
+    flags = ("--seq-length=16", "--global-batch-size=4", "--train-iters=10", "--split=900,100,0")
+    call(monkeypatch, "index", "budget", f"--data-path={prefix}", *flags, *RATES)
+    shown = capsys.readouterr().out
+    for name in ("raw bytes", "compressed text", "paired text"):
+        assert name in shown
+
+
 def test_another_schedule_is_another_run(runs, prefix, tmp_path) -> None:
     start = f"--load={runs['whole'].ledger_file.parent / 'saved'}"
     flags = (*FLAGS, f"--data-path={prefix}", "--proxy-schedule=0.9", start)
@@ -139,7 +160,9 @@ def test_a_corpus_in_one_form_is_refused(corpus, prefix, tmp_path) -> None:
     flags = (*TINY, *corpus.flags, "--proxy-schedule=0.9")
     result = run(Job(tmp_path, flags), check=False)
     assert result.code == 2
-    said = f"tst-megatron: error: the corpus {corpus.prefix} has no compressed form: there is no file "
+    said = (
+        f"tst-megatron: error: the corpus {corpus.prefix} has no compressed form: there is no file "
+    )
     assert f"{said}{compressed_prefix(corpus.prefix)}.idx" in result.output
     assert "process group" not in result.output
 

@@ -70,12 +70,21 @@ class LengthsInForms(Mapping[str, Lengths]):
         return len(tuple(iter(self)))
 
 
-def _compressed_lengths(prefix: str, documents: int) -> Lengths:
+def check_forms(prefix: str) -> None:
+    """Check that a corpus has its compressed form.
+
+    Raises:
+        UserError: as of `LengthsInForms`, or it is not on this machine.
+    """
     if is_remote(prefix):
         raise UserError(
             f"the corpus {prefix} is in object storage, where the compressed form of a corpus is "
             "not looked for: copy both to this machine"
         )
+    LengthsInForms(prefix, read_index(prefix).lengths)
+
+
+def _compressed_lengths(prefix: str, documents: int) -> Lengths:
     other = str(compressed_prefix(prefix))
     for path in (index_path(other), bin_path(other)):
         if not path.is_file():

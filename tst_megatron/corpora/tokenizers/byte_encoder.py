@@ -1,7 +1,8 @@
 """Vocabularies that cut text into bytes: each id looked up, without a library's passes over it.
 
-The one idea: where a ``tokenizer.json`` merges nothing and changes nothing, a text's ids are those of
-its bytes after what is put in front, and `proof` holds that against the library as it does any other.
+The one idea: where a ``tokenizer.json`` merges nothing and changes nothing, a text's ids are those
+of its bytes after what is put in front, and `proof` holds that against the library as it does any
+other.
 """
 
 from collections.abc import Mapping, Sequence

@@ -80,8 +80,9 @@ def describe(spec: str, eod_token: str | None = None) -> TokenizerDescription:
             two files as ``VOCABULARY,MERGES`` or a folder with ``vocab.json`` and ``merges.txt``; a
             tiktoken vocabulary as Megatron reads it, in JSON or as ranks, with options after a
             question mark (``vocab.json?pattern=v1&num_special_tokens=1000&vocab_size=131072``); a
-            compressor's folder; the compressed form in a proxy's; ``bytes``, unless there is a file of that name; or
-            ``null:VOCAB_SIZE``, ``null:VOCAB_SIZE:eod=ID``, for ids that are there already.
+            compressor's folder; the compressed form in a proxy's; ``bytes``, unless there is a file
+            of that name; or ``null:VOCAB_SIZE``, ``null:VOCAB_SIZE:eod=ID``, for ids that are there
+            already.
         eod_token: the token that ends a document, where a Hugging Face tokenizer names none or
             another.
 

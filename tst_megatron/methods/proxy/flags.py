@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from tst_megatron.errors import UserError
@@ -9,6 +10,7 @@ from tst_megatron.methods.proxy.schedule import (
     RateStage,
     ScheduleError,
     parse_length,
+    parse_ratio,
     parse_schedule,
     stages_of,
 )
@@ -47,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--proxy-schedule",
         metavar="RATE:LENGTH,...",
-        help="the share of the samples that is compressed, over the run, such as "
+        help="the share of the text that is compressed, over the run, such as "
         "0.4-0.9:0.2,0.9: from 0.4 to 0.9 in the first fifth of the steps, then 0.9; a length is "
         "a share of the steps, or steps (10000steps); the last goes on to the end",
     )
@@ -56,6 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LENGTH",
         help="for so long from the beginning, have what is of the rarer form come in pairs: a "
         "document in one form, then the same one in the other",
+    )
+    group.add_argument(
+        "--proxy-ratio",
+        metavar="K",
+        help="bytes of text that a compressed token holds, as index build tells them: rates are "
+        "of documents then, as the paper's are (default 1: rates are of tokens)",
     )
 
 
@@ -72,10 +80,15 @@ def check(args: argparse.Namespace) -> None:
     """
     if is_on(args):
         _named("--proxy-schedule", lambda: parse_schedule(args.proxy_schedule))
-    elif args.proxy_pairs is not None:
-        raise UserError("--proxy-pairs does nothing without a rate: add --proxy-schedule")
-    if args.proxy_pairs is not None:
-        _named("--proxy-pairs", lambda: parse_length(args.proxy_pairs))
+    for flag, value, parse in (
+        ("--proxy-pairs", args.proxy_pairs, parse_length),
+        ("--proxy-ratio", args.proxy_ratio, parse_ratio),
+    ):
+        if value is None:
+            continue
+        if not is_on(args):
+            raise UserError(f"{flag} does nothing without a rate: add --proxy-schedule")
+        _named(flag, partial(parse, value))
 
 
 def check_beside(args: argparse.Namespace) -> None:
@@ -99,9 +112,10 @@ def stages_of_steps(args: argparse.Namespace) -> Callable[[int], tuple[RateStage
     """
     pieces = parse_schedule(args.proxy_schedule)
     pairs = None if args.proxy_pairs is None else parse_length(args.proxy_pairs)
+    ratio = parse_ratio("1" if args.proxy_ratio is None else args.proxy_ratio)
     samples_of_steps = BatchSizes.from_args(args).samples_of_steps
     return lambda steps: _named(
-        "--proxy-schedule", lambda: stages_of(pieces, pairs, steps, samples_of_steps)
+        "--proxy-schedule", lambda: stages_of(pieces, pairs, steps, samples_of_steps, ratio)
     )
 
 

@@ -5,8 +5,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tst_megatron.corpora.forms import AS_INDEXED, LengthsInForms
-from tst_megatron.corpora.index_file import read_index
+from tst_megatron.corpora.forms import AS_INDEXED, check_forms
 from tst_megatron.corpora.parts import TextPart
 from tst_megatron.corpora.sources import sources_of_split
 from tst_megatron.errors import UserError
@@ -20,7 +19,6 @@ from tst_megatron.stock.batch_sizes import train_steps
 
 COMPRESSED_SHARE, PAIRED_SHARE = "compressed_share", "paired_share"
 """Facts of a stage."""
-_STAGES = "stages"
 
 
 class ProxyRun(Run):
@@ -65,20 +63,22 @@ class ProxyRun(Run):
     def saved(self) -> dict[str, Any]:
         """What the order of the text follows from."""
         stages = self._rates(train_steps(self._args))
-        return {_STAGES: [[float(s.rate), float(s.paired_share), s.samples] for s in stages]}
+        return {
+            "stages": [[float(s.rate), float(s.paired_share), s.samples] for s in stages],
+            "ratio": float(stages[0].ratio),
+        }
 
     def check(self, args: argparse.Namespace) -> None:
         """Check that every corpus is there in both forms."""
         for source in sources_of_split(args, "train"):
-            lengths = None if source.is_remote else read_index(source.prefix).lengths
-            LengthsInForms(source.prefix, lengths)
+            check_forms(source.prefix)
 
     def resume(self, args: argparse.Namespace, before: Any, step: int) -> None:
         """A run goes on in the forms that it was started with: its documents are shared out."""
         if before != self.saved() and not args.allow_schedule_change:
             raise UserError(
                 f"the checkpoint in {args.load} was trained under the rates of compression "
-                f"{json.dumps(before)} (rate, share of pairs, samples) and this run has "
+                f"{json.dumps(before)} (each a rate, a share of pairs, samples) and this run has "
                 f"{json.dumps(self.saved())}: use the same flags and length, or add "
                 "--allow-schedule-change to share its documents out again and read some twice"
             )

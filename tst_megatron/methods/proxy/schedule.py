@@ -1,9 +1,10 @@
 """``--proxy-schedule``: which share of the samples is compressed, over the run.
 
 The rules are those of the paper's code (LZhengisme/proxy-compression, ``lingua/data.py`` and
-``apps/evabyte/train.py``), of samples where it draws documents: a rate r of compressed text; and
-while there are pairs, text of the rarer form comes with the same text in the other one, so that of
-all forms that are read a share r is compressed. What it draws by chance is counted here.
+``apps/evabyte/train.py``): a rate r of the documents is compressed; and while there are pairs, what
+is of the rarer form comes with the same text in the other one, so that of all forms that are read a
+share r is compressed. It draws documents by chance; here samples are counted, of which a document
+takes up as many as its form has tokens, K times as many as bytes.
 
 The one idea: a rate that moves is a stair of rates that stand, each a stage of the run.
 """
@@ -65,28 +66,33 @@ class RateStage:
     """Consecutive samples of one rate.
 
     Attributes:
-        rate: share of compressed text, by samples, a pair being one of either form.
+        rate: share of the documents that is compressed, a pair being one of either form.
         is_paired: whether the rarer form comes in pairs.
         samples: in the stage.
+        ratio: K, tokens of a document as bytes for one of it compressed.
     """
 
     rate: Fraction
     is_paired: bool
     samples: int
+    ratio: Fraction = Fraction(1)
 
     @property
     def paired_share(self) -> Fraction:
-        """Of the samples, those of pairs: y with y + (1 − y) : y = the commoner form : the rarer."""
+        """Of the documents, those of pairs, y: the commoner form is to the rarer as 1 to y."""
         rarer = min(self.rate, 1 - self.rate)
         return rarer / (1 - rarer) if self.is_paired else Fraction(0)
 
     @property
     def forms(self) -> FormStage:
         """Which forms its samples read."""
-        if not self.is_paired:
-            return FormStage(self.samples, COMPRESSED, self.rate, AS_INDEXED)
-        commoner = COMPRESSED if self.rate > Fraction(1, 2) else AS_INDEXED
-        return FormStage(self.samples, PAIRED, self.paired_share, commoner)
+        tokens = {COMPRESSED: Fraction(1), AS_INDEXED: self.ratio, PAIRED: 1 + self.ratio}
+        form, share, other = COMPRESSED, self.rate, AS_INDEXED
+        if self.is_paired:
+            form, share = PAIRED, self.paired_share
+            other = COMPRESSED if self.rate > Fraction(1, 2) else AS_INDEXED
+        of_form, of_other = share * tokens[form], (1 - share) * tokens[other]
+        return FormStage(self.samples, form, of_form / (of_form + of_other), other)
 
 
 def parse_schedule(text: str) -> tuple[Piece, ...]:
@@ -121,6 +127,18 @@ def parse_length(text: str) -> Length:
     return Length(amount, in_steps)
 
 
+def parse_ratio(text: str) -> Fraction:
+    """How many tokens a document has as bytes for one of it compressed.
+
+    Raises:
+        ScheduleError: it is no such number.
+    """
+    ratio = _number(text, text)
+    if ratio <= 0:
+        raise ScheduleError(f"{text} is no ratio: give bytes a compressed token, above 0")
+    return ratio
+
+
 def _piece(text: str, is_last: bool) -> Piece:
     rates, colon, length = text.partition(":")
     if not colon and not is_last:
@@ -129,7 +147,9 @@ def _piece(text: str, is_last: bool) -> Piece:
     if dash and not colon:
         raise ScheduleError(f"{text} moves, over a length that it does not say: write 0.4-0.9:0.2")
     low = _rate(begin, text)
-    return Piece(low, _rate(end, text) if dash else low, parse_length(length) if colon else None, text)
+    return Piece(
+        low, _rate(end, text) if dash else low, parse_length(length) if colon else None, text
+    )
 
 
 def _rate(text: str, piece: str) -> Fraction:
@@ -154,6 +174,7 @@ def stages_of(
     pairs: Length | None,
     train_iters: int,
     samples_of_steps: Callable[[int], int],
+    ratio: Fraction = Fraction(1),
 ) -> tuple[RateStage, ...]:
     """The stages of a run.
 
@@ -162,6 +183,7 @@ def stages_of(
         pairs: how long the rarer form comes in pairs, from the beginning; None for never.
         train_iters: steps of the run.
         samples_of_steps: samples consumed in the first n steps.
+        ratio: K.
 
     Raises:
         ScheduleError: a piece rounds to 0 steps, or does not fit.
@@ -174,7 +196,7 @@ def stages_of(
         cuts = [begin, *([with_pairs] if begin < with_pairs < end else []), end]
         for first, last in pairwise(cuts):
             samples = samples_of_steps(last) - samples_of_steps(first)
-            found.append(RateStage(rate, first < with_pairs, samples))
+            found.append(RateStage(rate, first < with_pairs, samples, ratio))
     return tuple(found)
 
 

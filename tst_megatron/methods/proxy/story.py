@@ -21,7 +21,7 @@ class ProxyStory(Story):
     """In rates of compressed text."""
 
     facts: ClassVar[Mapping[str, Fact]] = {"compressed_share": 0.0, "paired_share": 0.0}
-    flags: ClassVar[frozenset[str]] = frozenset({"proxy_schedule", "proxy_pairs"})
+    flags: ClassVar[frozenset[str]] = frozenset({"proxy_schedule", "proxy_pairs", "proxy_ratio"})
     explained: ClassVar[tuple[str, ...]] = (
         "Training losses of stages with compressed text are of other ids than bytes: compare "
         "held-out losses, which are of bytes on both sides.",
@@ -38,10 +38,13 @@ class ProxyStory(Story):
 
     def words(self, told: Told) -> str:
         """As the flags have it, such as ``compressed 0.4-0.9:0.2,0.9, pairs 0.2``."""
-        schedule, pairs = told.facts.get("schedule"), told.facts.get("pairs")
-        if not schedule:
+        facts = told.facts
+        if not facts.get("schedule"):
             return super().words(told)
-        return f"compressed {schedule}" + (f", pairs {pairs}" if pairs else "")
+        pairs, ratio = facts.get("pairs"), facts.get("ratio", 1.0)
+        beside = [f"pairs {pairs}"] if pairs else []
+        beside += [f"ratio {ratio:g}"] if ratio != 1.0 else []
+        return ", ".join([f"compressed {facts['schedule']}", *beside])
 
     def schedule(self, told: Told | None) -> str:
         """Likewise."""

@@ -1,6 +1,7 @@
 """What each sample reads: its form, as often as the rates say, and no document in two of them."""
 
 from fractions import Fraction
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ from corpora import write_corpus
 from megatron.core.datasets.gpt_dataset import GPTDatasetConfig
 
 from tst_megatron.corpora.budget import Budget, Reading
+from tst_megatron.corpora.forms import compressed_prefix
 from tst_megatron.corpora.parts import TextPart
 from tst_megatron.corpora.sources import Source
 from tst_megatron.methods.forms import Forms
@@ -29,24 +31,29 @@ RAW, COMPRESSED = 10_000, 20_000
 
 @pytest.fixture
 def prefix(tmp_path) -> str:
+    return two_forms(tmp_path / "c", 0)
+
+
+def two_forms(prefix: Path, first: int) -> str:
+    """A corpus of documents that are numbered from ``first``, and its compressed form."""
     rng = np.random.default_rng(5)
     raw, compressed = [], []
-    for number, length in enumerate(rng.integers(4, 60, size=NUMBER).tolist()):
+    for number, length in enumerate(rng.integers(4, 60, size=NUMBER).tolist(), first):
         raw.append([RAW_MARK, *[RAW + number] * length, EOD])
         compressed.append([COMPRESSED_MARK, *[COMPRESSED + number] * (length // 4), EOD])
-    write_corpus(tmp_path / "c", raw, np.int32)
-    write_corpus(tmp_path / "c.compressed", compressed, np.int32)
-    return str(tmp_path / "c")
+    write_corpus(prefix, raw, np.int32)
+    write_corpus(compressed_prefix(prefix), compressed, np.int32)
+    return str(prefix)
 
 
-def config(tmp_path, prefix: str) -> GPTDatasetConfig:
+def config(tmp_path, *prefixes: str, weights: list[float] | None = None) -> GPTDatasetConfig:
     tokenizer = SimpleNamespace(
         vocab_size=40_000, eod=EOD, pad=-7, unique_identifiers={}, special_tokens_dict={}
     )
     return GPTDatasetConfig(
         random_seed=1234,
         sequence_length=L,
-        blend=([prefix], None),
+        blend=(list(prefixes), weights),
         split="100,0,0",
         path_to_cache=str(tmp_path / "cache"),
         tokenizer=tokenizer,
@@ -59,9 +66,7 @@ def config(tmp_path, prefix: str) -> GPTDatasetConfig:
 
 def parts_of(forms: Forms) -> list[TextPart]:
     spans = [(0, forms.num_samples)]
-    return [
-        TextPart(form, form, forms.count(form, spans), L, form=form) for form in forms.names
-    ]
+    return [TextPart(form, form, forms.count(form, spans), L, form=form) for form in forms.names]
 
 
 def rates(*stages: tuple[str, bool, int]) -> Forms:
@@ -99,12 +104,19 @@ def test_every_sample_is_of_its_form_and_no_document_is_of_two(tmp_path, prefix)
     assert read[""].isdisjoint(read["compressed"])
 
 
+def test_a_blend_is_read_in_forms_as_one_corpus_is(tmp_path, prefix) -> None:
+    other = two_forms(tmp_path / "other", NUMBER)
+    forms = rates(("0.4", True, 40), ("0.9", False, 60))
+    data = config(tmp_path, prefix, other, weights=[0.7, 0.3])
+    read = read_by(build(forms, parts_of(forms), data, lambda: True), forms)
+    assert all(min(found) < NUMBER <= max(found) for found in read.values())
+    assert sum(map(len, read.values())) == len(set.union(*read.values()))
+
+
 def test_no_token_is_read_twice(tmp_path, prefix) -> None:
     forms = rates(("0.5", False, 80))
     dataset = build(forms, parts_of(forms), config(tmp_path, prefix), lambda: True)
-    lengths = {
-        form: dataset.of_form[form].dataset.sequence_lengths for form in ("", "compressed")
-    }
+    lengths = {form: dataset.of_form[form].dataset.sequence_lengths for form in ("", "compressed")}
     for form, base in (("", RAW), ("compressed", COMPRESSED)):
         seen = [
             one - base
@@ -126,8 +138,8 @@ def test_a_pair_is_a_document_in_both_forms_with_one_end(tmp_path, prefix) -> No
         pair = corpus.get(number).tolist()
         assert len(pair) == corpus.sequence_lengths[number]
         marks = [one for one in pair if one < RAW]
-        first, second = (COMPRESSED_MARK, RAW_MARK) if number % 2 == 0 else (RAW_MARK, COMPRESSED_MARK)
-        assert marks == [first, second, EOD]
+        both = [COMPRESSED_MARK, RAW_MARK] if number % 2 == 0 else [RAW_MARK, COMPRESSED_MARK]
+        assert marks == [*both, EOD]
         assert {one % RAW for one in pair if one >= RAW} == {number}
         assert corpus.get(number, 2, 3).tolist() == pair[2:5]
 

@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def is_on(args: argparse.Namespace) -> bool:
     """With ``--proxy-schedule``."""
-    return args.proxy_schedule is not None
+    return getattr(args, "proxy_schedule", None) is not None
 
 
 def check(args: argparse.Namespace) -> None:
@@ -81,8 +81,8 @@ def check(args: argparse.Namespace) -> None:
     if is_on(args):
         _named("--proxy-schedule", lambda: parse_schedule(args.proxy_schedule))
     for flag, value, parse in (
-        ("--proxy-pairs", args.proxy_pairs, parse_length),
-        ("--proxy-ratio", args.proxy_ratio, parse_ratio),
+        ("--proxy-pairs", getattr(args, "proxy_pairs", None), parse_length),
+        ("--proxy-ratio", getattr(args, "proxy_ratio", None), parse_ratio),
     ):
         if value is None:
             continue

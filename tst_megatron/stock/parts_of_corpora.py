@@ -79,18 +79,27 @@ class CorpusInForm:
             length: of them; None for all that follow.
         """
         if self._form == PAIRED:
-            found = self._pair(idx)[offset:]
-            return found if length is None else found[:length]
+            left = int(self.sequence_lengths[idx]) - offset
+            return self._pair(idx, offset, left if length is None else min(left, length))
         tokens = self._as_indexed if self._compressed is None else self._compressed
         read: npt.NDArray[Any] = tokens.get(idx, offset=offset, length=length)
         return read
 
-    def _pair(self, idx: int) -> npt.NDArray[np.int64]:
-        """Both forms: the end of the document that the first has is left out."""
-        first, second = self._as_indexed.get(idx), self._compressed.get(idx)
+    def _pair(self, idx: int, offset: int, length: int) -> npt.NDArray[np.int64]:
+        """Of both forms: the end of the document that the first has is left out."""
+        first, second = self._as_indexed, self._compressed
         if begins_compressed(int(idx)):
             first, second = second, first
-        return np.concatenate([first[:-1].astype(np.int64), second.astype(np.int64)])
+        cut = int(first.sequence_lengths[idx]) - 1
+        found = np.empty(length, np.int64)
+        of_first = min(length, max(0, cut - offset))
+        # Not the whole document, which may be long, for every sample of it.
+        if of_first:
+            found[:of_first] = first.get(idx, offset=offset, length=of_first)
+        if of_first < length:
+            begin = max(0, offset - cut)
+            found[of_first:] = second.get(idx, offset=begin, length=length - of_first)
+        return found
 
 
 class PartDataset(CorpusDataset):

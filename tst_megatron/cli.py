@@ -165,6 +165,11 @@ COMMANDS = (
         "tst_megatron.corpora.commands.compressor_measure",
     ),
     Command(
+        ("compressor", "proxy"),
+        "make a tokenizer that has text in two forms: bytes, and another one's ids",
+        "tst_megatron.corpora.commands.compressor_proxy",
+    ),
+    Command(
         ("index", "build"),
         "turn text files into Megatron's .bin and .idx",
         "tst_megatron.corpora.commands.index_build",

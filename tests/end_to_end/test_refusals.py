@@ -67,6 +67,19 @@ def cases(corpus, folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, .
             ("--ledger-fsync-interval=-1",),
             ("--ledger-fsync-interval -1.0", "use 0"),
         ),
+        "a rate of compression": (
+            ("--proxy-schedule=0.4-0.9",),
+            ("--proxy-schedule: 0.4-0.9 moves", "write 0.4-0.9:0.2"),
+        ),
+        "pairs without a rate": (("--proxy-pairs=0.2",), ("--proxy-pairs", "--proxy-schedule")),
+        "made-up tokens in two forms": (
+            ("--proxy-schedule=0.9", "--mock-data"),
+            ("--mock-data does not go with --proxy-schedule",),
+        ),
+        "a corpus in one form": (
+            ("--proxy-schedule=0.9",),
+            (str(corpus.prefix), "no compressed form", "compressor proxy"),
+        ),
         "missing corpus": ((f"--data-path={folder / 'no'}",), (str(folder / "no"), "missing")),
         "broken corpus": ((f"--data-path={empty}",), (str(empty), "broken")),
         "corpus cut short": ((f"--data-path={cut}",), (f"{cut}.bin", "cut short")),

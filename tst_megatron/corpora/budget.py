@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from tst_megatron.corpora.forms import LengthsInForms
 from tst_megatron.corpora.index_file import bin_path, index_path, read_index
 from tst_megatron.corpora.parts import (
     DocumentPart,
@@ -262,20 +263,31 @@ class _Text:
     """The documents of a source's split, in the order in which parts are cut from them."""
 
     def __init__(self, source: Source, seed: int) -> None:
+        self._prefix = source.prefix
         self._lengths, self._documents = split_documents(source)
         self._seed = seed
+
+    @cached_property
+    def _in_forms(self) -> LengthsInForms:
+        return LengthsInForms(self._prefix, self._lengths)
 
     @cached_property
     def _drawn(self) -> DrawnDocuments:
         return DrawnDocuments(self._lengths, self._documents, self._seed)
 
+    @cached_property
+    def _drawn_in_forms(self) -> DrawnDocuments:
+        return DrawnDocuments(self._lengths, self._documents, self._seed, self._in_forms)
+
     def part(self, part: DocumentPart, unit: int) -> tuple[int, int]:
         """Documents of a part, and the places that they take up in its units."""
         if len(part.bounds) == 2:
-            places = places_of_documents(self._lengths[self._documents], unit)
+            lengths = self._in_forms[part.form] if part.form else self._lengths
+            places = places_of_documents(lengths[self._documents], unit)
             return len(places), int(places.sum(dtype=np.int64))
-        begin, end = list(pairwise(cuts_of_parts(self._drawn, part)))[part.index]
-        before = self._drawn.places_before(unit)
+        drawn = self._drawn_in_forms if part.forms else self._drawn
+        begin, end = list(pairwise(cuts_of_parts(drawn, part)))[part.index]
+        before = drawn.places_before(unit, part.form)
         return end - begin, int(before[end] - before[begin])
 
 

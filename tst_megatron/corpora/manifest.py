@@ -70,7 +70,7 @@ class TokenizerRecord:
     """The tokenizer, as training needs it.
 
     Attributes:
-        kind: ``sentencepiece``, ``huggingface``, ``tiktoken`` or ``null``.
+        kind: as of `tst_megatron.corpora.tokenizers.description.TokenizerDescription`.
         folder: the tokenizer's files, beside the corpus; None where there are none.
         sha256: of the file that defines it; of its description where there is none.
         vocab_size: number of ids.

@@ -121,6 +121,7 @@ def _check_agree(first: Member, other: Member) -> None:
     ours, theirs = first.manifest.tokenizer, other.manifest.tokenizer
     for what, name in (
         ("tokenizers (by SHA-256)", "sha256"),
+        ("kinds of tokenizers", "kind"),
         ("vocabulary sizes", "vocab_size"),
         ("ends of documents", "eod"),
     ):

@@ -5,7 +5,8 @@ functions, so that neither can say anything else than the other.
 
 Text is counted in places. Where a part reads the running text a place is a token, and its unit is
 1. Where it reads units of so many places, each of one document, a document takes up whole units,
-and the places of its last one that hold no token are counted like the others.
+and the places of its last one that hold no token are counted like the others. Where it reads a form
+of the corpus (`forms`) places are those of that form.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,7 @@ class TextPart:
         seq_length: L, positions a sample.
         tokens_a_position: places of text that a position reads.
         unit: places that a document takes up whole multiples of; 1 where places are tokens.
+        form: of the corpus that is read; empty for the corpus itself.
         facts: what sets the part apart, by name, for programs.
         laid_out: samples by which documents are shared out among parts, where a run goes on from
             one of another length, which has shared them out; None where they are the part's own.
@@ -44,6 +46,7 @@ class TextPart:
     seq_length: int
     tokens_a_position: int = 1
     unit: int = 1
+    form: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
     laid_out: int | None = None
 
@@ -91,16 +94,32 @@ class DocumentPart:
         index: which part.
         units: of every part, where a document takes up more places in one part than in another;
             empty where all places are tokens.
+        forms: of every part, where parts read forms of the corpus; empty where all read the corpus.
     """
 
     bounds: tuple[float, ...] = (0.0, 1.0)
     index: int = 0
     units: tuple[int, ...] = ()
+    forms: tuple[str, ...] = ()
+
+    @property
+    def form(self) -> str:
+        """Of the part itself."""
+        return self.forms[self.index] if self.forms else ""
+
+    @property
+    def measures(self) -> tuple[tuple[int, str], ...]:
+        """Unit and form of every part; empty where all count the corpus's own tokens."""
+        if not self.units and not self.forms:
+            return ()
+        number = len(self.bounds) - 1
+        return tuple(zip(self.units or (1,) * number, self.forms or ("",) * number, strict=True))
 
     @property
     def unique_identifiers(self) -> list[Any]:
         """What Megatron names its cache files by."""
-        return [self.bounds, self.index, self.units]
+        found: list[Any] = [self.bounds, self.index, self.units]
+        return [*found, self.forms] if self.forms else found
 
 
 def document_parts(parts: Sequence[TextPart]) -> list[DocumentPart]:
@@ -114,7 +133,10 @@ def document_parts(parts: Sequence[TextPart]) -> list[DocumentPart]:
     units = tuple(part.unit for part in parts)
     if max(units, default=1) == 1:
         units = ()
-    return [DocumentPart(bounds, index, units) for index in range(len(parts))]
+    forms = tuple(part.form for part in parts)
+    if not any(forms):
+        forms = ()
+    return [DocumentPart(bounds, index, units, forms) for index in range(len(parts))]
 
 
 def documents_of_part(
@@ -122,6 +144,7 @@ def documents_of_part(
     documents: npt.NDArray[np.int32],
     part: DocumentPart,
     seed: int,
+    in_forms: Mapping[str, npt.NDArray[np.int32]] | None = None,
 ) -> npt.NDArray[np.int32]:
     """Documents of a part: those whose first place lies in it, and one at least.
 
@@ -133,6 +156,7 @@ def documents_of_part(
         documents: indices of the split's documents.
         part: which part of them.
         seed: Megatron's data seed.
+        in_forms: tokens of every document by form, where a part reads one.
 
     Returns:
         Indices of the part's documents, ascending; all of them, unchanged, where there is one part.
@@ -140,7 +164,7 @@ def documents_of_part(
     """
     if len(part.bounds) == 2:
         return documents
-    drawn = DrawnDocuments(sequence_lengths, documents, seed)
+    drawn = DrawnDocuments(sequence_lengths, documents, seed, in_forms)
     begin, end = cuts_of_parts(drawn, part)[part.index : part.index + 2]
     return documents[np.sort(drawn.order[begin:end])]
 
@@ -152,6 +176,7 @@ class DrawnDocuments:
         sequence_lengths: tokens of every document of the corpus.
         documents: indices of the split's documents.
         seed: Megatron's data seed.
+        in_forms: tokens of every document by form, where a part reads one.
 
     Attributes:
         order: ``[documents]``, places in ``documents``.
@@ -162,18 +187,21 @@ class DrawnDocuments:
         sequence_lengths: npt.NDArray[np.int32],
         documents: npt.NDArray[np.int32],
         seed: int,
+        in_forms: Mapping[str, npt.NDArray[np.int32]] | None = None,
     ) -> None:
         self.order = np.random.RandomState(seed).permutation(len(documents))
-        self._lengths = sequence_lengths[documents[self.order]]
-        self._before: dict[int, npt.NDArray[np.int64]] = {}
+        self._lengths = {"": sequence_lengths} if in_forms is None else in_forms
+        self._drawn = documents[self.order]
+        self._before: dict[tuple[int, str], npt.NDArray[np.int64]] = {}
 
-    def places_before(self, unit: int) -> npt.NDArray[np.int64]:
+    def places_before(self, unit: int, form: str = "") -> npt.NDArray[np.int64]:
         """``[documents + 1]``, places before each document in the order, and of all."""
-        if unit not in self._before:
-            before = np.zeros(len(self._lengths) + 1, dtype=np.int64)
-            np.cumsum(places_of_documents(self._lengths, unit), dtype=np.int64, out=before[1:])
-            self._before[unit] = before
-        return self._before[unit]
+        if (unit, form) not in self._before:
+            lengths = self._lengths[form][self._drawn]
+            before = np.zeros(len(lengths) + 1, dtype=np.int64)
+            np.cumsum(places_of_documents(lengths, unit), dtype=np.int64, out=before[1:])
+            self._before[unit, form] = before
+        return self._before[unit, form]
 
 
 def cuts_of_parts(drawn: DrawnDocuments, part: DocumentPart) -> list[int]:
@@ -184,8 +212,8 @@ def cuts_of_parts(drawn: DrawnDocuments, part: DocumentPart) -> list[int]:
         part: any of the parts.
     """
     num_documents, num_parts = len(drawn.order), len(part.bounds) - 1
-    if part.units:
-        inner = _cuts_of_units(drawn, part)
+    if part.measures:
+        inner = _cuts_by_measure(drawn, part)
     else:
         before = drawn.places_before(1)
         # Whole tokens, or numpy would copy the array as floats to look for one.
@@ -199,11 +227,11 @@ def cuts_of_parts(drawn: DrawnDocuments, part: DocumentPart) -> list[int]:
     return cuts
 
 
-def _cuts_of_units(drawn: DrawnDocuments, part: DocumentPart) -> list[int]:
+def _cuts_by_measure(drawn: DrawnDocuments, part: DocumentPart) -> list[int]:
     """Where each part but the first begins, so that all have what they need as many times over."""
     num_documents = len(drawn.order)
     shares = [high - low for low, high in pairwise(part.bounds)]
-    places = [drawn.places_before(unit) for unit in part.units]
+    places = [drawn.places_before(unit, form) for unit, form in part.measures]
 
     def cuts_at(total: float) -> list[int]:
         """Each part takes documents until it has its share; an end past the last: too few."""

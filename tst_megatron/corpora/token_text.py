@@ -14,11 +14,13 @@ import numpy as np
 from tst_megatron.corpora.compression.hugging_face import EOD_TOKEN
 from tst_megatron.corpora.manifest import TokenizerRecord, megatron_flags
 from tst_megatron.corpora.tokenizers.description import TokenizerDescription, describe
+from tst_megatron.corpora.tokenizers.proxy_folder import FORM as COMPRESSED_FORM
 from tst_megatron.errors import UserError
 
 if TYPE_CHECKING:
     from tst_megatron.corpora.compression.codes import Code
     from tst_megatron.corpora.compression.compressor import Compressor
+    from tst_megatron.corpora.tokenizers.proxy import Proxy
 
 _CUT = "<cut>"
 _WITHIN = "…"
@@ -51,6 +53,8 @@ class TokenText:
         library, known = self._description.library, self._description.vocab_size
         if self._description.kind == "compressor":
             return _shown(_of_compressor(library, ids))
+        if self._description.kind == "proxy":
+            return "".join(map(self.piece, ids))
         if any(not 0 <= one < known for one in ids):
             return "".join(map(self.piece, ids))
         text = (
@@ -96,6 +100,8 @@ def recorded_tokenizer(prefix: Path, record: TokenizerRecord) -> TokenizerDescri
     spec = value("--tokenizer-model") or f"null:{record.vocab_size}:eod={record.eod}"
     if record.kind == "compressor" and record.folder is not None:
         spec = str(prefix.parent / record.folder)
+    if record.kind == "proxy" and record.folder is not None:
+        spec = str(prefix.parent / record.folder / COMPRESSED_FORM)
     if record.kind == "tiktoken":
         spec += (
             f"?pattern={value('--tiktoken-pattern')}"
@@ -127,6 +133,9 @@ def _piece_of(description: TokenizerDescription | None) -> Callable[[int], str]:
     library = description.library
     if description.kind == "compressor":
         return lambda one: _id_of_compressor(library, one)
+    if description.kind == "proxy":
+        inner = TokenText(library.inner)
+        return lambda one: _id_of_proxy(library, inner, one)
     if description.kind == "tiktoken":
         return lambda one: _text(library.decode_single_token_bytes(one))
     if description.kind == "sentencepiece":
@@ -139,6 +148,16 @@ def _piece_of(description: TokenizerDescription | None) -> Callable[[int], str]:
     before = library.encode("a", add_special_tokens=False).ids[:1]
     start = library.decode(before, skip_special_tokens=False)
     return lambda one: library.decode([*before, one], skip_special_tokens=False).removeprefix(start)
+
+
+def _id_of_proxy(proxy: "Proxy", inner: TokenText, one: int) -> str:
+    from tst_megatron.corpora.tokenizers.proxy import COMPRESSED_MARK, NUM_BYTES, RAW_MARK
+
+    if one < NUM_BYTES:
+        return _text(bytes([one]))
+    ids = proxy.ids
+    marks = {ids.eod: EOD_TOKEN, ids.raw: RAW_MARK, ids.compressed: COMPRESSED_MARK}
+    return marks[one] if one in marks else inner.piece(one - NUM_BYTES)
 
 
 def _id_of_compressor(compressor: "Compressor", one: int) -> str:

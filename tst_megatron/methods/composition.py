@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from tst_megatron.methods.events import Listener
+from tst_megatron.methods.forms import Forms
 from tst_megatron.methods.method import Evaluation, MicroBatch, Positions, Run
 from tst_megatron.runs.stages import CombinationError, Stage, merged
 
@@ -22,15 +23,12 @@ class Composed(Run):
         runs: in the order in which they are applied; two at least.
 
     Raises:
-        CombinationError: two of them make the training data.
+        CombinationError: two of them make the training data, and not the one in the other's forms.
     """
 
     def __init__(self, runs: Sequence[Run]) -> None:
-        makers = [run.name for run in runs if run.makes_training_data]
-        if len(makers) > 1:
-            raise CombinationError(f"{' and '.join(makers)} each make the training data")
         self._runs = tuple(runs)
-        self._maker = next((run for run in runs if run.makes_training_data), None)
+        self._maker = _maker(runs)
         self.name = ", ".join(run.name for run in runs)
 
     @property
@@ -64,6 +62,11 @@ class Composed(Run):
     def held_out_text(self, num_samples: int, seq_length: int) -> Any | None:
         """Likewise."""
         return None if self._maker is None else self._maker.held_out_text(num_samples, seq_length)
+
+    def forms_of(self, train_iters: int) -> Forms | None:
+        """Of the method that has text in forms; there is one at most."""
+        found = (run.forms_of(train_iters) for run in self._runs)
+        return next((forms for forms in found if forms is not None), None)
 
     def parents(self) -> Sequence[Any]:
         """All that was spent."""
@@ -131,3 +134,17 @@ class Composed(Run):
     def listeners(self, args: argparse.Namespace) -> Sequence[Listener]:
         """All of them."""
         return tuple(one for run in self._runs for one in run.listeners(args))
+
+
+def _maker(runs: Sequence[Run]) -> Run | None:
+    """Who makes the training data: of two of whom one has text in forms, the other, in these."""
+    makers = [run for run in runs if run.makes_training_data]
+    if len(makers) < 2:
+        return makers[0] if makers else None
+    with_forms = [run for run in makers if run.has_forms]
+    if len(makers) > 2 or len(with_forms) != 1:
+        names = " and ".join(run.name for run in makers)
+        raise CombinationError(f"{names} each make the training data")
+    maker = next(run for run in makers if run is not with_forms[0])
+    maker.read_in(with_forms[0].forms_of)
+    return maker

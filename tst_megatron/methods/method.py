@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tst_megatron.methods.events import Listener
-from tst_megatron.runs.stages import Fact, Stage, ordinary_stage
+from tst_megatron.runs.stages import CombinationError, Fact, Stage, ordinary_stage
 from tst_megatron.stock.batch_sizes import BatchSizes, train_steps
 
 if TYPE_CHECKING:
+    from tst_megatron.methods.forms import Forms
     from tst_megatron.methods.own_model import OwnModel, Reader
     from tst_megatron.methods.search import Search
     from tst_megatron.methods.story import Story
@@ -221,6 +222,38 @@ class Run:
             UserError: the run cannot have so many steps.
         """
         return None
+
+    @property
+    def has_forms(self) -> bool:
+        """Whether `forms_of` gives any."""
+        return False
+
+    def forms_of(self, train_iters: int) -> "Forms | None":
+        """In which form each sample reads its text; None where the method has it as it is indexed.
+
+        One that has it otherwise makes the training data, or has another method make it
+        (`read_in`).
+
+        Args:
+            train_iters: steps of the run.
+
+        Raises:
+            UserError: the run cannot have so many steps.
+        """
+        return None
+
+    def read_in(self, forms_of: "Callable[[int], Forms | None]") -> None:
+        """Let the training data, and the text that is asked for, be in another method's forms.
+
+        Asked of the method that makes the training data.
+
+        Args:
+            forms_of: that method's.
+
+        Raises:
+            CombinationError: it cannot.
+        """
+        raise CombinationError(f"{self.name} makes the training data in one form alone")
 
     def held_out_text(self, num_samples: int, seq_length: int) -> Any | None:
         """Likewise of the largest sample of validation, as one `TextPart`; None as above."""

@@ -71,6 +71,7 @@ def put_folder(output: Path, files: Mapping[str, bytes]) -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
         with folder_when_whole(output) as folder:
             for name, content in files.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 write_whole(folder / name, content)
     except OSError as error:
         raise UserError(f"--output {output} cannot be written: {error.strerror or error}") from None

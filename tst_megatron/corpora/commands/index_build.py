@@ -3,6 +3,8 @@
 import argparse
 import shlex
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tst_megatron.corpora.commands.input_flags import add_input_arguments, read_options
 from tst_megatron.corpora.commands.tokenizer_flags import (
@@ -11,6 +13,11 @@ from tst_megatron.corpora.commands.tokenizer_flags import (
     tokenizer_spec,
 )
 from tst_megatron.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tst_megatron.corpora.tokenizers.description import TokenizerDescription
 
 EXAMPLES = """\
 examples:
@@ -65,10 +72,10 @@ def main(args: argparse.Namespace) -> None:
     """
     from rich.console import Console
 
-    from tst_megatron.corpora.indexing.build import build
+    from tst_megatron.corpora.forms import compressed_prefix
     from tst_megatron.corpora.indexing.output import named_prefix
-    from tst_megatron.corpora.indexing.plan import BuildSettings
     from tst_megatron.corpora.tokenizers.description import describe
+    from tst_megatron.corpora.tokenizers.proxy_folder import compressed_form
 
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers {args.workers} is below 1: leave it out for one a core")
@@ -81,6 +88,27 @@ def main(args: argparse.Namespace) -> None:
             f"the tokenizer {tokenizer.source} has no end-of-document token: name one with "
             "--eod-token, or add --no-eod"
         )
+    form = None if args.tokenizer is None else compressed_form(args.tokenizer)
+    if form is not None and args.no_eod:
+        raise UserError(
+            f"--no-eod with the tokenizer {args.tokenizer}: a proxy's documents end with a token "
+            "in either form, so leave it out"
+        )
+    console = Console()
+    _build(args, prefix, tokenizer, console)
+    if form is not None:
+        _build(args, compressed_prefix(prefix), describe(form), console)
+    line = f"To train on it: --data-path {shlex.quote(str(prefix))}"
+    console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _build(
+    args: argparse.Namespace, prefix: Path, tokenizer: "TokenizerDescription", console: "Console"
+) -> None:
+    """Build a corpus, and say what it is."""
+    from tst_megatron.corpora.indexing.build import build
+    from tst_megatron.corpora.indexing.plan import BuildSettings
+
     settings = BuildSettings(
         inputs=tuple(args.inputs),
         format=args.format,
@@ -93,7 +121,6 @@ def main(args: argparse.Namespace) -> None:
         workers=args.workers,
         chunk_bytes=args.chunk_bytes,
     )
-    console = Console()
     began = time.monotonic()
     try:
         manifest = build(settings, prefix, console)
@@ -110,6 +137,5 @@ def main(args: argparse.Namespace) -> None:
     lines += [f"{count:,} records left out: {why}" for why, count in manifest.skipped.items()]
     if manifest.filtered:
         lines.append(f"{manifest.filtered:,} records left out by --where")
-    lines.append(f"To train on it: --data-path {shlex.quote(str(prefix))}")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True, markup=False)

@@ -6,8 +6,8 @@ from tst_megatron.errors import UserError
 
 TOKENIZERS = (
     "a SentencePiece .model, a Hugging Face tokenizer.json or its folder, a folder with GPT-2's "
-    "vocab.json and merges.txt, a tiktoken vocabulary, a compressor's folder, bytes, or "
-    "null:VOCAB_SIZE"
+    "vocab.json and merges.txt, a tiktoken vocabulary, a compressor's folder, a proxy's, bytes, "
+    "or null:VOCAB_SIZE"
 )
 
 

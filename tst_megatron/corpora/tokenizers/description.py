@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 
 from tst_megatron.corpora.compression.folder import RECORD_FILE, is_compressor
 from tst_megatron.corpora.tokenizers import huggingface, tiktoken_vocabulary
+from tst_megatron.corpora.tokenizers.proxy_folder import is_compressed_form
 from tst_megatron.errors import UserError
 from tst_megatron.files import write_whole
 
@@ -30,7 +31,8 @@ class TokenizerDescription:
     """A tokenizer as Megatron will load it.
 
     Attributes:
-        kind: ``sentencepiece``, ``huggingface``, ``tiktoken``, ``compressor`` or ``null``.
+        kind: ``sentencepiece``, ``huggingface``, ``tiktoken``, ``compressor``, ``proxy`` or
+            ``null``.
         source: as the user named it.
         files: by name, the files that Megatron reads; none for ``null``.
         sha256: of the file that defines the tokenizer, or of GPT-2's two; of ``source`` where there
@@ -39,8 +41,8 @@ class TokenizerDescription:
         eod: the id that ends a document, as Megatron's tokenizer has it; None if it has none.
         megatron_flags: for training; ``{folder}`` stands for the folder of the files.
         special_tokens: strings that the tokenizer treats, or might treat, as more than text.
-        library: the object of the library that defines the ids; of a compressor its code; None for
-            ``null``.
+        library: the object of the library that defines the ids; of a compressor its code, of a
+            proxy what compresses; None for ``null``.
     """
 
     kind: str
@@ -66,6 +68,7 @@ class TokenizerDescription:
         """
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in self.files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             write_whole(folder / name, content)
 
 
@@ -77,8 +80,9 @@ def describe(spec: str, eod_token: str | None = None) -> TokenizerDescription:
             two files as ``VOCABULARY,MERGES`` or a folder with ``vocab.json`` and ``merges.txt``; a
             tiktoken vocabulary as Megatron reads it, in JSON or as ranks, with options after a
             question mark (``vocab.json?pattern=v1&num_special_tokens=1000&vocab_size=131072``); a
-            compressor's folder; ``bytes``, unless there is a file of that name; or
-            ``null:VOCAB_SIZE``, ``null:VOCAB_SIZE:eod=ID``, for ids that are there already.
+            compressor's folder; the compressed form in a proxy's; ``bytes``, unless there is a file
+            of that name; or ``null:VOCAB_SIZE``, ``null:VOCAB_SIZE:eod=ID``, for ids that are there
+            already.
         eod_token: the token that ends a document, where a Hugging Face tokenizer names none or
             another.
 
@@ -110,6 +114,8 @@ def _from_files(spec: str, eod_token: str | None) -> TokenizerDescription:
     if options and not path.is_file():
         raise UserError(f"the tokenizer {path} is a folder, which takes no options after a ?")
     try:
+        if is_compressed_form(path):
+            return _read_proxy(spec, path)
         if is_compressor(path):
             return _read_compressor(spec, path)
         if path.is_dir():
@@ -247,6 +253,13 @@ def _read_compressor(spec: str, folder: Path) -> TokenizerDescription:
     from tst_megatron.corpora.compression.compressor import read_compressor
 
     return _compressor(spec, read_compressor(folder))
+
+
+def _read_proxy(spec: str, folder: Path) -> TokenizerDescription:
+    # It is made of another tokenizer, so it needs this module.
+    from tst_megatron.corpora.tokenizers.proxy import read_proxy
+
+    return read_proxy(spec, folder)
 
 
 def _compressor(spec: str, compressor: "Compressor") -> TokenizerDescription:

@@ -71,6 +71,10 @@ def reference_encoder(description: TokenizerDescription) -> Encoder:
         return TiktokenEncoder(description.library)
     if description.kind == "compressor":
         return CompressorEncoder(description.library)
+    if description.kind == "proxy":
+        proxy = description.library
+        around: Encoder = proxy.around(reference_encoder(proxy.inner))
+        return around
     return IdsEncoder(description.vocab_size)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
+from tst_megatron.corpora.tokenizers.byte_encoder import byte_encoder
 from tst_megatron.corpora.tokenizers.description import TokenizerDescription
 from tst_megatron.corpora.tokenizers.encoders import (
     Encoded,
@@ -168,11 +169,13 @@ class _Normalised:
 def _huggingface(description: TokenizerDescription) -> Encoder:
     """What a post-processor puts around text is put around ids, and NFC is left to the library.
 
-    The two libraries have Unicode's tables of different years.
+    The two libraries have Unicode's tables of different years. Bytes are looked up by us.
     """
     import gigatoken
 
     content = json.loads(description.library.to_str())
+    if (of_bytes := byte_encoder(content, description.library)) is not None:
+        return of_bytes
     is_normalised = content["normalizer"] in (
         {"type": "NFC"},
         {"type": "Sequence", "normalizers": [{"type": "NFC"}]},

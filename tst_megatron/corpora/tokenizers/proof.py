@@ -5,7 +5,7 @@ built-in awkward strings beside the reference, and one difference is enough to d
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,8 @@ def choose_encoder(description: TokenizerDescription, sample: Sequence[Any]) -> 
     Raises:
         ValueError: the reference cannot encode a document of the sample; the message says why.
     """
+    if description.kind == "proxy":
+        return _around(description.library, choose_encoder(description.library.inner, sample))
     reference = reference_encoder(description)
     if isinstance(reference, CompressorEncoder):  # Nobody else writes these ids.
         reference.check(sample)
@@ -65,6 +67,14 @@ def choose_encoder(description: TokenizerDescription, sample: Sequence[Any]) -> 
     else:
         return Chosen(fast, reference, len(sample), None)
     return Chosen(reference, reference, 0, reason)
+
+
+def _around(proxy: Any, chosen: Chosen) -> Chosen:
+    """What was chosen for the tokenizer that compresses, in the vocabulary of a proxy."""
+    reference = proxy.around(chosen.reference)
+    is_reference = chosen.encoder is chosen.reference
+    encoder = reference if is_reference else proxy.around(chosen.encoder)
+    return replace(chosen, encoder=encoder, reference=reference)
 
 
 def differs(encoder: Encoder, reference: Encoder, documents: Sequence[Any]) -> int | None:

@@ -14,25 +14,26 @@ The one idea: a sample is a function of its index, so there is no state to save 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig, MockGPTDataset
+from megatron.core.datasets.gpt_dataset import GPTDatasetConfig, MockGPTDataset
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 from megatron.core.datasets.utils import Split
 from torch import Tensor
 
-from tst_megatron.corpora.parts import DocumentPart, document_parts, documents_of_part
+from tst_megatron.corpora.parts import DocumentPart, document_parts
+from tst_megatron.methods.forms import Forms
 from tst_megatron.methods.method import Positions
 from tst_megatron.methods.superposition.bags import EMPTY, fold
 from tst_megatron.methods.superposition.document_bags import DocumentBags
-from tst_megatron.methods.superposition.schedule import BagSchedule
+from tst_megatron.methods.superposition.schedule import BagSchedule, Location
 from tst_megatron.methods.superposition.text import text_of_bags, text_of_stages
-from tst_megatron.stock.caches import CorpusDataset
 from tst_megatron.stock.datasets import data_of_split
+from tst_megatron.stock.parts_of_corpora import PartDataset, PartDatasetConfig, values_of
 
 BAGS = "bags"
 """Key of a superposed sample: ``[L + 1, s]``, int64."""
@@ -42,22 +43,25 @@ filled up with L."""
 
 
 @dataclass
-class StageDatasetConfig(GPTDatasetConfig):
+class StageDatasetConfig(PartDatasetConfig):
     """A ``GPTDatasetConfig`` for one bag size of the schedule.
 
     Attributes:
         bag_size: s; the parent's ``sequence_length`` is (L + 1)·s − 1 tokens, or L bags where
             bags end with their documents.
         bag_boundary: ``any``, or ``document``.
-        document_part: which part of the split's documents.
     """
 
     bag_size: int = 1
     bag_boundary: str = "any"
-    document_part: DocumentPart = field(default_factory=DocumentPart)
+
+    @property
+    def counts_bags(self) -> bool:
+        """Whether a document takes up whole bags."""
+        return self.bag_size > 1 and self.bag_boundary == "document"
 
 
-class StageDataset(CorpusDataset):
+class StageDataset(PartDataset):
     """``GPTDataset`` of one bag size, over its share of the documents.
 
     ``__getitem__`` is the parent's where the configuration's bag size is 1.
@@ -75,29 +79,24 @@ class StageDataset(CorpusDataset):
         index_split: Split,
         config: StageDatasetConfig,
     ) -> None:
-        # With --dataloader-fast-cache-load Megatron passes no documents: the cache has been built.
-        if indexed_indices is not None and index_split == Split.train:
-            indexed_indices = documents_of_part(
-                indexed_dataset.sequence_lengths,
-                indexed_indices,
-                config.document_part,
-                config.random_seed,
-            )
-        corpus: Any = indexed_dataset
-        counts_bags = config.bag_size > 1 and config.bag_boundary == "document"
-        if counts_bags:
-            corpus = DocumentBags(indexed_dataset, config.bag_size)
-        super().__init__(corpus, dataset_path, indexed_indices, num_samples, index_split, config)
+        super().__init__(
+            indexed_dataset, dataset_path, indexed_indices, num_samples, index_split, config
+        )
         self._padding_in_text: int | None = self._pad_token_id
-        if counts_bags:
+        if config.counts_bags:
             # Megatron fills a split's last sample up with it.
             self._pad_token_id = [EMPTY] * config.bag_size
+
+    def corpus_of(self, tokens: Any, config: PartDatasetConfig) -> Any:
+        """In bags, where these end with their documents."""
+        corpus = super().corpus_of(tokens, config)
+        assert isinstance(config, StageDatasetConfig), "it is made with one"
+        return DocumentBags(corpus, config.bag_size) if config.counts_bags else corpus
 
     @staticmethod
     def _key_config_attributes() -> list[str]:
         # Megatron names its cache files by these: two stages must not share one.
-        own = ["bag_size", "bag_boundary", "document_part"]
-        return [*GPTDataset._key_config_attributes(), *own]
+        return [*PartDataset._key_config_attributes(), "bag_size", "bag_boundary"]
 
     def __getitem__(self, idx: int | None) -> dict[str, Tensor]:
         """A sample: the parent's dictionary, or ``{"bags": [L + 1, s]}``, int64.
@@ -148,19 +147,26 @@ class PhasedDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
 
     Args:
         schedule: bag size of every sample.
-        of_bag_size: a data set for every bag size in the schedule that has samples.
+        of_bag_size: a data set for every bag size in the schedule that has samples; by form, where
+            text is read in forms.
         eod: the end-of-document token, where its loss is masked.
+        forms: in which form every sample reads its text; None where it is as it was indexed.
     """
 
     split = Split.train
     """Megatron's loader reads this to tell training from validation batches."""
 
     def __init__(
-        self, schedule: BagSchedule, of_bag_size: dict[int, Any], eod: int | None = None
+        self,
+        schedule: BagSchedule,
+        of_bag_size: dict[int, Any],
+        eod: int | None = None,
+        forms: Forms | None = None,
     ) -> None:
         self.schedule = schedule
         self.of_bag_size = of_bag_size
         self.eod = eod
+        self.forms = forms
 
     def __len__(self) -> int:
         # One more than is trained on: Megatron's sampler refuses a data set with no sample left,
@@ -170,12 +176,21 @@ class PhasedDataset(torch.utils.data.Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """The sample of a global index; of a superposed stage of bag size 1 as bags of one."""
         location = self.schedule.locate(index)
-        dataset = self.of_bag_size[location.bag_size]
+        dataset, number = self._place(index, location)
         # A blend without weights may hold fewer samples than a run with --allow-repeats reads.
-        sample = dict(dataset[self.schedule.index_in_bag_size(location) % len(dataset)])
+        sample = dict(dataset[number % len(dataset)])
         if location.bag_size == 1 and location.stage < len(self.schedule.superposed_stages):
             return _as_bags_of_one(sample, self.eod)
         return sample
+
+    def _place(self, index: int, location: Location) -> tuple[Any, int]:
+        """The data set that a sample is drawn from, and its number in it."""
+        of_bag_size = self.of_bag_size[location.bag_size]
+        if self.forms is None:
+            return of_bag_size, self.schedule.index_in_bag_size(location)
+        form = self.forms.at(index)
+        before = self.schedule.spans(location.bag_size, before=index)
+        return of_bag_size[form], self.forms.count(form, before)
 
 
 def _as_bags_of_one(sample: dict[str, Tensor], eod: int | None) -> dict[str, Tensor]:
@@ -206,11 +221,7 @@ def stage_config(
         config: the run's, with sequence_length = L.
         bag_boundary: whether a bag ends with its document.
     """
-    values = {
-        name: getattr(config, name)
-        for name, declared in GPTDatasetConfig.__dataclass_fields__.items()
-        if declared.init
-    }
+    values = values_of(config)
     if bag_boundary == "any":
         values["sequence_length"] = text_of_bags(bag_size, 1, config.sequence_length).step
     return StageDatasetConfig(
@@ -236,6 +247,7 @@ def build_phased_dataset(
     config: GPTDatasetConfig,
     is_built_on_rank: Callable[[], bool],
     bag_boundary: str = "any",
+    forms: Forms | None = None,
 ) -> PhasedDataset | None:
     """The training data of a run; must be called on all ranks, as Megatron's builder must.
 
@@ -244,19 +256,24 @@ def build_phased_dataset(
         config: the run's data configuration, with sequence_length = L.
         is_built_on_rank: whether this rank reads data.
         bag_boundary: whether a bag ends with its document.
+        forms: in which form every sample reads its text; None where it is as it was indexed.
 
     Returns:
         None on ranks that read no data.
     """
-    built: dict[int, Any] = {}
-    parts = text_of_stages(schedule, config.sequence_length, bag_boundary)
+    built: dict[int, dict[str, Any]] = {}
+    parts = text_of_stages(schedule, config.sequence_length, bag_boundary, forms)
     for part, documents in zip(parts, document_parts(parts), strict=True):
         bag_size = part.tokens_a_position
         of_stage = stage_config(config, bag_size, documents, bag_boundary)
-        built[bag_size] = _stage_data(of_stage, Split.train, part.samples, is_built_on_rank)
-    if any(dataset is None for dataset in built.values()):
+        dataset = _stage_data(of_stage, Split.train, part.samples, is_built_on_rank)
+        built.setdefault(bag_size, {})[part.form] = dataset
+    if any(dataset is None for of_forms in built.values() for dataset in of_forms.values()):
         return None
-    return PhasedDataset(schedule, built, config.tokenizer.eod if config.eod_mask_loss else None)
+    eod = config.tokenizer.eod if config.eod_mask_loss else None
+    if forms is None:
+        return PhasedDataset(schedule, {size: of[""] for size, of in built.items()}, eod)
+    return PhasedDataset(schedule, built, eod, forms)
 
 
 def in_positions(sample: Mapping[str, Tensor]) -> tuple[Positions, Positions] | None:

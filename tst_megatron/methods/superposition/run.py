@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tst_megatron.corpora.parts import TextPart
 from tst_megatron.errors import UserError
 from tst_megatron.methods.events import Listener
+from tst_megatron.methods.forms import Forms
 from tst_megatron.methods.method import Evaluation, MicroBatch, Positions, Run
 from tst_megatron.methods.superposition.flags import (
     loss_implementation,
@@ -29,7 +30,7 @@ from tst_megatron.methods.superposition.schedule import BagSchedule
 from tst_megatron.methods.superposition.schedule import Stage as BagStage
 from tst_megatron.methods.superposition.settings import BAG_LOSS, BagObjective, Superposition
 from tst_megatron.methods.superposition.text import held_out_text, text_of_stages
-from tst_megatron.runs.stages import ORDINARY, Stage
+from tst_megatron.runs.stages import ORDINARY, CombinationError, Stage
 from tst_megatron.stock.batch_sizes import train_steps
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class SuperposedRun(Run):
         self._args = args
         self._as_given = schedule_of_steps(args)
         self._laid_out: tuple[BagStage, ...] | None = None
+        self._forms_of: Callable[[int], Forms | None] = lambda train_iters: None
         self.superposition = Superposition(
             schedule=self._schedules(train_steps(args)),
             superpose=args.tst_superpose,
@@ -213,7 +215,17 @@ class SuperposedRun(Run):
         if not self.superposition.reads_bags:
             return None
         schedule = self._schedules(train_iters)
-        return text_of_stages(schedule, seq_length, self.superposition.bag_boundary)
+        forms = self._forms_of(train_iters)
+        return text_of_stages(schedule, seq_length, self.superposition.bag_boundary, forms)
+
+    def read_in(self, forms_of: Callable[[int], Forms | None]) -> None:
+        """Bags of a form, in data of its own; not where the stages' ends are open."""
+        if self.ends_are_open:
+            raise CombinationError(
+                "a schedule of bags that ends by measurement, and text in forms, whose samples are "
+                "counted from the start"
+            )
+        self._forms_of = forms_of
 
     def held_out_text(self, num_samples: int, seq_length: int) -> TextPart | None:
         """Samples of the largest bags, where bags are read."""
@@ -250,7 +262,11 @@ class SuperposedRun(Run):
 
         superposition = self.superposition
         return build_phased_dataset(
-            superposition.schedule, config, is_built_on_rank, superposition.bag_boundary
+            superposition.schedule,
+            config,
+            is_built_on_rank,
+            superposition.bag_boundary,
+            self._forms_of(train_steps(self._args)),
         )
 
     def in_positions(self, sample: Mapping[str, Any]) -> tuple[Positions, Positions] | None:

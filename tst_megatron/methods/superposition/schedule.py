@@ -148,6 +148,21 @@ class BagSchedule:
         """Samples of all stages of one bag size: they are drawn from one data set, in turn."""
         return sum(stage.num_samples for stage in self.stages if stage.bag_size == bag_size)
 
+    def spans(self, bag_size: int, before: int | None = None) -> list[tuple[int, int]]:
+        """The stages of a bag size: first sample, and the one after the last.
+
+        Args:
+            before: a sample index, where only those before it are wanted; the last stage has no
+                end to it.
+        """
+        ends = [*self.starts[1:], self.num_samples if before is None else before]
+        spans = [
+            (start, end if before is None else min(end, before))
+            for stage, start, end in zip(self.stages, self.starts, ends, strict=True)
+            if stage.bag_size == bag_size
+        ]
+        return [(start, end) for start, end in spans if start < end]
+
     def index_in_bag_size(self, location: Location) -> int:
         """Index of a sample among those of its bag size."""
         before = sum(

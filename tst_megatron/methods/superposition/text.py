@@ -8,12 +8,16 @@ the text what tokens are; with ``document`` a document takes up whole bags.
 from dataclasses import replace
 
 from tst_megatron.corpora.parts import TextPart
+from tst_megatron.methods.forms import Forms
 from tst_megatron.methods.superposition.schedule import BagSchedule
 from tst_megatron.methods.superposition.settings import Superposition
 
 
 def text_of_stages(
-    schedule: BagSchedule, seq_length: int, bag_boundary: str = "any"
+    schedule: BagSchedule,
+    seq_length: int,
+    bag_boundary: str = "any",
+    forms: Forms | None = None,
 ) -> list[TextPart]:
     """What the samples of every bag size read, in the order of training.
 
@@ -23,17 +27,39 @@ def text_of_stages(
             shares documents out as the one before it did.
         seq_length: L.
         bag_boundary: whether a bag ends with its document.
+        forms: in which form every sample reads its text; a part is of one form then.
     """
     text = schedule.text
     sizes = dict.fromkeys(stage.bag_size for stage in text.stages if stage.num_samples)
     parts = []
     for bag_size in sizes:
-        laid_out = text.samples_of_bag_size(bag_size)
-        # No fewer than were laid out: their order is of all of them.
-        samples = max(laid_out, schedule.samples_of_bag_size(bag_size))
-        part = text_of_bags(bag_size, samples, seq_length, bag_boundary, _name(bag_size, text))
-        parts.append(replace(part, laid_out=laid_out))
+        for form in ("",) if forms is None else forms.names:
+            laid_out = _samples(text, bag_size, forms, form)
+            # No fewer than were laid out: their order is of all of them.
+            samples = max(laid_out, _samples(schedule, bag_size, forms, form))
+            if samples:
+                name = _name(bag_size, text)
+                part = text_of_bags(bag_size, samples, seq_length, bag_boundary, name)
+                parts.append(replace(_in_form(part, form), laid_out=laid_out))
     return parts
+
+
+def _samples(schedule: BagSchedule, bag_size: int, forms: Forms | None, form: str) -> int:
+    if forms is None:
+        return schedule.samples_of_bag_size(bag_size)
+    return forms.count(form, schedule.spans(bag_size))
+
+
+def _in_form(part: TextPart, form: str) -> TextPart:
+    if not form:
+        return part
+    return replace(
+        part,
+        name=f"{part.name}, {form}",
+        in_words=f"{part.in_words} on {form} text",
+        form=form,
+        facts={**part.facts, "form": form},
+    )
 
 
 def text_of_bags(

@@ -1,0 +1,1 @@
+"""Proxy compression: training on text in two forms, compressed and as bytes."""

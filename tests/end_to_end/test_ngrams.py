@@ -1,4 +1,4 @@
-"""Hashed n-grams in Megatron's trainer: alone, in bags, in packed samples, in a model that grows."""
+"""Hashed n-grams in Megatron's trainer: alone, in bags, packed, and in a model that grows."""
 
 import json
 from pathlib import Path

@@ -67,7 +67,8 @@ class NgramRun(Run):
         if total % ranks:
             raise UserError(
                 f"--ngram-rows {self._rows} for {len(self._orders)} lengths are {total} rows, "
-                f"which do not divide by --tensor-model-parallel-size {ranks}: give a multiple of {ranks}"
+                f"which do not divide by --tensor-model-parallel-size {ranks}: give a multiple of "
+                f"{ranks}"
             )
         reach, size = self._orders[-1] - 1, int(args.context_parallel_size)
         chunk = int(args.seq_length) // (2 * size)

@@ -7,7 +7,6 @@ from typing import Any
 from tst_megatron.errors import UserError
 
 _NOT_TRIED = "it has not been tried with tables of n-grams"
-_NOT_IN_ORDER = "a rank's tokens are no longer in the order of the text"
 
 # (is it asked for, the flag, why not).
 _UNSUPPORTED: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] = (
@@ -17,11 +16,10 @@ _UNSUPPORTED: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] =
         "the last stage has an embedding of its own, whose tables nobody keeps like the first's",
     ),
     (
-        lambda a: a.dataloader_inter_document_masking and a.context_parallel_size > 1,
-        "--dataloader-inter-document-masking with --context-parallel-size",
-        _NOT_IN_ORDER,
+        lambda a: a.hybrid_context_parallel,
+        "--hybrid-context-parallel",
+        "a rank's tokens are no longer in the order of the text",
     ),
-    (lambda a: a.hybrid_context_parallel, "--hybrid-context-parallel", _NOT_IN_ORDER),
     (lambda a: a.sft, "--sft", _NOT_TRIED),
     (
         lambda a: (a.tensor_parallel_num_weight_shards or 1) > a.tensor_model_parallel_size,

@@ -21,7 +21,6 @@ MEGATRONS: dict[str, Any] = {
     "pipeline_model_parallel_size": 1,
     "context_parallel_size": 1,
     "tensor_model_parallel_size": 1,
-    "dataloader_inter_document_masking": False,
     "hybrid_context_parallel": False,
     "sft": False,
     "tensor_parallel_num_weight_shards": None,
@@ -70,10 +69,7 @@ def test_lengths_come_in_order() -> None:
     ("megatrons", "says"),
     [
         ({"mtp_num_layers": 1, "pipeline_model_parallel_size": 2}, "--mtp-num-layers with"),
-        (
-            {"dataloader_inter_document_masking": True, "context_parallel_size": 2},
-            "no longer in the order of the text",
-        ),
+        ({"hybrid_context_parallel": True}, "no longer in the order of the text"),
         ({"sft": True}, "--sft does not go with --ngram-rows"),
         ({"use_mup": True}, "--use-mup does not go with --ngram-rows"),
         ({"tensor_parallel_num_weight_shards": 2}, "split over tensor-parallel ranks alone"),

@@ -16,7 +16,20 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from study import BAG_SHARE, BUDGET, BYTES, CODE, HALVES, SEEDS, SUBWORDS, WINDOWS, Run, Study, Text
+from study import (
+    BAG_SHARE,
+    BUDGET,
+    BYTES,
+    CODE,
+    HALVES,
+    NGRAMS,
+    SEEDS,
+    SUBWORDS,
+    WINDOWS,
+    Run,
+    Study,
+    Text,
+)
 
 from tst_megatron.errors import UserError, user_errors_exit
 from tst_megatron.experiments.kept import Kept
@@ -137,7 +150,14 @@ class Found:
             ("an arithmetic code less bytes", (CODE, 0.0), (BYTES, 0.0)),
             *(
                 (f"{text.name}: bags less none", (text, BAG_SHARE), (text, 0.0))
-                for text in (BYTES, SUBWORDS, WINDOWS)
+                for text in (BYTES, SUBWORDS, WINDOWS, NGRAMS)
+            ),
+            ("bytes with n-grams less bytes", (NGRAMS, 0.0), (BYTES, 0.0)),
+            ("bytes with n-grams less subwords", (NGRAMS, 0.0), (SUBWORDS, 0.0)),
+            (
+                "bytes with n-grams in bags less subwords in bags",
+                (NGRAMS, BAG_SHARE),
+                (SUBWORDS, BAG_SHARE),
             ),
             ("bytes in bags less subwords", (BYTES, BAG_SHARE), (SUBWORDS, 0.0)),
             ("bytes in bags less subwords in bags", (BYTES, BAG_SHARE), (SUBWORDS, BAG_SHARE)),

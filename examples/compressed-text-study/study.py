@@ -3,10 +3,11 @@
     python examples/compressed-text-study/study.py --out runs/compressed-text-study
 
 The same model reads the same text as bytes, as subwords, as windows of equal information and as an
-arithmetic code, with bags and without. Every run has the same FLOPs, a larger vocabulary's among
-them, and is held against the others in bits a byte of the same held-out documents. It can be cut
-off at any point: the same command goes on. A run whose compressed ledger lies in ``--ledgers`` is
-not trained again; ``--list`` says what there is to do and about how long it takes.
+arithmetic code, with bags and without, and as bytes with hashed n-grams beside them. Every run has
+the same FLOPs, a larger vocabulary's among them, and is held against the others in bits a byte of
+the same held-out documents. It can be cut off at any point: the same command goes on. A run whose
+compressed ledger lies in ``--ledgers`` is not trained again; ``--list`` says what there is to do
+and about how long it takes.
 """
 
 import json
@@ -32,6 +33,7 @@ from tst_megatron.experiments import study as experiments
 from tst_megatron.experiments.cells import Cell
 from tst_megatron.experiments.tuning import rates_to_try
 from tst_megatron.files import folder_when_whole, replace_when_whole, write_whole
+from tst_megatron.methods.ngrams.flags import orders_in
 
 BUDGET = 1.5e13
 """FLOPs of a run, as the ledger counts them; a run comes nearest in whole steps."""
@@ -64,17 +66,24 @@ class Text:
         name: of it.
         vocab_size: ids, with the end of a document.
         settings: of the compressor; None of subwords.
+        same_as: the text whose ids these are, if they are another's.
+        ngrams: rows of hashed n-grams that the model has beside its embedding, by their lengths.
     """
 
     name: str
     vocab_size: int
     settings: Settings | None
+    same_as: str | None = None
+    ngrams: tuple[int, str] | None = None
 
     @property
     def parameters(self) -> int:
         """Of a model that reads it."""
         layer = 4 * _HIDDEN**2 + 3 * _HIDDEN * _FFN + 2 * _HIDDEN
-        return _LAYERS * layer + 2 * self.vocab_size * _HIDDEN + _HIDDEN
+        rows = 2 * self.vocab_size
+        if self.ngrams is not None:
+            rows += self.ngrams[0] * len(orders_in(self.ngrams[1]))
+        return _LAYERS * layer + rows * _HIDDEN + _HIDDEN
 
     @property
     def flops_a_step(self) -> int:
@@ -94,14 +103,21 @@ class Text:
 
     def flags(self, root: Path) -> tuple[str, ...]:
         """Megatron's, of a run that reads it; the tokenizer is the corpora's."""
+        data = root / "data" / (self.same_as or self.name)
+        model: tuple[str, ...] = ()
+        if self.ngrams is not None:
+            model = (f"--ngram-rows={self.ngrams[0]}", f"--ngram-orders={self.ngrams[1]}")
         return (
-            f"--train-data-path={root / 'data' / self.name / 'train'}",
-            f"--valid-data-path={root / 'data' / self.name / 'held-out'}",
-            f"--data-cache-path={root / 'data' / self.name / 'cache'}",
+            f"--train-data-path={data / 'train'}",
+            f"--valid-data-path={data / 'held-out'}",
+            f"--data-cache-path={data / 'cache'}",
+            *model,
         )
 
 
 BYTES = Text("bytes", 257, Settings("bytes", 8))
+NGRAMS = Text("bytes-ngrams", 257, None, same_as="bytes", ngrams=(2_048, "2-6"))
+"""Bytes with hashed n-grams beside them: 1.3 M parameters, looked up."""
 SUBWORDS = Text("subwords", VOCAB_SIZE, None)
 WINDOWS = Text("windows-12", VOCAB_SIZE, Settings("equal-info", 12, 12, "all"))
 HALVES = Text("windows-16-in-8", 257, Settings("equal-info", 8, 16, "all"))
@@ -178,7 +194,7 @@ class Run:
 
 
 class Study(experiments.Study[Run]):
-    """Every text, and bags of three of them."""
+    """Every text, and bags of four of them."""
 
     def rate_runs(self, text: Text) -> list[Run]:
         """Those that choose a rate: four, and more where the best is at an edge."""
@@ -202,6 +218,8 @@ class Study(experiments.Study[Run]):
         found: list[Run] = []
         found += self._finals((SUBWORDS, WINDOWS, BYTES))
         found += self._finals((SUBWORDS, WINDOWS, BYTES), BAG_SHARE)
+        found += self._finals((NGRAMS,))
+        found += self._finals((NGRAMS,), BAG_SHARE)
         found += self._finals((HALVES, CODE))
         return list(dict.fromkeys(found))
 

@@ -71,6 +71,12 @@ MODELS |= {
     "noop-hybrid": (*MODELS["hybrid-moe"], "--noop-experts=2"),
 }
 
+_OF_NGRAMS = ("--ngram-rows=30", "--ngram-orders=2-4")
+MODELS |= {
+    "ngrams": (*MODELS["dense"], *_OF_NGRAMS),
+    "ngrams-heads": (*MODELS["heads"], *_OF_NGRAMS),
+}
+
 SCHEDULE = "--tst-schedule=4:0.3,2:0.2"
 
 _TP = "--tensor-model-parallel-size=2"
@@ -163,6 +169,11 @@ _OF_OTHERS = {
         "noop-moe", 2, (_EP, "--moe-token-dispatcher-type=allgather"), large=True
     ),
     "noop-moe-cp2-tp2-pp2": Layout("noop-moe", 8, (_CP, _TP, _SP, _PP), large=True),
+    "ngrams-dp2-sharded": Layout("ngrams", 2, _SHARDED, large=True),
+    "ngrams-tp2": Layout("ngrams", 2, (_TP,), large=True),
+    "ngrams-cp2-pp2": Layout("ngrams", 4, (_CP, _PP)),
+    "ngrams-cp2-tp2-pp2": Layout("ngrams", 8, (_CP, _TP, _SP, _PP), large=True),
+    "ngrams-heads-tp2-sp": Layout("ngrams-heads", 2, (_TP, _SP)),
     "noop-hybrid-pp2": Layout("noop-hybrid", 2, (_PP,), large=True),
 }
 

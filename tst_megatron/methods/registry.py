@@ -25,6 +25,7 @@ _MODULES = [
     "tst_megatron.methods.depths.method",
     "tst_megatron.methods.noop_experts.method",
     "tst_megatron.methods.proxy.method",
+    "tst_megatron.methods.ngrams.method",
 ]
 """Each has a ``METHOD``. What a method needs of Megatron it imports when it is asked for it."""
 

@@ -41,6 +41,11 @@ class Terms:
         """
         return {}
 
+    def table_rows(self, args: argparse.Namespace) -> int:
+        """Rows ``[h]`` of tables that the embedding has beside Megatron's, split over
+        tensor-parallel ranks."""
+        return 0
+
     def layer_work(
         self,
         args: argparse.Namespace,
@@ -142,6 +147,10 @@ class Together(Terms):
             for kind, numbers in one.layer_weights(args, layer).items():
                 total[kind] = total.get(kind, 0) + numbers
         return total
+
+    def table_rows(self, args: argparse.Namespace) -> int:
+        """The sum."""
+        return sum(one.table_rows(args) for one in self._terms)
 
     def layer_work(
         self,

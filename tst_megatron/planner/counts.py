@@ -211,7 +211,7 @@ def count_stages(args: argparse.Namespace) -> tuple[PipelineStage, ...]:
 def with_added(
     args: argparse.Namespace, pipeline: Sequence[PipelineStage], terms: Terms
 ) -> tuple[PipelineStage, ...]:
-    """The stages with the weights that a run's methods add to their layers.
+    """The stages with what a run's methods add to their layers and to the embedding.
 
     Args:
         args: Megatron's validated arguments.
@@ -231,7 +231,20 @@ def _chunk_with_added(args: argparse.Namespace, chunk: Chunk, terms: Terms) -> C
         _layer_with_added(layer, terms.layer_weights(args, number))
         for number, layer in chunk.numbered_layers
     )
-    return dataclasses.replace(chunk, layers=tuple(layers))
+    return dataclasses.replace(
+        chunk, layers=tuple(layers), embedding=_tables_with_added(args, chunk.embedding, terms)
+    )
+
+
+def _tables_with_added(
+    args: argparse.Namespace, tables: tuple[KindCount, ...], terms: Terms
+) -> tuple[KindCount, ...]:
+    """What stands before the first layer, where there is any of it."""
+    numbers = terms.table_rows(args) * int(args.hidden_size)
+    if not tables or not numbers:
+        return tables
+    own = numbers // int(args.tensor_model_parallel_size)
+    return (*tables, KindCount("embedding", own, 0, numbers, 0))
 
 
 def _layer_with_added(layer: Layer, added: Mapping[str, int]) -> Layer:

@@ -24,9 +24,14 @@ def table_gradient_bytes(args: argparse.Namespace, tokens_a_position: int) -> in
         args: Megatron's validated arguments.
         tokens_a_position: s, of the model's inputs.
     """
-    look_ups = _positions(args) * tokens_a_position
-    sums = look_ups // _LOOK_UPS_A_SUM + min(look_ups, _rows(args))
-    return int(args.hidden_size) * sums * _FLOAT32 + _table(args)
+    return gradient_bytes(args, positions_of(args) * tokens_a_position, _rows(args))
+
+
+def gradient_bytes(args: argparse.Namespace, look_ups: int, rows: int) -> int:
+    """Likewise, of any table ``[rows, h]`` of which so many rows are looked up."""
+    hidden = int(args.hidden_size)
+    sums = look_ups // _LOOK_UPS_A_SUM + min(look_ups, rows)
+    return hidden * (sums * _FLOAT32 + rows * int(args.params_dtype.itemsize))
 
 
 def head_gradient_bytes(args: argparse.Namespace) -> int:
@@ -46,10 +51,11 @@ def gathered_bytes(args: argparse.Namespace) -> int:
     """Bytes of the hidden states ``[L/cp, b, h]`` that sequence parallelism gathers for a head."""
     if not args.sequence_parallel or args.tensor_model_parallel_size == 1:
         return 0
-    return _positions(args) * int(args.hidden_size) * int(args.params_dtype.itemsize)
+    return positions_of(args) * int(args.hidden_size) * int(args.params_dtype.itemsize)
 
 
-def _positions(args: argparse.Namespace) -> int:
+def positions_of(args: argparse.Namespace) -> int:
+    """Of a micro-batch on one rank: b·L/cp."""
     return int(args.micro_batch_size * args.seq_length // args.context_parallel_size)
 
 

@@ -18,8 +18,15 @@ from tst_megatron.experiments.kept import Kept
 
 LEVELS = {1: 0.02, 2: -0.03, 3: 0.01}
 """What a seed has in common in all of its runs."""
-BITS = {"bytes": 2.0, "subwords": 1.8, "windows-12": 1.9, "windows-16-in-8": 2.3, "ac-8": 2.5}
-BYTES_AN_ID = {"bytes": 1.0, "subwords": 3.1, "windows-12": 3.0}
+BITS = {
+    "bytes": 2.0,
+    "bytes-ngrams": 1.7,
+    "subwords": 1.8,
+    "windows-12": 1.9,
+    "windows-16-in-8": 2.3,
+    "ac-8": 2.5,
+}
+BYTES_AN_ID = {"bytes": 1.0, "bytes-ngrams": 1.0, "subwords": 3.1, "windows-12": 3.0}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +69,7 @@ def test_every_run_has_a_name_and_the_budget(example: SimpleNamespace, tmp_path:
     runs = trained(example, tmp_path).runs()
     names = [run.name for run in runs]
     assert len(set(names)) == len(names)
-    assert sum(not name.startswith("rate") for name in names) == 3 * (5 + 3)
+    assert sum(not name.startswith("rate") for name in names) == 3 * (6 + 4)
     for run in runs:
         spent = run.steps * run.text.flops_a_step
         assert spent == pytest.approx(run.length * example.study.BUDGET, rel=1e-3)
@@ -88,6 +95,8 @@ def test_the_report_gives_the_differences_that_ledgers_were_made_with(
         ("subwords less bytes", -0.2),
         ("bytes: bags less none", -0.1),
         ("bytes in bags less subwords", 0.1),
+        ("bytes with n-grams less bytes", -0.3),
+        ("bytes with n-grams in bags less subwords in bags", -0.1),
     ):
         found = apart[question]
         assert found["seeds"] == [1, 2, 3]
@@ -113,6 +122,8 @@ def test_all_texts_are_of_the_same_documents(
     for part in ("train", "held-out"):
         manifests = [read_manifest(tmp_path / "data" / text.name / part) for text in study.TEXTS]
         assert len({(one.documents, one.text_bytes) for one in manifests if one}) == 1
+    names = {text.name for text in study.TEXTS}
+    assert study.NGRAMS.same_as in names
     for text in study.TEXTS:
         found = read_manifest(tmp_path / "data" / text.name / "held-out")
         assert found is not None

@@ -1,0 +1,39 @@
+"""The tokens that come before those of a rank.
+
+The one idea: under context parallelism a rank has chunk r and chunk 2·cp − 1 − r of the 2·cp of a
+sequence (``get_batch_on_this_cp_rank`` in megatron/core/utils.py), and an n-gram reaches into the
+chunk before. The ranks send one another the ends of their chunks, a few ids each.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tst_megatron.methods.ngrams.hashing import NOTHING
+
+
+def with_context(tokens: Tensor, reach: int, group: dist.ProcessGroup) -> tuple[Tensor, Tensor]:
+    """Tokens in stretches that belong together, and what comes before each.
+
+    One all-gather of ``[2, b, reach]`` int64 over the group, where it has more than one rank.
+
+    Args:
+        tokens: ``[b, n]``, int64, of this rank, in two chunks if the group has several.
+        reach: tokens back; none where it is more than a chunk has.
+        group: of context parallelism.
+
+    Returns:
+        ``[k, b, n/k]`` and ``[k, b, reach]``, `NOTHING` before the text; k is 1 or 2.
+    """
+    size, rank = group.size(), group.rank()
+    nothing = tokens.new_full((tokens.shape[0], reach), NOTHING)
+    if size == 1:
+        return tokens.unsqueeze(0), nothing.unsqueeze(0)
+    chunks = torch.stack(tokens.chunk(2, dim=1))
+    ends = chunks[..., chunks.shape[-1] - reach :].contiguous()
+    of_ranks = [torch.empty_like(ends) for _ in range(size)]
+    dist.all_gather(of_ranks, ends, group=group)
+    in_order = [of_ranks[one][0] for one in range(size)]
+    in_order += [of_ranks[one][1] for one in reversed(range(size))]
+    before = [nothing, *in_order]
+    return chunks, torch.stack((before[rank], before[2 * size - 1 - rank]))

@@ -1,0 +1,81 @@
+"""The ``--ngram-*`` flags, and what is wrong with them by themselves."""
+
+import argparse
+
+from tst_megatron.errors import UserError
+
+_DEFAULT_ORDERS = "3-8"  # Of bytes: arXiv 2412.09871, 3.2.1.
+_MOST = 64
+"""Tokens that an n-gram is of at most: a rank looks back so far."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the ``--ngram-*`` group to a parser, Megatron's or a smaller one."""
+    group = parser.add_argument_group(
+        "hashed n-grams",
+        "Add to a token's embedding those of the n-grams that end with it, by their hashes "
+        "(arXiv 2412.09871, 3.2.1).",
+    )
+    group.add_argument(
+        "--ngram-rows",
+        type=int,
+        metavar="N",
+        help="give every length of n-grams a table of N rows, among which a hash deals them out; "
+        "without this flag there are none",
+    )
+    group.add_argument(
+        "--ngram-orders",
+        default=_DEFAULT_ORDERS,
+        metavar="LIST",
+        help=f"lengths of n-grams in tokens, such as 2,4-6 (default {_DEFAULT_ORDERS})",
+    )
+
+
+def is_on(args: argparse.Namespace) -> bool:
+    """With ``--ngram-rows``."""
+    return getattr(args, "ngram_rows", None) is not None
+
+
+def check(args: argparse.Namespace) -> None:
+    """Check the flags by themselves.
+
+    Raises:
+        UserError: a value is out of range, or a flag does nothing.
+    """
+    if not is_on(args):
+        if args.ngram_orders != _DEFAULT_ORDERS:
+            raise UserError("--ngram-orders without --ngram-rows: say how many rows a table has")
+        return
+    if args.ngram_rows < 1:
+        raise UserError(f"--ngram-rows {args.ngram_rows} are none: give 1 or more, or leave it out")
+    orders_of(args)
+
+
+def orders_of(args: argparse.Namespace) -> tuple[int, ...]:
+    """As `orders_in`, of ``--ngram-orders``."""
+    return orders_in(args.ngram_orders)
+
+
+def orders_in(text: str) -> tuple[int, ...]:
+    """The lengths that a list such as ``2,4-6`` names, in order.
+
+    Raises:
+        UserError: it is no list of them.
+    """
+    found: list[int] = []
+    for word in text.split(","):
+        first, dash, last = word.partition("-")
+        try:
+            ends = int(first), int(last) if dash else int(first)
+        except ValueError:
+            ends = 0, 0
+        if not 2 <= ends[0] <= ends[1] <= _MOST:
+            raise UserError(
+                f"--ngram-orders {text}: {word or 'nothing'} names no n-grams: write lengths from "
+                f"2 to {_MOST} and ranges, such as 2,4-6"
+            )
+        found += range(ends[0], ends[1] + 1)
+    twice = sorted({one for one in found if found.count(one) > 1})
+    if twice:
+        raise UserError(f"--ngram-orders {text} names {twice[0]} twice: leave one out")
+    return tuple(sorted(found))

@@ -2,6 +2,7 @@
 # make test   every test but the largest jobs, which make test-all has too
 # make test-te  checks of construction with Transformer Engine, in an environment of their own
 # make test-torch-floor  what torch decides, with the oldest torch that pyproject.toml allows
+# make test-upstream MEGATRON=...  another Megatron, a checkout or a version: what has moved, what fails
 # make test-gpu  what only a GPU can tell; GPUS=8 for all of it, GPU_FLAGS=--dry-run for none
 # make gpu-kit   one file of that, for a machine with a GPU and no network
 # make bench  what superposition and routed blocks cost against Megatron's own code, on an idle machine
@@ -51,10 +52,11 @@ OUT ?=
 DEMO_FLAGS ?=
 BENCH_FLAGS ?=
 GPUS ?= 1
+MEGATRON ?=
 GPU_FLAGS ?=
 KIT_FLAGS ?=
 
-.PHONY: demo test test-all test-te test-torch-floor test-gpu gpu-kit bench setup lint format lock clean
+.PHONY: demo test test-all test-te test-torch-floor test-upstream test-gpu gpu-kit bench setup lint format lock clean
 
 demo: $(READY)
 	$(VENV)/bin/tst-megatron demo $(if $(OUT),--out '$(OUT)') $(if $(CORPUS),--corpus '$(CORPUS)') $(if $(STEPS),--steps $(STEPS)) $(DEMO_FLAGS)
@@ -70,6 +72,10 @@ test-te: $(READY_TE)
 
 test-torch-floor: $(READY_FLOOR)
 	$(VENV_FLOOR)/bin/python -m pytest $(or $(TEST_FLAGS),$(TESTS_OF_TORCH) $(SIDE_BY_SIDE))
+
+test-upstream: $(READY) | $(UV)
+	@test -n '$(MEGATRON)' || { echo "make test-upstream needs MEGATRON=, a checkout of Megatron-LM or a version" >&2; exit 2; }
+	$(PYTHON) -m tests.upstream '$(MEGATRON)' --uv $(UV) $(if $(OUT),--out '$(OUT)') $(TEST_FLAGS)
 
 test-gpu: $(READY)
 	$(PYTHON) -m tests.gpu --gpus $(GPUS) $(if $(OUT),--out '$(OUT)') $(GPU_FLAGS)

@@ -11,7 +11,6 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from torch.futures import Future
 from tst_megatron.checkpoints.derived import EMPTY, Copied, Made, Piece, Plan, Zeros
 from tst_megatron.checkpoints.keys import key_of, other_norm
 from tst_megatron.checkpoints.saved import COMMON, Saved
+from tst_megatron.wrapped import check_takes
 
 _READER = ("checkpoint_dir", "cache_metadata", "async_strategy")
 PATCHED = {
@@ -40,7 +40,8 @@ PATCHED = {
     # The state that is no tensor was a file of its own before 0.19, and a plan has it in its list.
     (serialization, "_legacy_common_state_exists"): ("checkpoint_dir",),
 }
-"""What is wrapped while a planned checkpoint is loaded, and the arguments that this relies on."""
+"""What is wrapped while a planned checkpoint is loaded, and the first arguments, which this relies
+on."""
 
 _EMPTY_STATE = re.compile(r".*norm\._extra_state/shard_[\d._]+")
 """Of a norm, which has none worth keeping."""
@@ -101,12 +102,7 @@ def _reading(make: Callable[[Saved], Plan], plans: dict[Path, Plan]) -> Iterator
         plans: gets the plans, by the folder of what they are made of.
     """
     for (module, name), needed in PATCHED.items():
-        found = tuple(signature(getattr(module, name)).parameters)
-        if found != needed:
-            raise RuntimeError(
-                f"{module.__name__}.{name} takes {found}: install the megatron-core version in "
-                "requirements/"
-            )
+        check_takes(f"{module.__name__}.{name}", getattr(module, name), needed)
 
     def reader(checkpoint_dir: Any, *_: Any, **__: Any) -> PlanReader:
         folder = Path(checkpoint_dir)

@@ -50,6 +50,7 @@ from tst_megatron.trainer.sample_spread import take_stderrs
 from tst_megatron.trainer.step_clock import CHECKPOINT, COMPUTE, EVALUATION, StepClock
 from tst_megatron.trainer.tensorboard_scalars import TensorBoardScalars
 from tst_megatron.trainer.validation import FixedValidation
+from tst_megatron.wrapped import check_takes
 
 HOOKED = {
     "train_step": ("forward_step_func", "data_iterator", "model"),
@@ -93,12 +94,7 @@ def install_hooks(
         RuntimeError: this version of Megatron has other functions.
     """
     for name, needed in HOOKED.items():
-        found = tuple(signature(_ORIGINALS[name]).parameters)
-        if found[: len(needed)] != needed:
-            raise RuntimeError(
-                f"megatron.training.training.{name} takes {found}: install the megatron-core "
-                "version in requirements/"
-            )
+        check_takes(f"megatron.training.training.{name}", _ORIGINALS[name], needed)
     hooks = _Hooks(args, run, provider, clock, started, questions, listeners)
     for name in HOOKED:
         setattr(trainer, name, getattr(hooks, name))

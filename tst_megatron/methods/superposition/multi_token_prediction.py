@@ -8,7 +8,6 @@ Megatron has no seam there: two functions of that module are wrapped, by the nam
 it calls them. A test fails when one is gone, takes other arguments or is called otherwise.
 """
 
-from inspect import signature
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from tst_megatron.methods.superposition.bags import EMPTY
 from tst_megatron.methods.superposition.output_layer import LogitsInChunks
+from tst_megatron.wrapped import check_takes
 
 WRAPPED = {
     "roll_tensor": ("tensor", "shifts", "dims", "cp_group", "packed_seq_params"),
@@ -26,7 +26,8 @@ WRAPPED = {
         *("output_layer", "runtime_gather_output", "tp_group"),
     ),
 }
-"""The functions that are wrapped, and their arguments."""
+"""The functions that are wrapped, and their first arguments; more are handed on (from 0.20 rolling
+has ``return_sum``)."""
 
 _ORIGINALS = {name: getattr(megatron_mtp, name) for name in WRAPPED}
 
@@ -42,12 +43,7 @@ def let_heads_predict_bags() -> None:
         RuntimeError: this version of Megatron has other functions.
     """
     for name, needed in WRAPPED.items():
-        found = tuple(signature(_ORIGINALS[name]).parameters)
-        if found != needed:
-            raise RuntimeError(
-                f"{megatron_mtp.__name__}.{name} takes {found}: install the megatron-core version "
-                "in requirements/"
-            )
+        check_takes(f"{megatron_mtp.__name__}.{name}", _ORIGINALS[name], needed)
     megatron_mtp.roll_tensor = _roll_positions
     megatron_mtp._compute_mtp_acceptance_counts = _acceptance_counts
 
@@ -58,6 +54,8 @@ def _roll_positions(
     dims: int = -1,
     cp_group: dist.ProcessGroup | None = None,
     packed_seq_params: Any = None,
+    *rest: Any,
+    **options: Any,
 ) -> Any:
     """Megatron's, along the positions.
 
@@ -66,18 +64,19 @@ def _roll_positions(
 
     Args:
         tensor: ``[b, L/cp]``, or bags ``[b, L/cp, s]``.
-        shifts, dims, cp_group, packed_seq_params: as in Megatron.
+        shifts, dims, cp_group, packed_seq_params, rest, options: as in Megatron.
 
     Returns:
         The moved tensor and its sum.
     """
     roll = _ORIGINALS["roll_tensor"]
     if tensor is None or tensor.dim() != 3 or dims != -1:
-        return roll(tensor, shifts, dims, cp_group, packed_seq_params)
+        return roll(tensor, shifts, dims, cp_group, packed_seq_params, *rest, **options)
     if packed_seq_params is None:
-        return roll(tensor, shifts, -2, cp_group, None)
+        return roll(tensor, shifts, -2, cp_group, None, *rest, **options)
     # Megatron moves packed documents along the last dimension alone.
-    moved, total = roll(tensor.transpose(1, 2), shifts, -1, cp_group, packed_seq_params)
+    transposed = tensor.transpose(1, 2)
+    moved, total = roll(transposed, shifts, -1, cp_group, packed_seq_params, *rest, **options)
     return moved.transpose(1, 2).contiguous(), total
 
 

@@ -233,6 +233,11 @@ def _norm_with_all_settings(original: Any) -> Any:
     return new
 
 
+def _a_class(original: Any) -> Any:
+    """A class that nothing is an instance of, in a mock's place."""
+    return original if isinstance(original, type) else type("NotThere", (), {})
+
+
 def _cpu_layers() -> Any:
     # Imports Megatron's models, which must see the entries before it.
     from tst_megatron.trainer.cpu import layers as cpu_layers
@@ -398,6 +403,17 @@ ENTRIES: list[Entry] = [
         lambda original: lambda state, *args, **kwargs: torch.set_rng_state(state),
         "megatron/core/tensor_parallel/random.py",
         "def _set_cuda_rng_state(",
+    ),
+    # Without Transformer Engine its layers are mocks, and so are the classes that are made of them;
+    # from 0.20 heads of multi-token prediction ask whether a layer is one of these.
+    *(
+        Entry(
+            f"megatron.core.tensor_parallel.inference_layers.{name}",
+            _a_class,
+            "megatron/core/tensor_parallel/inference_layers.py",
+            f"class {name}(TE",
+        )
+        for name in ("InferenceColumnParallelLinear", "InferenceLayerNormColumnParallelLinear")
     ),
     # Start-up.
     Entry(

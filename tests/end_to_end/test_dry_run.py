@@ -56,22 +56,17 @@ def test_the_text_and_the_layout_are_looked_at(corpus, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (
-            (*CLUSTER, "--data-path=not-there", "--train-iters=5"),
-            ("--data-path and --mock-data", "--train-iters"),
-        ),
-        (("--dry-run=7", *CLUSTER[2:], *TINY), ("does not divide by",)),
-        (("--dry-run=64xh1000", *CLUSTER), ("--dry-run 64xh1000 names no GPUs",)),
-        (("--dry-run=8xa100", *CLUSTER), ("the a100 has no FP8",)),
-        ((*CLUSTER, "--tensor-model-parallel-size=3"), ("does not divide by",)),
-        ((*CLUSTER, "--micro-batch-size=64", "--global-batch-size=4096"), ("does not fit",)),
-        ((*CLUSTER, "--tst-bag-size=0"), ("--tst-bag-size 0",)),
+        ((*CLUSTER, "--data-path=not-there"), "--mock-data"),
+        (("--dry-run=64xh1000", *CLUSTER), "--dry-run 64xh1000 names no GPUs"),
+        (("--dry-run=8xa100", *CLUSTER), "the a100 has no FP8"),
+        ((*CLUSTER, "--tensor-model-parallel-size=3"), "does not divide by"),
+        ((*CLUSTER, "--micro-batch-size=64", "--global-batch-size=4096"), "does not fit"),
+        ((*CLUSTER, "--tst-bag-size=0"), "bag size 0 is below 1"),
     ],
-    ids=lambda value: str(value)[-60:],
+    ids=["text", "GPUs", "FP8", "layout", "memory", "method"],
 )
-def test_all_that_would_refuse_it_is_told(words, says) -> None:
+def test_what_would_refuse_it_is_told(words: tuple[str, ...], says: str) -> None:
     asked = words if words[0].startswith("--dry-run") else ("--dry-run", *words)
     code, lines = dry(*asked)
     assert code == 2, lines
-    for one in says[:1]:
-        assert any(one in line for line in lines), lines
+    assert any(says in line for line in lines), lines

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from tst_megatron.errors import user_errors_exit
 from tst_megatron.methods.registry import COMMANDS as METHODS_OWN
 from tst_megatron.old_flags import with_new_names
+from tst_megatron.stock.flags import DRY_RUN as DRY_RUN_FLAG
 
 
 class Takes(Enum):
@@ -46,6 +47,12 @@ PRETRAIN = Command(
     ("pretrain",),
     "train with Megatron's pretrain, and with the methods that flags ask for",
     "tst_megatron.trainer.pretrain",
+    Takes.WORDS,
+)
+DRY_RUN = Command(
+    ("pretrain",),
+    "say what a run would do and need, and what it would be refused for",
+    "tst_megatron.planner.dry_run",
     Takes.WORDS,
 )
 COMMANDS = (
@@ -225,6 +232,8 @@ def main() -> None:
             words.append("--help")  # No run has no flags.
         command = _named(words)
         given = _given(command, words)
+        if command is PRETRAIN and any(word.partition("=")[0] == DRY_RUN_FLAG for word in words):
+            command = DRY_RUN
         if command is not PRETRAIN:
             # Megatron says as it is imported what this machine lacks to train; these do not train.
             warnings.simplefilter("ignore")

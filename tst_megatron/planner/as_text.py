@@ -47,7 +47,7 @@ def print_plan(console: Console, name: str | None, plan: RunPlan) -> None:
     console.print()
     print_table(console, _parameters(plan))
     print_table(console, _memory(plan))
-    console.print(_verdict(plan))
+    console.print(verdict(plan))
     console.print()
     for table in (_recomputation(plan), _schedule(plan), _work(plan), _time(plan)):
         print_table(console, table)
@@ -64,6 +64,16 @@ def print_plan(console: Console, name: str | None, plan: RunPlan) -> None:
     )
     for note in plan.notes:
         console.print(f"Note: {note}.")
+
+
+def does_not_fit(plan: RunPlan) -> str:
+    """What is said of a run that does not, without a full stop."""
+    worst = plan.worst
+    return (
+        f"the run does not fit: rank {worst.built.ranks[0]} needs {worst.memory.total / GB:.1f} GB "
+        f"of the {plan.available / GB:.1f} GB that are planned of a {plan.gpu.name}: see the "
+        "layouts that fit with tst-megatron plan --sweep"
+    )
 
 
 def print_sweep(console: Console, name: str | None, swept: Swept) -> None:
@@ -128,7 +138,8 @@ def _ranks(stage: GpuPlan) -> str:
     return f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
 
 
-def _verdict(plan: RunPlan) -> str:
+def verdict(plan: RunPlan) -> str:
+    """Whether the run fits, and which GPU is the fullest: a sentence."""
     worst = plan.worst
     total, reserve = worst.memory.total / GB, plan.assumptions.reserve
     return (

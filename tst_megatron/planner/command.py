@@ -134,12 +134,7 @@ def main(args: argparse.Namespace, others: list[str]) -> None:
         if prospect is not None:
             prospect.print(out)
     if not plan.fits:
-        worst = plan.worst
-        raise UserError(
-            f"the run does not fit: rank {worst.built.ranks[0]} needs "
-            f"{worst.memory.total / GB:.1f} GB of the {plan.available / GB:.1f} GB that are "
-            f"planned of a {gpu.name}: add --sweep to see the layouts that fit"
-        )
+        raise UserError(as_text.does_not_fit(plan))
 
 
 def _check_at_once(recipe: str | None, flags: list[str]) -> None:

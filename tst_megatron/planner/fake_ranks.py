@@ -121,8 +121,7 @@ def build_unchanged(args: argparse.Namespace) -> list[Any]:
 
 
 def _config(args: argparse.Namespace) -> Any:
-    args = copy.copy(args)
-    vars(args).update({name: _WITHOUT_GPU[name] for name in _WITHOUT_GPU if hasattr(args, name)})
+    args = without_gpu(args)
     hybrid = args.hybrid_layer_pattern is not None
     from_args = hybrid_config_from_args if hybrid else gpt_config_from_args
     config = run_of(args).configure_model(from_args(args))
@@ -130,6 +129,13 @@ def _config(args: argparse.Namespace) -> Any:
         # Drawing numbers for tensors without memory takes most of the time.
         setattr(config.transformer, name, _as_it_is)
     return config
+
+
+def without_gpu(args: argparse.Namespace) -> argparse.Namespace:
+    """Arguments of a run in which nothing asks for a GPU's kernels as its model is built."""
+    args = copy.copy(args)
+    vars(args).update({name: _WITHOUT_GPU[name] for name in _WITHOUT_GPU if hasattr(args, name)})
+    return args
 
 
 def _as_it_is(weight: torch.Tensor) -> torch.Tensor:

@@ -34,6 +34,7 @@ from tst_megatron.planner.countable import check_planned
 from tst_megatron.planner.hardware import Gpu
 from tst_megatron.recipes.keys import no_flag
 from tst_megatron.stock.refusals import check_vocab_size, refusals_as_sentences
+from tst_megatron.trainer.command_line import defaults_of
 from tst_megatron.trainer.gpt2_tokenizer import (
     DEFAULT_TOKENIZER,
     GPT2,
@@ -56,7 +57,40 @@ def planned_args(flags: Sequence[str], num_gpus: int, gpu: Gpu) -> Iterator[argp
     Raises:
         UserError: a flag is unknown, the layout does not divide, or Megatron refuses the flags.
     """
-    args = validated(parse(flags), num_gpus, gpu)
+    with _counting(validated(parse(flags), num_gpus, gpu)) as args:
+        if args.step_batch_size_schedule is not None:
+            # Megatron leaves one micro-batch a rank here; plans are of the full batch.
+            update_num_microbatches(sys.maxsize, consistency_check=False)
+            args.global_batch_size = get_current_global_batch_size()
+            update_num_microbatches(0, consistency_check=False)
+        yield args
+
+
+@contextmanager
+def run_args(parsed: argparse.Namespace, num_gpus: int, gpu: Gpu) -> Iterator[argparse.Namespace]:
+    """Likewise, of a run with its text, its tokenizer and its checkpoint.
+
+    Args:
+        parsed: by `read_as_run`.
+        num_gpus: the world size.
+        gpu: what the run would find under it.
+
+    Raises:
+        UserError: the layout does not divide, a tokenizer cannot be read, or Megatron refuses the
+            flags.
+    """
+    flags = argparse.Namespace(**vars(parsed))
+    for name, value in defaults_of(flags).items():
+        if getattr(flags, name) is None:
+            setattr(flags, name, value)
+    flags.num_tokens = _num_tokens(flags)
+    with _counting(validated(flags, num_gpus, gpu)) as args:
+        yield args
+
+
+@contextmanager
+def _counting(args: argparse.Namespace) -> Iterator[argparse.Namespace]:
+    """With Megatron's count of micro-batches."""
     init_num_microbatches_calculator(
         rank=1,  # Rank 0 logs.
         global_batch_size=args.global_batch_size,
@@ -67,11 +101,6 @@ def planned_args(flags: Sequence[str], num_gpus: int, gpu: Gpu) -> Iterator[argp
         seq_length=args.seq_length,
     )
     try:
-        if args.step_batch_size_schedule is not None:
-            # Megatron leaves one micro-batch a rank here; plans are of the full batch.
-            update_num_microbatches(sys.maxsize, consistency_check=False)
-            args.global_batch_size = get_current_global_batch_size()
-            update_num_microbatches(0, consistency_check=False)
         yield args
     finally:
         destroy_num_microbatches_calculator()
@@ -83,18 +112,28 @@ def parse(flags: Sequence[str]) -> argparse.Namespace:
     Raises:
         UserError: a flag or its value is unknown, or is not counted.
     """
-    with quiet():
-        parser = _Parser(allow_abbrev=False)
-        add_arguments(add_megatron_arguments(parser))
-        args, unknown = parser.parse_known_args(list(flags))
-    if unknown:
-        raise UserError(no_flag(unknown[0], parser._option_string_actions))
+    args = read_as_run(flags)
     check_planned(args)
     # Training's, where there are files of it; a plan by itself needs none.
     default = DEFAULT_TOKENIZER if args.vocab_file is not None else "NullTokenizer"
     args.tokenizer_type = args.tokenizer_type or default
     # Once: every layout of a sweep pads it anew.
     args.num_tokens = _num_tokens(args) if args.padded_vocab_size is None else None
+    return args
+
+
+def read_as_run(flags: Sequence[str]) -> argparse.Namespace:
+    """A command line as Megatron's parser and ours read it.
+
+    Raises:
+        UserError: a flag or its value is unknown.
+    """
+    with quiet():
+        parser = _Parser(allow_abbrev=False)
+        add_arguments(add_megatron_arguments(parser))
+        args, unknown = parser.parse_known_args(list(flags))
+    if unknown:
+        raise UserError(no_flag(unknown[0], parser._option_string_actions))
     return args
 
 

@@ -100,6 +100,7 @@ class Role(Enum):
         "async_",
         "ckpt_",
         "device",
+        "dry_run",
         "eval_interval",
         "evaluate_",
         "exit_",

@@ -11,6 +11,8 @@ from tst_megatron.errors import UserError
 from tst_megatron.stock.evaluation_steps import check_words, evaluation_steps
 from tst_megatron.stock.unheeded import check_unheeded
 
+DRY_RUN = "--dry-run"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags to a parser, Megatron's or a smaller one."""
@@ -76,6 +78,15 @@ def _add_record_arguments(group: Any) -> None:
         metavar="LEDGER",
         help="say at every validation, in the log and in TensorBoard, how many steps and GPU hours "
         "that run needed for the loss of now",
+    )
+    group.add_argument(
+        DRY_RUN,
+        nargs="?",
+        const="",
+        metavar="NxGPU",
+        help="check all that is checked before training, say what the run will do and need on so "
+        "many GPUs, such as 64xh100 (default: the recipe's, or the launcher's number), and end; no "
+        "GPU is asked for, and nothing is written",
     )
     group.add_argument(
         "--ledger-fsync-interval",

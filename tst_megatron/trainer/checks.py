@@ -65,14 +65,15 @@ def check_before_validation(args: argparse.Namespace) -> None:
     _check_object_storage(args)
     if _is_first_of_node():
         budget.check_files(_local_prefixes(args))
+    can_be_written = check_writable if args.dry_run is None else check_may_be_made
     for flag in ("save", "tensorboard_dir", "wandb_save_dir", "data_cache_path"):
         folder = getattr(args, flag)
         if folder is not None and not has_scheme(folder):
-            check_writable(Path(folder), f"--{flag.replace('_', '-')}")
+            can_be_written(Path(folder), f"--{flag.replace('_', '-')}")
     if args.ledger is not None:
         if Path(args.ledger).is_dir():
             raise UserError(f"--ledger {args.ledger} is a folder: name a file in it")
-        check_writable(Path(args.ledger).parent, "--ledger")
+        can_be_written(Path(args.ledger).parent, "--ledger")
     if args.wandb_project and args.save is None and args.wandb_save_dir is None:
         raise UserError("--wandb-project needs a folder of this machine: add --wandb-save-dir")
     if args.use_pytorch_profiler and args.tensorboard_dir is None:
@@ -158,8 +159,13 @@ def check_checkpoint(args: argparse.Namespace) -> None:
         check_load(args, looks_at_files=_is_first())
 
 
-def check_after_validation(args: argparse.Namespace, run: Run) -> None:
+def check_after_validation(args: argparse.Namespace, run: Run, tokens: int) -> None:
     """Check data, vocabulary and checkpoint against what the run's methods make of it.
+
+    Args:
+        args: Megatron's validated arguments.
+        run: what its methods make of it.
+        tokens: of the tokenizer.
 
     Raises:
         UserError: they do not fit.
@@ -167,7 +173,7 @@ def check_after_validation(args: argparse.Namespace, run: Run) -> None:
     from tst_megatron.trainer.ledger_header import header_of
     from tst_megatron.trainer.memory import check_resume
 
-    _check_vocabulary(args)
+    _check_vocabulary(args, tokens)
     run.check(args)
     # First: a run that goes on reads on in the documents that were its own before.
     saved = check_resume(args, run)
@@ -196,6 +202,18 @@ def check_writable(folder: Path, flag: str) -> None:
             pass
     except OSError as error:
         raise UserError(f"{flag} {folder} cannot be written: {error.strerror}") from None
+
+
+def check_may_be_made(folder: Path, flag: str) -> None:
+    """Likewise, and make nothing.
+
+    Raises:
+        UserError: they cannot.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        why = "Permission denied" if there.is_dir() else f"{there} is no folder"
+        raise UserError(f"{flag} {folder} cannot be written: {why}")
 
 
 def _is_first_of_node() -> bool:
@@ -282,11 +300,7 @@ def repeat_free_steps(flags: list[str], train_iters: int) -> int:
     return budget.Budget(reading_from_args(args)).steps_that_fit(train_iters)
 
 
-def _check_vocabulary(args: argparse.Namespace) -> None:
-    from megatron.training import get_tokenizer
-
-    tokenizer = get_tokenizer()
-    size = int(tokenizer.vocab_size)
+def _check_vocabulary(args: argparse.Namespace, size: int) -> None:
     check_vocab_size(args.vocab_size, size)
     if args.vocab_size not in (None, size) and args.rank == 0:
         # As in Megatron, whose scripts give it beside tokenizers, rounded up perhaps.

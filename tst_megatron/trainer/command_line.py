@@ -8,6 +8,7 @@ run would take, and what only Megatron can tell waits for it.
 import argparse
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from tst_megatron.backends import DEVICE_VARIABLE, FLAGS
 from tst_megatron.corpora.blend import expand_blend
@@ -19,6 +20,7 @@ from tst_megatron.stock.megatron_flags import NotKnownError
 from tst_megatron.trainer.checkpoint_choice import exit_flags, goes_on_flags
 from tst_megatron.trainer.checks import check_before_validation, check_checkpoint
 from tst_megatron.trainer.corpus_tokenizer import corpus_tokenizer_flags
+from tst_megatron.trainer.gpt2_tokenizer import DEFAULT_TOKENIZER
 from tst_megatron.trainer.machine import check_lacking
 
 
@@ -62,6 +64,20 @@ def check_words(
         flags = parse([*words, *more])
     check_before_validation(flags)
     return flags
+
+
+def defaults_of(flags: argparse.Namespace) -> dict[str, Any]:
+    """What a run has for flags of Megatron's that are not given, in place of Megatron's own.
+
+    Args:
+        flags: before validation.
+    """
+    defaults: dict[str, Any] = {"tokenizer_type": DEFAULT_TOKENIZER}
+    if flags.eval_interval is None and not flags.eval_iters:
+        # Megatron divides by it to find out that no sample is needed
+        # (get_train_valid_test_num_samples).
+        defaults["eval_interval"] = 1
+    return defaults
 
 
 def check_at_once(words: Sequence[str]) -> argparse.Namespace | None:

@@ -23,6 +23,7 @@ EXAMPLES = """\
 examples:
   torchrun --nproc-per-node 8 -m tst_megatron pretrain $YOUR_MEGATRON_FLAGS \\
       --tst-bag-size 6 --tst-step-ratio 0.3
+  tst-megatron pretrain --dry-run 64xh100 $YOUR_MEGATRON_FLAGS
   torchrun --nproc-per-node 1 -m tst_megatron pretrain --recipe tiny-tst \\
       --tokenizer-model tokenizer.model --data-path corpus --tst-schedule 4:0.2,2:0.1
 
@@ -134,8 +135,8 @@ def _parse(
     from tst_megatron.methods.registry import add_arguments, check_flags, run_of
     from tst_megatron.stock.refusals import refusals_as_sentences
     from tst_megatron.trainer import checks
-    from tst_megatron.trainer.command_line import check_words
-    from tst_megatron.trainer.gpt2_tokenizer import DEFAULT_TOKENIZER, read_gpt2_from_its_files
+    from tst_megatron.trainer.command_line import check_words, defaults_of
+    from tst_megatron.trainer.gpt2_tokenizer import read_gpt2_from_its_files
     from tst_megatron.trainer.machine import check_machine
     from tst_megatron.trainer.memory import keep_vocabulary, remember
     from tst_megatron.trainer.same_tokenizer import remember_tokenizer
@@ -146,13 +147,10 @@ def _parse(
     if not is_checked:
         checks.check_checkpoint(flags)
     read_gpt2_from_its_files()
-    defaults: dict[str, Any] = {"tokenizer_type": DEFAULT_TOKENIZER}
-    if flags.eval_interval is None and not flags.eval_iters:
-        # Megatron divides by it to find out that no sample is needed
-        # (get_train_valid_test_num_samples).
-        defaults["eval_interval"] = 1
     with refusals_as_sentences():
-        args = parse_and_validate_args(extra_args_provider=add_arguments, args_defaults=defaults)
+        args = parse_and_validate_args(
+            extra_args_provider=add_arguments, args_defaults=defaults_of(flags)
+        )
     args.recipe = recipe
     tokens = int(get_tokenizer().vocab_size)
     keep_vocabulary(args, flags.padded_vocab_size, tokens)
@@ -160,7 +158,7 @@ def _parse(
     # Again: Megatron's validation turns old spellings of flags into new ones.
     check_flags(args)
     run = run_of(args)
-    checks.check_after_validation(args, run)
+    checks.check_after_validation(args, run, tokens)
     remember(args, run)
     return args, run
 
@@ -201,7 +199,7 @@ def _config(args: argparse.Namespace, run: Any) -> Any:
     from tst_megatron.stock.refusals import refusals_as_sentences
 
     with refusals_as_sentences():
-        return pretrain_cfg_container_from_args(args, _model_config(args, run))
+        return pretrain_cfg_container_from_args(args, model_config(args, run))
 
 
 def _train(
@@ -253,7 +251,7 @@ def _train(
         raise
 
 
-def _model_config(args: argparse.Namespace, run: Any) -> Any:
+def model_config(args: argparse.Namespace, run: Any) -> Any:
     """The stock model's configuration, as the run's methods change it."""
     from megatron.training.argument_utils import gpt_config_from_args, hybrid_config_from_args
 

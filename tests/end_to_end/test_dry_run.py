@@ -62,8 +62,12 @@ def test_the_text_and_the_layout_are_looked_at(corpus, tmp_path: Path) -> None:
         ((*CLUSTER, "--tensor-model-parallel-size=3"), "does not divide by"),
         ((*CLUSTER, "--micro-batch-size=64", "--global-batch-size=4096"), "does not fit"),
         ((*CLUSTER, "--tst-bag-size=0"), "bag size 0 is below 1"),
+        (
+            ("--dry-run=2", "--recipe", "tiny", *CLUSTER[2:], "--train-iters=9"),
+            "--global-batch-size 4 does not divide by --micro-batch-size 4 x 2 data-parallel ranks",
+        ),
     ],
-    ids=["text", "GPUs", "FP8", "layout", "memory", "method"],
+    ids=["text", "GPUs", "FP8", "layout", "memory", "method", "batch"],
 )
 def test_what_would_refuse_it_is_told(words: tuple[str, ...], says: str) -> None:
     asked = words if words[0].startswith("--dry-run") else ("--dry-run", *words)

@@ -36,6 +36,8 @@ def main(argv: list[str]) -> None:
         return
     words = words_of(argv)
     num_gpus, gpu = _machine(argv, words)
+    # As a launcher would have it, whatever this process was started by.
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(num_gpus)}
     # Before Megatron, which looks for a GPU as it is imported; also where there is one.
     from tst_megatron.trainer.cpu import gpu_packages
     from tst_megatron.trainer.cpu import patches as cpu

@@ -33,6 +33,7 @@ from tst_megatron.methods.registry import add_arguments
 from tst_megatron.planner.countable import check_planned
 from tst_megatron.planner.hardware import Gpu
 from tst_megatron.recipes.keys import no_flag
+from tst_megatron.stock.layout import check_layout
 from tst_megatron.stock.refusals import check_vocab_size, refusals_as_sentences
 from tst_megatron.trainer.command_line import defaults_of
 from tst_megatron.trainer.gpt2_tokenizer import (
@@ -157,7 +158,7 @@ def validated(parsed: argparse.Namespace, num_gpus: int, gpu: Gpu) -> argparse.N
             raise UserError(
                 f"the {gpu.name} has no FP8: leave --fp8-format out or plan another GPU"
             )
-        _check_divides(args)
+        check_layout(args, num_gpus, "--gpus")
         _validate(args, gpu)
         if args.padded_vocab_size is None:
             padded = vocab_size_with_padding(args.num_tokens, args, logging_enabled=False)
@@ -170,53 +171,6 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"Megatron does not take these flags: {message}")
-
-
-def _check_divides(args: argparse.Namespace) -> None:
-    """What Megatron would meet at different places, some of them only as it builds the model."""
-    tp, pp = args.tensor_model_parallel_size, args.pipeline_model_parallel_size
-    cp, ep = args.context_parallel_size, args.expert_model_parallel_size
-    etp = args.expert_tensor_parallel_size or tp
-    ranks = args.world_size
-    _divide(ranks, tp * pp * cp, "--gpus", "tensor x pipeline x context parallel size")
-    if args.num_experts:
-        _divide(ranks, etp * ep * pp, "--gpus", "expert tensor x expert x pipeline parallel size")
-        _divide(args.num_experts, ep, "--num-experts", "--expert-model-parallel-size")
-    elif ep > 1:
-        raise UserError("--expert-model-parallel-size needs experts: leave it out")
-    if args.num_attention_heads:
-        _divide(args.num_attention_heads, tp, "--num-attention-heads", _TP)
-    if args.group_query_attention and args.num_query_groups:
-        smaller, larger = sorted((args.num_query_groups, tp))
-        if larger % smaller:
-            raise UserError(
-                f"--num-query-groups {args.num_query_groups} and {_TP} {tp} do not divide: use "
-                f"{_TP} {_nearest_divisor(args.num_query_groups, tp)}"
-            )
-    if cp > 1 and args.seq_length:
-        _divide(args.seq_length, 2 * cp, "--seq-length", "twice --context-parallel-size")
-    if args.global_batch_size and args.micro_batch_size:
-        samples = args.micro_batch_size * (ranks // (tp * pp * cp))
-        _divide(
-            args.global_batch_size,
-            samples,
-            "--global-batch-size",
-            "--micro-batch-size x data-parallel size",
-        )
-
-
-_TP = "--tensor-model-parallel-size"
-
-
-def _divide(number: int, by: int, flag: str, divisor: str) -> None:
-    if number % by:
-        below, above = number // by * by, (number // by + 1) * by
-        use = f"{below} or {above}" if below else f"{above}"
-        raise UserError(f"{flag} {number} does not divide by {divisor}, {by}: use {flag} {use}")
-
-
-def _nearest_divisor(number: int, near: int) -> int:
-    return min((d for d in range(1, number + 1) if number % d == 0), key=lambda d: abs(d - near))
 
 
 def _validate(args: argparse.Namespace, gpu: Gpu) -> None:

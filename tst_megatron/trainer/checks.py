@@ -13,6 +13,7 @@ from tst_megatron.corpora.sources import all_prefixes
 from tst_megatron.errors import UserError
 from tst_megatron.methods.method import Run
 from tst_megatron.methods.registry import add_arguments, check_flags
+from tst_megatron.stock.layout import check_layout
 from tst_megatron.stock.refusals import check_vocab_size
 from tst_megatron.stock.unheeded import say_unheeded
 from tst_megatron.trainer.checkpoint_choice import check_load
@@ -58,6 +59,8 @@ def check_before_validation(args: argparse.Namespace) -> None:
             f"--moe-router-topk {args.moe_router_topk} is more than the {args.num_experts} of "
             "--num-experts: lower it"
         )
+    if not args.use_checkpoint_args:
+        check_layout(args, int(os.environ.get("WORLD_SIZE", "1")))
     check_data_flags(args)
     _check_tokenizer_files(args)
     _check_asked(args)

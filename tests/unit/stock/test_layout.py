@@ -83,5 +83,5 @@ def test_what_divides_passes() -> None:
 
 
 def test_a_flags_number_is_named_by_it() -> None:
-    with pytest.raises(UserError, match="--gpus 6 does not divide by .*, 4: use --gpus 4 or 8"):
+    with pytest.raises(UserError, match=r"--gpus 6 does not divide by .*, 4: use --gpus 4 or 8"):
         check(6, "--gpus", tensor_model_parallel_size=4)

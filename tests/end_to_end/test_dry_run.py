@@ -57,6 +57,11 @@ def test_the_text_and_the_layout_are_looked_at(corpus, tmp_path: Path) -> None:
     ("words", "says"),
     [
         ((*CLUSTER, "--data-path=not-there"), "--mock-data"),
+        (
+            (*CLUSTER[:2], *CLUSTER[3:], "--data-path=not-there"),
+            "not-there.idx is missing",
+        ),
+        ((*CLUSTER, "--evaluate-at=end", "--evaluate-text=not-there.txt"), "not-there.txt"),
         (("--dry-run=64xh1000", *CLUSTER), "--dry-run 64xh1000 names no GPUs"),
         (("--dry-run=8xa100", *CLUSTER), "the a100 has no FP8"),
         ((*CLUSTER, "--tensor-model-parallel-size=3"), "does not divide by"),
@@ -67,7 +72,9 @@ def test_the_text_and_the_layout_are_looked_at(corpus, tmp_path: Path) -> None:
             "--global-batch-size 4 does not divide by --micro-batch-size 4 x 2 data-parallel ranks",
         ),
     ],
-    ids=["text", "GPUs", "FP8", "layout", "memory", "method", "batch"],
+    ids=[
+        *("mock data", "text", "questions", "GPUs", "FP8", "layout", "memory", "method", "batch"),
+    ],
 )
 def test_what_would_refuse_it_is_told(words: tuple[str, ...], says: str) -> None:
     asked = words if words[0].startswith("--dry-run") else ("--dry-run", *words)

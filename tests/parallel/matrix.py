@@ -71,9 +71,11 @@ MODELS |= {
     "noop-hybrid": (*MODELS["hybrid-moe"], "--noop-experts=2"),
 }
 
-_OF_NGRAMS = ("--ngram-rows=30", "--ngram-orders=2-4")
+# A chunk of a sequence is 4 tokens under context parallelism, and fewer of a text that is scored.
+_OF_NGRAMS = ("--ngram-rows=30", "--ngram-orders=2-4,7")
 MODELS |= {
     "ngrams": (*MODELS["dense"], *_OF_NGRAMS),
+    "ngrams-moe": (*MODELS["moe"], *_OF_NGRAMS),
     "ngrams-heads": (*MODELS["heads"], *_OF_NGRAMS),
 }
 
@@ -173,6 +175,7 @@ _OF_OTHERS = {
     "ngrams-tp2": Layout("ngrams", 2, (_TP,), large=True),
     "ngrams-cp2-pp2": Layout("ngrams", 4, (_CP, _PP)),
     "ngrams-cp2-tp2-pp2": Layout("ngrams", 8, (_CP, _TP, _SP, _PP), large=True),
+    "ngrams-moe-tp2-ep2": Layout("ngrams-moe", 2, (_TP, _SP, _EP, _ETP1), large=True),
     "ngrams-heads-tp2-sp": Layout("ngrams-heads", 2, (_TP, _SP)),
     "noop-hybrid-pp2": Layout("noop-hybrid", 2, (_PP,), large=True),
 }

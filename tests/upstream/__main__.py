@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parts = [_title(flags.megatron), _table(moved, before, after)]
     failed: Mapping[str, list[str]] = {}
     if not flags.seams_only:
-        failed, counts = _tested(path, flags.tests or CHOSEN, flags.out)
+        failed, counts = _tested(path, flags.for_pytest or CHOSEN, flags.out)
         parts.append(_failures(failed, counts))
     report = "\n\n".join(parts) + "\n"
     print(report)
@@ -63,15 +63,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "megatron", metavar="MEGATRON", help="a checkout of Megatron-LM, or a version"
     )
-    parser.add_argument(
-        "tests", nargs="*", help="tests to run in place of the chosen ones, as pytest takes them"
-    )
     parser.add_argument("--seams-only", action="store_true", help="run no test")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/upstream"), help="for logs and the report"
     )
     parser.add_argument("--uv", type=Path, default=Path("uv"), help="installs a version")
-    flags = parser.parse_args(argv)
+    parser.epilog = "Whatever else is given goes to pytest in place of the chosen tests."
+    flags, flags.for_pytest = parser.parse_known_args(argv)
     flags.out = flags.out.resolve()
     return flags
 

@@ -31,6 +31,9 @@ def lay_over(wanted: str, folder: Path, uv: Path) -> Path:
     Raises:
         OverlayError: there is no such Megatron.
     """
+    source = Path(wanted)
+    if source.exists() and folder.resolve().is_relative_to(source.resolve()):
+        raise OverlayError(f"{folder} is in {wanted}, and is made anew: give another --out")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     if _VERSION.fullmatch(wanted):
@@ -41,7 +44,6 @@ def lay_over(wanted: str, folder: Path, uv: Path) -> Path:
             last = (done.stderr.strip().splitlines() or ["no reason was given"])[-1]
             raise OverlayError(f"megatron-core {wanted} cannot be installed: {last.strip()}")
         return folder
-    source = Path(wanted)
     if not all((source / "megatron" / part).is_dir() for part in PARTS):
         raise OverlayError(
             f"{wanted} is neither a version nor a checkout of Megatron-LM: it has no "

@@ -125,12 +125,14 @@ def _check_run(words: Sequence[str], num_gpus: int, gpu: Gpu) -> None:
 
     from tst_megatron.methods.registry import check_flags, run_of
     from tst_megatron.planner.fake_ranks import without_gpu
-    from tst_megatron.planner.flags import quiet, read_as_run, run_args
+    from tst_megatron.planner.flags import quiet, read_as_run, run_args, tokenizer_of
     from tst_megatron.stock.refusals import refusals_as_sentences
+    from tst_megatron.trainer.checkpoint_choice import has_ended
     from tst_megatron.trainer.checks import check_after_validation
     from tst_megatron.trainer.memory import keep_vocabulary
     from tst_megatron.trainer.opening import opening
     from tst_megatron.trainer.pretrain import model_config
+    from tst_megatron.trainer.run_evaluations import questions_of
     from tst_megatron.trainer.same_tokenizer import remember_tokenizer
 
     flags = check_words(words, read_as_run)
@@ -144,6 +146,10 @@ def _check_run(words: Sequence[str], num_gpus: int, gpu: Gpu) -> None:
         with quiet(), refusals_as_sentences():
             anywhere = without_gpu(args)
             pretrain_cfg_container_from_args(anywhere, model_config(anywhere, run))
+        if args.evaluate_at and (questions := questions_of(args, tokenizer_of(args))) is not None:
+            questions.asked.close()
+        if has_ended(args):
+            print(f"{_MARK} step {args.exit_after_step} is in {args.save}: there is nothing to do")
         print(*opening(args, run), sep="\n")
 
 

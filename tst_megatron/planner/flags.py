@@ -225,11 +225,16 @@ def _num_tokens(args: argparse.Namespace) -> int:
 
 
 def _num_read(args: argparse.Namespace) -> int:
+    return int(tokenizer_of(args).vocab_size)
+
+
+def tokenizer_of(args: argparse.Namespace) -> Any:
+    """A run's tokenizer, as Megatron builds it."""
     read_gpt2_from_its_files()
     # It writes the padded size to what it is given.
-    given = argparse.Namespace(**vars(args), rank=1)
+    given = argparse.Namespace(**(vars(args) | {"rank": 1}))
     with quiet():
-        return int(build_tokenizer(given).vocab_size)
+        return build_tokenizer(given)
 
 
 def _has_gpt2_files(args: argparse.Namespace) -> bool:

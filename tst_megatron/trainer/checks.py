@@ -61,6 +61,7 @@ def check_before_validation(args: argparse.Namespace) -> None:
         )
     if not args.use_checkpoint_args:
         check_layout(args, int(os.environ.get("WORLD_SIZE", "1")))
+    _check_full_validation(args)
     check_data_flags(args)
     _check_tokenizer_files(args)
     _check_asked(args)
@@ -88,6 +89,19 @@ def check_before_validation(args: argparse.Namespace) -> None:
     if args.eval_iters and args.eval_interval is None:
         raise UserError(
             "validation needs to know how often: add --eval-interval, or --eval-iters 0 for none"
+        )
+
+
+def _check_full_validation(args: argparse.Namespace) -> None:
+    """Megatron's sampler of a full validation gives a sequence at a time, and its schedules and
+    broadcasts are told of micro-batches."""
+    micro = args.eval_micro_batch_size or args.micro_batch_size or 1
+    split = args.tensor_model_parallel_size > 1 or args.pipeline_model_parallel_size > 1
+    if args.full_validation and split and micro > 1:
+        raise UserError(
+            f"--full-validation reads one sequence at a time, and ranks that share a model would "
+            f"wait for micro-batches of {micro}: add --eval-micro-batch-size 1, and an "
+            "--eval-global-batch-size of as many as there are data-parallel ranks"
         )
 
 
@@ -208,15 +222,25 @@ def check_writable(folder: Path, flag: str) -> None:
 
 
 def check_may_be_made(folder: Path, flag: str) -> None:
-    """Likewise, and make nothing.
+    """Likewise, and make nothing; a folder of which this machine has nothing is another's.
 
     Raises:
         UserError: they cannot.
     """
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+    places = (folder.absolute(), *folder.absolute().parents)
+    there = next((place for place in places if _is_there(place)), places[-1])
+    if there == places[-1]:
+        print(f"tst-megatron: {flag} {folder} is not of this machine, and was not looked at")
+    elif not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         why = "Permission denied" if there.is_dir() else f"{there} is no folder"
         raise UserError(f"{flag} {folder} cannot be written: {why}")
+
+
+def _is_there(place: Path) -> bool:
+    try:
+        return place.exists()
+    except OSError:  # In a folder that may not be searched, and so is there.
+        return True
 
 
 def _is_first_of_node() -> bool:

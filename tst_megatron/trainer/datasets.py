@@ -58,12 +58,19 @@ class DatasetsProvider:
         print_rank_0("> building train, validation, and test datasets ...")
         # A cache that cannot be read or written shows here.
         with user_errors_exit():
+            built = without_split(config, Split.train) if makes else config
+            is_full = args.full_validation and not args.multiple_validation_sets
             train, valid, test = DatasetBuilder(
                 dataset_class(args),
                 list(train_valid_test_num_samples),
                 is_built,
-                without_split(config, Split.train) if makes else config,
+                without_split(built, Split.valid) if is_full else built,
             ).build()
+            if is_full:
+                # Megatron asks every rank how long one validation set is, those too that read none
+                # of it (build_train_valid_test_data_iterators in megatron/training/training.py).
+                kind = dataset_class(args)
+                valid = data_of_split(kind, config, Split.valid, None, lambda: True)
             if makes:
                 train = self.run.training_data(config, is_built)
         print_rank_0("> finished creating datasets ...")

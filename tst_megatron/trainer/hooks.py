@@ -123,6 +123,8 @@ class _Hooks:
         self.routers = RouterMetrics(_MOE_METRICS_TRACKER())
         # The last rank has the losses, the log line and TensorBoard.
         self._is_last = args.rank == args.world_size - 1
+        # As it was given: full validation has it counted.
+        self._eval_iters = int(args.eval_iters or 0)
         ledger = RunLedger(args, run, self.progress, started)
         self.listeners: tuple[Listener, ...] = (
             *run.listeners(args),
@@ -286,8 +288,9 @@ class _Hooks:
         if self.args.full_validation and isinstance(self.args.eval_iters, int):
             # Of one validation set it sends round a number, and takes it for a list when it is back
             # (megatron/training/training.py, after "we need to distribute eval_iters"). It puts the
-            # number in its place again.
-            self.args.eval_iters = [self.args.eval_iters]
+            # number in its place again. The test set was made for as many as were asked for.
+            iters = self._eval_iters if self._on_test_set else self.args.eval_iters
+            self.args.eval_iters = [iters]
         with self.clock.measure(EVALUATION):
             return _ORIGINALS["evaluate_and_print_results"](prefix, *args, **kwargs)
 

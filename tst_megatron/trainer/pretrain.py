@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from tst_megatron.backends import prepare_backend
-from tst_megatron.errors import NO_STEP_EXIT_CODE, exit_with, user_errors_exit
+from tst_megatron.errors import NO_STEP_EXIT_CODE, UserError, exit_with, user_errors_exit
 from tst_megatron.noise import OF_MEGATRON_ALONE, leave_out
+from tst_megatron.stock.flags import DRY_RUN
 from tst_megatron.trainer.step_clock import OnDevice, StepClock
 
 EXAMPLES = """\
@@ -57,6 +58,7 @@ def _run(argv: list[str], started: float, clock: StepClock) -> None:
 
     with user_errors_exit():
         words = words_of(argv)
+        _check_is_no_dry_run(words)
         flags = check_at_once(words)
         if flags is not None and _has_ended(flags):
             return
@@ -84,6 +86,12 @@ def _run(argv: list[str], started: float, clock: StepClock) -> None:
     finally:
         if questions is not None:
             questions.asked.close()
+
+
+def _check_is_no_dry_run(words: Sequence[str]) -> None:
+    """Of a command line's own word the run would not have come here (`tst_megatron.cli`)."""
+    if any(word.partition("=")[0] == DRY_RUN for word in words):
+        raise UserError(f"{DRY_RUN} is for the command line, and no key of a recipe: leave it out")
 
 
 @contextmanager
@@ -180,9 +188,11 @@ def _questions(args: argparse.Namespace) -> Any:
     """What the model is asked while it trains; None where this rank asks nothing."""
     if not args.evaluate_at:
         return None
+    from megatron.training import get_tokenizer
+
     from tst_megatron.trainer.run_evaluations import questions_of
 
-    return questions_of(args)
+    return questions_of(args, get_tokenizer())
 
 
 def _say_what_it_will_do(args: argparse.Namespace, run: Any) -> None:

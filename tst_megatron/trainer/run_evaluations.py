@@ -13,8 +13,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from megatron.training import get_tokenizer
-
 from tst_megatron.evaluation.asked import Asked, Walker
 from tst_megatron.evaluation.results import Evaluated, for_ledger, items_text
 from tst_megatron.evaluation.tasks import reason
@@ -46,11 +44,12 @@ class Questions:
     text: RunText
 
 
-def questions_of(args: argparse.Namespace) -> Questions | None:
+def questions_of(args: argparse.Namespace, tokenizer: Any) -> Questions | None:
     """Read what the run will ask and walk through it, before any process group.
 
     Args:
         args: Megatron's validated arguments.
+        tokenizer: of the run, as Megatron builds it.
 
     Returns:
         None on ranks that do not ask, and of a run without evaluations.
@@ -60,7 +59,7 @@ def questions_of(args: argparse.Namespace) -> Questions | None:
     """
     if not args.evaluate_at or args.rank != 0:
         return None
-    text = RunText(get_tokenizer())
+    text = RunText(tokenizer)
     asked = Asked(args.evaluate_tasks or (), args.evaluate_text or (), args.evaluate_limit)
     asked.walk_through(Walker("the run", args.seq_length, text.document_start, text.ids))
     return Questions(asked, text)

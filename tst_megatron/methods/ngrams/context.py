@@ -15,11 +15,12 @@ from tst_megatron.methods.ngrams.hashing import NOTHING
 def with_context(tokens: Tensor, reach: int, group: dist.ProcessGroup) -> tuple[Tensor, Tensor]:
     """Tokens in stretches that belong together, and what comes before each.
 
-    One all-gather of ``[2, b, reach]`` int64 over the group, where it has more than one rank.
+    One all-gather of ``[2, b, reach]`` int64, or of whole chunks that are shorter, over the group
+    where it has more than one rank.
 
     Args:
         tokens: ``[b, n]``, int64, of this rank, in two chunks if the group has several.
-        reach: tokens back; none where it is more than a chunk has.
+        reach: tokens back, over several chunks where they are short.
         group: of context parallelism.
 
     Returns:
@@ -30,10 +31,16 @@ def with_context(tokens: Tensor, reach: int, group: dist.ProcessGroup) -> tuple[
     if size == 1:
         return tokens.unsqueeze(0), nothing.unsqueeze(0)
     chunks = torch.stack(tokens.chunk(2, dim=1))
-    ends = chunks[..., chunks.shape[-1] - reach :].contiguous()
+    length = min(reach, chunks.shape[-1])
+    ends = chunks[..., chunks.shape[-1] - length :].contiguous()
     of_ranks = [torch.empty_like(ends) for _ in range(size)]
     dist.all_gather(of_ranks, ends, group=group)
     in_order = [of_ranks[one][0] for one in range(size)]
     in_order += [of_ranks[one][1] for one in reversed(range(size))]
-    before = [nothing, *in_order]
-    return chunks, torch.stack((before[rank], before[2 * size - 1 - rank]))
+    # Ends that are whole chunks follow one another as in the text; of longer ones one is enough.
+    so_far = torch.cat((nothing, *in_order), dim=1)
+
+    def before(chunk: int) -> Tensor:
+        return so_far[:, chunk * length : chunk * length + reach]
+
+    return chunks, torch.stack((before(rank), before(2 * size - 1 - rank)))

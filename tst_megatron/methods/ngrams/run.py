@@ -70,14 +70,6 @@ class NgramRun(Run):
                 f"which do not divide by --tensor-model-parallel-size {ranks}: give a multiple of "
                 f"{ranks}"
             )
-        reach, size = self._orders[-1] - 1, int(args.context_parallel_size)
-        chunk = int(args.seq_length) // (2 * size)
-        if size > 1 and reach > chunk:
-            raise UserError(
-                f"--ngram-orders {args.ngram_orders}: an n-gram reaches {reach} tokens back, and "
-                f"under --context-parallel-size {size} a rank has them in chunks of {chunk}: give "
-                "shorter n-grams or fewer ranks"
-            )
         if args.rank == 0:
             numbers = total * int(args.hidden_size)
             print(

@@ -59,9 +59,9 @@ def test_the_text_and_the_layout_are_looked_at(corpus, tmp_path: Path) -> None:
         ((*CLUSTER, "--data-path=not-there"), "--mock-data"),
         (
             (*CLUSTER[:2], *CLUSTER[3:], "--data-path=not-there"),
-            "not-there.idx is missing",
+            "the corpus not-there is missing",
         ),
-        ((*CLUSTER, "--evaluate-at=end", "--evaluate-text=not-there.txt"), "not-there.txt"),
+        ((*CLUSTER, "--evaluate-at=end", "--evaluate-text=a.txt"), "reads ids alone"),
         (("--dry-run=64xh1000", *CLUSTER), "--dry-run 64xh1000 names no GPUs"),
         (("--dry-run=8xa100", *CLUSTER), "the a100 has no FP8"),
         ((*CLUSTER, "--tensor-model-parallel-size=3"), "does not divide by"),

@@ -25,7 +25,7 @@ from tst_megatron.corpora.compression.hugging_face import EOD_TOKEN, byte_alphab
 from tst_megatron.corpora.tokenizers.description import TokenizerDescription, describe
 from tst_megatron.corpora.tokenizers.encoders import Encoded, Encoder
 from tst_megatron.corpora.tokenizers.huggingface import TOKENIZER_FILE
-from tst_megatron.corpora.tokenizers.proxy_folder import FORM, RECORD_FILE
+from tst_megatron.corpora.tokenizers.proxy_folder import FORM, INNER, RECORD_FILE
 from tst_megatron.errors import UserError
 
 RAW_MARK = "<|raw bytes|>"
@@ -35,7 +35,6 @@ COMPRESSED_MARK = "<|compressed|>"
 KIND = "proxy"
 NUM_BYTES = 256
 _FORMAT = 1
-_INNER = "tokenizer"
 _CONFIG_FILE = "tokenizer_config.json"
 
 
@@ -128,7 +127,7 @@ def proxy_files(inner: TokenizerDescription) -> dict[str, bytes]:
         "sha256": _digest(files),
     }
     files[f"{FORM}/{RECORD_FILE}"] = _json(record)
-    return files | {f"{FORM}/{_INNER}/{name}": one for name, one in inner.files.items()}
+    return files | {f"{FORM}/{INNER}/{name}": one for name, one in inner.files.items()}
 
 
 def read_proxy(spec: str, folder: Path) -> TokenizerDescription:
@@ -144,7 +143,7 @@ def read_proxy(spec: str, folder: Path) -> TokenizerDescription:
     """
     record = _record(folder)
     root = folder.parent
-    inner = describe(str(folder / _INNER / record["tokenizer"]))
+    inner = describe(str(folder / INNER / record["tokenizer"]))
     files = {name: (root / name).read_bytes() for name in (TOKENIZER_FILE, _CONFIG_FILE)}
     if _digest(files) != record["sha256"] or inner.vocab_size != record["num_ids"]:
         raise UserError(
@@ -156,7 +155,7 @@ def read_proxy(spec: str, folder: Path) -> TokenizerDescription:
     return TokenizerDescription(
         kind=KIND,
         source=spec,
-        files=files | {f"{FORM}/{_INNER}/{name}": one for name, one in inner.files.items()},
+        files=files | {f"{FORM}/{INNER}/{name}": one for name, one in inner.files.items()},
         # A corpus of either form is of the same tokenizer.
         sha256=_digest(files),
         vocab_size=ids.vocab_size,

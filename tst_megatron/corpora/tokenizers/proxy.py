@@ -4,7 +4,7 @@
 The folder that ``compressor proxy`` writes::
 
     tokenizer.json, tokenizer_config.json   what Megatron and transformers read: bytes after a mark
-    compressed/proxy.json                   which tokenizer compresses
+    compressed/proxy.json                   which tokenizer compresses, and its SHA-256
     compressed/tokenizer/                   that tokenizer
 
 The one idea: to all who read text it is a tokenizer of bytes, so that a prompt is bytes after their
@@ -16,7 +16,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ COMPRESSED_MARK = "<|compressed|>"
 
 KIND = "proxy"
 NUM_BYTES = 256
-_FORMAT = 1
+_FORMAT = 2
 _CONFIG_FILE = "tokenizer_config.json"
 
 
@@ -123,6 +123,7 @@ def proxy_files(inner: TokenizerDescription) -> dict[str, bytes]:
     record = {
         "format": _FORMAT,
         "tokenizer": _spec_within(inner),
+        "tokenizer_sha256": inner.sha256,
         "num_ids": inner.vocab_size,
         "sha256": _digest(files),
     }
@@ -143,9 +144,10 @@ def read_proxy(spec: str, folder: Path) -> TokenizerDescription:
     """
     record = _record(folder)
     root = folder.parent
-    inner = describe(str(folder / INNER / record["tokenizer"]))
+    inner = describe(_inner_spec(folder, record["tokenizer"]))
     files = {name: (root / name).read_bytes() for name in (TOKENIZER_FILE, _CONFIG_FILE)}
-    if _digest(files) != record["sha256"] or inner.vocab_size != record["num_ids"]:
+    told = (record["sha256"], record["tokenizer_sha256"], record["num_ids"])
+    if (_digest(files), inner.sha256, inner.vocab_size) != told:
         raise UserError(
             f"{folder / RECORD_FILE} was written for other tokenizers than lie beside it: copy the "
             "whole folder of compressor proxy again"
@@ -174,10 +176,26 @@ def _record(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_bytes())
         if record["format"] == _FORMAT:
-            return {name: record[name] for name in ("tokenizer", "num_ids", "sha256")}
+            names = ("tokenizer", "tokenizer_sha256", "num_ids", "sha256")
+            return {name: record[name] for name in names}
     except (ValueError, TypeError, KeyError):
         raise UserError(f"{path} is not what tst-megatron compressor proxy writes") from None
     raise UserError(f"{path} is of another version of tst-megatron: make it again")
+
+
+def _inner_spec(folder: Path, told: str) -> str:
+    """What names the inner tokenizer to `describe`: its folder, or a file that lies in it.
+
+    Raises:
+        UserError: the record names something elsewhere.
+    """
+    name, mark, options = str(told).partition("?")
+    if name != PurePath(name).name or name == "..":
+        raise UserError(
+            f"{folder / RECORD_FILE} names {name}, which is no file beside it: make the folder "
+            "again with tst-megatron compressor proxy"
+        )
+    return f"{folder / INNER / name}{mark}{options}"
 
 
 def _spec_within(inner: TokenizerDescription) -> str:

@@ -161,8 +161,9 @@ def test_the_report_speaks_bits(tmp_path: Path) -> None:
     page = (tmp_path / "report/report.html").read_text()
     assert "bits a byte" in page
     assert "nats a token" not in page
-    rows = csv.DictReader((tmp_path / "report/comparisons.csv").open())
-    assert {row["loss_unit"] for row in rows} == {"bits a byte"}
+    for name in ("comparisons", "evaluations"):
+        rows = csv.DictReader((tmp_path / f"report/{name}.csv").open())
+        assert {row["loss_unit"] for row in rows} == {"bits a byte"}
 
 
 def test_of_several_lengths_the_nearest_in_flops_counts(tmp_path: Path) -> None:

@@ -308,14 +308,17 @@ def logged_decay_start(steps: StepSeries) -> int | None:
 def _with_parents(run: RecordedRun) -> RecordedRun:
     """With what was spent before its step 0; what a parent does not tell is not known of it either.
 
-    No ledger tells how long parents took by the clock.
+    No ledger tells how long parents took by the clock. A run that goes on from another one has no
+    clock without it; one whose text a model is behind has its own, as with any tokenizer.
     """
     parents = run.facts.parents
     spent = {name: sum(_or_nan(getattr(parent, name)) for parent in parents) for name in _SPENT}
 
+    of_clock = math.nan if any(parent.what is None for parent in parents) else 0.0
+
     def adding[T: (Curve, StepSeries)](series: T) -> T:
         columns = {name: getattr(series, name) + spent[name] for name in _SPENT}
-        return replace(series, **columns, wall_clock_s=np.full_like(series.wall_clock_s, np.nan))
+        return replace(series, **columns, wall_clock_s=series.wall_clock_s + of_clock)
 
     notes = (*run.notes, *_parents_in_words(parents))
     return replace(run, curve=adding(run.curve), steps=adding(run.steps), notes=notes)
@@ -335,10 +338,10 @@ def _parents_in_words(parents: Sequence[Parent]) -> Iterator[str]:
     for parent in parents:
         if parent.what is not None:
             flops = "unknown FLOPs" if parent.flops is None else f"{parent.flops:.4g} FLOPs"
-            hours = "" if parent.gpu_hours is None else f" and {parent.gpu_hours:.3g} GPU hours"
+            hours = "unknown" if parent.gpu_hours is None else f"{parent.gpu_hours:.3g}"
             yield (
-                f"Its text needs {parent.what}, which took {flops}{hours} to train: that counts, "
-                "and its wall-clock is not known."
+                f"Its text needs {parent.what}, which took {flops} and {hours} GPU hours to train: "
+                "that counts, but not in the run's wall-clock, as how long it took is not known."
             )
 
 

@@ -212,6 +212,17 @@ def test_where_the_bytes_are_not_known_to_be_the_same(
     assert "evaluate --held-out or --evaluate-at" in told
 
 
+def test_a_byte_model_of_all_runs_is_no_difference(tmp_path: Path) -> None:
+    model = {"ledger": None, "step": 0, "flops": 1e9, "gpu_hours": 0.5, "what": "a byte model (m)"}
+    base = baseline(tmp_path, parents=[model])
+    both = compared(base, baseline(tmp_path, "other", parents=[model]))
+    said = "The text of all runs needs a byte model (m): it is in both sides alike"
+    assert said in " ".join(notes(both))
+    assert both.comparisons[0].equal_loss.wall_clock_ratio.value is not None
+    one = compared(base, baseline(tmp_path, "without"))
+    assert said not in " ".join(notes(one))
+
+
 def test_forced_they_are_in_bits_where_bytes_are_known(tmp_path: Path) -> None:
     base = baseline(tmp_path)
     found = compared(base, candidate(tmp_path, full_validation=False), force=True)

@@ -77,7 +77,8 @@ class HeldOut:
         tokens: of it, by the run's tokenizer.
         bytes: of it; None where they are not known exactly.
         corpora: that it is made of.
-        is_whole: every validation goes through all of it.
+        is_whole: every validation goes through all of it; through some of it twice, where
+            data-parallel ranks do not have as many sequences each.
     """
 
     sha256: str

@@ -17,7 +17,8 @@ from tst_megatron.runs.run import LossUnit, RecordedRun
 
 _ALIKE = 0.02
 """Share of the held-out text that two runs' losses may not have in common: Megatron leaves out a
-text's last sequence where it is not full, and tokenizers count a space in front of a document."""
+text's last sequence where it is not full, lets ranks with a sequence less read one again, and
+tokenizers count a space in front of a document."""
 _WHAT_TO_DO = (
     "validate all runs on the whole of one text (--full-validation, corpora of the same files and "
     "the same --split), or ask their models of one text with evaluate --held-out or --evaluate-at"
@@ -134,6 +135,12 @@ def _of_text(runs: Sequence[RecordedRun]) -> Iterator[str]:
                 f"up to {left_out:.0%} of the held-out text of {run.name} is in a last sequence "
                 "that is not full, which Megatron leaves out, so hold out more text"
             )
+        elif (uneven := _read_again(run, text)) > _ALIKE:
+            yield (
+                f"up to {uneven:.0%} of the held-out text of {run.name} counts twice, as its "
+                f"{_ranks(run)} data-parallel ranks validate on as many sequences each, some on "
+                "one of theirs again, so hold out more text or validate on fewer ranks"
+            )
         else:
             texts.append((run, text))
     for (run, ours), (other, theirs) in combinations(texts, 2):
@@ -148,6 +155,21 @@ def _left_out(run: RecordedRun, text: HeldOut) -> float:
     """The largest share of a text that is in no full sequence."""
     length = run.facts.flags.get("seq_length")
     return text.corpora * length / text.tokens if isinstance(length, int) else 0.0
+
+
+def _read_again(run: RecordedRun, text: HeldOut) -> float:
+    """The largest share of a text that is left out, or read again by ranks that have less of it.
+
+    Megatron lets all ranks validate for as many steps as the one with most sequences needs, and a
+    rank that is through with its own begins anew.
+    """
+    return _ranks(run) * _left_out(run, text)
+
+
+def _ranks(run: RecordedRun) -> int:
+    """That share out the sequences of a validation."""
+    ranks = run.facts.flags.get("data_parallel_size")
+    return ranks if isinstance(ranks, int) else 1
 
 
 def _are_alike(one: int | None, other: int | None) -> bool:

@@ -194,6 +194,10 @@ def test_of_several_lengths_the_nearest_in_flops_counts(tmp_path: Path) -> None:
         ({"counts_bytes": False}, "windows does not tell how many bytes of text its held-out"),
         ({"seq_length": 8_192}, "up to 7% of the held-out text of windows is in a last sequence"),
         (
+            {"data_parallel_size": 64},
+            "up to 7% of the held-out text of windows counts twice, as its 64 data-parallel ranks",
+        ),
+        (
             {"parents": [{"ledger": "m1", "step": 1, "flops": None}]},
             "windows does not tell its FLOPs",
         ),

@@ -141,6 +141,12 @@ def _of_text(runs: Sequence[RecordedRun]) -> Iterator[str]:
                 f"{_ranks(run)} data-parallel ranks validate on as many sequences each, some on "
                 "one of theirs again, so hold out more text or validate on fewer ranks"
             )
+        elif not _are_alike(counted := _counted(run, text), text.bytes):
+            yield (
+                f"{run.name} counts {counted:,} bytes in its held-out text of {text.bytes:,}, as "
+                "its tokenizer leaves text out or adds some (spaces in a row, other forms of "
+                "characters), so its losses are of other bytes"
+            )
         else:
             texts.append((run, text))
     for (run, ours), (other, theirs) in combinations(texts, 2):
@@ -170,6 +176,12 @@ def _ranks(run: RecordedRun) -> int:
     """That share out the sequences of a validation."""
     ranks = run.facts.flags.get("data_parallel_size")
     return ranks if isinstance(ranks, int) else 1
+
+
+def _counted(run: RecordedRun, text: HeldOut) -> int:
+    """Bytes of a whole text as the last loss has them, which go by what its ids stand for."""
+    told = run.curve.bytes_a_token[np.isfinite(run.curve.bytes_a_token)]
+    return round(told[-1] * text.tokens) if told.size else 0
 
 
 def _are_alike(one: int | None, other: int | None) -> bool:

@@ -40,11 +40,12 @@ def write(
     tokenizer: str = "1",
     held_out: dict[str, Any] | None = None,
     counts_bytes: bool = True,
+    drops: float = 0.0,
     steps: int = STEPS,
     parents: Any = (),
     **flags: Any,
 ) -> Path:
-    """A run's ledger; of tokens of so many bytes each."""
+    """A run's ledger; of tokens of so many bytes each, of which its ids may leave some out."""
     tokens = round(TEXT["bytes"] / bytes_a_token)
     told = {**TEXT, "tokens": tokens, **(held_out or {})}
     header = {
@@ -77,7 +78,8 @@ def write(
         spent = {"wall_clock_s": 1.0 * step, "gpu_hours": step / 3600, "positions": 512 * step}
         of_step = {"step": step, **spent, "data_tokens": 512 * step, "flops": flops}
         loss = bits(saving * flops) * math.log(2) * bytes_a_token
-        measured = {"tokens": 10 * tokens, "bytes": round(10 * tokens * bytes_a_token)}
+        counted = round(10 * tokens * bytes_a_token * (1 - drops))
+        measured = {"tokens": 10 * tokens, "bytes": counted}
         lines += [
             {"kind": "step", **of_step, "samples": 4 * step, "stage": 0, "learning_rate": 1e-3},
             {
@@ -190,9 +192,16 @@ def test_of_several_lengths_the_nearest_in_flops_counts(tmp_path: Path) -> None:
             {"held_out": {"sha256": "b" * 64, "documents": 30}},
             "base and windows held out other text (40 documents of 600,000 bytes, aaaaaaaa and 30",
         ),
-        ({"held_out": {"bytes": 500_000}}, "base and windows held out other text"),
+        (
+            {"held_out": {"bytes": 500_000, "tokens": 100_000}},
+            "base and windows held out other text",
+        ),
         ({"counts_bytes": False}, "windows does not tell how many bytes of text its held-out"),
         ({"seq_length": 8_192}, "up to 7% of the held-out text of windows is in a last sequence"),
+        (
+            {"drops": 0.05},
+            "windows counts 570,000 bytes in its held-out text of 600,000, as its tokenizer leaves",
+        ),
         (
             {"data_parallel_size": 64},
             "up to 7% of the held-out text of windows counts twice, as its 64 data-parallel ranks",

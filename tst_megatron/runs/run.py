@@ -156,6 +156,7 @@ class RecordedRun:
         notes: what a reader should know of how it was read, a sentence each.
         links: of a chain, where each begins; none of any other run.
         evaluations: what models of its steps scored, ascending in steps.
+        earlier: headers of the ledger's other starts, of those whose evaluations are kept.
     """
 
     name: str
@@ -170,11 +171,12 @@ class RecordedRun:
     notes: tuple[str, ...] = ()
     links: tuple[LinkStart, ...] = ()
     evaluations: tuple[Evaluation, ...] = ()
+    earlier: tuple[Mapping[str, Any], ...] = ()
 
     @cached_property
     def facts(self) -> Facts:
-        """What its header tells of it, read once."""
-        return facts_of(self.header)
+        """What its headers tell of it, read once."""
+        return facts_of(self.header, self.earlier)
 
     @property
     def tells_methods(self) -> bool:
@@ -215,8 +217,22 @@ def run_of_ledger(ledger: Ledger, name: str, vocabulary: Vocabulary = _PLAIN) ->
         notes=tuple(notes),
         links=links,
         evaluations=evaluations_of(ledger.evaluations, ledger.path.parent),
+        earlier=_starts_that_are_kept(ledger),
     )
     return _with_parents(run) if facts.parents else run
+
+
+def _starts_that_are_kept(ledger: Ledger) -> tuple[Mapping[str, Any], ...]:
+    """Headers before the last one of which a validation is left, and not replayed."""
+    steps = [line["step"] for line in ledger.validations]
+    begins = [header["step"] for header in ledger.headers]
+    # A run may be validated at step 0, and one that goes on is not where it begins.
+    after = [-1, *begins[1:]]
+    return tuple(
+        header
+        for header, begin, end in zip(ledger.headers, after, begins[1:], strict=False)
+        if any(begin < step <= end for step in steps)
+    )
 
 
 def is_same_run(one: RecordedRun, other: RecordedRun) -> bool:

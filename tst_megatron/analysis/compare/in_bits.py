@@ -128,6 +128,8 @@ def _of_text(runs: Sequence[RecordedRun]) -> Iterator[str]:
                 f"{run.name} validated on some sequences of its held-out text, and those of "
                 "another tokenizer hold other bytes"
             )
+        elif not text.is_of_all:
+            yield f"{run.name} held out another text, or did not tell which, before it was resumed"
         elif text.bytes is None:
             yield f"{run.name} does not tell how many bytes its held-out text has"
         elif (left_out := _left_out(run, text)) > _ALIKE:
@@ -138,7 +140,7 @@ def _of_text(runs: Sequence[RecordedRun]) -> Iterator[str]:
         elif (uneven := _read_again(run, text)) > _ALIKE:
             yield (
                 f"up to {uneven:.0%} of the held-out text of {run.name} counts twice, as its "
-                f"{_ranks(run)} data-parallel ranks validate on as many sequences each, some on "
+                f"{text.ranks} data-parallel ranks validate on as many sequences each, some on "
                 "one of theirs again, so hold out more text or validate on fewer ranks"
             )
         elif not _are_alike(counted := _counted(run, text), text.bytes):
@@ -169,13 +171,7 @@ def _read_again(run: RecordedRun, text: HeldOut) -> float:
     Megatron lets all ranks validate for as many steps as the one with most sequences needs, and a
     rank that is through with its own begins anew.
     """
-    return _ranks(run) * _left_out(run, text)
-
-
-def _ranks(run: RecordedRun) -> int:
-    """That share out the sequences of a validation."""
-    ranks = run.facts.flags.get("data_parallel_size")
-    return ranks if isinstance(ranks, int) else 1
+    return text.ranks * _left_out(run, text)
 
 
 def _counted(run: RecordedRun, text: HeldOut) -> int:

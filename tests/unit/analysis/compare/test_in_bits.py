@@ -236,6 +236,30 @@ def test_a_byte_model_of_all_runs_is_no_difference(tmp_path: Path) -> None:
     assert said not in " ".join(notes(one))
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"flags": {"full_validation": False}}, "windows validated on some sequences of its held"),
+        ({"held_out": {**TEXT, "tokens": 9, "sha256": "b" * 64}}, "windows held out another text"),
+        ({"held_out": None}, "windows held out another text, or did not tell which"),
+        ({"flags": {"full_validation": True, "data_parallel_size": 64}}, "its 64 data-parallel"),
+    ],
+)
+def test_every_start_of_a_run_validated_on_the_whole_of_one_text(
+    tmp_path: Path, changes: Any, says: str
+) -> None:
+    base, other = baseline(tmp_path), candidate(tmp_path)
+    header, *lines = other.read_text().splitlines()
+    last = json.dumps(json.loads(header) | {"step": 1_000})
+    first = json.dumps(json.loads(header) | changes)
+    other.write_text("\n".join([first, *lines[:20], last, *lines[20:]]) + "\n")
+    with pytest.raises(UserError, match=says):
+        compared(base, other)
+    # Of a start that is replayed whole nothing is left.
+    other.write_text("\n".join([first, *lines[:20], header, *lines]) + "\n")
+    assert compared(base, other).unit == "bits a byte"
+
+
 def test_forced_they_are_in_bits_where_bytes_are_known(tmp_path: Path) -> None:
     base = baseline(tmp_path)
     found = compared(base, candidate(tmp_path, full_validation=False), force=True)

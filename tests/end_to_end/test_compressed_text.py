@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,32 @@ def test_runs_of_three_tokenizers_are_compared_in_bits_a_byte(
         of_model = 1e12 if name == "windows" else 0
         assert runs[name]["flops"] == pytest.approx(line["flops"] + of_model)
     assert "a byte model of" in " ".join(runs["windows"]["notes"])
+
+
+def test_of_text_in_two_forms_the_byte_model_is_a_parent_of_runs_that_read_the_compressed_one(
+    prefixes, text, tmp_path, monkeypatch
+) -> None:
+    """And not of bytes alone, of the same vocabulary."""
+    shutil.copytree(prefixes["windows"].parent / "windows", tmp_path / "ct")
+    record = tmp_path / "ct/compressor.json"
+    told = json.loads(record.read_bytes())
+    told["model"] |= {"flops": 1e12, "gpu_hours": 0.5}
+    record.write_text(json.dumps(told))
+    call(monkeypatch, "compressor", "proxy", tmp_path / "ct", "--output", tmp_path / "proxy")
+    words = ("--tokenizer", tmp_path / "proxy", "--output", tmp_path / "c")
+    call(monkeypatch, "index", "build", text, *words)
+    usual = (
+        *(flag for flag in TINY if not flag.startswith("--tokenizer-type")),
+        f"--data-path={tmp_path / 'c'}",
+        f"--data-cache-path={tmp_path / 'cache'}",
+    )
+    jobs = [
+        Job(tmp_path / name, (*usual, *flags))
+        for name, flags in {"bytes": (), "both": ("--proxy-schedule=0.5",)}.items()
+    ]
+    found = [result.ledger.header["parents"] for result in run_all(jobs)]
+    assert [[one["flops"] for one in parents] for parents in found] == [[], [1e12]]
+    assert "c.compressed.tokenizer/compressed/tokenizer/compressor.json" in found[1][0]["what"]
 
 
 def test_samples_are_shown_as_text(prefixes, corpus, monkeypatch, capsys) -> None:

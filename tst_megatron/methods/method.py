@@ -242,6 +242,20 @@ class Run:
         """
         return None
 
+    def form_names(self, args: argparse.Namespace) -> tuple[str, ...]:
+        """The forms that samples of the run read; none where they read the text as it is indexed.
+
+        Args:
+            args: that say how long the run is.
+
+        Raises:
+            UserError: the run cannot have so many steps.
+        """
+        if not any(part.has_forms for part in self.parts):
+            return ()
+        forms = self.forms_of(train_steps(args))
+        return () if forms is None else forms.names
+
     def read_in(self, forms_of: "Callable[[int], Forms | None]") -> None:
         """Let the training data, and the text that is asked for, be in another method's forms.
 

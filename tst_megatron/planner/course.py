@@ -25,11 +25,13 @@ class Course:
         stages: those that have any samples.
         terms: of the methods, all together.
         setting: what its methods call their settings; empty for an ordinary run.
+        forms: that it reads its text in; none where it reads it as it is indexed.
     """
 
     stages: tuple[Stage, ...]
     terms: Terms
     setting: str = ""
+    forms: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> "Course":
@@ -42,7 +44,8 @@ class Course:
         stages, on = run.stages, active(args)
         terms = Together([method.terms() for method in on])
         setting = ", ".join(filter(None, (_words(method, run, args) for method in on)))
-        return cls(tuple(stage for stage in stages if stage.samples) or stages[-1:], terms, setting)
+        with_samples = tuple(stage for stage in stages if stage.samples) or stages[-1:]
+        return cls(with_samples, terms, setting, run.form_names(args))
 
     @property
     def heaviest(self) -> Stage:

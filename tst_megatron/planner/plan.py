@@ -260,7 +260,7 @@ def _plan(
     )
     steps = _steps(args, pipeline, course)
     work = work_of_run(args, pipeline, course)
-    byte_model = _byte_model(args)
+    byte_model = _byte_model(args, course)
     balance = balance_of(args, pipeline, course)
     return RunPlan(
         gpu=gpu,
@@ -363,10 +363,10 @@ def _notes(args: argparse.Namespace) -> list[str]:
     return notes
 
 
-def _byte_model(args: argparse.Namespace) -> ByteModelCost | None:
+def _byte_model(args: argparse.Namespace, course: Course) -> ByteModelCost | None:
     """That cut the run's text, as far as corpora or tokenizer are here: a plan needs neither."""
     try:
-        return cost_of_byte_model(args)
+        return cost_of_byte_model(args, course.forms)
     except UserError:
         return None
 

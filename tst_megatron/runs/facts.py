@@ -5,7 +5,7 @@ Megatron's arguments), and readers want it by what it is of. What is not told is
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import PurePath
 from typing import Any, Literal
@@ -77,7 +77,10 @@ class HeldOut:
         tokens: of it, by the run's tokenizer.
         bytes: of it; None where they are not known exactly.
         corpora: that it is made of.
-        is_whole: every validation goes through all of it.
+        is_whole: every validation goes through all of it; through some of it twice, where
+            data-parallel ranks do not have as many sequences each.
+        is_of_all: every start whose validations are kept held out this text, as it does.
+        ranks: data-parallel ones that share out a validation; the most of all these starts.
     """
 
     sha256: str
@@ -86,6 +89,8 @@ class HeldOut:
     bytes: int | None
     corpora: int
     is_whole: bool
+    is_of_all: bool
+    ranks: int
 
 
 @dataclass(frozen=True)
@@ -127,11 +132,12 @@ class Facts:
     settings: Mapping[str, Any]
 
 
-def facts_of(header: Mapping[str, Any]) -> Facts:
+def facts_of(header: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]] = ()) -> Facts:
     """Read a header of schema 3.
 
     Args:
         header: of a ledger, or what another source tells of one.
+        earlier: headers of starts before it whose validations are kept.
     """
     flags = _flags(header)
     seed = header.get("seed")
@@ -155,7 +161,7 @@ def facts_of(header: Mapping[str, Any]) -> Facts:
         decay_start=_decay_start(flags),
         batch_size=size if isinstance(size, int) and size > 0 else None,
         name_of_untold_tokenizer=_name_of_untold_tokenizer(header, flags),
-        held_out=_held_out(header, flags),
+        held_out=_held_out(header, earlier),
         flags=flags,
         settings=_settings(header, flags),
     )
@@ -279,19 +285,25 @@ def _held_out_text(header: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _held_out(header: Mapping[str, Any], flags: Mapping[str, Any]) -> HeldOut | None:
+def _held_out(header: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> HeldOut | None:
     told = header.get("held_out") or {}
     counts = [told.get(name) for name in ("documents", "tokens", "corpora")]
     if not isinstance(told.get("sha256"), str) or not all(map(_is_count, counts)):
         return None
     text_bytes = told.get("bytes")
+    starts = (header, *earlier)
+    hashes = {(start.get("held_out") or {}).get("sha256") for start in starts}
+    flags = [start.get("flags") or {} for start in starts]
+    ranks = [of.get("data_parallel_size") for of in flags]
     return HeldOut(
         told["sha256"],
         told["documents"],
         told["tokens"],
         text_bytes if _is_count(text_bytes) else None,
         told["corpora"],
-        bool(flags.get("full_validation")),
+        all(of.get("full_validation") for of in flags),
+        len(hashes) == 1,
+        max([1, *(number for number in ranks if isinstance(number, int))]),
     )
 
 

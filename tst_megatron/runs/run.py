@@ -156,6 +156,7 @@ class RecordedRun:
         notes: what a reader should know of how it was read, a sentence each.
         links: of a chain, where each begins; none of any other run.
         evaluations: what models of its steps scored, ascending in steps.
+        earlier: headers of the ledger's other starts, of those whose evaluations are kept.
     """
 
     name: str
@@ -170,11 +171,12 @@ class RecordedRun:
     notes: tuple[str, ...] = ()
     links: tuple[LinkStart, ...] = ()
     evaluations: tuple[Evaluation, ...] = ()
+    earlier: tuple[Mapping[str, Any], ...] = ()
 
     @cached_property
     def facts(self) -> Facts:
-        """What its header tells of it, read once."""
-        return facts_of(self.header)
+        """What its headers tell of it, read once."""
+        return facts_of(self.header, self.earlier)
 
     @property
     def tells_methods(self) -> bool:
@@ -215,8 +217,22 @@ def run_of_ledger(ledger: Ledger, name: str, vocabulary: Vocabulary = _PLAIN) ->
         notes=tuple(notes),
         links=links,
         evaluations=evaluations_of(ledger.evaluations, ledger.path.parent),
+        earlier=_starts_that_are_kept(ledger),
     )
     return _with_parents(run) if facts.parents else run
+
+
+def _starts_that_are_kept(ledger: Ledger) -> tuple[Mapping[str, Any], ...]:
+    """Headers before the last one of which a validation is left, and not replayed."""
+    steps = [line["step"] for line in ledger.validations]
+    begins = [header["step"] for header in ledger.headers]
+    # A run may be validated at step 0, and one that goes on is not where it begins.
+    after = [-1, *begins[1:]]
+    return tuple(
+        header
+        for header, begin, end in zip(ledger.headers, after, begins[1:], strict=False)
+        if any(begin < step <= end for step in steps)
+    )
 
 
 def is_same_run(one: RecordedRun, other: RecordedRun) -> bool:
@@ -308,14 +324,17 @@ def logged_decay_start(steps: StepSeries) -> int | None:
 def _with_parents(run: RecordedRun) -> RecordedRun:
     """With what was spent before its step 0; what a parent does not tell is not known of it either.
 
-    No ledger tells how long parents took by the clock.
+    No ledger tells how long parents took by the clock. A run that goes on from another one has no
+    clock without it; one whose text a model is behind has its own, as with any tokenizer.
     """
     parents = run.facts.parents
     spent = {name: sum(_or_nan(getattr(parent, name)) for parent in parents) for name in _SPENT}
 
+    of_clock = math.nan if any(parent.what is None for parent in parents) else 0.0
+
     def adding[T: (Curve, StepSeries)](series: T) -> T:
         columns = {name: getattr(series, name) + spent[name] for name in _SPENT}
-        return replace(series, **columns, wall_clock_s=np.full_like(series.wall_clock_s, np.nan))
+        return replace(series, **columns, wall_clock_s=series.wall_clock_s + of_clock)
 
     notes = (*run.notes, *_parents_in_words(parents))
     return replace(run, curve=adding(run.curve), steps=adding(run.steps), notes=notes)
@@ -335,10 +354,10 @@ def _parents_in_words(parents: Sequence[Parent]) -> Iterator[str]:
     for parent in parents:
         if parent.what is not None:
             flops = "unknown FLOPs" if parent.flops is None else f"{parent.flops:.4g} FLOPs"
-            hours = "" if parent.gpu_hours is None else f" and {parent.gpu_hours:.3g} GPU hours"
+            hours = "unknown" if parent.gpu_hours is None else f"{parent.gpu_hours:.3g}"
             yield (
-                f"Its text needs {parent.what}, which took {flops}{hours} to train: that counts, "
-                "and its wall-clock is not known."
+                f"Its text needs {parent.what}, which took {flops} and {hours} GPU hours to train: "
+                "that counts, but not in the run's wall-clock, as how long it took is not known."
             )
 
 

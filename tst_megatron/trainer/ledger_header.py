@@ -76,7 +76,7 @@ def header_of(
             }
             for part in run.parts
         ],
-        "parents": [asdict(parent) for parent in (*run.parents(), *_behind_its_text(args))],
+        "parents": [asdict(parent) for parent in (*run.parents(), *_behind_its_text(args, run))],
         "flags": {
             name: value if isinstance(value, _PLAIN) else str(value)
             for name, value in sorted(vars(args).items())
@@ -85,9 +85,9 @@ def header_of(
     }
 
 
-def _behind_its_text(args: argparse.Namespace) -> Iterator[Parent]:
+def _behind_its_text(args: argparse.Namespace, run: Run) -> Iterator[Parent]:
     """The byte model that its text was cut by; none where none was trained."""
-    if (cost := cost_of_byte_model(args)) is not None:
+    if (cost := cost_of_byte_model(args, run.form_names(args))) is not None:
         # Tokens that it read are bytes, and none of the run's.
         what = f"a byte model of {cost.parameters:,} parameters ({cost.record})"
         yield Parent(None, 0, cost.flops, cost.gpu_hours, 0, what)

@@ -10,7 +10,7 @@ from corpora import random_documents, write_corpus
 from tst_megatron.corpora.commands import index_build
 from tst_megatron.corpora.commands.compressor_flags import put_folder
 from tst_megatron.corpora.forms import LengthsInForms, check_forms, compressed_prefix
-from tst_megatron.corpora.index_file import read_index
+from tst_megatron.corpora.index_file import index_path, read_index
 from tst_megatron.corpora.manifest import manifest_path
 from tst_megatron.corpora.tokenizers.description import describe
 from tst_megatron.corpora.tokenizers.proxy import proxy_files
@@ -69,12 +69,33 @@ def test_forms_that_belong_together_are_counted(two_forms) -> None:
     assert len(found) == 3
 
 
+def test_files_at_the_place_of_a_form_are_seen_before_any_is_built(tmp_path) -> None:
+    (tmp_path / "c.compressed.idx").touch()
+    with pytest.raises(UserError, match=r"c\.compressed\.idx is there already"):
+        built_in_two_forms(tmp_path)
+    assert not (tmp_path / "c.bin").exists()
+    assert not (tmp_path / "c.partial").exists()
+
+
+def test_of_two_forms_one_that_is_there_is_gone_on_from(two_forms) -> None:
+    for path in two_forms.parent.glob("c.compressed.*"):
+        path.rename(path.with_name(f"kept.{path.name}"))
+    written = index_path(two_forms).stat().st_mtime_ns
+    assert built_in_two_forms(two_forms.parent, makes=False) == two_forms
+    assert index_path(two_forms).stat().st_mtime_ns == written
+    check_forms(str(two_forms))
+
+
 @pytest.fixture(scope="module")
 def two_forms(tmp_path_factory) -> Path:
     """A corpus of a proxy, built by the command."""
-    folder = tmp_path_factory.mktemp("forms")
-    (folder / "t.jsonl").write_text('{"text": "one"}\n{"text": "another one"}\n')
-    put_folder(folder / "proxy", proxy_files(describe("bytes")))
+    return built_in_two_forms(tmp_path_factory.mktemp("forms"))
+
+
+def built_in_two_forms(folder: Path, makes: bool = True) -> Path:
+    if makes:
+        (folder / "t.jsonl").write_text('{"text": "one"}\n{"text": "another one"}\n')
+        put_folder(folder / "proxy", proxy_files(describe("bytes")))
     parser = argparse.ArgumentParser()
     index_build.add_arguments(parser)
     words = [str(folder / "t.jsonl"), f"--tokenizer={folder / 'proxy'}", f"--output={folder / 'c'}"]

@@ -67,6 +67,18 @@ def test_a_byte_model_comes_on_top(tmp_path) -> None:
     )
 
 
+def test_a_byte_model_behind_one_form_of_the_text_comes_on_top_where_that_is_read(tmp_path) -> None:
+    inner = tmp_path / "compressed/tokenizer"
+    inner.mkdir(parents=True)
+    told = {"flops": 1e12, "parameters": 139_712, "gpu_hours": None}
+    (inner / "compressor.json").write_text(json.dumps({"model": told}))
+    flags = (*DENSE, f"--tokenizer-model={tmp_path}")
+    assert make_plan(flags, 1, GPUS["h100"]).byte_model_flops is None
+    for of_bags in ((), ("--tst-bag-size=2", "--tst-step-ratio=0.3")):
+        in_forms = (*flags, "--proxy-schedule=0.5", *of_bags)
+        assert make_plan(in_forms, 1, GPUS["h100"]).byte_model_flops == 1e12
+
+
 def test_experts_as_wide_as_an_mlp_cost_what_it_costs_and_the_router(plans) -> None:
     """Two of Megatron's counts of one model's step, apart by nothing but the router's products."""
     dense, experts = plans["smollm3-3b-baseline"], _plan("moe-20b-a3b-baseline")

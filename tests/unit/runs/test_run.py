@@ -47,10 +47,21 @@ def test_a_byte_model_counts_and_is_called_what_it_is() -> None:
     run = made(parents=[model | {"what": "a byte model"}])
     assert (run.curve.flops[0], run.curve.gpu_hours[0]) == (3.1e9, 0.75)
     assert run.curve.data_tokens[0] == 100
+    # The run's own, which a model that was trained for its text does not take away.
+    assert run.curve.wall_clock_s[0] == run.steps.wall_clock_s[0] == 60.0
     assert run.notes == (
         "Its text needs a byte model, which took 3e+09 FLOPs and 0.25 GPU hours to train: that "
-        "counts, and its wall-clock is not known.",
+        "counts, but not in the run's wall-clock, as how long it took is not known.",
     )
+
+
+def test_hours_of_a_byte_model_that_are_not_known_are_told_so() -> None:
+    model = {"ledger": None, "step": 0, "flops": 3e9, "gpu_hours": None, "data_tokens": 0}
+    run = made(parents=[model | {"what": "a byte model"}])
+    assert math.isnan(run.curve.gpu_hours[0])
+    assert "3e+09 FLOPs and unknown GPU hours" in run.notes[0]
+    of_a_run = made(parents=[model | {"what": "a byte model"}, {"ledger": "a", "step": 1, **SPENT}])
+    assert math.isnan(of_a_run.curve.wall_clock_s[0])
 
 
 def test_every_start_tells_of_the_byte_model_and_it_counts_once(tmp_path: Path) -> None:

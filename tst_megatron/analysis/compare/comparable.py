@@ -101,6 +101,7 @@ def notes_on(baseline: Sequence[Group], candidate: Sequence[Group]) -> list[str]
         if not _tells(found)
     ]
     notes += _hours_note([run for found in groups for run in found.runs])
+    notes += _same_behind_the_text([run for found in groups for run in found.runs])
     hardware = _hardware_difference([run for found in groups for run in found.runs])
     if hardware is not None:
         notes.append(
@@ -148,6 +149,17 @@ def _hours_note(runs: Sequence[RecordedRun]) -> Iterator[str]:
             "Hours are not all of one kind: those of ledgers hold start-up and what restarts lost, "
             "and those of TensorBoard and W&B do not."
         )
+
+
+def _same_behind_the_text(runs: Sequence[RecordedRun]) -> Iterator[str]:
+    """What was trained for the text of all runs alike, which is no difference between them."""
+    behind = [tuple(one for one in run.facts.parents if one.what is not None) for run in runs]
+    if behind and all(one == behind[0] for one in behind):
+        for parent in behind[0]:
+            yield (
+                f"The text of all runs needs {parent.what}: it is in both sides alike, and no "
+                "difference between them is of it."
+            )
 
 
 def _first_difference(topic: Topic, runs: Sequence[tuple[Group, RecordedRun]]) -> Iterator[str]:

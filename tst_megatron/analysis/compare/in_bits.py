@@ -17,7 +17,8 @@ from tst_megatron.runs.run import LossUnit, RecordedRun
 
 _ALIKE = 0.02
 """Share of the held-out text that two runs' losses may not have in common: Megatron leaves out a
-text's last sequence where it is not full, and tokenizers count a space in front of a document."""
+text's last sequence where it is not full, lets ranks with a sequence less read one again, and
+tokenizers count a space in front of a document."""
 _WHAT_TO_DO = (
     "validate all runs on the whole of one text (--full-validation, corpora of the same files and "
     "the same --split), or ask their models of one text with evaluate --held-out or --evaluate-at"
@@ -127,12 +128,26 @@ def _of_text(runs: Sequence[RecordedRun]) -> Iterator[str]:
                 f"{run.name} validated on some sequences of its held-out text, and those of "
                 "another tokenizer hold other bytes"
             )
+        elif not text.is_of_all:
+            yield f"{run.name} held out another text, or did not tell which, before it was resumed"
         elif text.bytes is None:
             yield f"{run.name} does not tell how many bytes its held-out text has"
         elif (left_out := _left_out(run, text)) > _ALIKE:
             yield (
                 f"up to {left_out:.0%} of the held-out text of {run.name} is in a last sequence "
                 "that is not full, which Megatron leaves out, so hold out more text"
+            )
+        elif (uneven := _read_again(run, text)) > _ALIKE:
+            yield (
+                f"up to {uneven:.0%} of the held-out text of {run.name} counts twice, as its "
+                f"{text.ranks} data-parallel ranks validate on as many sequences each, some on "
+                "one of theirs again, so hold out more text or validate on fewer ranks"
+            )
+        elif not _are_alike(counted := _counted(run, text), text.bytes):
+            yield (
+                f"{run.name} counts {counted:,} bytes in its held-out text of {text.bytes:,}, as "
+                "its tokenizer leaves text out or adds some (spaces in a row, other forms of "
+                "characters), so its losses are of other bytes"
             )
         else:
             texts.append((run, text))
@@ -148,6 +163,21 @@ def _left_out(run: RecordedRun, text: HeldOut) -> float:
     """The largest share of a text that is in no full sequence."""
     length = run.facts.flags.get("seq_length")
     return text.corpora * length / text.tokens if isinstance(length, int) else 0.0
+
+
+def _read_again(run: RecordedRun, text: HeldOut) -> float:
+    """The largest share of a text that is left out, or read again by ranks that have less of it.
+
+    Megatron lets all ranks validate for as many steps as the one with most sequences needs, and a
+    rank that is through with its own begins anew.
+    """
+    return text.ranks * _left_out(run, text)
+
+
+def _counted(run: RecordedRun, text: HeldOut) -> int:
+    """Bytes of a whole text as the last loss has them, which go by what its ids stand for."""
+    told = run.curve.bytes_a_token[np.isfinite(run.curve.bytes_a_token)]
+    return round(told[-1] * text.tokens) if told.size else 0
 
 
 def _are_alike(one: int | None, other: int | None) -> bool:

@@ -17,6 +17,7 @@ from tst_megatron.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from tst_megatron.corpora.indexing.plan import BuildSettings
     from tst_megatron.corpora.tokenizers.description import TokenizerDescription
 
 EXAMPLES = """\
@@ -73,6 +74,7 @@ def main(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from tst_megatron.corpora.forms import compressed_prefix
+    from tst_megatron.corpora.indexing.build import check_place
     from tst_megatron.corpora.indexing.output import named_prefix
     from tst_megatron.corpora.tokenizers.description import describe
     from tst_megatron.corpora.tokenizers.proxy_folder import compressed_form
@@ -94,22 +96,23 @@ def main(args: argparse.Namespace) -> None:
             f"--no-eod with the tokenizer {args.tokenizer}: a proxy's documents end with a token "
             "in either form, so leave it out"
         )
-    console = Console()
-    _build(args, prefix, tokenizer, console)
+    builds = [(prefix, _settings(args, tokenizer))]
     if form is not None:
-        _build(args, compressed_prefix(prefix), describe(form), console)
+        builds.append((compressed_prefix(prefix), _settings(args, describe(form))))
+        # Before hours of the first are spent.
+        for place, settings in builds:
+            check_place(settings, place)
+    console = Console()
+    for place, settings in builds:
+        _build(settings, place, console)
     line = f"To train on it: --data-path {shlex.quote(str(prefix))}"
     console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-def _build(
-    args: argparse.Namespace, prefix: Path, tokenizer: "TokenizerDescription", console: "Console"
-) -> None:
-    """Build a corpus, and say what it is."""
-    from tst_megatron.corpora.indexing.build import build
+def _settings(args: argparse.Namespace, tokenizer: "TokenizerDescription") -> "BuildSettings":
     from tst_megatron.corpora.indexing.plan import BuildSettings
 
-    settings = BuildSettings(
+    return BuildSettings(
         inputs=tuple(args.inputs),
         format=args.format,
         options=read_options(args, tokenizer.reads),
@@ -121,6 +124,12 @@ def _build(
         workers=args.workers,
         chunk_bytes=args.chunk_bytes,
     )
+
+
+def _build(settings: "BuildSettings", prefix: Path, console: "Console") -> None:
+    """Build a corpus, and say what it is."""
+    from tst_megatron.corpora.indexing.build import build
+
     began = time.monotonic()
     try:
         manifest = build(settings, prefix, console)

@@ -112,6 +112,17 @@ def build(settings: BuildSettings, prefix: Path, console: Console) -> Manifest:
             return _Build(settings, inputs, chunk_bytes, chunks, chosen, console).run(output)
 
 
+def check_place(settings: BuildSettings, prefix: Path) -> None:
+    """Check that a corpus can be built, or gone on with, or is there already, as `build` has it.
+
+    Raises:
+        UserError: something else is there, or an input is wrong.
+    """
+    files = find_inputs(settings.inputs, settings.format).files
+    if not partial_folder(prefix).exists() and _built_before(settings, files, prefix) is None:
+        check_free(prefix)
+
+
 def _chunk_bytes(files: list[InputFile]) -> int:
     total = sum(file.size for file in files)
     return min(max(total // _CHUNKS, _SMALLEST_CHUNK), _LARGEST_CHUNK)

@@ -4,7 +4,7 @@
 The folder that ``compressor proxy`` writes::
 
     tokenizer.json, tokenizer_config.json   what Megatron and transformers read: bytes after a mark
-    compressed/proxy.json                   which tokenizer compresses
+    compressed/proxy.json                   which tokenizer compresses, and its SHA-256
     compressed/tokenizer/                   that tokenizer
 
 The one idea: to all who read text it is a tokenizer of bytes, so that a prompt is bytes after their
@@ -16,7 +16,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from tst_megatron.corpora.compression.hugging_face import EOD_TOKEN, byte_alphab
 from tst_megatron.corpora.tokenizers.description import TokenizerDescription, describe
 from tst_megatron.corpora.tokenizers.encoders import Encoded, Encoder
 from tst_megatron.corpora.tokenizers.huggingface import TOKENIZER_FILE
-from tst_megatron.corpora.tokenizers.proxy_folder import FORM, RECORD_FILE
+from tst_megatron.corpora.tokenizers.proxy_folder import FORM, INNER, RECORD_FILE
 from tst_megatron.errors import UserError
 
 RAW_MARK = "<|raw bytes|>"
@@ -34,8 +34,7 @@ COMPRESSED_MARK = "<|compressed|>"
 
 KIND = "proxy"
 NUM_BYTES = 256
-_FORMAT = 1
-_INNER = "tokenizer"
+_FORMAT = 2
 _CONFIG_FILE = "tokenizer_config.json"
 
 
@@ -124,11 +123,12 @@ def proxy_files(inner: TokenizerDescription) -> dict[str, bytes]:
     record = {
         "format": _FORMAT,
         "tokenizer": _spec_within(inner),
+        "tokenizer_sha256": inner.sha256,
         "num_ids": inner.vocab_size,
         "sha256": _digest(files),
     }
     files[f"{FORM}/{RECORD_FILE}"] = _json(record)
-    return files | {f"{FORM}/{_INNER}/{name}": one for name, one in inner.files.items()}
+    return files | {f"{FORM}/{INNER}/{name}": one for name, one in inner.files.items()}
 
 
 def read_proxy(spec: str, folder: Path) -> TokenizerDescription:
@@ -144,9 +144,10 @@ def read_proxy(spec: str, folder: Path) -> TokenizerDescription:
     """
     record = _record(folder)
     root = folder.parent
-    inner = describe(str(folder / _INNER / record["tokenizer"]))
+    inner = describe(_inner_spec(folder, record["tokenizer"]))
     files = {name: (root / name).read_bytes() for name in (TOKENIZER_FILE, _CONFIG_FILE)}
-    if _digest(files) != record["sha256"] or inner.vocab_size != record["num_ids"]:
+    told = (record["sha256"], record["tokenizer_sha256"], record["num_ids"])
+    if (_digest(files), inner.sha256, inner.vocab_size) != told:
         raise UserError(
             f"{folder / RECORD_FILE} was written for other tokenizers than lie beside it: copy the "
             "whole folder of compressor proxy again"
@@ -156,7 +157,7 @@ def read_proxy(spec: str, folder: Path) -> TokenizerDescription:
     return TokenizerDescription(
         kind=KIND,
         source=spec,
-        files=files | {f"{FORM}/{_INNER}/{name}": one for name, one in inner.files.items()},
+        files=files | {f"{FORM}/{INNER}/{name}": one for name, one in inner.files.items()},
         # A corpus of either form is of the same tokenizer.
         sha256=_digest(files),
         vocab_size=ids.vocab_size,
@@ -175,10 +176,26 @@ def _record(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_bytes())
         if record["format"] == _FORMAT:
-            return {name: record[name] for name in ("tokenizer", "num_ids", "sha256")}
+            names = ("tokenizer", "tokenizer_sha256", "num_ids", "sha256")
+            return {name: record[name] for name in names}
     except (ValueError, TypeError, KeyError):
         raise UserError(f"{path} is not what tst-megatron compressor proxy writes") from None
     raise UserError(f"{path} is of another version of tst-megatron: make it again")
+
+
+def _inner_spec(folder: Path, told: str) -> str:
+    """What names the inner tokenizer to `describe`: its folder, or a file that lies in it.
+
+    Raises:
+        UserError: the record names something elsewhere.
+    """
+    name, mark, options = str(told).partition("?")
+    if name != PurePath(name).name or name == "..":
+        raise UserError(
+            f"{folder / RECORD_FILE} names {name}, which is no file beside it: make the folder "
+            "again with tst-megatron compressor proxy"
+        )
+    return f"{folder / INNER / name}{mark}{options}"
 
 
 def _spec_within(inner: TokenizerDescription) -> str:

@@ -5,6 +5,8 @@ from pathlib import Path
 RECORD_FILE = "proxy.json"
 FORM = "compressed"
 """The folder in it that names the compressed form."""
+INNER = "tokenizer"
+"""The folder in that, of the tokenizer that compresses."""
 
 
 def is_compressed_form(folder: Path) -> bool:

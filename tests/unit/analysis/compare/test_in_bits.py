@@ -40,11 +40,12 @@ def write(
     tokenizer: str = "1",
     held_out: dict[str, Any] | None = None,
     counts_bytes: bool = True,
+    drops: float = 0.0,
     steps: int = STEPS,
     parents: Any = (),
     **flags: Any,
 ) -> Path:
-    """A run's ledger; of tokens of so many bytes each."""
+    """A run's ledger; of tokens of so many bytes each, of which its ids may leave some out."""
     tokens = round(TEXT["bytes"] / bytes_a_token)
     told = {**TEXT, "tokens": tokens, **(held_out or {})}
     header = {
@@ -77,7 +78,8 @@ def write(
         spent = {"wall_clock_s": 1.0 * step, "gpu_hours": step / 3600, "positions": 512 * step}
         of_step = {"step": step, **spent, "data_tokens": 512 * step, "flops": flops}
         loss = bits(saving * flops) * math.log(2) * bytes_a_token
-        measured = {"tokens": 10 * tokens, "bytes": round(10 * tokens * bytes_a_token)}
+        counted = round(10 * tokens * bytes_a_token * (1 - drops))
+        measured = {"tokens": 10 * tokens, "bytes": counted}
         lines += [
             {"kind": "step", **of_step, "samples": 4 * step, "stage": 0, "learning_rate": 1e-3},
             {
@@ -161,8 +163,9 @@ def test_the_report_speaks_bits(tmp_path: Path) -> None:
     page = (tmp_path / "report/report.html").read_text()
     assert "bits a byte" in page
     assert "nats a token" not in page
-    rows = csv.DictReader((tmp_path / "report/comparisons.csv").open())
-    assert {row["loss_unit"] for row in rows} == {"bits a byte"}
+    for name in ("comparisons", "evaluations"):
+        rows = csv.DictReader((tmp_path / f"report/{name}.csv").open())
+        assert {row["loss_unit"] for row in rows} == {"bits a byte"}
 
 
 def test_of_several_lengths_the_nearest_in_flops_counts(tmp_path: Path) -> None:
@@ -189,9 +192,20 @@ def test_of_several_lengths_the_nearest_in_flops_counts(tmp_path: Path) -> None:
             {"held_out": {"sha256": "b" * 64, "documents": 30}},
             "base and windows held out other text (40 documents of 600,000 bytes, aaaaaaaa and 30",
         ),
-        ({"held_out": {"bytes": 500_000}}, "base and windows held out other text"),
+        (
+            {"held_out": {"bytes": 500_000, "tokens": 100_000}},
+            "base and windows held out other text",
+        ),
         ({"counts_bytes": False}, "windows does not tell how many bytes of text its held-out"),
         ({"seq_length": 8_192}, "up to 7% of the held-out text of windows is in a last sequence"),
+        (
+            {"drops": 0.05},
+            "windows counts 570,000 bytes in its held-out text of 600,000, as its tokenizer leaves",
+        ),
+        (
+            {"data_parallel_size": 64},
+            "up to 7% of the held-out text of windows counts twice, as its 64 data-parallel ranks",
+        ),
         (
             {"parents": [{"ledger": "m1", "step": 1, "flops": None}]},
             "windows does not tell its FLOPs",
@@ -209,6 +223,41 @@ def test_where_the_bytes_are_not_known_to_be_the_same(
     assert says in told
     assert "--full-validation" in told
     assert "evaluate --held-out or --evaluate-at" in told
+
+
+def test_a_byte_model_of_all_runs_is_no_difference(tmp_path: Path) -> None:
+    model = {"ledger": None, "step": 0, "flops": 1e9, "gpu_hours": 0.5, "what": "a byte model (m)"}
+    base = baseline(tmp_path, parents=[model])
+    both = compared(base, baseline(tmp_path, "other", parents=[model]))
+    said = "The text of all runs needs a byte model (m): it is in both sides alike"
+    assert said in " ".join(notes(both))
+    assert both.comparisons[0].equal_loss.wall_clock_ratio.value is not None
+    one = compared(base, baseline(tmp_path, "without"))
+    assert said not in " ".join(notes(one))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"flags": {"full_validation": False}}, "windows validated on some sequences of its held"),
+        ({"held_out": {**TEXT, "tokens": 9, "sha256": "b" * 64}}, "windows held out another text"),
+        ({"held_out": None}, "windows held out another text, or did not tell which"),
+        ({"flags": {"full_validation": True, "data_parallel_size": 64}}, "its 64 data-parallel"),
+    ],
+)
+def test_every_start_of_a_run_validated_on_the_whole_of_one_text(
+    tmp_path: Path, changes: Any, says: str
+) -> None:
+    base, other = baseline(tmp_path), candidate(tmp_path)
+    header, *lines = other.read_text().splitlines()
+    last = json.dumps(json.loads(header) | {"step": 1_000})
+    first = json.dumps(json.loads(header) | changes)
+    other.write_text("\n".join([first, *lines[:20], last, *lines[20:]]) + "\n")
+    with pytest.raises(UserError, match=says):
+        compared(base, other)
+    # Of a start that is replayed whole nothing is left.
+    other.write_text("\n".join([first, *lines[:20], header, *lines]) + "\n")
+    assert compared(base, other).unit == "bits a byte"
 
 
 def test_forced_they_are_in_bits_where_bytes_are_known(tmp_path: Path) -> None:

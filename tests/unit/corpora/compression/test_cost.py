@@ -9,6 +9,7 @@ import pytest
 from corpora import random_documents, write_corpus, write_its_manifest
 
 from tst_megatron.corpora.compression.cost import cost_of_byte_model
+from tst_megatron.corpora.forms import COMPRESSED, compressed_prefix
 from tst_megatron.corpora.manifest import TokenizerRecord
 
 MODEL = {"kind": "transformer", "flops": 2.5e12, "parameters": 139_712, "gpu_hours": 0.5}
@@ -34,6 +35,22 @@ def prefix(tmp_path: Path) -> Path:
     write_its_manifest(found, tokenizer=kind)
     (tmp_path / "ct").mkdir()
     return found
+
+
+@pytest.fixture
+def two_forms(tmp_path: Path) -> Path:
+    """A corpus of a proxy whose other form a compressor of a trained model wrote."""
+    raw = write_corpus(tmp_path / "text", random_documents(5))
+    of_both = {"sha256": "0" * 64, "vocab_size": 500, "eod": 3, "megatron_flags": []}
+    for prefix, kind in ((raw, "huggingface"), (compressed_prefix(raw), "proxy")):
+        write_corpus(prefix, random_documents(5))
+        named = {"encoder": "e 1", "checked_documents": 5, "fell_back": None}
+        told = TokenizerRecord(kind=kind, folder=f"{prefix.name}.of", **of_both, **named)
+        write_its_manifest(prefix, tokenizer=told)
+    inner = tmp_path / f"{compressed_prefix(raw).name}.of/compressed/tokenizer"
+    inner.mkdir(parents=True)
+    record(inner, {"model": MODEL})
+    return raw
 
 
 def record(folder: Path, content: Any) -> None:
@@ -63,3 +80,21 @@ def test_counted_bytes_and_codes_without_a_model_cost_nothing(prefix: Path, cont
     record(prefix.parent / "ct", content)
     assert cost_of_byte_model(arguments(prefix)) is None
     assert cost_of_byte_model(arguments(None, prefix.parent / "not there")) is None
+
+
+def test_of_two_forms_it_is_behind_the_compressed_one(two_forms: Path) -> None:
+    """Bytes alone, of the same vocabulary, need no byte model."""
+    cost = cost_of_byte_model(arguments(two_forms), ("", COMPRESSED))
+    assert cost is not None
+    assert (cost.flops, cost.parameters) == (2.5e12, 139_712)
+    assert cost_of_byte_model(arguments(two_forms)) is None
+    assert cost_of_byte_model(arguments(two_forms), ("",)) is None
+    assert cost_of_byte_model(arguments(compressed_prefix(two_forms))) == cost
+
+
+def test_of_a_proxy_that_flags_name_likewise(two_forms: Path) -> None:
+    folder = two_forms.parent / f"{compressed_prefix(two_forms).name}.of"
+    cost = cost_of_byte_model(arguments(None, folder), (COMPRESSED,))
+    assert cost is not None
+    assert cost.flops == 2.5e12
+    assert cost_of_byte_model(arguments(None, folder)) is None

@@ -143,6 +143,30 @@ def test_what_cannot_compress_is_refused(tmp_path) -> None:
         proxy_files(describe(f"{tmp_path / 'proxy'}/compressed"))
 
 
+@pytest.mark.parametrize("name", ["../../../other", "/etc", "..", "a/b", "../t.model?pattern=v1"])
+def test_a_record_that_names_a_tokenizer_elsewhere_is_refused(tmp_path, name) -> None:
+    put_folder(tmp_path / "proxy", proxy_files(describe("bytes")))
+    record = tmp_path / "proxy/compressed/proxy.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"tokenizer": name}))
+    with pytest.raises(UserError, match="which is no file beside it"):
+        describe(f"{tmp_path / 'proxy'}/compressed")
+
+
+def test_another_inner_tokenizer_of_as_many_ids_is_refused(tmp_path) -> None:
+    models = [CountModel.trained([text * 50], 2) for text in (b"def f(x): return x\n", b"once ")]
+    for name, model in zip(("ct", "other"), models, strict=True):
+        windows = Windows(grown(model, 9, "all", lambda number: None))
+        put_folder(tmp_path / name, Compressor(Settings("equal-info", 9, 9, "all"), windows).files)
+    put_folder(tmp_path / "proxy", proxy_files(describe(str(tmp_path / "ct"))))
+    other = describe(str(tmp_path / "other"))
+    assert other.vocab_size == describe(str(tmp_path / "ct")).vocab_size
+    inner = tmp_path / "proxy/compressed/tokenizer"
+    for file, content in other.files.items():
+        (inner / file).write_bytes(content)
+    with pytest.raises(UserError, match=r"proxy\.json was written for other tokenizers"):
+        describe(f"{tmp_path / 'proxy'}/compressed")
+
+
 def test_a_folder_that_was_mixed_is_refused(tmp_path) -> None:
     put_folder(tmp_path / "proxy", proxy_files(describe("bytes")))
     record = tmp_path / "proxy/compressed/proxy.json"
@@ -150,7 +174,7 @@ def test_a_folder_that_was_mixed_is_refused(tmp_path) -> None:
     record.write_text(json.dumps(told | {"sha256": "0"}))
     with pytest.raises(UserError, match=r"proxy\.json was written for other tokenizers"):
         describe(f"{tmp_path / 'proxy'}/compressed")
-    record.write_text(json.dumps(told | {"format": 2}))
+    record.write_text(json.dumps(told | {"format": 1}))
     with pytest.raises(UserError, match="of another version"):
         describe(f"{tmp_path / 'proxy'}/compressed")
     record.write_text("{}")

@@ -22,9 +22,9 @@ _RATIOS = ("step_ratio", "flops_ratio", "wall_clock_ratio", "gpu_hours_ratio")
 
 def evaluations_csv(findings: Findings) -> str:
     """A row an evaluation of every run, its loss in the unit that the comparison is in."""
-    head = ("side", "group", "run", "seed", *USED, "loss", "stderr")
+    head = ("side", "group", "run", "seed", *USED, "loss", "stderr", "loss_unit")
     rows = [
-        (side, group.name, run.name, run.header.get("seed"), *row)
+        (side, group.name, run.name, run.header.get("seed"), *row, str(run.curve.unit))
         for side, group, run in findings.runs()
         for row in _evaluations(run.curve)
     ]
@@ -56,9 +56,9 @@ def comparisons_csv(findings: Findings) -> str:
 
 def saving_csv(findings: Findings) -> str:
     """A row a point along the runs: the ratios by loss, the difference by FLOPs."""
-    head = ("candidate_group", "figure", "loss", "flops", "value", "low", "high")
+    head = ("candidate_group", "figure", "loss", "flops", "value", "low", "high", "loss_unit")
     rows = [
-        (one.candidate.name, *map(_cell, row))
+        (one.candidate.name, *map(_cell, row), str(one.unit))
         for one in findings.comparisons
         for row in _points(one)
     ]

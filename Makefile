@@ -151,6 +151,8 @@ lock: | $(UV)
 		pyproject.toml --output-file requirements/gpu.txt
 	$(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url \
 		requirements/docs.in --output-file requirements/docs.txt
+	$(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url \
+		requirements/release.in --output-file requirements/release.txt
 	echo 'uv' | $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 		--no-header - --output-file requirements/uv.txt
 

@@ -6,6 +6,7 @@
 # make test-gpu  what only a GPU can tell; GPUS=8 for all of it, GPU_FLAGS=--dry-run for none
 # make gpu-kit   one file of that, for a machine with a GPU and no network
 # make bench  what superposition and routed blocks cost against Megatron's own code, on an idle machine
+# make docs   the pages of docs/ as a site, into site/, in an environment of its own
 # make setup  the environment alone, into .venv (about 5 GB, once)
 # make lint   ruff and mypy
 # make lock   pin the dependencies again, from pyproject.toml
@@ -46,6 +47,10 @@ OF_THE_IMAGE = grep -oE '^(torch|triton|(cuda|nvidia)-[a-z0-9-]+)==' requirement
 SIDE_BY_SIDE = $(if $(TEST_FLAGS),,--numprocesses logical --maxprocesses 8 --dist loadfile \
 	--no-loadscope-reorder)
 
+# The pages as a site need nothing that training needs.
+VENV_DOCS := .venv-docs
+READY_DOCS := $(VENV_DOCS)/.ready
+
 CORPUS ?=
 STEPS ?=
 OUT ?=
@@ -56,7 +61,7 @@ MEGATRON ?=
 GPU_FLAGS ?=
 KIT_FLAGS ?=
 
-.PHONY: demo test test-all test-te test-torch-floor test-upstream test-gpu gpu-kit bench setup lint format lock clean
+.PHONY: demo test test-all test-te test-torch-floor test-upstream test-gpu gpu-kit bench docs setup lint format lock clean
 
 demo: $(READY)
 	$(VENV)/bin/tst-megatron demo $(if $(OUT),--out '$(OUT)') $(if $(CORPUS),--corpus '$(CORPUS)') $(if $(STEPS),--steps $(STEPS)) $(DEMO_FLAGS)
@@ -85,6 +90,9 @@ gpu-kit: $(READY) | $(UV)
 
 bench: $(READY)
 	$(PYTHON) -m benchmarks $(if $(OUT),--out '$(OUT)') $(BENCH_FLAGS)
+
+docs: $(READY_DOCS)
+	$(VENV_DOCS)/bin/mkdocs build --strict
 
 setup: $(READY)
 
@@ -117,6 +125,11 @@ $(READY_FLOOR): requirements/floor.txt pyproject.toml .python-version | $(UV)
 	$(UV) pip install --quiet --python $(VENV_FLOOR)/bin/python --no-deps --no-build-isolation --editable .
 	touch $@
 
+$(READY_DOCS): requirements/docs.txt .python-version | $(UV)
+	$(UV) venv --quiet --allow-existing --python "$$(cat .python-version)" $(VENV_DOCS)
+	$(UV) pip sync --quiet --python $(VENV_DOCS)/bin/python --require-hashes requirements/docs.txt
+	touch $@
+
 .uv/bin/uv: requirements/uv.txt
 	$(BOOTSTRAP_PYTHON) -m pip install --quiet --target .uv --require-hashes --requirement requirements/uv.txt
 	touch $@
@@ -136,8 +149,12 @@ lock: | $(UV)
 	$(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url \
 		--constraint requirements/run.txt $$($(OF_THE_IMAGE)) --no-header --no-annotate \
 		pyproject.toml --output-file requirements/gpu.txt
+	$(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url \
+		requirements/docs.in --output-file requirements/docs.txt
+	$(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url \
+		requirements/release.in --output-file requirements/release.txt
 	echo 'uv' | $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 		--no-header - --output-file requirements/uv.txt
 
 clean:
-	rm -rf $(VENV) $(VENV_TE) $(VENV_FLOOR) .uv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VENV_TE) $(VENV_FLOOR) $(VENV_DOCS) site .uv .mypy_cache .ruff_cache .pytest_cache

@@ -198,8 +198,10 @@ def cases(corpus, folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, .
 
 
 def attempt(out: Path, flags: tuple[str, ...]) -> Result:
-    """The trainer as torchrun starts it; a rendezvous would hang, as nobody answers at its port."""
-    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    """The trainer as torchrun starts it, on the ranks that its layout asks for; a rendezvous would
+    hang, as nobody answers at its port."""
+    number = "2" if any("parallel-size=2" in flag for flag in flags) else "1"
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": number}
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     return run(Job(out, flags, environment=ranks | address, torchrun=False), check=False)
 

@@ -22,7 +22,7 @@ def main() -> None:
     out, *flags = sys.argv[1:]
     args, superposition = pretrain._parse([*machine_flags, *flags], on_gpu=False, is_checked=False)
     trainer.initialize_megatron()
-    config = pretrain._model_config(args, superposition)
+    config = pretrain.model_config(args, superposition)
     groups = ProcessGroupCollection.use_mpu_process_groups()
     builder = config.get_builder_cls()(config)
     wrapped = builder.build_distributed_models(pg_collection=groups, wrap_with_ddp=False)

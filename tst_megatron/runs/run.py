@@ -225,7 +225,8 @@ def run_of_ledger(ledger: Ledger, name: str, vocabulary: Vocabulary = _PLAIN) ->
 def _starts_that_are_kept(ledger: Ledger) -> tuple[Mapping[str, Any], ...]:
     """Headers before the last one of which a validation is left, and not replayed."""
     steps = [line["step"] for line in ledger.validations]
-    begins = [header["step"] for header in ledger.headers]
+    # What was read of other logs tells no start but the first.
+    begins = [header.get("step", 0) for header in ledger.headers]
     # A run may be validated at step 0, and one that goes on is not where it begins.
     after = [-1, *begins[1:]]
     return tuple(

@@ -37,6 +37,14 @@ def no_attention_of_another_test() -> Iterator[None]:
         os.environ.pop(name, None)
 
 
+@pytest.fixture(autouse=True)
+def no_routers_of_another_test() -> Iterator[None]:
+    """Megatron keeps figures of a model's routers for the process, by the first one's layers."""
+    yield
+    if (module := sys.modules.get("megatron.core.transformer.moe.moe_logging")) is not None:
+        module.destroy_moe_metrics_tracker()
+
+
 @dataclass(frozen=True)
 class Corpus:
     """A tokenizer and an index made from part of the standard library."""

@@ -65,7 +65,7 @@ def test_it_is_told_in_plain_words(tmp_path: Path) -> None:
     notes = notes_on([baseline], side(run(tmp_path, "c")))
     without = (
         '"ordinary" saw no bags, did not grow, was not upcycled, had no routed blocks, had no '
-        "no-op experts and was not widened"
+        "no-op experts, had no compressed text, had no tables of n-grams and was not widened"
     )
     assert f"{without}: the comparison is of two ordinary runs." in notes
 

@@ -71,8 +71,9 @@ MODELS |= {
     "noop-hybrid": (*MODELS["hybrid-moe"], "--noop-experts=2"),
 }
 
-# A chunk of a sequence is 4 tokens under context parallelism, and fewer of a text that is scored.
-_OF_NGRAMS = ("--ngram-rows=30", "--ngram-orders=2-4,7")
+# They reach 4 tokens back: as many as a chunk of a sequence has under context parallelism, and more
+# than one of a text that is scored.
+_OF_NGRAMS = ("--ngram-rows=30", "--ngram-orders=2-5")
 MODELS |= {
     "ngrams": (*MODELS["dense"], *_OF_NGRAMS),
     "ngrams-moe": (*MODELS["moe"], *_OF_NGRAMS),

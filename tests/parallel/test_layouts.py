@@ -137,12 +137,18 @@ def test_a_layout_trains_as_one_rank_does(runs: Runs, layout: str) -> None:
         # Targets of all ranks, each once, and the bytes that they stand for.
         assert [mine[name] for name in ("tokens", "bytes")] == [theirs["tokens"], theirs["bytes"]]
         errors = held_out(theirs, "stderrs")
-        # A small difference of large squares, in float32.
-        assert held_out(mine, "stderrs") == pytest.approx(errors, rel=2e-2)
+        # A small difference of large squares, in float32; not of a loss that rounding may move, as
+        # above, by a whole token of a few samples.
+        own = held_out(mine, "stderrs")
+        assert own.keys() == errors.keys()
+        for name in errors.keys() - {BY_RANK}:
+            assert own[name] == pytest.approx(errors[name], rel=2e-2)
         assert all(0 < errors[name] < losses[name] for name in losses)
     assert several.header["parameters"] == one.header["parameters"]
     for mine, theirs in zip(several.steps, one.steps, strict=True):
-        assert mine.get("extras", {}) == pytest.approx(theirs.get("extras", {}), rel=1e-4)
+        # A mean of scores of about 1 is a small difference of them.
+        wanted = pytest.approx(theirs.get("extras", {}), rel=1e-4, abs=1e-5)
+        assert mine.get("extras", {}) == wanted
 
 
 @pytest.mark.parametrize("layout", _parameters_of(LAYOUTS))

@@ -1,6 +1,7 @@
 """Run the real trainer in tests: torchrun, gloo, Megatron's pretrain, files on disk."""
 
 import atexit
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
+from typing import Any
 
 from tst_megatron.runs.ledger import Ledger, read_ledger
 
@@ -99,6 +101,21 @@ def run(job: Job, check: bool = True) -> Result:
     if check:
         assert code == 0, output[-6000:]
     return Result(code, output, ledger_file)
+
+
+def attempt(out: Path, flags: tuple[str, ...]) -> Result:
+    """A run that is to be refused: the trainer as torchrun starts it, on the ranks that its layout
+    asks for; a rendezvous would hang, as nobody answers at its port."""
+    number = "2" if any("parallel-size=2" in flag for flag in flags) else "1"
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": number}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    return run(Job(out, flags, environment=ranks | address, torchrun=False), check=False)
+
+
+def lines(result: Result, kind: str) -> list[dict[str, Any]]:
+    """Lines of one kind of its ledger, as they stand in the file."""
+    found = map(json.loads, result.ledger_file.read_text().splitlines())
+    return [line for line in found if line["kind"] == kind]
 
 
 def run_all(jobs: list[Job]) -> list[Result]:

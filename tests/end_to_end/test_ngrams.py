@@ -1,13 +1,11 @@
 """Hashed n-grams in Megatron's trainer: alone, in bags, packed, and in a model that grows."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from saved import parameters
-from trainer import TINY, Job, Result, run, run_all
+from trainer import TINY, Job, Result, attempt, lines, run, run_all
 
 TABLES = "embedding.ngram_embeddings.weight"
 KEPT = (*TINY, "--fixed-validation", "--save-interval=5")
@@ -34,11 +32,6 @@ def runs(corpus, tmp_path_factory) -> dict[str, Result]:
         for name, flags in RUNS.items()
     ]
     return dict(zip(RUNS, run_all(jobs), strict=True))
-
-
-def lines(result: Result, kind: str) -> list[dict[str, Any]]:
-    found = map(json.loads, result.ledger_file.read_text().splitlines())
-    return [line for line in found if line["kind"] == kind]
 
 
 def folder_of(result: Result) -> Path:
@@ -91,13 +84,6 @@ def test_a_grown_model_keeps_its_tables(runs, corpus, tmp_path: Path) -> None:
         parameters(*of) for of in ((folder_of(runs["n-grams"]), 10), (tmp_path / "saved", 11))
     )
     assert torch.equal(small[TABLES], large[TABLES])
-
-
-def attempt(out: Path, flags: tuple[str, ...]) -> Result:
-    """The trainer as torchrun starts it, at a port where nobody answers."""
-    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
-    return run(Job(out, flags, environment=ranks | address, torchrun=False), check=False)
 
 
 def test_what_cannot_be_is_one_sentence(runs, corpus, tmp_path: Path) -> None:

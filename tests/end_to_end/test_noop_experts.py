@@ -3,14 +3,12 @@ beside routed blocks.
 """
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from saved import parameters
-from trainer import TINY, Job, Result, run, run_all
+from trainer import TINY, Job, Result, attempt, lines, run, run_all
 
 from tst_megatron.errors import UserError
 
@@ -37,11 +35,6 @@ def runs(corpus, tmp_path_factory) -> dict[str, Result]:
         for name, flags in RUNS.items()
     ]
     return dict(zip(RUNS, run_all(jobs), strict=True))
-
-
-def lines(result: Result, kind: str) -> list[dict[str, Any]]:
-    found = map(json.loads, result.ledger_file.read_text().splitlines())
-    return [line for line in found if line["kind"] == kind]
 
 
 def folder_of(result: Result) -> Path:
@@ -98,13 +91,6 @@ def test_a_resumed_run_is_the_unbroken_one(runs, corpus, tmp_path: Path) -> None
     wanted = parameters(folder_of(unbroken), 10)
     for key, value in parameters(tmp_path / "saved", 10).items():
         assert torch.equal(value, wanted[key]), key
-
-
-def attempt(out: Path, flags: tuple[str, ...]) -> Result:
-    """The trainer as torchrun starts it, at a port where nobody answers."""
-    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
-    return run(Job(out, flags, environment=ranks | address, torchrun=False), check=False)
 
 
 def test_what_cannot_be_is_one_sentence(runs, corpus, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from ledgers import bag_size
-from trainer import TINY, Job, Result, run
+from trainer import TINY, Job, attempt, run
 
 from tst_megatron.corpora.manifest import FileRecord, Manifest, TokenizerRecord, write_manifest
 from tst_megatron.runs.ledger import read_ledger
@@ -195,15 +195,6 @@ def cases(corpus, folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, .
         ),
         "an unknown flag": (("--tst-bagsize=4",), ("did you mean --tst-bag-size?",)),
     }
-
-
-def attempt(out: Path, flags: tuple[str, ...]) -> Result:
-    """The trainer as torchrun starts it, on the ranks that its layout asks for; a rendezvous would
-    hang, as nobody answers at its port."""
-    number = "2" if any("parallel-size=2" in flag for flag in flags) else "1"
-    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": number}
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
-    return run(Job(out, flags, environment=ranks | address, torchrun=False), check=False)
 
 
 def test_validation_needs_an_interval(corpus, tmp_path: Path) -> None:

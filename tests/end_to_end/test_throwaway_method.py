@@ -8,10 +8,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from trainer import REPOSITORY, TINY, Job, Result, run, run_all
+from trainer import REPOSITORY, TINY, Job, Result, lines, run, run_all
 
 INSTALLED = os.pathsep.join((str(REPOSITORY / "tests/throwaway"), str(REPOSITORY)))
 ENVIRONMENT = {"PYTHONPATH": INSTALLED}
@@ -47,12 +46,6 @@ def runs(corpus, tmp_path_factory) -> dict[str, Result]:
         for name, own in flags.items()
     ]
     return dict(zip(flags, run_all(jobs), strict=True))
-
-
-def lines(result: Result, kind: str) -> list[dict[str, Any]]:
-    """Of the ledger, as they were written."""
-    found = map(json.loads, result.ledger_file.read_text().splitlines())
-    return [line for line in found if line["kind"] == kind]
 
 
 def test_the_rate_is_scaled_where_it_should_be(runs) -> None:

@@ -85,8 +85,8 @@ def _add_record_arguments(group: Any) -> None:
         const="",
         metavar="NxGPU",
         help="check all that is checked before training, say what the run will do and need on so "
-        "many GPUs, such as 64xh100 (default: the recipe's, or the launcher's number), and end; no "
-        "GPU is asked for, and nothing is written",
+        "many GPUs, such as 64xh100 (default: the launcher's ranks, or else the recipe's), and "
+        "end; no GPU is asked for, and nothing is written",
     )
     group.add_argument(
         "--ledger-fsync-interval",

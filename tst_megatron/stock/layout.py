@@ -9,6 +9,10 @@ import argparse
 from tst_megatron.errors import UserError
 
 _TP = "--tensor-model-parallel-size"
+_SIZES = (
+    *("tensor_model_parallel_size", "pipeline_model_parallel_size", "context_parallel_size"),
+    *("expert_model_parallel_size", "expert_tensor_parallel_size"),
+)
 
 
 def check_layout(args: argparse.Namespace, ranks: int, flag: str | None = None) -> None:
@@ -22,6 +26,12 @@ def check_layout(args: argparse.Namespace, ranks: int, flag: str | None = None) 
     Raises:
         UserError: something does not divide.
     """
+    for size in _SIZES:
+        value = getattr(args, size)
+        if value is not None and value < 1:
+            raise UserError(
+                f"--{size.replace('_', '-')} {value} is no number of ranks: give 1 or more"
+            )
     tp, pp = args.tensor_model_parallel_size, args.pipeline_model_parallel_size
     cp, ep = args.context_parallel_size, args.expert_model_parallel_size
     etp = args.expert_tensor_parallel_size or tp

@@ -64,6 +64,7 @@ def check(ranks: int, flag: str | None = None, **given: Any) -> None:
             {"num_experts": 4, "expert_model_parallel_size": 4},
             "the launcher started 2 ranks, which .* expert x pipeline parallel size, 4: start 4",
         ),
+        (2, {"tensor_model_parallel_size": 0}, "--tensor-model-parallel-size 0 is no number of"),
         (2, {"num_attention_heads": 3, "tensor_model_parallel_size": 2}, "--num-attention-heads 3"),
         (2, {"context_parallel_size": 2, "seq_length": 6}, "--seq-length 6 .* use .* 4 or 8"),
     ],

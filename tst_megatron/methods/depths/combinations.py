@@ -1,18 +1,16 @@
 """What routed blocks cannot go with: flags of Megatron's, each with its reason."""
 
 import argparse
-from collections.abc import Callable
-from typing import Any
 
 from tst_megatron.errors import UserError
 from tst_megatron.methods.depths import flags
 from tst_megatron.methods.depths.settings import parts_of, ranks_of, rows_of
+from tst_megatron.methods.unsupported import Unsupported, refuse
 from tst_megatron.stock.layer_kinds import pattern_of
 
 _NOT_TRIED = "it has not been tried with blocks that work on fewer tokens"
 
-# (is it asked for, the flag, why not).
-_UNSUPPORTED: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] = (
+_UNSUPPORTED: tuple[Unsupported, ...] = (
     (
         lambda a: a.multi_latent_attention,
         "--multi-latent-attention",
@@ -84,9 +82,7 @@ def check_beside(args: argparse.Namespace) -> None:
     Raises:
         UserError: it does not go with them.
     """
-    for asked_for, flag, reason in _UNSUPPORTED:
-        if asked_for(args):
-            raise UserError(f"{flag} does not go with --mod-capacity: {reason}")
+    refuse(args, _UNSUPPORTED, "--mod-capacity")
     _check_parts(args)
     pattern = pattern_of(args)
     if pattern is None:

@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from tst_megatron.errors import UserError
+from tst_megatron.methods.number_list import numbers_in
 
 SAMPLINGS = ("predictor", "auxiliary", "threshold")
 CHOICES = ("router", "random")
@@ -180,23 +181,8 @@ def layers(text: str) -> tuple[int, ...]:
     Raises:
         UserError: it is no list of them.
     """
-    found: list[int] = []
-    for word in text.split(","):
-        first, dash, last = word.partition("-")
-        try:
-            ends = int(first), int(last) if dash else int(first)
-        except ValueError:
-            ends = 0, 0
-        if ends[0] < 1 or ends[1] < ends[0]:
-            raise UserError(
-                f"--mod-layers {text}: {word or 'nothing'} names no blocks: write numbers from 1 "
-                "and ranges, such as 2,4,8-12"
-            )
-        found += range(ends[0], ends[1] + 1)
-    twice = sorted({one for one in found if found.count(one) > 1})
-    if twice:
-        raise UserError(f"--mod-layers {text} names block {twice[0]} twice: leave one out")
-    return tuple(sorted(found))
+    write = "numbers from 1 and ranges, such as 2,4,8-12"
+    return numbers_in("--mod-layers", text, "blocks", write, 1, one="block ")
 
 
 def _spelled(name: str) -> str:

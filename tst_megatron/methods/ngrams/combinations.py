@@ -1,15 +1,12 @@
 """What hashed n-grams cannot go with: flags of Megatron's, each with its reason."""
 
 import argparse
-from collections.abc import Callable
-from typing import Any
 
-from tst_megatron.errors import UserError
+from tst_megatron.methods.unsupported import Unsupported, refuse
 
 _NOT_TRIED = "it has not been tried with tables of n-grams"
 
-# (is it asked for, the flag, why not).
-_UNSUPPORTED: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] = (
+_UNSUPPORTED: tuple[Unsupported, ...] = (
     (
         lambda a: a.mtp_num_layers and a.pipeline_model_parallel_size > 1,
         "--mtp-num-layers with --pipeline-model-parallel-size",
@@ -50,6 +47,4 @@ def check_beside(args: argparse.Namespace) -> None:
     Raises:
         UserError: it does not go with them.
     """
-    for asked_for, flag, reason in _UNSUPPORTED:
-        if asked_for(args):
-            raise UserError(f"{flag} does not go with --ngram-rows: {reason}")
+    refuse(args, _UNSUPPORTED, "--ngram-rows")

@@ -3,6 +3,7 @@
 import argparse
 
 from tst_megatron.errors import UserError
+from tst_megatron.methods.number_list import numbers_in
 
 _DEFAULT_ORDERS = "3-8"  # Of bytes: arXiv 2412.09871, 3.2.1.
 _MOST = 64
@@ -62,20 +63,5 @@ def orders_in(text: str) -> tuple[int, ...]:
     Raises:
         UserError: it is no list of them.
     """
-    found: list[int] = []
-    for word in text.split(","):
-        first, dash, last = word.partition("-")
-        try:
-            ends = int(first), int(last) if dash else int(first)
-        except ValueError:
-            ends = 0, 0
-        if not 2 <= ends[0] <= ends[1] <= _MOST:
-            raise UserError(
-                f"--ngram-orders {text}: {word or 'nothing'} names no n-grams: write lengths from "
-                f"2 to {_MOST} and ranges, such as 2,4-6"
-            )
-        found += range(ends[0], ends[1] + 1)
-    twice = sorted({one for one in found if found.count(one) > 1})
-    if twice:
-        raise UserError(f"--ngram-orders {text} names {twice[0]} twice: leave one out")
-    return tuple(sorted(found))
+    write = f"lengths from 2 to {_MOST} and ranges, such as 2,4-6"
+    return numbers_in("--ngram-orders", text, "n-grams", write, 2, _MOST)

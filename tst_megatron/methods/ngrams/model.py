@@ -38,8 +38,6 @@ def add_to_all(
             words,
             parallel_state.get_context_parallel_group(),
         )
-        # Where a rank builds its model on a GPU, and where it does not.
-        ngrams.to(device=words.weight.device)
         chunk.embedding.ngram_embeddings = ngrams
         words.register_forward_hook(_Adding(ngrams))
     return chunks

@@ -1,16 +1,14 @@
 """What no-op experts cannot go with: flags of Megatron's, each with its reason."""
 
 import argparse
-from collections.abc import Callable
-from typing import Any
 
 from tst_megatron.errors import UserError
+from tst_megatron.methods.unsupported import Unsupported, refuse
 from tst_megatron.stock.layer_kinds import WITH_EXPERTS, pattern_of
 
 _NOT_TRIED = "it has not been tried with tokens that go to fewer experts"
 
-# (is it asked for, the flag, why not).
-_UNSUPPORTED: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] = (
+_UNSUPPORTED: tuple[Unsupported, ...] = (
     (
         lambda a: a.moe_token_dispatcher_type == "flex",
         "--moe-token-dispatcher-type flex",
@@ -83,6 +81,4 @@ def check_beside(args: argparse.Namespace) -> None:
         raise UserError(
             f"--noop-experts with --hybrid-layer-pattern {pattern}: no layer of it has experts (E)"
         )
-    for asked_for, flag, reason in _UNSUPPORTED:
-        if asked_for(args):
-            raise UserError(f"{flag} does not go with --noop-experts: {reason}")
+    refuse(args, _UNSUPPORTED, "--noop-experts")

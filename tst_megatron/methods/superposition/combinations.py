@@ -1,12 +1,10 @@
 """What bags cannot go with: flags of Megatron's, each with its reason."""
 
 import argparse
-from collections.abc import Callable
-from typing import Any
 
 from tst_megatron.corpora.blend import is_remote
-from tst_megatron.errors import UserError
 from tst_megatron.methods.superposition.open_schedule import is_auto
+from tst_megatron.methods.unsupported import Unsupported, refuse
 
 _OF_TWO_DOCUMENTS = (
     "bags hold tokens of neighbouring documents, unless you add --tst-bag-boundary document"
@@ -14,8 +12,8 @@ _OF_TWO_DOCUMENTS = (
 
 _OVERLAP_OF_EXPERTS = "--overlap-moe-expert-parallel-comm"
 
-# What bags cannot go with yet: (is it asked for, the flag, why not and what to do).
-_UNSUPPORTED: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] = (
+# What bags cannot go with yet.
+_UNSUPPORTED: tuple[Unsupported, ...] = (
     (
         lambda a: a.reset_attention_mask and a.tst_bag_boundary == "any",
         "--reset-attention-mask",
@@ -120,7 +118,7 @@ _OF_A_SHARDED_WEIGHT = (
 )
 
 # What logits in chunks cannot go with.
-_UNSUPPORTED_BY_CHUNKS: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] = (
+_UNSUPPORTED_BY_CHUNKS: tuple[Unsupported, ...] = (
     (lambda a: a.use_torch_fsdp2, "--use-torch-fsdp2", _OF_A_SHARDED_WEIGHT),
     (lambda a: a.use_megatron_fsdp, "--use-megatron-fsdp", _OF_A_SHARDED_WEIGHT),
     (lambda a: a.use_mup, "--use-mup", "it scales the logits"),
@@ -147,7 +145,7 @@ _UNSUPPORTED_BY_CHUNKS: tuple[tuple[Callable[[argparse.Namespace], Any], str, st
 
 
 # What a switch decided by measurement cannot go with.
-_UNSUPPORTED_BY_AUTO: tuple[tuple[Callable[[argparse.Namespace], Any], str, str], ...] = (
+_UNSUPPORTED_BY_AUTO: tuple[Unsupported, ...] = (
     (
         lambda a: not a.eval_iters or not a.eval_interval,
         "a run without validations",
@@ -185,14 +183,8 @@ def check_combinations(args: argparse.Namespace) -> None:
     Raises:
         UserError: it does not go with bags.
     """
-    for asked_for, flag, reason in _UNSUPPORTED:
-        if asked_for(args):
-            raise UserError(f"{flag} does not go with --tst-bag-size or --tst-schedule: {reason}")
+    refuse(args, _UNSUPPORTED, "--tst-bag-size or --tst-schedule")
     if args.tst_logits_chunk_size:
-        for asked_for, flag, reason in _UNSUPPORTED_BY_CHUNKS:
-            if asked_for(args):
-                raise UserError(f"{flag} does not go with --tst-logits-chunk-size: {reason}")
+        refuse(args, _UNSUPPORTED_BY_CHUNKS, "--tst-logits-chunk-size")
     if is_auto(args.tst_schedule):
-        for asked_for, flag, reason in _UNSUPPORTED_BY_AUTO:
-            if asked_for(args):
-                raise UserError(f"{flag} does not go with --tst-schedule auto: {reason}")
+        refuse(args, _UNSUPPORTED_BY_AUTO, "--tst-schedule auto")

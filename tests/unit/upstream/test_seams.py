@@ -1,0 +1,86 @@
+"""What ``make test-upstream`` takes for a seam, of a made package, and which Megatrons it takes."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.upstream.overlay import OverlayError, lay_over
+from tests.upstream.seams import GONE, Seam, looked_up, seams_in
+
+SOURCE = """\
+import torch
+from megatron.core.models.gpt import GPTModel
+from megatron.core.transformer import multi_token_prediction as heads
+from megatron.training import training as trainer
+
+HOOKED = {"train_step": ("forward_step_func",)}
+PATCHED = {(heads, "roll_tensor"): ("tensor",)}
+
+
+class Ours(GPTModel):
+    def forward(self, input_ids):
+        return trainer.evaluate(input_ids)
+
+
+def width(args):
+    return args.hidden_size
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    folder = tmp_path / "made"
+    folder.mkdir()
+    (folder / "one.py").write_text(SOURCE)
+    return folder
+
+
+def test_seams_are_found_with_the_line_that_meets_them(package: Path) -> None:
+    found = {seam.key: seam.place for seam in seams_in(package)}
+    heads, training = "megatron.core.transformer.multi_token_prediction", "megatron.training"
+    assert found == {
+        "megatron.core.models.gpt.GPTModel": "made/one.py:2",
+        heads: "made/one.py:3",
+        f"{training}.training": "made/one.py:4",
+        f"{heads}.train_step": "made/one.py:6",
+        f"{training}.training.train_step": "made/one.py:6",
+        f"{heads}.roll_tensor": "made/one.py:7",
+        "megatron.core.models.gpt.GPTModel.forward": "made/one.py:11",
+        f"{training}.training.evaluate": "made/one.py:12",
+        "--hidden-size": "made/one.py:16",
+    }
+
+
+def test_a_seam_is_what_it_takes() -> None:
+    told = looked_up(
+        [
+            ("megatron.core.transformer.multi_token_prediction", "roll_tensor"),
+            ("megatron.core.transformer", "multi_token_prediction"),
+            ("megatron.training.training", "no_such_function"),
+            ("", "hidden_size"),
+            ("", "no_flag_of_megatrons"),
+        ]
+    )
+    place = "megatron.core.transformer.multi_token_prediction"
+    assert told[f"{place}.roll_tensor"][:3] == ["tensor", "shifts=-1", "dims=-1"]
+    assert told[place] == ["module"]
+    assert told["megatron.training.training.no_such_function"] == [GONE]
+    assert told["--hidden-size"] == ["_StoreAction, default None"]
+    assert Seam("", "no_flag_of_megatrons", "").key not in told
+
+
+def test_what_is_no_megatron_is_refused_and_nothing_is_removed(tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    with pytest.raises(OverlayError, match="neither a version nor a checkout"):
+        lay_over(str(checkout), tmp_path / "out", Path("uv"))
+    for part in ("core", "training"):
+        (checkout / "megatron" / part).mkdir(parents=True)
+    (checkout / "megatron/core/own.py").write_text("")
+    with pytest.raises(OverlayError, match="give another --out"):
+        lay_over(str(checkout), checkout / "megatron", Path("uv"))
+    assert (checkout / "megatron/core/own.py").exists()
+    (checkout / "megatron/core/datasets").mkdir()
+    path = lay_over(str(checkout), tmp_path / "out", Path("uv"))
+    assert (path / "megatron/core/own.py").exists()
+    # What the installed one has compiled is there, too.
+    assert list((path / "megatron/core/datasets").glob("helpers_cpp*.so"))

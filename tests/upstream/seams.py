@@ -64,6 +64,7 @@ def _of_file(file: Path, name: str) -> Iterator[Seam]:
             for alias in node.names:
                 if _is_megatrons(alias.name):
                     yield Seam(alias.name, "", f"{name}:{node.lineno}")
+    asked = [imported[one] for one in _asked_by_name(tree) if one in imported]
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
             for base in node.bases:
@@ -76,7 +77,7 @@ def _of_file(file: Path, name: str) -> Iterator[Seam]:
             elif node.value.id in ("args", "a"):
                 yield Seam("", node.attr, f"{name}:{node.lineno}")
         elif isinstance(node, ast.Dict | ast.Assign | ast.AnnAssign):
-            yield from _wrapped(node, imported, name)
+            yield from _wrapped(node, imported, asked, name)
 
 
 def _is_megatrons(module: str | None) -> bool:
@@ -89,10 +90,32 @@ def _overridden(node: ast.ClassDef, base: tuple[str, str], name: str) -> Iterato
             yield Seam(base[0], f"{base[1]}.{method.name}", f"{name}:{method.lineno}")
 
 
+def _asked_by_name(tree: ast.AST) -> set[str]:
+    """What a file asks for attributes whose names it has in a table: ``getattr(trainer, name)``."""
+    return {
+        node.args[0].id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "getattr"
+        and isinstance(node.args[0], ast.Name)
+    }
+
+
 def _wrapped(
-    node: ast.Dict | ast.Assign | ast.AnnAssign, imported: dict[str, tuple[str, str]], name: str
+    node: ast.Dict | ast.Assign | ast.AnnAssign,
+    imported: dict[str, tuple[str, str]],
+    asked: list[tuple[str, str]],
+    name: str,
 ) -> Iterator[Seam]:
-    """Tables ``HOOKED``, ``WRAPPED`` and ``PATCHED``: functions, and what they take."""
+    """Tables of functions that are wrapped, by name, or by module and name.
+
+    Args:
+        node: which may be one.
+        imported: the file's names of Megatron's.
+        asked: those of them that are asked for attributes by name.
+        name: of the file.
+    """
     if isinstance(node, ast.Dict):
         for key in node.keys:
             if isinstance(key, ast.Tuple) and len(key.elts) == 2:
@@ -108,16 +131,10 @@ def _wrapped(
     targets = node.targets if isinstance(node, ast.Assign) else [node.target]
     names = {target.id for target in targets if isinstance(target, ast.Name)}
     if names & {"HOOKED", "WRAPPED"} and isinstance(node.value, ast.Dict):
-        modules = [
-            ".".join(one) for one in imported.values() if one[1] in ("training", _LAST_OF_HEADS)
-        ]
         for key in node.value.keys:
             if isinstance(key, ast.Constant):
-                for module in modules:
+                for module in map(".".join, asked):
                     yield Seam(module, str(key.value), f"{name}:{key.lineno}")
-
-
-_LAST_OF_HEADS = "multi_token_prediction"
 
 
 def looked_up(seams: list[tuple[str, str]]) -> dict[str, list[str]]:

@@ -14,6 +14,7 @@ from megatron.core.transformer import multi_token_prediction as heads
 from megatron.training import training as trainer
 
 HOOKED = {"train_step": ("forward_step_func",)}
+ORIGINALS = {name: getattr(trainer, name) for name in HOOKED}
 PATCHED = {(heads, "roll_tensor"): ("tensor",)}
 
 
@@ -42,12 +43,11 @@ def test_seams_are_found_with_the_line_that_meets_them(package: Path) -> None:
         "megatron.core.models.gpt.GPTModel": "made/one.py:2",
         heads: "made/one.py:3",
         f"{training}.training": "made/one.py:4",
-        f"{heads}.train_step": "made/one.py:6",
         f"{training}.training.train_step": "made/one.py:6",
-        f"{heads}.roll_tensor": "made/one.py:7",
-        "megatron.core.models.gpt.GPTModel.forward": "made/one.py:11",
-        f"{training}.training.evaluate": "made/one.py:12",
-        "--hidden-size": "made/one.py:16",
+        f"{heads}.roll_tensor": "made/one.py:8",
+        "megatron.core.models.gpt.GPTModel.forward": "made/one.py:12",
+        f"{training}.training.evaluate": "made/one.py:13",
+        "--hidden-size": "made/one.py:17",
     }
 
 

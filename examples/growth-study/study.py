@@ -304,7 +304,13 @@ class Study(experiments.Study[Run]):
 
         What answers most comes first, so that an early end leaves an answer with fewer seeds.
         """
-        found = [*self.growth(), *self.upcycling()]
+        found = [
+            *self.growth(),
+            *self.upcycling(),
+            *self.growth_with_bags(),
+            *self.upcycling_with_bags(),
+            *self.other_lengths(),
+        ]
         # Before a run that part of it which is its own.
         return [
             one
@@ -319,17 +325,22 @@ class Study(experiments.Study[Run]):
         for seed in SEEDS:
             yield from self._controls((SMALL, LARGE), seed)
             yield from self._changed(STACK, (0.25, 0.5), seed)
-        for change, shares in ((ZERO, (0.25, 0.5)), (STACK, (0.1, 0.75)), (STACK_NEW, (0.25,))):
-            for seed in SEEDS:
-                yield from self._changed(change, shares, seed)
-        for seed in SEEDS:
+        # By seed, since all of one seed starts from the same run: one checkpoint folder at a time.
+        for seed in reversed(SEEDS):
+            yield from self._changed(ZERO, (0.25, 0.5), seed)
+            yield from self._changed(STACK, (0.1, 0.75), seed)
             yield from self._changed(STACK, (0.25, 0.5), seed, own_rate=True)
+            yield from self._changed(STACK_NEW, (0.25,), seed)
+
+    def growth_with_bags(self) -> Iterator[Run]:
+        """Both controls with bags, and growth where they end, after it, and at a later one."""
         for seed in SEEDS:
             yield from self._controls((SMALL, LARGE), seed, bags=0.25)
-            # Bags end at the growth, after it, and at a later one.
             yield from self._changed(STACK, (0.25,), seed, bags=0.25)
             yield from self._changed(STACK, (0.25, 0.5), seed, bags=0.5)
-        # Without other lengths no equal loss of whole runs is measured.
+
+    def other_lengths(self) -> Iterator[Run]:
+        """Both controls shorter and longer, to measure an equal loss of whole runs."""
         for length in (0.5, 2.0):
             yield from self._controls((SMALL, LARGE), SEEDS[0], length)
 
@@ -341,6 +352,9 @@ class Study(experiments.Study[Run]):
             yield from self._changed(UPCYCLE, (0.25, 0.5), seed)
         for seed in SEEDS:
             yield from self._changed(DROP, (0.25,), seed)
+
+    def upcycling_with_bags(self) -> Iterator[Run]:
+        """Both controls with bags, and experts from the dense one where they end."""
         for seed in SEEDS:
             yield from self._controls((DENSE, EXPERTS), seed, bags=0.25)
             yield from self._changed(UPCYCLE, (0.25,), seed, bags=0.25)

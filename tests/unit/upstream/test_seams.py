@@ -54,16 +54,16 @@ def test_seams_are_found_with_the_line_that_meets_them(package: Path) -> None:
 def test_a_seam_is_what_it_takes() -> None:
     told = looked_up(
         [
-            ("megatron.core.transformer.multi_token_prediction", "roll_tensor"),
-            ("megatron.core.transformer", "multi_token_prediction"),
+            # None that we replace: another test of this process may have.
+            ("megatron.core.utils", "divide"),
+            ("megatron.core", "utils"),
             ("megatron.training.training", "no_such_function"),
             ("", "hidden_size"),
             ("", "no_flag_of_megatrons"),
         ]
     )
-    place = "megatron.core.transformer.multi_token_prediction"
-    assert told[f"{place}.roll_tensor"][:3] == ["tensor", "shifts=-1", "dims=-1"]
-    assert told[place] == ["module"]
+    assert told["megatron.core.utils.divide"] == ["numerator", "denominator"]
+    assert told["megatron.core.utils"] == ["module"]
     assert told["megatron.training.training.no_such_function"] == [GONE]
     assert told["--hidden-size"] == ["_StoreAction, default None"]
     assert Seam("", "no_flag_of_megatrons", "").key not in told

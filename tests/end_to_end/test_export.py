@@ -34,6 +34,7 @@ EXPERTS = (
 # Every block routed: by a threshold, which training goes by from step 3 on, or by a predictor.
 ROUTED = ("--mod-capacity=0.5", "--mod-every=1", "--init-method-std=0.1")
 THRESHOLD = ("--mod-sampling=threshold", "--mod-threshold-decay=0.5")
+NGRAMS = ("--ngram-rows=50", "--ngram-orders=2-4")
 TIED = "--untie-embeddings-and-output-weights"
 # Flags beside those of a tiny model, ranks, and flags that it goes without.
 TRAINED = {
@@ -49,8 +50,15 @@ TRAINED = {
         2,
         (),
     ),
-    "routed_llama": (
-        (*GROUPS, *ROUTED, *THRESHOLD, "--tensor-model-parallel-size=2", "--sequence-parallel"),
+    "routed_ngram_llama": (
+        (
+            *GROUPS,
+            *ROUTED,
+            *THRESHOLD,
+            *NGRAMS,
+            "--tensor-model-parallel-size=2",
+            "--sequence-parallel",
+        ),
         2,
         (),
     ),
@@ -199,22 +207,35 @@ def test_a_model_is_of_the_family_that_it_has_the_shape_of(exported):
 
 def test_routed_blocks_leave_some_tokens_out(runs, exported):
     """By their rules; else nothing of them would have been compared."""
-    for name in ("routed_llama", "routed_mixtral"):
+    for name in ("routed_ngram_llama", "routed_mixtral"):
         lines = map(json.loads, (runs[name] / "ledger.jsonl").read_text().splitlines())
         extras = [line["extras"] for line in lines if line["kind"] == "step"][-1]
         assert all(0 < extras[f"mod_passing_block_{block}"] < 1 for block in (1, 2)), extras
         assert config(exported[name])["routed_layers"] == [0, 1]
     # Kept as it was in training, whatever the weights are rounded to.
     (average, steps) = (
-        Saved(step_folder(runs["routed_llama"])).part(f"{LAYERS}1.depth_router.{name}", (), ())
+        Saved(step_folder(runs["routed_ngram_llama"])).part(
+            f"{LAYERS}1.depth_router.{name}", (), ()
+        )
         for name in ("threshold", "steps")
     )
-    told = config(exported["routed_llama"])["routed_thresholds"]
+    told = config(exported["routed_ngram_llama"])["routed_thresholds"]
     assert told[1] == pytest.approx(float(average) / (1 - 0.5 ** int(steps)), rel=2**-22)
 
 
-def test_a_routed_model_writes_and_is_asked(exported, corpus, tmp_path, capsys):
-    folder = exported["routed_llama"]
+def test_tables_of_ngrams_are_as_they_were_trained(runs, exported):
+    name = "routed_ngram_llama"
+    told = config(exported[name])
+    assert (told["ngram_rows"], told["ngram_orders"], told["ngram_end"]) == (50, [2, 3, 4], 2)
+    ours = weights(exported[name])["model.ngram_embeddings.weight"]
+    theirs = parameters(runs[name], CUT)["embedding.ngram_embeddings.weight"]
+    assert torch.equal(ours, theirs)
+    # Else they would not have been compared.
+    assert ours.abs().max() > 1e-3
+
+
+def test_a_model_with_code_of_its_own_writes_and_is_asked(exported, corpus, tmp_path, capsys):
+    folder = exported["routed_ngram_llama"]
     command("generate", folder, "--prompt=def main", "--max-new-tokens=4")
     assert capsys.readouterr().out.startswith("def main")
     text = tmp_path / "some.jsonl"
@@ -225,9 +246,9 @@ def test_a_routed_model_writes_and_is_asked(exported, corpus, tmp_path, capsys):
     assert 0 < float(line.split()[4]) < 2 * np.log(384)
 
 
-def test_a_routed_model_does_not_come_in_again(exported, tmp_path, capsys):
-    command("import", exported["routed_llama"], "--output", tmp_path / "start", code=2)
-    assert "has model_type 'routed_llama', and what can be read is" in capsys.readouterr().err
+def test_a_model_with_code_of_its_own_does_not_come_in_again(exported, tmp_path, capsys):
+    command("import", exported["routed_ngram_llama"], "--output", tmp_path / "start", code=2)
+    assert "has model_type 'routed_ngram_llama', and what can be read is" in capsys.readouterr().err
 
 
 def test_in_bfloat16_the_error_is_that_of_its_rounding(megatrons, transformers):

@@ -26,7 +26,8 @@ from tst_megatron.checkpoints.saved import Saved
 from tst_megatron.errors import UserError
 from tst_megatron.files import sync_folder, write_whole
 from tst_megatron.huggingface.families import Family, config_of, family_of
-from tst_megatron.huggingface.own_model import own_model_of, own_weights, with_own
+from tst_megatron.huggingface.own_code import files_of
+from tst_megatron.huggingface.own_model import own_models_of, own_weights, with_own
 from tst_megatron.huggingface.safetensors_file import DTYPES, Listed, write
 from tst_megatron.huggingface.shape import Shape, shape_of
 from tst_megatron.huggingface.weights import EMBEDDING, OUTPUT, Place, Places, Weight, weights_of
@@ -53,7 +54,7 @@ class Model:
         places: of its weights.
         padding: rows of its embedding that stand for no token, and are left out.
         has_heads: whether it has heads of multi-token prediction, which are left out.
-        own: what it has beside the family's; None where nothing.
+        owns: what it has beside the family's, by method.
     """
 
     saved: Saved
@@ -62,7 +63,7 @@ class Model:
     places: Places
     padding: int
     has_heads: bool
-    own: OwnModel | None = None
+    owns: tuple[OwnModel, ...] = ()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -74,18 +75,22 @@ class Model:
     @property
     def title(self) -> str:
         """As people call it."""
-        return f"{self.family.title}{'' if self.own is None else f' {self.own.title}'}"
+        own = " and ".join(one.title for one in self.owns)
+        return f"{self.family.title} with {own}" if own else self.family.title
 
     def weights(self) -> Iterator[Weight]:
         """All of it, the family's first."""
         yield from weights_of(self.shape, self.family.spelling)
-        if self.own is not None:
-            yield from own_weights(self.own)
+        yield from own_weights(self.owns)
 
     def config(self, dtype: str, ids: Mapping[str, int | None]) -> dict[str, Any]:
         """Its ``config.json``: arguments as of `config_of`."""
         found = config_of(self.shape, dtype, ids)
-        return found if self.own is None else with_own(found, self.family, self.own)
+        return with_own(found, self.family, self.owns) if self.owns else found
+
+    def code(self) -> dict[str, bytes]:
+        """Files of code that it needs, by name; none of a family's own model."""
+        return files_of([one.code for one in self.owns], self.family) if self.owns else {}
 
 
 def model_of(saved: Saved, tokens: int | None) -> Model:
@@ -108,7 +113,7 @@ def model_of(saved: Saved, tokens: int | None) -> Model:
         raise UserError(
             f"{saved.folder} has no {EMBEDDING}: it is no checkpoint of a GPTModel or a HybridModel"
         )
-    own = own_model_of(saved)
+    owns = own_models_of(saved)
     rows = int(saved.tensors[EMBEDDING].size[0])
     if tokens is not None and tokens > rows:
         raise UserError(
@@ -123,7 +128,7 @@ def model_of(saved: Saved, tokens: int | None) -> Model:
         Places(saved.tensors, pattern_of(args) is not None),
         rows - shape.vocab_size,
         any(key.startswith(_HEADS) for key in saved.tensors),
-        own,
+        owns,
     )
     _check_whole(found)
     return found
@@ -165,7 +170,7 @@ def _check_whole(model: Model) -> None:
                 f"arguments say {[rows + free, *widths[place]]}: it is not this model's"
             )
     _check_numbers(saved, covered)
-    read = frozenset() if model.own is None else model.own.read
+    read = frozenset(itertools.chain.from_iterable(one.read for one in model.owns))
     _check_nothing_is_left(saved, {*read, *(place.key for place in covered)})
 
 

@@ -176,7 +176,7 @@ def _built(args: argparse.Namespace) -> Any:
     config.parallel_output = False
     for method in methods():
         # As the run had them: blocks that are a family's own are Megatron's already.
-        if method.model_code is not None and method.remembered(args) is not None:
+        if method.own_code is not None and method.remembered(args) is not None:
             config = method.run(args).configure_model(config)
     groups = ProcessGroupCollection.use_mpu_process_groups()
     chunks = [config.get_builder_cls()(config).build_model(groups)]

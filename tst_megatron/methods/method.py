@@ -10,7 +10,6 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tst_megatron.methods.events import Listener
@@ -19,7 +18,7 @@ from tst_megatron.stock.batch_sizes import BatchSizes, train_steps
 
 if TYPE_CHECKING:
     from tst_megatron.methods.forms import Forms
-    from tst_megatron.methods.own_model import OwnModel, Reader
+    from tst_megatron.methods.own_model import OwnCode, OwnModel, Reader
     from tst_megatron.methods.search import Search
     from tst_megatron.methods.story import Story
     from tst_megatron.methods.terms import Terms
@@ -540,8 +539,8 @@ class Method:
         return None
 
     @property
-    def model_code(self) -> Path | None:
-        """The file that exported models of the method bring along; None where they are a family's
+    def own_code(self) -> "OwnCode | None":
+        """The code that exported models of the method bring along; None where they are a family's
         of transformers' own."""
         return None
 

@@ -139,7 +139,7 @@ def _check_run(words: Sequence[str], num_gpus: int, gpu: Gpu) -> None:
     with run_args(flags, num_gpus, gpu) as args:
         args.recipe = None
         keep_vocabulary(args, flags.padded_vocab_size, args.num_tokens)
-        remember_tokenizer(args, args.num_tokens)
+        remember_tokenizer(args, args.num_tokens, end=None)
         check_flags(args)
         run = run_of(args)
         check_after_validation(args, run, args.num_tokens)

@@ -147,6 +147,7 @@ class Role(Enum):
         "skipped_train_samples",
         "tensorboard_dir",
         # Likewise.
+        "tokenizer_end",
         "tokenizer_sha256",
         "tokenizer_tokens",
         "wandb_entity",

@@ -147,7 +147,7 @@ def _parse(
     from tst_megatron.trainer.gpt2_tokenizer import read_gpt2_from_its_files
     from tst_megatron.trainer.machine import check_machine
     from tst_megatron.trainer.memory import keep_vocabulary, remember
-    from tst_megatron.trainer.same_tokenizer import remember_tokenizer
+    from tst_megatron.trainer.same_tokenizer import end_of_documents, remember_tokenizer
 
     # Twice, because Megatron's validation opens files and so fails in its own ways first.
     flags = check_words(words, _parse_with_megatron)
@@ -160,9 +160,10 @@ def _parse(
             extra_args_provider=add_arguments, args_defaults=defaults_of(flags)
         )
     args.recipe = recipe
-    tokens = int(get_tokenizer().vocab_size)
+    tokenizer = get_tokenizer()
+    tokens = int(tokenizer.vocab_size)
     keep_vocabulary(args, flags.padded_vocab_size, tokens)
-    remember_tokenizer(args, tokens)
+    remember_tokenizer(args, tokens, end_of_documents(tokenizer))
     # Again: Megatron's validation turns old spellings of flags into new ones.
     check_flags(args)
     run = run_of(args)

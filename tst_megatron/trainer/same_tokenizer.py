@@ -50,15 +50,26 @@ class Tokenizer:
     tokens: int | None = None
 
 
-def remember_tokenizer(args: argparse.Namespace, tokens: int) -> None:
+def remember_tokenizer(args: argparse.Namespace, tokens: int, end: int | None) -> None:
     """Let every later checkpoint carry what the tokenizer is.
 
     Args:
         args: Megatron's validated arguments.
         tokens: of the tokenizer.
+        end: the id that ends a document, if there is one.
     """
     args.tokenizer_sha256 = tokenizer_sha256(args)
     args.tokenizer_tokens = tokens
+    args.tokenizer_end = end
+
+
+def end_of_documents(tokenizer: Any) -> int | None:
+    """The id by which a tokenizer of Megatron's ends a document; not every one has such."""
+    try:
+        end = tokenizer.eod
+    except (AttributeError, NotImplementedError):
+        return None
+    return None if end is None else int(end)
 
 
 def remembered_tokenizer(args: Any) -> Tokenizer:

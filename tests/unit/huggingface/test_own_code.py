@@ -1,27 +1,30 @@
 """No code runs that a folder brings along, but what an export of ours writes there."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import tiny_models
 import torch
+from own_classes import own_classes
 
 from tst_megatron.errors import UserError
 from tst_megatron.huggingface.folder import load_model, load_tokenizer
-from tst_megatron.huggingface.own_code import runs_own_code
-from tst_megatron.methods.depths import modeling_routed as routed
+from tst_megatron.huggingface.own_code import MODULE, runs_own_code
+from tst_megatron.methods.depths.method import CODE as ROUTED
+from tst_megatron.methods.ngrams.exported import CODE as NGRAMS
 
-CODE = Path(routed.__file__)
+FILES = (f"{MODULE}.py", "modeling_routed.py", "modeling_ngrams.py", "ngram_hashing.py")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """As an export writes it."""
     found = tmp_path / "model"
+    found.mkdir()
     made = tiny_models.tokenizer()
-    config = routed.RoutedLlamaConfig(
+    model, config_of = own_classes(found, "llama", (ROUTED, NGRAMS))
+    config = config_of(
         vocab_size=len(made),
         hidden_size=16,
         intermediate_size=24,
@@ -30,11 +33,13 @@ def folder(tmp_path: Path) -> Path:
         routed_layers=[1],
         routed_sampling="auxiliary",
         routed_thresholds=[None],
+        ngram_rows=5,
+        ngram_orders=[2, 3],
+        ngram_end=0,
     )
-    routed.RoutedLlamaForCausalLM(config).save_pretrained(found)
+    model(config).save_pretrained(found)
     made.save_pretrained(found)
-    shutil.copy(CODE, found)
-    names(found, "modeling_routed")
+    names(found, MODULE)
     return found
 
 
@@ -42,7 +47,7 @@ def names(folder: Path, module: str, **fields: str) -> None:
     """Let the configuration name classes of a module."""
     file = folder / "config.json"
     classes = {"AutoConfig": "Config", "AutoModelForCausalLM": "ForCausalLM"}
-    told = {name: f"{module}.RoutedLlama{own}" for name, own in classes.items()}
+    told = {name: f"{module}.RoutedNgramLlama{own}" for name, own in classes.items()}
     file.write_text(json.dumps({**json.loads(file.read_text()), "auto_map": told, **fields}))
 
 
@@ -50,35 +55,42 @@ def names(folder: Path, module: str, **fields: str) -> None:
 def other_code(tmp_path: Path) -> tuple[str, Path]:
     """Code that tells when it runs, and where."""
     mark = tmp_path / "it ran"
-    return f"{CODE.read_text()}\nopen({str(mark)!r}, 'w').close()\n", mark
+    return f"open({str(mark)!r}, 'w').close()\n", mark
 
 
 def test_ours_runs(folder: Path) -> None:
     model = load_model(folder)
-    assert type(model).__name__ == "RoutedLlamaForCausalLM"
+    assert type(model).__name__ == "RoutedNgramLlamaForCausalLM"
     assert type(model).__module__.startswith("transformers_modules.")
-    own = routed.RoutedLlamaForCausalLM.from_pretrained(folder)
-    ids = torch.tensor([[1, 2, 3]])
-    assert torch.equal(model(ids).logits, own(ids).logits)
+    assert model.model.layers[1].depth_router.weight.shape == (16,)
+    assert model.model.ngram_embeddings.weight.shape == (10, 16)
+    assert model(torch.tensor([[1, 2, 3]])).logits.isfinite().all()
 
 
 @pytest.mark.parametrize(
-    "spoil", ["another text", "another file", "another repository", "what runs unasked", "no file"]
+    "spoil",
+    [
+        *(f"another {name}" for name in FILES),
+        *("another file", "another repository", "another kind", "what runs unasked", "no file"),
+    ],
 )
 def test_of_others_none_runs(folder: Path, other_code: tuple[str, Path], spoil: str) -> None:
     text, mark = other_code
-    if spoil == "another text":
-        (folder / CODE.name).write_text(text)
+    if (name := spoil.removeprefix("another ")) in FILES:
+        file = folder / name
+        file.write_text(f"{file.read_text()}{text}")
+    elif spoil == "another kind":
+        names(folder, MODULE, model_type="routed_llama")
     elif spoil == "another file":
         (folder / "modeling_other.py").write_text(text)
         names(folder, "modeling_other")
     elif spoil == "another repository":
-        names(folder, "somebody/else--modeling_routed")
+        names(folder, f"somebody/else--{MODULE}")
     elif spoil == "what runs unasked":
         (folder / "custom_generate").mkdir()
-        (folder / "custom_generate" / "generate.py").write_text(f"{text}\ngenerate = print\n")
+        (folder / "custom_generate" / "generate.py").write_text(f"{text}generate = print\n")
     else:
-        (folder / CODE.name).unlink()
+        (folder / FILES[-1]).unlink()
     for load in (load_model, load_tokenizer):
         with pytest.raises(UserError, match="is not what this version of tst-megatron writes"):
             load(folder)

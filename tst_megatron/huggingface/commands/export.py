@@ -179,8 +179,8 @@ def _write(
     name = str(dtype).removeprefix("torch.")
     config = model.config(name, ids)
     write_whole(partial / "config.json", json.dumps(config, indent=2) + "\n")
-    if model.own is not None:
-        write_whole(partial / model.own.code.name, model.own.code.read_bytes())
+    for file, code in model.code().items():
+        write_whole(partial / file, code)
     # Greedy unless asked: what a pre-trained model says by itself is not what it was made for.
     generation = {"do_sample": False, **ids}
     write_whole(partial / "generation_config.json", json.dumps(generation, indent=2) + "\n")
@@ -211,9 +211,9 @@ def _notes(model: "Model", dtype: str, files: "TokenizerFiles | None") -> dict[s
         notes["vocabulary"] += f"; {model.padding:,} rows of padding were left out"
     if model.has_heads:
         notes["left out"] = "the heads of multi-token prediction, which the family has not"
-    if model.own is not None:
+    if code := model.code():
         notes["code"] = (
-            f"{model.own.code.name}, which transformers runs with trust_remote_code=True; no other "
+            f"{', '.join(code)}: transformers runs it with trust_remote_code=True, and no other "
             "library has such a model"
         )
     if files is None:

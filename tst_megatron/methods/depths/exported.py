@@ -6,19 +6,18 @@ type, and a score is held against the number that it was in training.
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from tst_megatron.methods.depths.sizes import units_of
-from tst_megatron.methods.own_model import OwnModel, OwnWeight, Reader
+from tst_megatron.methods.own_model import OwnCode, OwnModel, OwnWeight, Reader
 
 _ROUTER = "depth_router"
 
 
 def own_model(
-    before: Mapping[str, Any], args: argparse.Namespace, read: Reader, code: Path
+    before: Mapping[str, Any], args: argparse.Namespace, read: Reader, code: OwnCode
 ) -> OwnModel:
     """What routers add to a family's model.
 
@@ -32,9 +31,8 @@ def own_model(
     has_threshold = before["sampling"] == "threshold"
     kept = {layer: _kept(layer) for layer in layers}
     return OwnModel(
-        title="with routed blocks",
+        title="routed blocks",
         code=code,
-        prefix="routed",
         settings={
             "routed_layers": layers,
             "routed_capacities": [share for _, share in before["blocks"]],
@@ -47,7 +45,7 @@ def own_model(
             ],
         },
         weights=tuple(
-            OwnWeight(layer, f"{_ROUTER}.{name}", shape)
+            OwnWeight(f"{_ROUTER}.{name}", shape, layer)
             for layer in layers
             for name, shape in _shapes(int(args.hidden_size), before["sampling"]).items()
         ),

@@ -10,10 +10,10 @@ from tst_megatron.methods.depths.run import DepthRun
 from tst_megatron.methods.depths.story import DepthStory
 from tst_megatron.methods.depths.terms import DepthTerms
 from tst_megatron.methods.method import Method, Run
-from tst_megatron.methods.own_model import OwnModel, Reader
+from tst_megatron.methods.own_model import OwnCode, OwnModel, Reader
 from tst_megatron.stock.layer_kinds import pattern_of
 
-CODE = Path(__file__).with_name("modeling_routed.py")
+CODE = OwnCode("routed", "Routed", (Path(__file__).with_name("modeling_routed.py"),))
 """Of models that leave Megatron."""
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class DepthMethod(Method):
         return None
 
     @property
-    def model_code(self) -> Path:
+    def own_code(self) -> OwnCode:
         """Blocks that go by their rules."""
         return CODE
 

@@ -15,25 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    MixtralConfig,
-    MixtralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    Qwen3MoeConfig,
-    Qwen3MoeForCausalLM,
-    SmolLM3Config,
-    SmolLM3ForCausalLM,
-)
 from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
-from transformers.conversion_mapping import (
-    get_checkpoint_conversion_mapping,
-    register_checkpoint_conversion_mapping,
-)
 
 _REDUCTION = 4  # A predictor's hidden units are h / 4.
 
@@ -168,82 +150,3 @@ class Routed:
 @cache
 def _routed(stock: type[nn.Module]) -> type[nn.Module]:
     return type(f"Routed{stock.__name__}", (RoutedBlock, stock), {})
-
-
-class RoutedLlamaConfig(LlamaConfig):
-    """Of `RoutedLlamaForCausalLM`."""
-
-    model_type = "routed_llama"
-
-
-class RoutedLlamaForCausalLM(Routed, LlamaForCausalLM):
-    """A Llama."""
-
-    config_class = RoutedLlamaConfig
-
-
-class RoutedSmolLM3Config(SmolLM3Config):
-    """Of `RoutedSmolLM3ForCausalLM`."""
-
-    model_type = "routed_smollm3"
-
-
-class RoutedSmolLM3ForCausalLM(Routed, SmolLM3ForCausalLM):
-    """A SmolLM3."""
-
-    config_class = RoutedSmolLM3Config
-
-
-class RoutedQwen2Config(Qwen2Config):
-    """Of `RoutedQwen2ForCausalLM`."""
-
-    model_type = "routed_qwen2"
-
-
-class RoutedQwen2ForCausalLM(Routed, Qwen2ForCausalLM):
-    """A Qwen2."""
-
-    config_class = RoutedQwen2Config
-
-
-class RoutedQwen3Config(Qwen3Config):
-    """Of `RoutedQwen3ForCausalLM`."""
-
-    model_type = "routed_qwen3"
-
-
-class RoutedQwen3ForCausalLM(Routed, Qwen3ForCausalLM):
-    """A Qwen3."""
-
-    config_class = RoutedQwen3Config
-
-
-class RoutedQwen3MoeConfig(Qwen3MoeConfig):
-    """Of `RoutedQwen3MoeForCausalLM`."""
-
-    model_type = "routed_qwen3_moe"
-
-
-class RoutedQwen3MoeForCausalLM(Routed, Qwen3MoeForCausalLM):
-    """A Qwen3-MoE."""
-
-    config_class = RoutedQwen3MoeConfig
-
-
-class RoutedMixtralConfig(MixtralConfig):
-    """Of `RoutedMixtralForCausalLM`."""
-
-    model_type = "routed_mixtral"
-
-
-class RoutedMixtralForCausalLM(Routed, MixtralForCausalLM):
-    """A Mixtral."""
-
-    config_class = RoutedMixtralConfig
-
-
-# Experts are a tensor each in a file, and one together in transformers' models.
-for _family in ("qwen3_moe", "mixtral"):
-    register_checkpoint_conversion_mapping(
-        f"routed_{_family}", get_checkpoint_conversion_mapping(_family), overwrite=True
-    )

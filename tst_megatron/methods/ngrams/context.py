@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tst_megatron.methods.ngrams.hashing import NOTHING
+from tst_megatron.methods.ngrams.ngram_hashing import NOTHING
 
 
 def with_context(tokens: Tensor, reach: int, group: dist.ProcessGroup) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from megatron.core.utils import make_tp_sharded_tensor_for_checkpoint
 from torch import Tensor
 
 from tst_megatron.methods.ngrams.context import with_context
-from tst_megatron.methods.ngrams.hashing import NOTHING, rows_of
+from tst_megatron.methods.ngrams.ngram_hashing import NOTHING, rows_of
 
 
 class NgramEmbedding(VocabParallelEmbedding):

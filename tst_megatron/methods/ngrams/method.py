@@ -6,9 +6,11 @@ from typing import Any
 from tst_megatron.methods.method import Method, Run
 from tst_megatron.methods.ngrams import flags
 from tst_megatron.methods.ngrams.combinations import check_beside
+from tst_megatron.methods.ngrams.exported import CODE, own_model
 from tst_megatron.methods.ngrams.run import ORDERS, ROWS, NgramRun
 from tst_megatron.methods.ngrams.story import NgramStory
 from tst_megatron.methods.ngrams.terms import NgramTerms
+from tst_megatron.methods.own_model import OwnCode, OwnModel, Reader
 
 
 class NgramMethod(Method):
@@ -46,12 +48,23 @@ class NgramMethod(Method):
             f"--ngram-orders {before[ORDERS]}"
         )
 
-    def why_not_exported(self, before: Any, args: argparse.Namespace) -> str:
-        """No library has such tables."""
+    def why_not_exported(self, before: Any, args: argparse.Namespace) -> str | None:
+        """N-grams end with documents, and a checkpoint of before says not with which id."""
+        if hasattr(args, "tokenizer_end"):
+            return None
         return (
-            "has tables of n-grams (--ngram-rows), which no model of Hugging Face's that an export "
-            "writes has: evaluate it in its run, with --evaluate-at"
+            "has tables of n-grams (--ngram-rows), and its checkpoint does not say which id ends a "
+            "document, as those of this version do: go on with the run until it saves one"
         )
+
+    @property
+    def own_code(self) -> OwnCode:
+        """Tables that are looked up by ids, and their hash."""
+        return CODE
+
+    def own_model(self, before: Any, args: argparse.Namespace, read: Reader) -> OwnModel:
+        """Tables, and what ends a document."""
+        return own_model(before, args)
 
     def terms(self) -> NgramTerms:
         """Tables."""

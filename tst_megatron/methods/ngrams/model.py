@@ -8,14 +8,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from megatron.core import parallel_state
-from megatron.training import get_tokenizer
 from torch import Tensor
 
 from tst_megatron.methods.ngrams.embedding import NgramEmbedding
 
 
 def add_to_all(
-    chunks: list[Any], orders: Sequence[int], num_rows: int, packed_length: int | None
+    chunks: list[Any],
+    orders: Sequence[int],
+    num_rows: int,
+    end: int | None,
+    packed_length: int | None,
 ) -> list[Any]:
     """Add tables to this rank's model chunks that have an embedding, in place.
 
@@ -23,6 +26,7 @@ def add_to_all(
         chunks: as Megatron has just built them: ``GPTModel`` or ``HybridModel``.
         orders: lengths of n-grams, in order.
         num_rows: of the table of a length.
+        end: the token that ends a document, if there is one.
         packed_length: as in `NgramEmbedding`.
 
     Returns:
@@ -33,7 +37,7 @@ def add_to_all(
         ngrams = NgramEmbedding(
             orders,
             num_rows,
-            _end_of_documents(),
+            end,
             packed_length,
             words,
             parallel_state.get_context_parallel_group(),
@@ -52,12 +56,3 @@ class _Adding:
     def __call__(self, module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """What the table gave, and the n-grams': both ``[b, L/cp, h]`` or ``[L/cp/tp, b, h]``."""
         return output + self._ngrams(inputs[0])
-
-
-def _end_of_documents() -> int | None:
-    """The token that ends a document; not every tokenizer has one."""
-    try:
-        end = get_tokenizer().eod
-    except (AttributeError, NotImplementedError):
-        return None
-    return None if end is None else int(end)

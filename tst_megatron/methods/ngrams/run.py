@@ -112,11 +112,14 @@ class NgramRun(Run):
         from tst_megatron.stock.batch import has_packed_documents
 
         packed_length = int(self._args.seq_length) if has_packed_documents(self._args) else None
+        # A plan's model reads no text, and has no tokenizer.
+        end = getattr(self._args, "tokenizer_end", None)
         config.pre_wrap_hooks.append(
             partial(
                 add_to_all,
                 orders=self._orders,
                 num_rows=self._rows,
+                end=end,
                 packed_length=packed_length,
             )
         )

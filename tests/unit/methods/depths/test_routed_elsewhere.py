@@ -5,14 +5,15 @@ under a mask. Both have the same numbers, put in place by the table that an expo
 """
 
 from argparse import Namespace
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from own_classes import own_classes
 from torch import Tensor
 
-from tst_megatron.methods.depths import modeling_routed as routed
-from tst_megatron.methods.depths.method import METHOD
+from tst_megatron.methods.depths.method import CODE, METHOD
 
 VOCABULARY, L, B, H, LAYERS, GROUPS, FFN = 64, 14, 3, 32, 4, 2, 48
 BLOCKS = {1: 0.25, 3: 0.5}
@@ -75,9 +76,20 @@ def settings(sampling: str) -> dict[str, Any]:
     }
 
 
-def config_of(kind: str, sampling: str, attention: str = "sdpa") -> Any:
-    experts = {"num_local_experts": 4, "num_experts_per_tok": 2} if kind == "Mixtral" else {}
-    found = getattr(routed, f"Routed{kind}Config")(
+@pytest.fixture
+def model_of(tmp_path) -> Callable[..., Any]:
+    """A model of a family with routed blocks, of transformers' random numbers."""
+
+    def model_of(family: str, sampling: str, attention: str = "sdpa") -> Any:
+        model, config = own_classes(tmp_path, family, [CODE])
+        return model(config_of(config, sampling, attention))
+
+    return model_of
+
+
+def config_of(kind: Any, sampling: str, attention: str) -> Any:
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    found = kind(
         vocab_size=VOCABULARY,
         hidden_size=H,
         intermediate_size=FFN,
@@ -93,14 +105,14 @@ def config_of(kind: str, sampling: str, attention: str = "sdpa") -> Any:
         bos_token_id=None,
         eos_token_id=None,
         pad_token_id=None,
-        **experts,
+        **(experts if kind.model_type == "routed_mixtral" else {}),
         **settings(sampling),
     )
     found._attn_implementation = attention
     return found
 
 
-def with_numbers_of(megatron: Any, sampling: str) -> Any:
+def with_numbers_of(model: Any, megatron: Any) -> Any:
     """Transformers' model with Megatron's numbers."""
     from tst_megatron.checkpoints.keys import other_norm
     from tst_megatron.huggingface.shape import Layer, Shape
@@ -110,7 +122,7 @@ def with_numbers_of(megatron: Any, sampling: str) -> Any:
         *((Layer(),) * LAYERS, H, 4, GROUPS, H // 4, FFN, None, VOCABULARY),
         *(False, False, False, 1e-6, 1e4, False, L, 0.3),
     )
-    model = routed.RoutedLlamaForCausalLM(config_of("Llama", sampling)).double().eval()
+    model = model.double().eval()
     theirs = megatron.state_dict()
     found = {}
     for weight in weights_of(shape):
@@ -141,9 +153,9 @@ def let_in(model: Any) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_it_is_megatrons(megatrons, generator, sampling: str) -> None:
+def test_it_is_megatrons(megatrons, model_of, generator, sampling: str) -> None:
     theirs = megatrons(sampling)
-    ours = with_numbers_of(theirs, sampling)
+    ours = with_numbers_of(model_of("llama", sampling), theirs)
     passes = let_in(ours)
     ids = torch.randint(0, VOCABULARY, (B, L), generator=generator)
     with torch.no_grad():
@@ -165,10 +177,10 @@ def test_halves_of_layers_and_chance_stay() -> None:
     assert "--mod-choice random" in str(METHOD.why_not_exported(told | {"choice": "random"}, plain))
 
 
-def drawn(kind: str, sampling: str, attention: str = "sdpa") -> Any:
+def drawn(model_of: Callable[..., Any], *of: str) -> Any:
     """A model with numbers of its own, of whose tokens some are let in."""
     torch.manual_seed(3)
-    found = getattr(routed, f"Routed{kind}ForCausalLM")(config_of(kind, sampling, attention))
+    found = model_of(*of)
     with torch.no_grad():
         for name, parameter in found.named_parameters():
             if "depth_router" in name:
@@ -177,12 +189,13 @@ def drawn(kind: str, sampling: str, attention: str = "sdpa") -> Any:
 
 
 @pytest.mark.parametrize(
-    ("kind", "sampling"), [("Llama", "predictor"), ("Mixtral", "threshold"), ("Qwen3", "auxiliary")]
+    ("family", "sampling"),
+    [("llama", "predictor"), ("mixtral", "threshold"), ("qwen3", "auxiliary")],
 )
-def test_what_is_kept_is_what_was_seen(kind: str, sampling: str, generator) -> None:
+def test_what_is_kept_is_what_was_seen(family: str, sampling: str, model_of, generator) -> None:
     """Token for token: each row alone and without a cache, or all in a batch filled up on the
     left, with a cache that grows, one that has its size, or beams that change places in it."""
-    model = drawn(kind, sampling)
+    model = drawn(model_of, family, sampling)
     passes = let_in(model)
     rows = [torch.randint(0, VOCABULARY, (n,), generator=generator) for n in (3, 9, 6)]
     filled = torch.stack([torch.cat((row.new_zeros(9 - len(row)), row)) for row in rows])
@@ -201,9 +214,9 @@ def test_what_is_kept_is_what_was_seen(kind: str, sampling: str, generator) -> N
     assert masked([torch.cat([one.flatten() for one in passes])])
 
 
-def test_attention_that_has_a_mask_is_the_same_and_another_is_refused(generator) -> None:
+def test_attention_that_has_a_mask_is_the_same_and_another_is_refused(model_of, generator) -> None:
     ids = torch.randint(0, VOCABULARY, (B, L), generator=generator)
-    ours, eager = (drawn("Llama", "predictor", one) for one in ("sdpa", "eager"))
+    ours, eager = (drawn(model_of, "llama", "predictor", one) for one in ("sdpa", "eager"))
     with torch.no_grad():
         one, other = ours(ids).logits, eager(ids).logits
     # To first order each tensor of a layer is rounded once in either, some dozen a layer
@@ -211,4 +224,4 @@ def test_attention_that_has_a_mask_is_the_same_and_another_is_refused(generator)
     assert (one - other).norm() < 2 * (17 * LAYERS + 3) * 2.0**-24 * one.norm()
     for attention in ("flash_attention_2", "flex_attention"):
         with pytest.raises(ValueError, match="does not support"):
-            drawn("Llama", "predictor", attention)
+            drawn(model_of, "llama", "predictor", attention)

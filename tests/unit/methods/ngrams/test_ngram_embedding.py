@@ -5,7 +5,7 @@ samples.
 import pytest
 import torch
 
-from tst_megatron.methods.ngrams.hashing import NOTHING, rows_of
+from tst_megatron.methods.ngrams.ngram_hashing import NOTHING, rows_of
 
 ORDERS, ROWS, HIDDEN, END = (2, 3, 5), 11, 8, 0
 EMPTY = -1

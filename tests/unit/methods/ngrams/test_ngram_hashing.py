@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tst_megatron.methods.ngrams.hashing import NOTHING, rows_of
+from tst_megatron.methods.ngrams.ngram_hashing import NOTHING, rows_of
 
 WORD = 2**64
 BASE = 0x9E3779B97F4A7C15

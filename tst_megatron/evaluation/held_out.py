@@ -24,10 +24,9 @@ from tst_megatron.corpora.reading.inputs import find_inputs
 from tst_megatron.errors import UserError
 from tst_megatron.evaluation.answerer import Row, Scorer
 from tst_megatron.evaluation.results import Evaluated, Item, hash_of
-from tst_megatron.runs.evaluations import Score
+from tst_megatron.runs.evaluations import BITS_A_BYTE, NATS_A_TOKEN, Score
 from tst_megatron.statistics.weighted_mean import influences, variance_of, weighted_mean
 
-BITS_A_BYTE, NATS_A_TOKEN = "bits_a_byte", "nats_a_token"
 # Documents that are asked of together: enough that rows of like length fill batches.
 _TOGETHER = 256
 _NO_START = (

@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from tst_megatron.evaluation.held_out import BITS_A_BYTE, NATS_A_TOKEN
 from tst_megatron.evaluation.results import Evaluated, items_text
 from tst_megatron.files import write_whole
 from tst_megatron.report import formats, picture
 from tst_megatron.report.chart import SOFT, Chart, Dot, Line, Rule, around
 from tst_megatron.report.page import Page, Section, html
 from tst_megatron.report.table import Table, markdown_text
-from tst_megatron.runs.evaluations import Score
+from tst_megatron.runs.evaluations import BITS_A_BYTE, NATS_A_TOKEN, Score
 
 RESULTS, ITEMS = "results.json", "items.jsonl"
 MARKDOWN, PICTURE, PAGE = "results.md", "scores.png", "report.html"

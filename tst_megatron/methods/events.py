@@ -63,8 +63,27 @@ class LoggedStep:
 
 
 @dataclass
+class ValidationSet:
+    """One of a validation's sets; of most runs the only one.
+
+    Attributes:
+        name: of it; empty of the only one.
+        batches: that were read.
+        losses: as of `Evaluated`, of this set.
+        stderrs: likewise.
+        text: likewise.
+    """
+
+    name: str
+    batches: int
+    losses: dict[str, Any]
+    stderrs: dict[str, float]
+    text: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
 class Evaluated:
-    """A validation.
+    """A validation, of all its sets together.
 
     Attributes:
         progress: of the run, at the validation.
@@ -76,6 +95,7 @@ class Evaluated:
         say: prints a line in the log, on the last rank.
         text: what the next-token loss is of: its ``tokens`` and ``bytes``, on all ranks; empty
             where they were not counted.
+        sets: each by itself, of a validation that has several.
     """
 
     progress: Progress
@@ -85,6 +105,7 @@ class Evaluated:
     say: Callable[[str], None]
     facts: dict[str, Fact] = field(default_factory=dict)
     text: dict[str, int] = field(default_factory=dict)
+    sets: tuple[ValidationSet, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -132,6 +153,9 @@ class Listener:
 
     def evaluating(self) -> None:
         """Before a validation."""
+
+    def set_evaluated(self, of_set: ValidationSet) -> None:
+        """After each of a validation's sets, the only one, too."""
 
     def evaluated(self, evaluated: Evaluated) -> None:
         """After a validation; not after the test set's."""

@@ -6,9 +6,10 @@ can be compared on the very items that both were asked, whatever their tokenizer
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +19,8 @@ import numpy as np
 
 from tst_megatron.statistics.array import Array
 
+BITS_A_BYTE, NATS_A_TOKEN = "bits_a_byte", "nats_a_token"
+"""Measures of a text."""
 ItemKey = tuple[str, int]
 """What was asked, hashed, and which time of several that it was."""
 
@@ -102,6 +105,34 @@ def evaluations_of(lines: Sequence[Mapping[str, Any]], folder: Path) -> tuple[Ev
         for line in lines
         for task, told in (line.get("evaluations") or {}).items()
     )
+
+
+def evaluations_of_sets(lines: Sequence[Mapping[str, Any]]) -> tuple[Evaluation, ...]:
+    """What a run's validation sets came to, where it has several: each is a text.
+
+    Args:
+        lines: ``validation`` lines, one a step, ascending.
+    """
+    return tuple(
+        Evaluation(line["step"], f"validation set {name}", scores)
+        for line in lines
+        for name, told in (line.get("sets") or {}).items()
+        if (scores := _scores_of_set(told))
+    )
+
+
+def _scores_of_set(told: Mapping[str, Any]) -> dict[str, Score]:
+    loss, error = told.get("next_token_loss"), told.get("next_token_loss_stderr")
+    tokens, text_bytes = told.get("tokens"), told.get("bytes")
+    if loss is None:
+        return {}
+    scores = {NATS_A_TOKEN: Score(loss, error, higher_is_better=False)}
+    if tokens and text_bytes:
+        bits = tokens / text_bytes / math.log(2)
+        of_bytes = Score(loss * bits, None if error is None else error * bits)
+        # First: it is the one that runs of several tokenizers share.
+        scores = {BITS_A_BYTE: replace(of_bytes, higher_is_better=False), **scores}
+    return scores
 
 
 def read_items(evaluation: Evaluation, metric: str) -> Items | None:

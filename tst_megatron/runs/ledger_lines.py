@@ -67,9 +67,10 @@ _MAPPINGS = {
         "versions",
     ),
     "step": ("extras", "facts"),
-    "validation": ("losses", "stderrs", "facts"),
+    "validation": ("losses", "stderrs", "facts", "sets"),
     "evaluation": ("evaluations", "facts"),
 }
+_OF_A_SET = ("next_token_loss", "next_token_loss_stderr", "tokens", "bytes")
 # Tables that hold nothing but numbers.
 _TABLES_OF_NUMBERS = ("extras", "losses", "stderrs")
 _PARENT = ("step", "flops", "gpu_hours", "data_tokens")
@@ -207,9 +208,21 @@ def _checked(path: Path, number: int, value: Any) -> dict[str, Any]:
         if table in _MAPPINGS[kind] and value.get(table):
             _check_numbers(where, value[table], value[table])
     _check_facts(where, value.get("facts") or {})
+    for name, of_set in (value.get("sets") or {}).items() if kind == "validation" else ():
+        _check_set(f"{where}, set {name}", of_set)
     if kind == "evaluation":
         _check_evaluations(where, value.get("evaluations") or {})
     return value
+
+
+def _check_set(where: str, of_set: Any) -> None:
+    if not isinstance(of_set, dict):
+        raise LedgerError(f"{where}: {_shown(of_set)} is no table")
+    _check_numbers(where, of_set, _OF_A_SET)
+    for table in ("losses", "stderrs"):
+        if not isinstance(of_set.get(table), dict | None):
+            raise _fault(where, table, of_set[table], "a table")
+        _check_numbers(where, of_set.get(table) or {}, of_set.get(table) or {})
 
 
 def _check_numbers(where: str, fields: dict[str, Any], names: Iterable[str]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tst_megatron.runs.active_parameters import impossible_count
-from tst_megatron.runs.evaluations import Evaluation, evaluations_of
+from tst_megatron.runs.evaluations import Evaluation, evaluations_of, evaluations_of_sets
 from tst_megatron.runs.facts import Facts, Parent, facts_of
 from tst_megatron.runs.flag_roles import Role
 from tst_megatron.runs.ledger import Ledger
@@ -216,7 +216,15 @@ def run_of_ledger(ledger: Ledger, name: str, vocabulary: Vocabulary = _PLAIN) ->
         decay_start=logged_decay_start(steps) if start is None else start,
         notes=tuple(notes),
         links=links,
-        evaluations=evaluations_of(ledger.evaluations, ledger.path.parent),
+        evaluations=tuple(
+            sorted(
+                (
+                    *evaluations_of(ledger.evaluations, ledger.path.parent),
+                    *evaluations_of_sets(ledger.validations),
+                ),
+                key=lambda one: one.step,
+            )
+        ),
         earlier=_starts_that_are_kept(ledger),
     )
     return _with_parents(run) if facts.parents else run

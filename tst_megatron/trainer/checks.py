@@ -27,6 +27,7 @@ from tst_megatron.trainer.reading import (
     check_some_text,
     reading_from_args,
 )
+from tst_megatron.trainer.validation_sets import check_sets
 
 # Tokenizers whose --tokenizer-model is a file on this machine.
 _TOKENIZERS_IN_A_FILE = (
@@ -63,6 +64,7 @@ def check_before_validation(args: argparse.Namespace) -> None:
         check_layout(args, int(os.environ.get("WORLD_SIZE", "1")))
     _check_full_validation(args)
     check_data_flags(args)
+    check_sets(args)
     _check_tokenizer_files(args)
     _check_asked(args)
     check_places(args)

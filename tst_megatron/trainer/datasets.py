@@ -34,6 +34,7 @@ class DatasetsProvider:
 
     run: Run
     is_distributed: bool = True
+    _test_samples: int | None = None
 
     def __call__(
         self, train_valid_test_num_samples: tuple[int, int | None, int], vp_stage: int | None = None
@@ -45,13 +46,17 @@ class DatasetsProvider:
             vp_stage: virtual pipeline stage, if the schedule is interleaved.
         """
         args = get_args()
+        # For the second chunk it takes the length of the validation sets for what was asked for.
+        if self._test_samples is None:
+            self._test_samples = train_valid_test_num_samples[Split.test.value]
+        num_samples = [*train_valid_test_num_samples[: Split.test.value], self._test_samples]
         # A checkpoint has been loaded by now.
         self.run.goes_on_from(args.iteration)
         remember(args, self.run)
         config = dataset_config(args)
         for split in (Split.valid, Split.test):
             # Megatron builds what is never read, and counts epochs of an empty split for ever.
-            if train_valid_test_num_samples[split.value] == 0 and not args.full_validation:
+            if num_samples[split.value] == 0 and not args.full_validation:
                 config = without_split(config, split)
         is_built = is_built_on_rank(args, vp_stage)
         makes = self.run.makes_training_data
@@ -59,16 +64,15 @@ class DatasetsProvider:
         # A cache that cannot be read or written shows here.
         with user_errors_exit():
             built = without_split(config, Split.train) if makes else config
-            is_full = args.full_validation and not args.multiple_validation_sets
             train, valid, test = DatasetBuilder(
                 dataset_class(args),
-                list(train_valid_test_num_samples),
+                num_samples,
                 is_built,
-                without_split(built, Split.valid) if is_full else built,
+                without_split(built, Split.valid) if args.full_validation else built,
             ).build()
-            if is_full:
-                # Megatron asks every rank how long one validation set is, those too that read none
-                # of it (build_train_valid_test_data_iterators in megatron/training/training.py).
+            if args.full_validation:
+                # Megatron asks every rank how long validation sets are, those too that read none of
+                # them (build_train_valid_test_data_iterators in megatron/training/training.py).
                 kind = dataset_class(args)
                 valid = data_of_split(kind, config, Split.valid, None, lambda: True)
             if makes:

@@ -19,7 +19,7 @@ from tst_megatron.corpora.manifest import read_manifest
 from tst_megatron.corpora.sources import sources_of_split
 from tst_megatron.corpora.token_text import recorded_tokenizer
 from tst_megatron.corpora.tokenizers.byte_lengths import byte_lengths
-from tst_megatron.methods.events import Evaluated, Listener
+from tst_megatron.methods.events import Evaluated, Listener, ValidationSet
 from tst_megatron.runs.stages import NEXT_TOKEN_LOSS
 from tst_megatron.stock.batch import Batch
 
@@ -80,20 +80,35 @@ class HeldOutBytes(Listener):
         if self._sums is not None:
             self._sums.zero_()
 
-    def evaluated(self, evaluated: Evaluated) -> None:
-        """Tell the sums, and the loss in bits a byte."""
+    def set_evaluated(self, of_set: ValidationSet) -> None:
+        """Add the sums, and begin anew."""
         if self._sums is None:
             return
         dist.all_reduce(self._sums)
         tokens, text_bytes = self._sums.tolist()
-        if not text_bytes:
+        if text_bytes:
+            of_set.text = {"tokens": tokens, "bytes": text_bytes}
+        self._sums.zero_()
+
+    def evaluated(self, evaluated: Evaluated) -> None:
+        """Tell the loss in bits a byte."""
+        if (bits := _bits_a_byte(evaluated)) is None:
             return
-        evaluated.text = {"tokens": tokens, "bytes": text_bytes}
-        if (loss := evaluated.losses.get(NEXT_TOKEN_LOSS)) is None:
-            return
-        bits = float(loss) * tokens / text_bytes / math.log(2)
         evaluated.scalar(IN_BITS, bits)
-        evaluated.say(f"tst-megatron: {bits:.4f} bits a byte of the held-out text")
+        words = [f"{bits:.4f} bits a byte of the held-out text"]
+        for one in evaluated.sets:
+            if (of_set := _bits_a_byte(one)) is not None:
+                evaluated.scalar(f"{NEXT_TOKEN_LOSS} validation-{one.name} in bits a byte", of_set)
+                words.append(f"{of_set:.4f} of {one.name}")
+        evaluated.say(f"tst-megatron: {', '.join(words)}")
+
+
+def _bits_a_byte(measured: Evaluated | ValidationSet) -> float | None:
+    """Of a loss on the rank that has it, of text that was counted."""
+    loss, text = measured.losses.get(NEXT_TOKEN_LOSS), measured.text
+    if loss is None or not text:
+        return None
+    return float(loss) * text["tokens"] / text["bytes"] / math.log(2)
 
 
 def _table(args: argparse.Namespace) -> Tensor | None:

@@ -25,7 +25,7 @@ def text_held_out(args: argparse.Namespace) -> SplitText | None:
     Returns:
         None where it is not known.
     """
-    if args.sft or args.mock_data or args.fim_data or args.multiple_validation_sets:
+    if args.sft or args.mock_data or args.fim_data:
         return None
     for counts in (True, False) if args.full_validation else (False,):
         try:
@@ -51,6 +51,8 @@ def amount_evaluated(
         held_out: as of `text_held_out`.
     """
     iters, size = args.eval_iters, args.eval_global_batch_size
+    if isinstance(iters, list):  # Of several validation sets.
+        iters = sum(iters)
     if not isinstance(iters, int) or not isinstance(size, int):
         return {"tokens": None, "bytes": None}
     if args.full_validation:

@@ -22,7 +22,7 @@ import argparse
 import gc
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, cached_property, partial
 from inspect import signature
 from typing import Any
@@ -32,7 +32,15 @@ from megatron.training import get_tensorboard_writer, get_timers
 from megatron.training import training as trainer
 
 from tst_megatron.errors import was_interrupted
-from tst_megatron.methods.events import Evaluated, Listener, LoggedStep, Progress, Scalar, Scored
+from tst_megatron.methods.events import (
+    Evaluated,
+    Listener,
+    LoggedStep,
+    Progress,
+    Scalar,
+    Scored,
+    ValidationSet,
+)
 from tst_megatron.methods.method import Evaluation, Run
 from tst_megatron.methods.registry import complete
 from tst_megatron.runs.stages import NEXT_TOKEN_LOSS, stage_at
@@ -50,6 +58,7 @@ from tst_megatron.trainer.sample_spread import take_stderrs
 from tst_megatron.trainer.step_clock import CHECKPOINT, COMPUTE, EVALUATION, StepClock
 from tst_megatron.trainer.tensorboard_scalars import TensorBoardScalars
 from tst_megatron.trainer.validation import FixedValidation
+from tst_megatron.trainer.validation_sets import as_one_set, text_together, together
 from tst_megatron.wrapped import check_takes
 
 HOOKED = {
@@ -147,6 +156,8 @@ class _Hooks:
         )
         self._has_started = False
         self._on_test_set = False
+        self._set_names: Sequence[str] = args.validation_set_names or ("",)
+        self._sets: list[ValidationSet] = []
 
     def train_step(self, *args: Any, **kwargs: Any) -> Any:
         """Megatron's, timed."""
@@ -281,18 +292,28 @@ class _Hooks:
             f"{progress.data_tokens} |{self.pace.in_words(self.run.stages, progress.samples)}"
         )
 
-    def evaluate_and_print_results(self, prefix: str, *args: Any, **kwargs: Any) -> Any:
-        """Megatron's; its prefix tells the test set from the validation set."""
+    def evaluate_and_print_results(
+        self, prefix: str, forward_step_func: Any, data_iterator: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Megatron's; its prefix tells the test set from the validation sets."""
         # As megatron.training.training.pretrain words it.
         self._on_test_set = prefix.endswith("on test set")
-        if self.args.full_validation and isinstance(self.args.eval_iters, int):
-            # Of one validation set it sends round a number, and takes it for a list when it is back
-            # (megatron/training/training.py, after "we need to distribute eval_iters"). It puts the
-            # number in its place again. The test set was made for as many as were asked for.
-            iters = self._eval_iters if self._on_test_set else self.args.eval_iters
-            self.args.eval_iters = [iters]
-        with self.clock.measure(EVALUATION):
-            return _ORIGINALS["evaluate_and_print_results"](prefix, *args, **kwargs)
+        self._sets = []
+        alone: AbstractContextManager[None] = nullcontext()
+        if self._on_test_set:
+            # It was made for as many as were asked for.
+            alone = as_one_set(self.args, self._eval_iters)
+        elif self.args.multiple_validation_sets:
+            if self.args.virtual_pipeline_model_parallel_size is not None and data_iterator:
+                # A list a model chunk, where it goes through a list a set.
+                data_iterator = [list(of_chunks) for of_chunks in zip(*data_iterator, strict=True)]
+        elif self.args.full_validation and isinstance(self.args.eval_iters, int):
+            # It sends round a number, and takes it for a list when it is back, as in `as_one_set`.
+            self.args.eval_iters = [self.args.eval_iters]
+        with self.clock.measure(EVALUATION), alone:
+            return _ORIGINALS["evaluate_and_print_results"](
+                prefix, forward_step_func, data_iterator, *args, **kwargs
+            )
 
     def evaluate(
         self, forward_step_func: Any, data_iterator: Any, model: Any, *args: Any, **kwargs: Any
@@ -301,10 +322,12 @@ class _Hooks:
         self._start(model)
         eval_iters = kwargs["eval_iters"]
         if not self._on_test_set:
-            for listener in self.listeners:
-                listener.evaluating()
+            if not self._sets:
+                for listener in self.listeners:
+                    listener.evaluating()
             if self.args.fixed_validation:
-                data_iterator = self.validation.iterators(None, eval_iters, len(model))
+                place = len(self._sets)
+                data_iterator = self.validation.iterators(None, eval_iters, len(model), place)
         losses, other, out_of_time = _ORIGINALS["evaluate"](
             forward_step_func, data_iterator, model, *args, **kwargs
         )
@@ -316,12 +339,26 @@ class _Hooks:
                 more = self._measure(evaluation, forward_step_func, model, args[1], eval_iters)
                 losses |= more[0]
                 stderrs |= more[1]
-            self._tell_evaluated(losses, stderrs)
+            self._add_set(eval_iters, losses, stderrs)
         return losses, other, out_of_time
 
-    def _tell_evaluated(self, losses: dict[str, torch.Tensor], stderrs: dict[str, float]) -> None:
-        now = self.progress.now
-        evaluated = Evaluated(now, losses, stderrs, _scalar_at(now.step), trainer.print_rank_last)
+    def _add_set(
+        self, batches: int, losses: dict[str, torch.Tensor], stderrs: dict[str, float]
+    ) -> None:
+        """Tell of a validation set, and after the last one of the validation."""
+        of_set = ValidationSet(self._set_names[len(self._sets)], batches, losses, stderrs)
+        for listener in self.listeners:
+            listener.set_evaluated(of_set)
+        self._sets.append(of_set)
+        if len(self._sets) == len(self._set_names):
+            self._tell_evaluated()
+
+    def _tell_evaluated(self) -> None:
+        now, sets = self.progress.now, self._sets
+        evaluated = Evaluated(now, *together(sets), _scalar_at(now.step), trainer.print_rank_last)
+        evaluated.text = text_together(sets)
+        if self.args.multiple_validation_sets:
+            evaluated.sets = tuple(sets)
         for listener in self.listeners:
             listener.evaluated(evaluated)
         # What a method decided now is what the next checkpoint has to know.
@@ -358,7 +395,8 @@ class _Hooks:
         # As many data tokens as the next-token loss was measured on.
         iters = max(1, iters // evaluation.tokens_a_position)
         consumed = self.args.consumed_valid_samples
-        iterators = self.validation.iterators(evaluation, iters, len(model))
+        place = len(self._sets)
+        iterators = self.validation.iterators(evaluation, iters, len(model), place)
         losses, _, _ = _ORIGINALS["evaluate"](
             forward_step_func, iterators, model, None, config, eval_iters=iters
         )

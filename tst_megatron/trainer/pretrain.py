@@ -148,6 +148,7 @@ def _parse(
     from tst_megatron.trainer.machine import check_machine
     from tst_megatron.trainer.memory import keep_vocabulary, remember
     from tst_megatron.trainer.same_tokenizer import end_of_documents, remember_tokenizer
+    from tst_megatron.trainer.validation_sets import name_sets
 
     # Twice, because Megatron's validation opens files and so fails in its own ways first.
     flags = check_words(words, _parse_with_megatron)
@@ -166,6 +167,7 @@ def _parse(
     remember_tokenizer(args, tokens, end_of_documents(tokenizer))
     # Again: Megatron's validation turns old spellings of flags into new ones.
     check_flags(args)
+    name_sets(args)
     run = run_of(args)
     checks.check_after_validation(args, run, tokens)
     remember(args, run)

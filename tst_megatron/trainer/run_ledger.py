@@ -18,7 +18,7 @@ from megatron.core.datasets.object_storage_utils import is_object_storage_path
 from torch.distributed import PrefixStore, distributed_c10d
 
 from tst_megatron.corpora.split_text import SplitText
-from tst_megatron.methods.events import Evaluated, Listener, LoggedStep, Scored
+from tst_megatron.methods.events import Evaluated, Listener, LoggedStep, Scored, ValidationSet
 from tst_megatron.methods.method import Run
 from tst_megatron.methods.registry import methods
 from tst_megatron.runs.clock import RunClock
@@ -33,6 +33,7 @@ from tst_megatron.trainer.progress import ProgressCounter
 
 _PREFIX = "tst-megatron-ledger"
 _STDERR = " stderr"
+_BETWEEN = "\n"  # A set's name and a loss's: neither has one.
 
 
 class RunLedger(Listener):
@@ -129,24 +130,24 @@ class RunLedger(Listener):
         """A ``validation`` line."""
         if self._path is None:
             return
-        known = self._relay.pass_on(
-            _losses(evaluated.losses)
-            | {f"{name}{_STDERR}": error for name, error in evaluated.stderrs.items()}
-        )
-        if self._writer is None or known is None or NEXT_TOKEN_LOSS not in known:
+        found = _measured(evaluated)
+        for one in evaluated.sets:
+            found |= {_of(one.name, name): value for name, value in _measured(one).items()}
+        passed = self._relay.pass_on(found)
+        if self._writer is None or passed is None or NEXT_TOKEN_LOSS not in passed:
             return
         progress = evaluated.progress
-        others = [n for n in known if n != NEXT_TOKEN_LOSS and not n.endswith(_STDERR)]
         line = {
             "step": progress.step,
             "positions": progress.positions,
             "data_tokens": progress.data_tokens,
             "flops": progress.flops,
-            "next_token_loss": known[NEXT_TOKEN_LOSS],
-            "next_token_loss_stderr": known.get(NEXT_TOKEN_LOSS + _STDERR),
-            "losses": {name: known[name] for name in others},
-            "stderrs": {name: known.get(name + _STDERR) for name in others},
+            **_told({name: value for name, value in passed.items() if _BETWEEN not in name}),
             "facts": evaluated.facts,
+            "sets": {
+                one.name: _without_empty({**_told(_of_set(passed, one.name)), **one.text})
+                for one in evaluated.sets
+            },
             **(evaluated.text or self._amount_evaluated),
         }
         self._writer.write("validation", _without_empty(line))
@@ -175,6 +176,37 @@ class RunLedger(Listener):
     def _amount_evaluated(self) -> dict[str, int | None]:
         """Tokens and bytes that the next-token loss is measured on, where they were not counted."""
         return amount_evaluated(self.args, self._held_out)
+
+
+def _measured(of: Evaluated | ValidationSet) -> dict[str, float]:
+    """Losses and their standard errors, as they are passed on."""
+    errors = {f"{name}{_STDERR}": error for name, error in of.stderrs.items()}
+    return _losses(of.losses) | errors
+
+
+def _of(set_name: str, name: str) -> str:
+    """A name of one set's, as it is passed on."""
+    return f"{set_name}{_BETWEEN}{name}"
+
+
+def _of_set(passed: Mapping[str, float], set_name: str) -> dict[str, float]:
+    before = _of(set_name, "")
+    return {
+        name.removeprefix(before): value
+        for name, value in passed.items()
+        if name.startswith(before)
+    }
+
+
+def _told(known: Mapping[str, float]) -> dict[str, Any]:
+    """What was measured, as a line has it."""
+    others = [n for n in known if n != NEXT_TOKEN_LOSS and not n.endswith(_STDERR)]
+    return {
+        "next_token_loss": known.get(NEXT_TOKEN_LOSS),
+        "next_token_loss_stderr": known.get(NEXT_TOKEN_LOSS + _STDERR),
+        "losses": {name: known[name] for name in others},
+        "stderrs": {name: known.get(name + _STDERR) for name in others},
+    }
 
 
 def _losses(losses: Mapping[str, Any]) -> dict[str, float]:

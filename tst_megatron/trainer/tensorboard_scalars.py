@@ -47,6 +47,14 @@ class TensorBoardScalars(Listener):
         """At each validation."""
         for name, error in evaluated.stderrs.items():
             evaluated.scalar(f"{name} validation stderr", error)
+        if not evaluated.sets:
+            return
+        # Megatron writes each set's losses, and none of all together.
+        for name, loss in evaluated.losses.items():
+            evaluated.scalar(f"{name} validation", float(loss))
+        for one in evaluated.sets:
+            for name, error in one.stderrs.items():
+                evaluated.scalar(f"{name} validation-{one.name} stderr", error)
 
     def scored(self, scored: Scored) -> None:
         """At each evaluation of tasks and texts."""

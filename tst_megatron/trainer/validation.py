@@ -27,14 +27,19 @@ class FixedValidation:
         self._datasets: dict[tuple[str, int, int], Any] = {}
 
     def iterators(
-        self, evaluation: Evaluation | None, eval_iters: int, num_model_chunks: int
+        self,
+        evaluation: Evaluation | None,
+        eval_iters: int,
+        num_model_chunks: int,
+        place: int = 0,
     ) -> Any:
-        """From the first sample of the validation split.
+        """From the first sample of the validation split, or of one of its sets.
 
         Args:
             evaluation: whose loss is measured; None for the next-token loss.
             eval_iters: batches that will be taken.
             num_model_chunks: of this rank.
+            place: of the set among several (``--multiple-validation-sets``).
 
         Returns:
             One iterator, or one a model chunk where the schedule is interleaved, as Megatron's
@@ -45,6 +50,8 @@ class FixedValidation:
         interleaved = self.args.virtual_pipeline_model_parallel_size is not None
         for chunk in range(num_model_chunks):
             dataset = self._dataset(evaluation, eval_iters, chunk if interleaved else None)
+            if isinstance(dataset, list):
+                dataset = dataset[place]
             loader = build_pretraining_data_loader(dataset, 0)
             iterator = None if loader is None else RerunDataIterator(_forever(loader))
             chunks.append(StageIterator(stage, iterator))

@@ -8,8 +8,9 @@ from answerers import Bag
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tst_megatron.evaluation.held_out import BITS_A_BYTE, NATS_A_TOKEN, evaluate_text, windows
+from tst_megatron.evaluation.held_out import evaluate_text, windows
 from tst_megatron.evaluation.results import Evaluated
+from tst_megatron.runs.evaluations import BITS_A_BYTE, NATS_A_TOKEN
 
 
 @given(

@@ -36,7 +36,6 @@ def arguments(*data_path: Any, **changes: Any) -> argparse.Namespace:
         "data_path": [str(word) for word in data_path],
         "split": "90,10,0",
         **dict.fromkeys(("sft", "mock_data", "fim_data", "full_validation"), False),
-        "multiple_validation_sets": False,
         **{"eval_iters": 3, "eval_global_batch_size": 2, "seq_length": 10},
     }
     return argparse.Namespace(**flags | changes)
@@ -44,6 +43,13 @@ def arguments(*data_path: Any, **changes: Any) -> argparse.Namespace:
 
 def test_one_corpus(corpora: list[Path]) -> None:
     assert measured(corpora[0]) == {"tokens": 60, "bytes": 240}
+
+
+def test_several_sets_are_all_their_batches(corpora: list[Path]) -> None:
+    own = {"data_path": None, "train_data_path": [str(corpora[0])], "test_data_path": None}
+    sets = [str(one) for one in corpora[:2]]
+    found = measured(**own, valid_data_path=sets, eval_iters=[1, 2])
+    assert found["tokens"] == 60
 
 
 def test_a_blend_in_its_shares(corpora: list[Path]) -> None:
@@ -64,10 +70,6 @@ def test_where_no_text_was_counted(corpora: list[Path], tmp_path: Path) -> None:
     manifest_path(tmp_path / "broken").write_text("{}")
     assert measured(tmp_path / "broken") == unknown
     assert measured(corpora[0], mock_data=True) == unknown
-
-
-def test_several_validation_sets_have_no_one_count(corpora: list[Path]) -> None:
-    assert measured(corpora[0], eval_iters=[3, 3]) == {"tokens": None, "bytes": None}
 
 
 def test_full_validations_go_through_sequences_one_by_one(corpora: list[Path]) -> None:

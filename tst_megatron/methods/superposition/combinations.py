@@ -92,11 +92,6 @@ _UNSUPPORTED: tuple[Unsupported, ...] = (
         "it shuffles samples across the phases",
     ),
     (
-        lambda a: a.multiple_validation_sets,
-        "--multiple-validation-sets",
-        "the bag loss is measured on one validation set",
-    ),
-    (
         lambda a: (a.tensor_parallel_num_weight_shards or 1) > a.tensor_model_parallel_size,
         "--tensor-parallel-num-weight-shards",
         "the superposed embedding reads the whole shard of the table",

@@ -268,7 +268,6 @@ def test_bad_values_are_named(flags: tuple[str, ...], names: tuple[str, ...]) ->
         "--dataloader-type cyclic",
         "--iterations-to-skip 3",
         "--phase-transition-iterations 5",
-        "--multiple-validation-sets",
         "--tensor-parallel-num-weight-shards 4",
         "--hybrid-context-parallel",
         "--logits-load-dir somewhere",

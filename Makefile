@@ -1,6 +1,7 @@
 # make demo   train a baseline and a TST run on this machine's CPU and compare them
 # make test   every test but the largest jobs, which make test-all has too
 # make test-te  checks of construction with Transformer Engine, in an environment of their own
+# make test-trackers  figures in W&B and MLflow, offline, with their packages beside the environment
 # make test-torch-floor  what torch decides, with the oldest torch that pyproject.toml allows
 # make test-upstream MEGATRON=...  another Megatron, a checkout or a version: what has moved, what fails
 # make test-gpu  what only a GPU can tell; GPUS=8 for all of it, GPU_FLAGS=--dry-run for none
@@ -42,6 +43,11 @@ TESTS_OF_TORCH = tests/unit/methods tests/unit/trainer/cpu tests/layouts \
 OF_THE_IMAGE = grep -oE '^(torch|triton|(cuda|nvidia)-[a-z0-9-]+)==' requirements/run.txt | \
 	sed 's/^/--no-emit-package=/; s/==$$//'
 
+# W&B and MLflow bring three dozen packages, which no other test needs: a folder of them comes first
+# where Python looks.
+TRACKERS := .trackers
+READY_TRACKERS := $(TRACKERS)/.ready
+
 # Files of tests side by side, on every core; one after the other where TEST_FLAGS chooses some. In the
 # order of folders: xdist's own has files of a single long test last, when a core has nothing left to do.
 SIDE_BY_SIDE = $(if $(TEST_FLAGS),,--numprocesses logical --maxprocesses 8 --dist loadfile \
@@ -61,7 +67,7 @@ MEGATRON ?=
 GPU_FLAGS ?=
 KIT_FLAGS ?=
 
-.PHONY: demo test test-all test-te test-torch-floor test-upstream test-gpu gpu-kit bench docs setup lint format lock clean
+.PHONY: demo test test-all test-te test-trackers test-torch-floor test-upstream test-gpu gpu-kit bench docs setup lint format lock clean
 
 demo: $(READY)
 	$(VENV)/bin/tst-megatron demo $(if $(OUT),--out '$(OUT)') $(if $(CORPUS),--corpus '$(CORPUS)') $(if $(STEPS),--steps $(STEPS)) $(DEMO_FLAGS)
@@ -74,6 +80,10 @@ test-all: $(READY)
 
 test-te: $(READY_TE)
 	TST_MEGATRON_NEEDS_TE=1 $(VENV_TE)/bin/python -m pytest -rs tests/layouts $(TEST_FLAGS)
+
+test-trackers: $(READY) $(READY_TRACKERS)
+	PYTHONPATH='$(abspath $(TRACKERS))' TST_MEGATRON_NEEDS_TRACKERS=1 $(PYTHON) -m pytest -rs \
+		$(or $(TEST_FLAGS),tests/end_to_end/test_trackers.py tests/unit/trainer/test_mlflow_away.py)
 
 test-torch-floor: $(READY_FLOOR)
 	$(VENV_FLOOR)/bin/python -m pytest $(or $(TEST_FLAGS),$(TESTS_OF_TORCH) $(SIDE_BY_SIDE))
@@ -119,6 +129,12 @@ $(READY_TE): requirements/te.txt pyproject.toml .python-version | $(UV)
 	$(UV) pip install --quiet --python $(VENV_TE)/bin/python --no-deps --no-build-isolation --editable .
 	touch $@
 
+$(READY_TRACKERS): requirements/trackers.txt .python-version | $(READY) $(UV)
+	rm -rf $(TRACKERS)
+	$(UV) pip install --quiet --python $(PYTHON) --target $(TRACKERS) --require-hashes \
+		--requirement requirements/trackers.txt
+	touch $@
+
 $(READY_FLOOR): requirements/floor.txt pyproject.toml .python-version | $(UV)
 	$(UV) venv --quiet --allow-existing --python "$$(cat .python-version)" $(VENV_FLOOR)
 	$(UV) pip sync --quiet --python $(VENV_FLOOR)/bin/python --require-hashes requirements/floor.txt
@@ -150,6 +166,9 @@ lock: | $(UV)
 		--constraint requirements/run.txt $$($(OF_THE_IMAGE)) --no-header --no-annotate \
 		pyproject.toml --output-file requirements/gpu.txt
 	$(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url \
+		--constraint requirements/dev.txt requirements/trackers.in \
+		--output-file requirements/trackers.txt
+	$(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url \
 		requirements/docs.in --output-file requirements/docs.txt
 	$(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url \
 		requirements/release.in --output-file requirements/release.txt
@@ -157,4 +176,4 @@ lock: | $(UV)
 		--no-header - --output-file requirements/uv.txt
 
 clean:
-	rm -rf $(VENV) $(VENV_TE) $(VENV_FLOOR) $(VENV_DOCS) site .uv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VENV_TE) $(VENV_FLOOR) $(VENV_DOCS) $(TRACKERS) site .uv .mypy_cache .ruff_cache .pytest_cache

@@ -84,14 +84,18 @@ def method_of(module: str) -> str | None:
     return parts[0] if parts and parts[0] in folders else None
 
 
-def imported_names(source: str) -> Iterator[str]:
+def imported_names(source: str, module_of_source: str = "") -> Iterator[str]:
     """Dotted names of all that is imported, down to the names that are taken from a module."""
+    room, _, own_name = module_of_source.rpartition(".")
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Import(names=names):
                 yield from (alias.name for alias in names)
             case ast.ImportFrom(module=module, names=names, level=level):
-                assert not level, "imports name the whole path"
+                # Files that an export lays beside a model find one another there.
+                travels = own_name.startswith("modeling_")
+                assert not level or (travels and level == 1), "imports name the whole path"
+                module = f"{room}.{module}" if level else module
                 yield from (f"{module}.{alias.name}" for alias in names)
             case ast.Constant(value=str(text)) if re.fullmatch(rf"{PACKAGE}(\.\w+)+", text):
                 yield text
@@ -109,14 +113,14 @@ def module_named(name: str) -> str | None:
 @cache
 def imports_of(module: str) -> frozenset[str]:
     """Modules of ours that a module imports."""
-    names = imported_names(MODULES[module].read_text())
+    names = imported_names(MODULES[module].read_text(), module)
     return frozenset(found for name in names if (found := module_named(name))) - {PACKAGE, module}
 
 
 @cache
 def others_needed_by(module: str) -> frozenset[str]:
     """Packages of others that it imports."""
-    names = {name.split(".")[0] for name in imported_names(MODULES[module].read_text())}
+    names = {name.split(".")[0] for name in imported_names(MODULES[module].read_text(), module)}
     return frozenset(names - sys.stdlib_module_names - {PACKAGE})
 
 

@@ -109,6 +109,7 @@ class Role(Enum):
         "host",
         "inprocess_",
         "log_",
+        "mlflow_",
         "num_workers",
         "one_logger_",
         "profile",

@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_text_arguments(group)
     _add_link_arguments(group)
     _add_record_arguments(group)
+    _add_tracking_arguments(group)
     _add_evaluation_arguments(group)
 
 
@@ -95,6 +96,22 @@ def _add_record_arguments(group: Any) -> None:
         default=10.0,
         help="put the ledger on the disk at most this often; a power cut loses what is younger "
         "(default 10)",
+    )
+
+
+def _add_tracking_arguments(group: Any) -> None:
+    """Add the flags of MLflow; those of TensorBoard and W&B are Megatron's."""
+    group.add_argument(
+        "--mlflow-experiment",
+        metavar="NAME",
+        help="keep the run's figures in this experiment of MLflow's, which is made if it is new",
+    )
+    group.add_argument("--mlflow-run-name", metavar="NAME", help="of the run in it")
+    group.add_argument(
+        "--mlflow-tracking-uri",
+        metavar="URI",
+        help="of MLflow's server, or of a file such as sqlite:////folder/mlflow.db (default: "
+        "MLFLOW_TRACKING_URI, else mlflow.db in --save)",
     )
 
 

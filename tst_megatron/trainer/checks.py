@@ -19,6 +19,7 @@ from tst_megatron.stock.unheeded import say_unheeded
 from tst_megatron.trainer.checkpoint_choice import check_load
 from tst_megatron.trainer.gpt2_tokenizer import DEFAULT_TOKENIZER, GPT2, check_gpt2_files
 from tst_megatron.trainer.live_comparison import OtherRun
+from tst_megatron.trainer.mlflow_place import check_flags as check_mlflow
 from tst_megatron.trainer.other_length import check_learning_rate, check_order, steps_before
 from tst_megatron.trainer.places import check_places, has_scheme
 from tst_megatron.trainer.reading import (
@@ -82,6 +83,9 @@ def check_before_validation(args: argparse.Namespace) -> None:
         can_be_written(Path(args.ledger).parent, "--ledger")
     if args.wandb_project and args.save is None and args.wandb_save_dir is None:
         raise UserError("--wandb-project needs a folder of this machine: add --wandb-save-dir")
+    if args.wandb_project and not args.wandb_exp_name:
+        raise UserError("--wandb-project needs a name for the run: add --wandb-exp-name")
+    check_mlflow(args)
     if args.use_pytorch_profiler and args.tensorboard_dir is None:
         # Megatron writes beside that folder, and without it into one that is called None.
         raise UserError("--use-pytorch-profiler writes beside --tensorboard-dir: add that")

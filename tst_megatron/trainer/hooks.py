@@ -28,7 +28,7 @@ from inspect import signature
 from typing import Any
 
 import torch
-from megatron.training import get_tensorboard_writer, get_timers
+from megatron.training import get_timers
 from megatron.training import training as trainer
 
 from tst_megatron.errors import was_interrupted
@@ -37,7 +37,6 @@ from tst_megatron.methods.events import (
     Listener,
     LoggedStep,
     Progress,
-    Scalar,
     Scored,
     ValidationSet,
 )
@@ -57,6 +56,7 @@ from tst_megatron.trainer.run_ledger import RunLedger
 from tst_megatron.trainer.sample_spread import take_stderrs
 from tst_megatron.trainer.step_clock import CHECKPOINT, COMPUTE, EVALUATION, StepClock
 from tst_megatron.trainer.tensorboard_scalars import TensorBoardScalars
+from tst_megatron.trainer.trackers import scalar_at
 from tst_megatron.trainer.validation import FixedValidation
 from tst_megatron.trainer.validation_sets import as_one_set, text_together, together
 from tst_megatron.wrapped import check_takes
@@ -210,7 +210,7 @@ class _Hooks:
                 torch.cuda.empty_cache()
         for line in lines:
             trainer.print_rank_last(line)
-        scored = Scored(now, found, _scalar_at(now.step))
+        scored = Scored(now, found, scalar_at(now.step))
         for listener in self.listeners:
             listener.scored(scored)
 
@@ -240,7 +240,7 @@ class _Hooks:
         is_first = bool(bound.arguments.get("is_first_iteration"))
         logs = iteration % self.args.log_interval == 0 or is_first
         self.losses.count(loss_dict, total_loss_dict, bound.arguments["skipped_iter"], logs)
-        scalar = _scalar_at(iteration)
+        scalar = scalar_at(iteration)
         for listener in self.listeners:
             listener.stepped(progress, scalar)
         seconds = cache(partial(self._seconds_since_logged, progress))
@@ -355,7 +355,7 @@ class _Hooks:
 
     def _tell_evaluated(self) -> None:
         now, sets = self.progress.now, self._sets
-        evaluated = Evaluated(now, *together(sets), _scalar_at(now.step), trainer.print_rank_last)
+        evaluated = Evaluated(now, *together(sets), scalar_at(now.step), trainer.print_rank_last)
         evaluated.text = text_together(sets)
         if self.args.multiple_validation_sets:
             evaluated.sets = tuple(sets)
@@ -486,15 +486,3 @@ def _stopped(name: str | None) -> Iterator[None]:
     timer.stop()
     yield
     timer.start(barrier=True)
-
-
-def _scalar_at(step: int) -> Scalar:
-    """Writes a scalar to TensorBoard, on the rank that has a writer."""
-    writer = get_tensorboard_writer()
-    if writer is None:
-        return lambda name, value: None
-    return partial(_add_scalar, writer, step)
-
-
-def _add_scalar(writer: Any, step: int, name: str, value: float) -> None:
-    writer.add_scalar(name, value, step)

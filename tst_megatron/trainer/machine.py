@@ -231,6 +231,13 @@ _PACKAGES = (
         "wandb",
         "pip install wandb, or leave the flag out",
     ),
+    Package(
+        lambda a: a.mlflow_experiment,
+        "--mlflow-experiment",
+        "mlflow",
+        "mlflow",
+        "pip install tst-megatron[mlflow], or leave the flag out",
+    ),
     Package(lambda a: a.tensorboard_dir, "--tensorboard-dir", "tensorboard", "tensorboard"),
     Package(
         lambda a: a.enable_one_logger and (a.one_logger_run_name or a.one_logger_async),

@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from tst_megatron.backends import prepare_backend
@@ -134,6 +134,11 @@ def _be_the_only_rank() -> None:
     os.environ |= alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
 
 
+def _is_last_rank() -> bool:
+    """Whether this process is the rank that has Megatron's log line and its trackers."""
+    return os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1)
+
+
 def _parse(
     words: list[str], on_gpu: bool, is_checked: bool, recipe: dict[str, Any] | None = None
 ) -> tuple[argparse.Namespace, Any]:
@@ -147,6 +152,7 @@ def _parse(
     from tst_megatron.trainer.gpt2_tokenizer import read_gpt2_from_its_files
     from tst_megatron.trainer.machine import check_machine
     from tst_megatron.trainer.memory import keep_vocabulary, remember
+    from tst_megatron.trainer.mlflow_place import check_is_there
     from tst_megatron.trainer.same_tokenizer import end_of_documents, remember_tokenizer
     from tst_megatron.trainer.validation_sets import name_sets
 
@@ -155,6 +161,8 @@ def _parse(
     check_machine(flags, on_gpu)
     if not is_checked:
         checks.check_checkpoint(flags)
+    if flags.mlflow_experiment and _is_last_rank():
+        check_is_there(flags)
     read_gpt2_from_its_files()
     with refusals_as_sentences():
         args = parse_and_validate_args(
@@ -236,6 +244,7 @@ def _train(
     from tst_megatron.trainer.forward_step import ForwardStep
     from tst_megatron.trainer.held_out_bytes import HeldOutBytes
     from tst_megatron.trainer.hooks import install_hooks
+    from tst_megatron.trainer.mlflow_run import MlflowRun
 
     set_startup_timestamps(program_start=started, main_entry=time.time())
     provider = DatasetsProvider(run)
@@ -246,15 +255,20 @@ def _train(
     # Outside of that, which looks for groups by their rates, too.
     other_rates.install(args)
 
-    install_hooks(args, run, provider, clock, started, questions, (held_out,))
+    tracking = MlflowRun(args) if args.mlflow_experiment and _is_last_rank() else None
+    listeners = (held_out,) if tracking is None else (tracking, held_out)
+    install_hooks(args, run, provider, clock, started, questions, listeners)
     try:
-        pretrain(
-            config,
-            provider,
-            ModelType.encoder_or_decoder,
-            forward_step,
-            get_embedding_ranks=_get_embedding_ranks if args.hybrid_layer_pattern is None else None,
-        )
+        with nullcontext() if tracking is None else tracking.at_work():
+            pretrain(
+                config,
+                provider,
+                ModelType.encoder_or_decoder,
+                forward_step,
+                get_embedding_ranks=(
+                    _get_embedding_ranks if args.hybrid_layer_pattern is None else None
+                ),
+            )
         # Megatron flushes before its last evaluation, which would be lost with the writer's thread.
         if (writer := get_tensorboard_writer()) is not None:
             writer.flush()

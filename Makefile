@@ -3,6 +3,8 @@
 # make test-te  checks of construction with Transformer Engine, in an environment of their own
 # make test-trackers  figures in W&B and MLflow, offline, with their packages beside the environment
 # make test-torch-floor  what torch decides, with the oldest torch that pyproject.toml allows
+# make test-newest  the same, with the newest of every package that pyproject.toml allows today
+# make test-wheel  the wheel, checked, in an environment that has nothing else, and the quick demo from it
 # make test-upstream MEGATRON=...  another Megatron, a checkout or a version: what has moved, what fails
 # make test-gpu  what only a GPU can tell; GPUS=8 for all of it, GPU_FLAGS=--dry-run for none
 # make gpu-kit   one file of that, for a machine with a GPU and no network
@@ -43,6 +45,14 @@ TESTS_OF_TORCH = tests/unit/methods tests/unit/trainer/cpu tests/layouts \
 OF_THE_IMAGE = grep -oE '^(torch|triton|(cuda|nvidia)-[a-z0-9-]+)==' requirements/run.txt | \
 	sed 's/^/--no-emit-package=/; s/==$$//'
 
+# And the newest of everything, as whoever installs the project today gets it: resolved anew each time.
+VENV_NEWEST := .venv-newest
+
+# The wheel as whoever installs it gets it, in an environment of its own beside the versions of a file of
+# constraints: these, torch's oldest (requirements/floor.txt), or an image's (NGC: /etc/pip/constraint.txt).
+WHEEL := .wheel
+CONSTRAINTS ?= requirements/run.txt
+
 # W&B and MLflow bring three dozen packages, which no other test needs: a folder of them comes first
 # where Python looks.
 TRACKERS := .trackers
@@ -67,7 +77,7 @@ MEGATRON ?=
 GPU_FLAGS ?=
 KIT_FLAGS ?=
 
-.PHONY: demo test test-all test-te test-trackers test-torch-floor test-upstream test-gpu gpu-kit bench docs setup lint format lock clean
+.PHONY: demo test test-all test-te test-trackers test-torch-floor test-newest test-wheel test-upstream test-gpu gpu-kit bench docs setup lint format lock clean
 
 demo: $(READY)
 	$(VENV)/bin/tst-megatron demo $(if $(OUT),--out '$(OUT)') $(if $(CORPUS),--corpus '$(CORPUS)') $(if $(STEPS),--steps $(STEPS)) $(DEMO_FLAGS)
@@ -87,6 +97,24 @@ test-trackers: $(READY) $(READY_TRACKERS)
 
 test-torch-floor: $(READY_FLOOR)
 	$(VENV_FLOOR)/bin/python -m pytest $(or $(TEST_FLAGS),$(TESTS_OF_TORCH) $(SIDE_BY_SIDE))
+
+test-newest: | $(UV)
+	$(UV) venv --quiet --allow-existing --python "$$(cat .python-version)" $(VENV_NEWEST)
+	$(UV) pip install --quiet --python $(VENV_NEWEST)/bin/python --upgrade --editable '.[dev]'
+	$(UV) pip list --quiet --python $(VENV_NEWEST)/bin/python | \
+		grep -E '^(megatron-core|numpy|tokenizers|torch|transformers|triton) '
+	$(VENV_NEWEST)/bin/python -m pytest $(or $(TEST_FLAGS),$(TESTS_OF_TORCH) $(SIDE_BY_SIDE))
+
+test-wheel: | $(UV)
+	rm -rf $(WHEEL)
+	$(UV) venv --quiet --python "$$(cat .python-version)" $(WHEEL)/build
+	$(UV) pip sync --quiet --python $(WHEEL)/build/bin/python --require-hashes requirements/release.txt
+	$(WHEEL)/build/bin/python -m build --no-isolation --outdir $(WHEEL)/dist
+	$(WHEEL)/build/bin/python -m twine check --strict $(WHEEL)/dist/*
+	$(UV) venv --quiet --python "$$(cat .python-version)" $(WHEEL)/run
+	$(UV) pip install --quiet --python $(WHEEL)/run/bin/python --constraint '$(CONSTRAINTS)' $(WHEEL)/dist/*.whl
+	mkdir $(WHEEL)/empty
+	cd $(WHEEL)/empty && ../run/bin/tst-megatron demo --quick $(DEMO_FLAGS)
 
 test-upstream: $(READY) | $(UV)
 	@test -n '$(MEGATRON)' || { echo "make test-upstream needs MEGATRON=, a checkout of Megatron-LM or a version" >&2; exit 2; }
@@ -176,4 +204,4 @@ lock: | $(UV)
 		--no-header - --output-file requirements/uv.txt
 
 clean:
-	rm -rf $(VENV) $(VENV_TE) $(VENV_FLOOR) $(VENV_DOCS) $(TRACKERS) site .uv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VENV_TE) $(VENV_FLOOR) $(VENV_NEWEST) $(VENV_DOCS) $(TRACKERS) $(WHEEL) site .uv .mypy_cache .ruff_cache .pytest_cache

@@ -31,6 +31,7 @@ import torch
 from megatron.training import get_timers
 from megatron.training import training as trainer
 
+from tst_megatron.checkpoints.unwritten import load_planned
 from tst_megatron.errors import was_interrupted
 from tst_megatron.methods.events import (
     Evaluated,
@@ -43,9 +44,10 @@ from tst_megatron.methods.events import (
 from tst_megatron.methods.method import Evaluation, Run
 from tst_megatron.methods.registry import complete
 from tst_megatron.runs.stages import NEXT_TOKEN_LOSS, stage_at
+from tst_megatron.trainer import as_hybrid
 from tst_megatron.trainer.datasets import DatasetsProvider
 from tst_megatron.trainer.live_comparison import LiveComparison
-from tst_megatron.trainer.memory import remember
+from tst_megatron.trainer.memory import loads_twin, remember
 from tst_megatron.trainer.metrics import HeadMetrics, RouterMetrics
 from tst_megatron.trainer.opening import StageLines
 from tst_megatron.trainer.pace import Pace
@@ -151,9 +153,10 @@ class _Hooks:
         self.pace = Pace()
         self._logged = self.progress.now
         self.losses = LossAverages(tuple({NEXT_TOKEN_LOSS, *(s.loss for s in run.stages)}))
-        self.load_checkpoint = run.load_checkpoint(
-            _ORIGINALS["load_checkpoint"], partial(complete, args=args)
-        )
+        load = _ORIGINALS["load_checkpoint"]
+        if loads_twin(args):
+            load = partial(load_planned, load, as_hybrid.plan_of, True)
+        self.load_checkpoint = run.load_checkpoint(load, partial(complete, args=args))
         self._has_started = False
         self._on_test_set = False
         self._set_names: Sequence[str] = args.validation_set_names or ("",)

@@ -22,6 +22,7 @@ from tst_megatron.checkpoints.wholeness import has_file_a_rank
 from tst_megatron.errors import UserError
 from tst_megatron.methods.method import Run
 from tst_megatron.methods.registry import check_weights, methods
+from tst_megatron.trainer.as_hybrid import check_goes_on, goes_on_as_hybrid
 from tst_megatron.trainer.checkpoint_choice import checkpoint_of
 from tst_megatron.trainer.same_tokenizer import check_same_tokenizer, remembered_tokenizer
 
@@ -64,6 +65,9 @@ def check_resume(args: argparse.Namespace, run: Run) -> argparse.Namespace | Non
     saved: argparse.Namespace | None = saved_state(chosen).get("args")
     if saved is None:
         return None
+    is_twin = goes_on_as_hybrid(saved, args)
+    if is_twin:
+        check_goes_on(saved, args, str(chosen.root))
     if chosen.is_pretrained or args.finetune:
         check_weights(args, saved, run, None)
         return None
@@ -73,6 +77,11 @@ def check_resume(args: argparse.Namespace, run: Run) -> argparse.Namespace | Non
     may_differ = {
         name for part in run.parts for name in part.other_model(saved, remembered[part.name], step)
     }
+    if is_twin and may_differ:
+        raise UserError(
+            f"the checkpoint in {chosen.root} is a GPTModel's, and to become another model it has "
+            "to be one: leave --hybrid-layer-pattern out, and go on as a HybridModel afterwards"
+        )
     check_weights(args, saved, run, step if may_differ else None)
     _check_shape(args, chosen, saved, may_differ)
     if all(part.reads_optimizer for part in run.parts):
@@ -91,6 +100,17 @@ def check_resume(args: argparse.Namespace, run: Run) -> argparse.Namespace | Non
             # Without the method's flags the run is Megatron's own, and so may be meant.
             logger.warning("The checkpoint in %s %s.", args.load, method.goes_on_without(before))
     return saved if chosen.step else None
+
+
+def loads_twin(args: argparse.Namespace) -> bool:
+    """Whether the checkpoint that a checked run loads is a GPTModel's, and its own a HybridModel.
+
+    Args:
+        args: Megatron's validated arguments.
+    """
+    chosen = checkpoint_of(args)
+    saved = None if chosen is None else saved_state(chosen).get("args")
+    return saved is not None and goes_on_as_hybrid(saved, args)
 
 
 def ledger_before(args: argparse.Namespace) -> Path:

@@ -14,7 +14,8 @@ from typing import Any
 from tst_megatron.errors import UserError
 from tst_megatron.methods.composition import Composed
 from tst_megatron.methods.method import Method, NeedsGpu, Ordinary, Run
-from tst_megatron.runs.facts import TOPICS, Topic
+from tst_megatron.methods.story import differences_told
+from tst_megatron.runs.facts import TOPICS, Difference, Facts, Topic
 from tst_megatron.runs.stages import CombinationError
 from tst_megatron.stock import flags
 
@@ -119,10 +120,20 @@ def method_named(name: str) -> Method | None:
     return next((method for method in methods() if method.name == name), None)
 
 
-def topics_of(names: Iterable[str]) -> list[Topic]:
-    """What must be alike in runs with these methods for a comparison of them to mean something."""
+def known_differences(names: Iterable[str], one: Facts, other: Facts) -> dict[Topic, Difference]:
+    """What two runs with these methods differ in, so that a comparison of them means nothing.
+
+    Args:
+        names: of the methods of both.
+        one: of a run.
+        other: of the other.
+
+    Returns:
+        The first fact that differs in each topic that has one.
+    """
     stories = [method.story() for name in names if (method := method_named(name)) is not None]
-    return [topic for topic in TOPICS if all(topic in story.topics for story in stories)]
+    found = {topic: differences_told(topic, one, other, stories) for topic in TOPICS}
+    return {topic: told[0] for topic, told in found.items() if told}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:

@@ -5,11 +5,11 @@ stages and settings are called, what must be alike for its losses to mean the sa
 method's story. This base tells any method in plain words, from what its ledger says.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tst_megatron.runs.facts import TOPICS, Topic
+from tst_megatron.runs.facts import TOPICS, Difference, Facts, Topic, differences
 from tst_megatron.runs.stages import Fact, Stage
 
 
@@ -37,6 +37,7 @@ class Story:
 
     Attributes:
         topics: what must be alike in a run with the method and one that it is compared with.
+        may_differ: what facts of those begin with that need not be alike.
         losses: names of the training losses that it has, with their units.
         facts: of its stages, with the values that they have in ordinary training.
         subject: what two groups of other settings of it are said to differ in.
@@ -47,6 +48,7 @@ class Story:
     """
 
     topics: ClassVar[tuple[Topic, ...]] = TOPICS
+    may_differ: ClassVar[tuple[str, ...]] = ()
     losses: ClassVar[Mapping[str, str]] = {}
     facts: ClassVar[Mapping[str, Fact]] = {}
     flags: ClassVar[frozenset[str]] = frozenset()
@@ -112,3 +114,20 @@ class Story:
 def percent(share: float) -> str:
     """A share such as ``12.5 %``."""
     return f"{100 * share:.1f}".removesuffix(".0") + " %"
+
+
+def differences_told(
+    topic: Topic, one: Facts, other: Facts, stories: Sequence[Story]
+) -> list[Difference]:
+    """The facts of a topic in which two runs differ and must not.
+
+    Args:
+        topic: one of `TOPICS`.
+        one: of a run.
+        other: of the other.
+        stories: of all methods of both.
+    """
+    if any(topic not in story.topics for story in stories):
+        return []
+    apart = tuple(prefix for story in stories for prefix in story.may_differ)
+    return [found for found in differences(topic, one, other) if not found[0].startswith(apart)]

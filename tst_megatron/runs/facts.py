@@ -5,6 +5,7 @@ Megatron's arguments), and readers want it by what it is of. What is not told is
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import PurePath
@@ -231,13 +232,26 @@ def _settings(header: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, 
 
 
 def _model(header: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
-    shape = {name: flags[name] for name in Role.MODEL.value if name in flags}
+    shape = _as_gpt({name: flags[name] for name in Role.MODEL.value if name in flags})
     parameters = (header.get("parameters") or {}).get("total")
     # How far a vocabulary is padded goes by the layout, and parameters with it.
     padded = flags.get("padded_vocab_size")
     if parameters is None:
         return shape
     return shape | {f"parameters with {padded} in the vocabulary": parameters}
+
+
+def _as_gpt(shape: dict[str, Any]) -> dict[str, Any]:
+    """A HybridModel that is the twin of a GPTModel under that one's names: both compute the same
+    (docs/checkpoints.md)."""
+    pattern = str(shape.get("hybrid_layer_pattern") or "").replace("|", "")
+    if not re.fullmatch(r"(\*[-E])+", pattern):
+        return shape
+    experts = [int(kind == "E") for kind in pattern[1::2]]
+    found = {name: value for name, value in shape.items() if name != "hybrid_layer_pattern"}
+    # Megatron's default, of a dense model, too.
+    frequency = 1 if len(set(experts)) == 1 else experts
+    return found | {"num_layers": len(experts), "moe_layer_freq": frequency}
 
 
 def _tokenizer(header: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:

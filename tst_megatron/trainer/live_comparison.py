@@ -13,8 +13,8 @@ import numpy as np
 
 from tst_megatron.errors import UserError
 from tst_megatron.methods.events import Evaluated, Listener
-from tst_megatron.methods.registry import topics_of
-from tst_megatron.runs.facts import differences, facts_of
+from tst_megatron.methods.registry import known_differences
+from tst_megatron.runs.facts import facts_of
 from tst_megatron.runs.inputs import read_runs
 from tst_megatron.runs.stages import NEXT_TOKEN_LOSS
 from tst_megatron.statistics.crossing import crossing_steps, values_at
@@ -74,13 +74,13 @@ class OtherRun:
         """
         facts = facts_of(header)
         both = [*(facts.methods or ()), *(self._run.facts.methods or ())]
-        for topic in topics_of(method.name for method in both):
-            for name, ours, theirs in differences(topic, facts, self._run.facts):
-                raise UserError(
-                    f"--compare-with {self._run.path}: its {topic} is another, with {name} "
-                    f"{theirs} where this run has {ours}: name a run that can be compared, or "
-                    "leave it out"
-                )
+        names = [method.name for method in both]
+        for topic, found in known_differences(names, facts, self._run.facts).items():
+            name, ours, theirs = found
+            raise UserError(
+                f"--compare-with {self._run.path}: its {topic} is another, with {name} {theirs} "
+                f"where this run has {ours}: name a run that can be compared, or leave it out"
+            )
 
     def needed_for(self, loss: float) -> OtherNeeded | None:
         """What it needed for a loss, nats a token; None if it never got there for good."""

@@ -6,6 +6,7 @@ import pytest
 from tst_megatron.errors import UserError
 from tst_megatron.methods import registry
 from tst_megatron.methods.method import Method
+from tst_megatron.runs.facts import facts_of
 
 THROWAWAY = Path(__file__).parents[2] / "throwaway"
 
@@ -122,8 +123,30 @@ def test_a_package_that_cannot_be_used_is_named(
 
 
 def test_what_must_be_alike_is_the_stories_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    everything = registry.topics_of([])
-    assert registry.topics_of(["superposition", "a method of another package"]) == everything
+    flags = {"num_layers": 2, "hidden_size": 8, "seq_length": 16}
+    one = facts_of({"flags": flags, "parameters": {"total": 9}})
+    other = facts_of({"flags": flags | {"num_layers": 3, "seq_length": 32}})
+    wider = facts_of({"flags": flags, "parameters": {"total": 11}})
+    everything = {"model": ("num_layers", 2, 3), "batch": ("seq_length", 16, 32)}
+    for names in ([], ["superposition", "a method of another package"]):
+        assert registry.known_differences(names, one, other) == everything
+    # A method may say that a topic, or some facts of one, are no matter.
+    assert set(registry.known_differences(["ngrams"], one, other)) == {"model", "batch"}
+    assert set(registry.known_differences(["superposition"], one, wider)) == {"model"}
+    assert registry.known_differences(["superposition", "ngrams"], one, wider) == {}
     story = registry.method_named("superposition").story()
-    monkeypatch.setattr(type(story), "topics", ("tokenizer",))
-    assert registry.topics_of(["superposition"]) == ["tokenizer"]
+    monkeypatch.setattr(type(story), "topics", ("batch",))
+    assert set(registry.known_differences(["superposition"], one, other)) == {"batch"}
+
+
+def test_a_hybrid_model_is_its_twin() -> None:
+    gpt = facts_of({"flags": {"num_layers": 2, "moe_layer_freq": [0, 1], "hidden_size": 8}})
+    pattern = {"num_layers": 4, "hybrid_layer_pattern": "*-|*E", "hidden_size": 8}
+    twin, other = (
+        facts_of({"flags": {**pattern, "moe_layer_freq": 1} | changes})
+        for changes in ({}, {"hybrid_layer_pattern": "*-*-"})
+    )
+    assert registry.known_differences([], gpt, twin) == {}
+    assert set(registry.known_differences([], gpt, other)) == {"model"}
+    mamba = facts_of({"flags": {"num_layers": 4, "hybrid_layer_pattern": "M-M-"}})
+    assert set(registry.known_differences([], gpt, mamba)) == {"model"}

@@ -17,9 +17,14 @@ from tst_megatron.analysis.compare.group_curve import diverged, runs_used
 from tst_megatron.analysis.compare.groups import Group
 from tst_megatron.analysis.compare.in_bits import bits_notes, tokenizers_differ, why_no_bits
 from tst_megatron.analysis.compare.settings import tells_flags
-from tst_megatron.analysis.compare.stories import every_story, settings_of, stories_of, topics_of
+from tst_megatron.analysis.compare.stories import (
+    differences_between,
+    every_story,
+    settings_of,
+    stories_of,
+)
 from tst_megatron.methods.story import Story
-from tst_megatron.runs.facts import TOPICS, Topic, differences
+from tst_megatron.runs.facts import TOPICS, Topic
 from tst_megatron.runs.run import RecordedRun, is_same_run
 
 _BECAUSE = {
@@ -165,10 +170,7 @@ def _same_behind_the_text(runs: Sequence[RecordedRun]) -> Iterator[str]:
 def _first_difference(topic: Topic, runs: Sequence[tuple[Group, RecordedRun]]) -> Iterator[str]:
     """The first two runs that differ in a topic, in a sentence."""
     for (group, run), (other_group, other) in combinations(runs, 2):
-        if topic not in topics_of(run, other):
-            continue
-        found = differences(topic, run.facts, other.facts)
-        if found:
+        if found := differences_between(topic, run, other):
             told = ", ".join(
                 f'{name} is {_shown(ours)} in "{group.name}" and {_shown(theirs)} in '
                 f'"{other_group.name}"'

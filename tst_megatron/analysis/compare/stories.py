@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 
 from tst_megatron.methods import registry
-from tst_megatron.methods.story import Story, Told
-from tst_megatron.runs.facts import TOPICS, MethodFacts, Topic
+from tst_megatron.methods.story import Story, Told, differences_told
+from tst_megatron.runs.facts import Difference, MethodFacts, Topic
 from tst_megatron.runs.run import RecordedRun
 from tst_megatron.runs.spans import Span
 from tst_megatron.runs.stages import Fact, Stage, Vocabulary, stage_of_facts
@@ -61,10 +61,10 @@ def words_of(run: RecordedRun) -> str:
     return ", ".join(filter(None, (story.words(told) for story, told in told_in(run))))
 
 
-def topics_of(*runs: RecordedRun) -> list[Topic]:
-    """What must be alike in runs for a comparison of them to mean something."""
-    stories = [story for run in runs for story in stories_of(run)]
-    return [topic for topic in TOPICS if all(topic in story.topics for story in stories)]
+def differences_between(topic: Topic, run: RecordedRun, other: RecordedRun) -> list[Difference]:
+    """The facts of a topic in which two runs differ, so that comparing them means nothing."""
+    stories = [*stories_of(run), *stories_of(other)]
+    return differences_told(topic, run.facts, other.facts, stories)
 
 
 def settings_of(run: RecordedRun) -> dict[str, object]:

@@ -124,4 +124,5 @@ def test_a_comparison_tells_how_many_there_are() -> None:
     assert story.words(told) == story.schedule(told) == "4 no-op experts beside 8"
     assert story.stage({"noop_experts": 0}) is None
     assert story.stage({"noop_experts": 4}).name == "4 no-op experts"
-    assert "model" not in story.topics
+    assert "num_experts".startswith(story.may_differ)
+    assert not "num_layers".startswith(story.may_differ)

@@ -127,11 +127,12 @@ def test_what_must_be_alike_is_the_stories_to_say(monkeypatch: pytest.MonkeyPatc
     one = facts_of({"flags": flags, "parameters": {"total": 9}})
     other = facts_of({"flags": flags | {"num_layers": 3, "seq_length": 32}})
     wider = facts_of({"flags": flags, "parameters": {"total": 11}})
-    everything = {"model": ("num_layers", 2, 3), "batch": ("seq_length", 16, 32)}
+    length = ("seq_length", 16, 32)
+    everything = {"model": ("num_layers", 2, 3), "held-out text": length, "batch": length}
     for names in ([], ["superposition", "a method of another package"]):
         assert registry.known_differences(names, one, other) == everything
     # A method may say that a topic, or some facts of one, are no matter.
-    assert set(registry.known_differences(["ngrams"], one, other)) == {"model", "batch"}
+    assert registry.known_differences(["ngrams"], one, other) == everything
     assert set(registry.known_differences(["superposition"], one, wider)) == {"model"}
     assert registry.known_differences(["superposition", "ngrams"], one, wider) == {}
     story = registry.method_named("superposition").story()

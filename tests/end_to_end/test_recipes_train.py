@@ -17,6 +17,7 @@ RECIPES = {
     "tiny-tst": 1,
     "tiny-moe-baseline+2xcpu": 2,
     "tiny-moe-tst+2xcpu": 2,
+    "tiny-moe-tst+2xcpu+hybrid": 2,
 }
 
 
@@ -44,6 +45,16 @@ def test_experts_are_on_two_ranks(results) -> None:
     for recipe in ("tiny-moe-baseline+2xcpu", "tiny-moe-tst+2xcpu"):
         flags = results[recipe].ledger.header["flags"]
         assert (flags["expert_model_parallel_size"], flags["num_experts"]) == (2, 8)
+
+
+def test_a_hybrid_models_losses_are_its_twins(results) -> None:
+    ours, theirs = (results[f"tiny-moe-tst+2xcpu{which}"] for which in ("+hybrid", ""))
+    assert ours.ledger.header["flags"]["hybrid_layer_pattern"] == "*E*E"
+    assert ours.losses == theirs.losses
+    assert [line["flops"] for line in ours.ledger.steps] == [
+        line["flops"] for line in theirs.ledger.steps
+    ]
+    assert ours.ledger.header["parameters"] == theirs.ledger.header["parameters"]
 
 
 def test_a_slip_in_a_recipe_of_ones_own_is_named(tmp_path: Path) -> None:

@@ -45,6 +45,14 @@ _CASES = [
     for precision in _PRECISIONS
     if (precision, layout.partition("x")[2]) not in _ELSEWHERE
 ]
+# As HybridModels, each in a layout and a precision of its own.
+_CASES += [
+    f"{recipe}+{layout}+{precision}+hybrid"
+    for recipe, layout, precision in zip(
+        _RECIPES, _LAYOUTS * 3, ("bf16", "fp8-blockwise", "mxfp8", "fp8-delayed") * 3, strict=False
+    )
+    if (precision, layout.partition("x")[2]) not in _ELSEWHERE
+]
 
 
 @contextmanager
@@ -121,7 +129,7 @@ def test_steps_and_data_are_the_papers(name: str) -> None:
 @pytest.mark.parametrize("name", _CASES)
 def test_transformer_engines_modules(name: str) -> None:
     """The first rank holds its share of the model, and FP8 weights where the precision says so."""
-    model, _, precision = name.split("+")
+    model, _, precision, *_ = name.split("+")
     with pretended_gpu(with_transformer_engine=True), _validated(name, [ON_META]) as args:
         config = core_transformer_config_from_args(args)
         # The dispatcher would put an index on the GPU that is not there.

@@ -6,6 +6,7 @@ out what a parent has. The one idea: a value given later takes the place of an e
 other forms of the same thing, in this order: the files that a recipe extends, the recipe, its
 layout, its precision, the command line. ``NAME+LAYOUT+PRECISION``, as in
 ``moe-10b-a1b-tst+64xh100+fp8-blockwise``, says which; what is left out is the recipe's default.
+``+hybrid`` beside them makes the model a HybridModel (`twin`).
 """
 
 import re
@@ -18,6 +19,7 @@ from tst_megatron.corpora.blend import DATA_FORMS
 from tst_megatron.errors import UserError
 from tst_megatron.methods.registry import methods
 from tst_megatron.recipes.files import RecipeFile, Variant, names, nearest, read_chain
+from tst_megatron.recipes.twin import HYBRID, of_twin
 
 COMMAND_LINE = "command line"
 
@@ -97,12 +99,14 @@ def read(recipe: str) -> Recipe:
     """Read a recipe, and where each of its values comes from.
 
     Args:
-        recipe: ``NAME[+LAYOUT][+PRECISION]``; a name or the path of a ``.yaml`` file.
+        recipe: ``NAME[+LAYOUT][+PRECISION][+hybrid]``; a name or the path of a ``.yaml`` file.
 
     Raises:
         UserError: there is no such recipe, layout or precision, or a file is broken.
     """
     name, chosen = _split(recipe)
+    is_hybrid = HYBRID in chosen
+    chosen = [part for part in chosen if part != HYBRID]
     chain = read_chain(name)
     layouts = _merged(file.layouts for file in chain)
     precisions = _merged(file.precisions for file in chain)
@@ -115,6 +119,9 @@ def read(recipe: str) -> Recipe:
             here = getattr(file, kind).get(part)
             if here is not None:
                 settings = _with(settings, here.flags, f"{file.name}, {part}")
+    if is_hybrid:
+        values = {key: given[-1].value for key, given in settings.items()}
+        settings = _with(settings, of_twin(name, values), f"+{HYBRID}")
     about = next((file.about for file in reversed(chain) if file.about), "")
     return Recipe(recipe, about, settings, layout, precision, layouts, precisions)
 
@@ -170,9 +177,25 @@ def expand_recipe(argv: list[str]) -> list[str]:
     name, rest = named_recipe(argv)
     if name is None:
         return rest
-    displaced = _displaced(_flags_of(rest))
+    given = _flags_of(rest)
+    displaced = _displaced(given)
+    _check_size(name, given)
     kept = {key: value for key, value in load(name).items() if key not in displaced}
     return [*flags(kept), *rest]
+
+
+def _check_size(name: str, given: dict[str, Any]) -> None:
+    """Check that a command line does not give a hybrid recipe a GPTModel's size.
+
+    Raises:
+        UserError: it does; Megatron would go by the pattern.
+    """
+    pattern = load(name).get("hybrid-layer-pattern")
+    if pattern and "num-layers" in given and "hybrid-layer-pattern" not in given:
+        raise UserError(
+            f"--num-layers beside --recipe {name}, whose model has the pattern {pattern}: give "
+            "--hybrid-layer-pattern, such as '*-*-' for two blocks"
+        )
 
 
 def _split(recipe: str) -> tuple[str, list[str]]:

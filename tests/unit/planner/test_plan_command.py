@@ -33,6 +33,22 @@ def test_a_recipe_brings_its_gpus(capsys) -> None:
     assert found["layout"]["data"] == 8
 
 
+@pytest.mark.parametrize("name", ["smollm3-3b-tst", "moe-10b-a1b-tst"])
+def test_a_hybrid_twin_has_the_same_plan(capsys, name: str) -> None:
+    ours, theirs = (
+        _json(capsys, "--recipe", f"{name}{which}", "--gpus", "64", "--gpu", "h100")
+        for which in ("+hybrid", "")
+    )
+    for stage, other in zip(ours["per_gpu"], theirs["per_gpu"], strict=True):
+        assert stage.pop("layers") == 2 * other.pop("layers")
+        # Full recomputation keeps the input of each layer, of which there are twice as many.
+        kept, fewer = (
+            one["activation_bytes_by_recomputation"].pop("full") for one in (stage, other)
+        )
+        assert fewer < kept < 2 * fewer
+    assert ours == theirs
+
+
 @pytest.mark.parametrize(
     ("words", "gpu", "count", "micro_batch"),
     [

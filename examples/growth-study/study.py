@@ -309,7 +309,7 @@ class Study(experiments.Study[Run]):
             *self.upcycling(),
             *self.growth_with_bags(),
             *self.upcycling_with_bags(),
-            *self.other_lengths(),
+            *self.growth_otherwise(),
         ]
         # Before a run that part of it which is its own.
         return [
@@ -329,8 +329,6 @@ class Study(experiments.Study[Run]):
         for seed in reversed(SEEDS):
             yield from self._changed(ZERO, (0.25, 0.5), seed)
             yield from self._changed(STACK, (0.1, 0.75), seed)
-            yield from self._changed(STACK, (0.25, 0.5), seed, own_rate=True)
-            yield from self._changed(STACK_NEW, (0.25,), seed)
 
     def growth_with_bags(self) -> Iterator[Run]:
         """Both controls with bags, and growth where they end, after it, and at a later one."""
@@ -339,8 +337,12 @@ class Study(experiments.Study[Run]):
             yield from self._changed(STACK, (0.25,), seed, bags=0.25)
             yield from self._changed(STACK, (0.25, 0.5), seed, bags=0.5)
 
-    def other_lengths(self) -> Iterator[Run]:
-        """Both controls shorter and longer, to measure an equal loss of whole runs."""
+    def growth_otherwise(self) -> Iterator[Run]:
+        """What might have decided it: the rate after the growth, the moments, the length."""
+        for seed in reversed(SEEDS):
+            yield from self._changed(STACK, (0.25, 0.5), seed, own_rate=True)
+            yield from self._changed(STACK_NEW, (0.25,), seed)
+        # Without other lengths no equal loss of whole runs is measured.
         for length in (0.5, 2.0):
             yield from self._controls((SMALL, LARGE), SEEDS[0], length)
 

@@ -74,7 +74,7 @@ def together(sets: Sequence[ValidationSet]) -> tuple[dict[str, Any], dict[str, f
     """The losses of all sets' text and their standard errors, by name.
 
     Args:
-        sets: of one validation, whose losses have the same names.
+        sets: of one validation; a loss that one of them lacks is of none together.
     """
     if len(sets) == 1:
         return sets[0].losses, sets[0].stderrs
@@ -82,6 +82,7 @@ def together(sets: Sequence[ValidationSet]) -> tuple[dict[str, Any], dict[str, f
     losses = {
         name: sum(weight * one.losses[name] for weight, one in zip(weights, sets, strict=True))
         for name in sets[0].losses
+        if all(name in one.losses for one in sets)
     }
     stderrs = {
         name: math.hypot(*(w * one.stderrs[name] for w, one in zip(weights, sets, strict=True)))

@@ -1,14 +1,16 @@
 """``python -m tests.upstream MEGATRON``: what has moved, and which tests fail with it.
 
 Prints Markdown: a table of the seams that differ between the installed Megatron and the other one,
-each with the line of ours that meets it, and the tests that fail, by what they fail of. Code 0
-where no seam is gone and no test failed, 1 where one is or did, 2 where nothing could begin.
+each with the line of ours that meets it; whether runs of the installed one go on with the other
+one to the same losses; and the tests that fail, by what they fail of. Code 0 where no seam is gone,
+every run goes on and no test failed, 1 where one does not or did, 2 where nothing could begin.
 """
 
 import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -49,13 +51,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     gone = [seam for seam in moved if _is_gone(after, seam)]
     parts = [_title(flags.megatron), _table(moved, before, after)]
     failed: Mapping[str, list[str]] = {}
+    apart: Mapping[str, str] = {}
     if not flags.seams_only:
+        apart = _across(path, flags.out)
+        parts.append(_of_runs(apart))
         failed, counts = _tested(path, flags.for_pytest or CHOSEN, flags.out)
         parts.append(_failures(failed, counts))
     report = "\n\n".join(parts) + "\n"
     print(report)
     write_whole(flags.out / "report.md", report.encode())
-    return int(bool(gone or failed))
+    return int(bool(gone or failed or any(apart.values())))
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -93,6 +98,43 @@ def _looked_up(seams: Sequence[Seam], path: Path | None, file: Path) -> dict[str
         raise SystemExit(f"seams could not be looked up:\n{done.stderr}")
     found: dict[str, list[str]] = json.loads(file.read_text())
     return found
+
+
+def _across(path: Path, out: Path) -> dict[str, str]:
+    """What is wrong with each run that goes on with the other Megatron; empty where nothing is."""
+    losses = []
+    shutil.rmtree(out / "across", ignore_errors=True)
+    for which, megatron in (("begin", None), ("go-on", path)):
+        file = out / f"{which}.json"
+        file.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "tests.upstream.across", which]
+        with (out / f"{which}.log").open("wb") as log:
+            subprocess.run(
+                [*command, str(out / "across"), str(file)],
+                env=_environment(megatron),
+                cwd=REPOSITORY,
+                stdout=log,
+                stderr=log,
+            )
+        if not file.exists():
+            return {"runs": f"could not {which.replace('-', ' ')}: see {out / which}.log"}
+        losses.append(json.loads(file.read_text()))
+    begun, gone_on = losses
+    first = next(iter(begun))
+    found = {}
+    for kind, ours in gone_on.items():
+        theirs = begun.get(kind, begun[first])
+        far = max(abs(one - other) for one, other in zip(ours, theirs, strict=True))
+        found[kind] = "" if ours == theirs else f"losses are up to {far:.2g} apart"
+    return found
+
+
+def _of_runs(apart: Mapping[str, str]) -> str:
+    rows = [
+        f"| {kind} | {wrong or 'the same losses, bit for bit'} |" for kind, wrong in apart.items()
+    ]
+    head = ["| a run that goes on | |", "|---|---|"]
+    return "\n".join(["## From a checkpoint of the installed Megatron", "", *head, *rows])
 
 
 def _environment(path: Path | None) -> dict[str, str]:

@@ -119,6 +119,12 @@ _UNSUPPORTED_BY_CHUNKS: tuple[Unsupported, ...] = (
     (lambda a: a.use_mup, "--use-mup", "it scales the logits"),
     (lambda a: a.fp8_output_proj, "--fp8-output-proj", "its product is Transformer Engine's own"),
     (
+        # Of Megatron 0.20.
+        lambda a: getattr(a, "logit_dtype", None) is not None,
+        "--output-logit-dtype",
+        "blocks of logits are of the weights' type",
+    ),
+    (
         lambda a: a.defer_embedding_wgrad_compute,
         "--defer-embedding-wgrad-compute",
         "it keeps the logits' gradients of all micro-batches",

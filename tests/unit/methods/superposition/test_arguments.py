@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from megatron.training.arguments import add_megatron_arguments
 from saved import save_arguments
 
@@ -301,6 +302,16 @@ def test_what_logits_in_chunks_cannot_go_with_is_named(flag: str) -> None:
     assert flag.split()[0] in message
     assert "--tst-logits-chunk-size" in message
     check_flags(parse(*words))
+
+
+def test_chunks_do_not_go_with_logits_of_a_type_of_their_own() -> None:
+    """A flag of the next Megatron's, which parses it to that."""
+    args = parse("--tst-bag-size=4", "--tst-logits-chunk-size=8")
+    args.logit_dtype = torch.float32
+    with pytest.raises(UserError, match=r"--output-logit-dtype does not go with --tst-logits-chu"):
+        check_flags(args)
+    args.tst_logits_chunk_size = 0
+    check_flags(args)
 
 
 def test_chunks_do_not_go_with_the_experts_overlap(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,9 @@ def test_what_is_no_twin_is_one_sentence(runs, corpus, tmp_path: Path) -> None:
     for more, says in (
         (("--hybrid-layer-pattern=*-*-*-",), "its twin has --hybrid-layer-pattern '*-*-'"),
         (("--hybrid-layer-pattern=**--",), "its twin has --hybrid-layer-pattern '*-*-'"),
-        (("--hybrid-layer-pattern=*-*-*-*-", "--grow=stack"), "is a GPTModel's"),
+        (("--hybrid-layer-pattern=*-*-*-*-", "--grow=stack"), "to become another model (growth)"),
+        (("--hybrid-layer-pattern=*-*-", "--no-rope-freq=2"), "--no-rope-freq means other layers"),
+        (("--hybrid-layer-pattern=*-*-", "--ffn-hidden-size=32"), "ffn_hidden_size 64 and this"),
     ):
         refused = attempt(tmp_path, (*BASE, *corpus.flags, *own, *more))
         assert refused.code == 2, refused.output[-2000:]

@@ -134,10 +134,16 @@ def test_a_resumed_run_is_one_run_of_mlflow(tracked) -> None:
     assert kept["run_id"] == found.info.run_id
 
 
-def test_without_tensorboard_mlflow_has_all(corpus, tmp_path: Path) -> None:
+def test_without_tensorboard_the_others_have_all(corpus, tmp_path: Path) -> None:
     save, place = f"--save={tmp_path / 'saved'}", f"sqlite:///{tmp_path / 'mine.db'}"
     flags = (*FLAGS, *corpus.flags, save, "--save-interval=5", "--exit-interval=5")
-    run(Job(tmp_path, (*flags, "--mlflow-experiment=a", f"--mlflow-tracking-uri={place}")))
+    mlflow = ("--mlflow-experiment=a", f"--mlflow-tracking-uri={place}")
+    run(Job(tmp_path, (*flags, *mlflow)))
+    wandb = ("--wandb-project=superposed", "--wandb-exp-name=alone")
+    offline = {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    run(Job(tmp_path / "two", (*flags, *wandb), environment=offline))
+    # It ends in bags.
+    assert {*MEGATRONS, "stage", "data-tokens"} - set(in_wandb(tmp_path)) == {"lm loss"}
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=place)

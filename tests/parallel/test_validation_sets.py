@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from trainer import TINY, Job, Result, attempt, run_all
+from trainer import TINY, Job, Result, attempt, run, run_all
 
 from tst_megatron.corpora.small_corpora import index_documents
 from tst_megatron.runs.evaluations import BITS_A_BYTE, NATS_A_TOKEN
@@ -16,17 +16,19 @@ from tst_megatron.runs.run import run_of_ledger
 
 FLAGS = (
     *(flag for flag in TINY if not flag.startswith(("--split", "--num-layers"))),
-    *("--num-layers=4", "--full-validation", "--fixed-validation"),
+    *("--num-layers=4", "--full-validation"),
     *("--eval-micro-batch-size=1", "--eval-global-batch-size=1", "--eval-iters=1"),
     *("--train-iters=4", "--lr-wsd-decay-iters=1", "--eval-interval=2"),
     *("--tst-bag-size=2", "--tst-step-ratio=0.5"),
 )
-SETS = "--multiple-validation-sets"
+SETS, FIXED = "--multiple-validation-sets", "--fixed-validation"
 LAYOUTS: dict[str, tuple[int, tuple[str, ...]]] = {
-    "together": (1, ()),
-    "one rank": (1, (SETS,)),
+    "together": (1, (FIXED,)),
+    "one rank": (1, (SETS, FIXED)),
+    # On Megatron's own iterators, and with names.
     "named": (1, (SETS, "--validation-set-names", "one", "other")),
-    "tensor parallel": (2, (SETS, "--tensor-model-parallel-size=2", "--sequence-parallel")),
+    "twice": (1, (SETS, "--eval-global-batch-size=2")),
+    "tensor parallel": (2, (SETS, FIXED, "--tensor-model-parallel-size=2", "--sequence-parallel")),
     "interleaved": (
         2,
         (
@@ -35,6 +37,9 @@ LAYOUTS: dict[str, tuple[int, tuple[str, ...]]] = {
         ),
     ),
 }
+READ = {"tensor parallel": 1, "interleaved": 2}
+"""How often a layout goes through a set: Megatron takes as many steps as it has sequences, each of
+two micro-batches of one."""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +65,12 @@ def runs(data, tmp_path_factory) -> dict[str, Result]:
         Job(folder / name, (*FLAGS, *data, *flags), ranks)
         for name, (ranks, flags) in LAYOUTS.items()
     ]
-    return dict(zip(LAYOUTS, run_all(jobs), strict=True))
+    # Cut off before the first validation, and resumed.
+    save = tuple(f"--{one}={folder / 'saved'}" for one in ("save", "load"))
+    cut = (*FLAGS, *data, *LAYOUTS["interleaved"][1], *save, "--save-interval=1")
+    run(Job(folder / "cut", (*cut, "--exit-interval=1"), 2))
+    found = dict(zip(LAYOUTS, run_all(jobs), strict=True))
+    return found | {"resumed": run(Job(folder / "resumed", cut, 2))}
 
 
 def test_all_sets_are_one_of_all_their_text(runs) -> None:
@@ -108,13 +118,31 @@ def test_a_layout_reads_the_same_sets(runs, layout: str) -> None:
             other = theirs["sets"][name]
             # Layouts draw their own weights, so that losses are near and no more.
             assert of_set["next_token_loss"] == pytest.approx(other["next_token_loss"], rel=0.1)
-            if layout == "tensor parallel":
-                assert (of_set["tokens"], of_set["bytes"]) == (other["tokens"], other["bytes"])
+            for count in ("tokens", "bytes"):
+                assert of_set[count] == READ[layout] * other[count]
+
+
+def test_a_run_that_is_resumed_before_it_has_validated_validates(runs) -> None:
+    unbroken, resumed = (runs[name].ledger.validations for name in ("interleaved", "resumed"))
+    assert [line["step"] for line in resumed] == [2, 4]
+    for ours, theirs in zip(resumed, unbroken, strict=True):
+        assert ours["sets"] == theirs["sets"]
+
+
+def test_an_error_is_of_the_sequences_that_a_set_has(runs) -> None:
+    """Of one that is read twice as of one that is read once."""
+    one, twice = (runs[name].ledger.validations[-1]["sets"] for name in ("one rank", "twice"))
+    for name, ours in twice.items():
+        assert ours["tokens"] == 2 * one[name]["tokens"]
+        assert ours["next_token_loss"] == pytest.approx(one[name]["next_token_loss"], rel=1e-5)
+        # A variance in float32, of numbers near 5; of twice the sequences it would be 0.71.
+        errors = [of[name]["next_token_loss_stderr"] for of in (twice, one)]
+        assert errors[0] == pytest.approx(errors[1], rel=1e-2)
 
 
 def test_a_comparison_has_each_set(runs) -> None:
-    run = run_of_ledger(runs["one rank"].ledger, "run")
-    last = [one for one in run.evaluations if one.step == 4]
+    recorded = run_of_ledger(runs["one rank"].ledger, "run")
+    last = [one for one in recorded.evaluations if one.step == 4]
     assert [one.task for one in last] == ["validation set few", "validation set more"]
     told = runs["one rank"].ledger.validations[-1]["sets"]["more"]
     bits, nats = (last[1].scores[metric] for metric in (BITS_A_BYTE, NATS_A_TOKEN))

@@ -406,6 +406,8 @@ class Method:
         starts_from_another: whether the run starts from another run's checkpoint, in ``load`` or
             where `starts_from` says; once it has saved one of its own, the same command goes on
             from that.
+        works_on_blocks: whether it takes attention and MLP of a GPTModel's block for one, so that
+            the model has no twin among HybridModels, where they are layers of their own.
     """
 
     name: ClassVar[str]
@@ -423,6 +425,7 @@ class Method:
     forms: ClassVar[tuple[frozenset[str], ...]] = ()
     asked_by: ClassVar[tuple[str, ...]] = ()
     starts_from_another: ClassVar[bool] = False
+    works_on_blocks: ClassVar[bool] = False
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the method's flags to a parser, Megatron's or a smaller one."""

@@ -19,7 +19,7 @@ from tst_megatron.corpora.blend import DATA_FORMS
 from tst_megatron.errors import UserError
 from tst_megatron.methods.registry import methods
 from tst_megatron.recipes.files import RecipeFile, Variant, names, nearest, read_chain
-from tst_megatron.recipes.twin import HYBRID, of_twin
+from tst_megatron.recipes.twin import HYBRID, check_beside, of_twin
 
 COMMAND_LINE = "command line"
 
@@ -179,23 +179,10 @@ def expand_recipe(argv: list[str]) -> list[str]:
         return rest
     given = _flags_of(rest)
     displaced = _displaced(given)
-    _check_size(name, given)
-    kept = {key: value for key, value in load(name).items() if key not in displaced}
+    values = load(name)
+    check_beside(name, values, given)
+    kept = {key: value for key, value in values.items() if key not in displaced}
     return [*flags(kept), *rest]
-
-
-def _check_size(name: str, given: dict[str, Any]) -> None:
-    """Check that a command line does not give a hybrid recipe a GPTModel's size.
-
-    Raises:
-        UserError: it does; Megatron would go by the pattern.
-    """
-    pattern = load(name).get("hybrid-layer-pattern")
-    if pattern and "num-layers" in given and "hybrid-layer-pattern" not in given:
-        raise UserError(
-            f"--num-layers beside --recipe {name}, whose model has the pattern {pattern}: give "
-            "--hybrid-layer-pattern, such as '*-*-' for two blocks"
-        )
 
 
 def _split(recipe: str) -> tuple[str, list[str]]:

@@ -6,10 +6,11 @@ the place of a number of layers, and what counts layers counts twice as many. Bo
 losses, in every bit on a CPU.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from tst_megatron.errors import UserError
+from tst_megatron.methods.registry import methods
 
 HYBRID = "hybrid"
 """Behind a recipe's name."""
@@ -17,15 +18,19 @@ _PATTERN = "hybrid-layer-pattern"
 _COUNTS = ("num-layers-at-start-in-bf16", "num-layers-at-end-in-bf16", "recompute-num-layers")
 _OTHERWISE = (
     "mtp-num-layers",
-    "mod-capacity",
+    "multi-latent-attention",
+    "experimental-attention-variant",
+    "heterogeneous-layers-config-path",
     "linear-attention-freq",
+    "no-rope-freq",
+    "window-attn-skip-freq",
     "decoder-first-pipeline-num-layers",
     "decoder-last-pipeline-num-layers",
     "num-layers-per-virtual-pipeline-stage",
     "num-virtual-stages-per-pipeline-rank",
     "pipeline-model-parallel-layout",
 )
-"""What is of a GPTModel's blocks, or is said in the pattern there."""
+"""What counts a GPTModel's layers, is another thing in a pattern, or is said by it."""
 
 
 def of_twin(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,7 +48,7 @@ def of_twin(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(f"the recipe {name} is a HybridModel's already: leave +{HYBRID} out")
     if "num-layers" not in given:
         raise UserError(f"the recipe {name} has no num-layers, so +{HYBRID} has nothing to go by")
-    if several := sorted(given.intersection(_OTHERWISE)):
+    if several := sorted(given & _of_blocks()):
         raise UserError(
             f"the recipe {name} has {several[0]}, which is of a GPTModel's blocks: leave +{HYBRID} "
             "out"
@@ -55,6 +60,35 @@ def of_twin(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         "moe-layer-freq": None,
         **counts,
     }
+
+
+def check_beside(name: str, values: Mapping[str, Any], given: Collection[str]) -> None:
+    """Check that flags beside a recipe do not change a pattern that they would not be read for.
+
+    Args:
+        name: of the recipe.
+        values: its flags, without dashes in front.
+        given: flags after it, likewise.
+
+    Raises:
+        UserError: one would be passed over.
+    """
+    pattern = values.get(_PATTERN)
+    if not pattern or _PATTERN in given:
+        return
+    of_size = {"num-layers", "moe-layer-freq"} | _of_blocks()
+    if not values.get("num-experts"):
+        of_size |= {"num-experts"}
+    if passed_over := sorted(of_size.intersection(given)):
+        raise UserError(
+            f"--{passed_over[0]} beside --recipe {name}, whose model has the pattern {pattern}: "
+            "give --hybrid-layer-pattern with it, such as '*-*-' or '*E*E' for two blocks"
+        )
+
+
+def _of_blocks() -> set[str]:
+    asking = (flag for method in methods() if method.works_on_blocks for flag in method.asked_by)
+    return {*_OTHERWISE, *asking}
 
 
 def _blocks(name: str, values: Mapping[str, Any]) -> list[str]:

@@ -232,7 +232,7 @@ def _settings(header: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, 
 
 
 def _model(header: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
-    shape = _as_gpt({name: flags[name] for name in Role.MODEL.value if name in flags})
+    shape = _by_block({name: flags[name] for name in Role.MODEL.value if name in flags})
     parameters = (header.get("parameters") or {}).get("total")
     # How far a vocabulary is padded goes by the layout, and parameters with it.
     padded = flags.get("padded_vocab_size")
@@ -241,17 +241,25 @@ def _model(header: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any
     return shape | {f"parameters with {padded} in the vocabulary": parameters}
 
 
-def _as_gpt(shape: dict[str, Any]) -> dict[str, Any]:
-    """A HybridModel that is the twin of a GPTModel under that one's names: both compute the same
-    (docs/checkpoints.md)."""
+def _by_block(shape: dict[str, Any]) -> dict[str, Any]:
+    """A model of blocks in one spelling: a HybridModel that is the twin of a GPTModel computes the
+    same (docs/checkpoints.md), and which blocks have experts can be said in several ways."""
+    found = dict(shape)
     pattern = str(shape.get("hybrid_layer_pattern") or "").replace("|", "")
-    if not re.fullmatch(r"(\*[-E])+", pattern):
-        return shape
-    experts = [int(kind == "E") for kind in pattern[1::2]]
-    found = {name: value for name, value in shape.items() if name != "hybrid_layer_pattern"}
-    # Megatron's default, of a dense model, too.
-    frequency = 1 if len(set(experts)) == 1 else experts
-    return found | {"num_layers": len(experts), "moe_layer_freq": frequency}
+    experts: Any = shape.get("moe_layer_freq")
+    if re.fullmatch(r"(\*[-E])+", pattern):
+        experts = [int(kind == "E") for kind in pattern[1::2]]
+        found |= {"num_layers": len(experts)}
+        found.pop("hybrid_layer_pattern")
+        if not any(experts) and "num_experts" in found:
+            found["num_experts"] = None
+    elif isinstance(experts, int) and experts > 0 and isinstance(shape.get("num_layers"), int):
+        experts = [int(layer % experts == 0) for layer in range(shape["num_layers"])]
+    if not found.get("num_experts", True):
+        found.pop("moe_layer_freq", None)  # It says nothing of a dense model.
+    elif experts is not None:
+        found["moe_layer_freq"] = list(experts) if isinstance(experts, tuple) else experts
+    return found
 
 
 def _tokenizer(header: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:

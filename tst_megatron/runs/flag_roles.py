@@ -30,6 +30,7 @@ class Role(Enum):
         "moe_shared_expert_intermediate_size",
         "mtp_num_layers",
         "multi_latent_attention",
+        "no_rope_freq",
         "normalization",
         "num_attention_heads",
         "num_experts",
@@ -42,6 +43,7 @@ class Role(Enum):
         "rotary_percent",
         "swiglu",
         "untie_embeddings_and_output_weights",
+        "window_attn_skip_freq",
     )
     """Its shape."""
 

@@ -34,7 +34,7 @@ class DatasetsProvider:
 
     run: Run
     is_distributed: bool = True
-    _test_samples: int | None = None
+    _first: tuple[int, int] | None = None
 
     def __call__(
         self, train_valid_test_num_samples: tuple[int, int | None, int], vp_stage: int | None = None
@@ -46,10 +46,12 @@ class DatasetsProvider:
             vp_stage: virtual pipeline stage, if the schedule is interleaved.
         """
         args = get_args()
-        # For the second chunk it takes the length of the validation sets for what was asked for.
-        if self._test_samples is None:
-            self._test_samples = train_valid_test_num_samples[Split.test.value]
-        num_samples = [*train_valid_test_num_samples[: Split.test.value], self._test_samples]
+        # For a second chunk it takes the lengths of whole validation sets, in `eval_iters` by now,
+        # for what was asked for: of the test set, and of samples that a run of before validated on.
+        if self._first is None:
+            self._first = train_valid_test_num_samples[2], args.consumed_valid_samples
+        test_samples, args.consumed_valid_samples = self._first
+        num_samples = [*train_valid_test_num_samples[: Split.test.value], test_samples]
         # A checkpoint has been loaded by now.
         self.run.goes_on_from(args.iteration)
         remember(args, self.run)

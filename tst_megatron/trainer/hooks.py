@@ -7,11 +7,12 @@ fails when one is gone or takes other arguments. What is done at an event is the
 - ``train_step``: the event ``stepping``; to tell the time of a step's computation from the time of
   everything else.
 - ``save_checkpoint_and_time``: the event ``saved``; likewise.
-- ``load_checkpoint``: a method may load another model's.
+- ``load_checkpoint``: a method may load another model's, and a HybridModel a GPTModel's.
 - ``training_log``: the events ``stepped`` and ``step_logged``; to put stage, positions, data
   tokens, pace and the time that is left into Megatron's log line.
-- ``evaluate``: the events ``evaluating`` and ``evaluated``; to measure a method's losses beside the
-  next-token loss; with ``--fixed-validation``, on the same samples every time.
+- ``evaluate``: the events ``evaluating``, ``set_evaluated`` and ``evaluated``; to measure a
+  method's losses beside the next-token loss; with ``--fixed-validation``, on the same samples
+  every time.
 - ``evaluate_and_print_results``: only it knows whether the test set is evaluated.
 - ``post_training_step_callbacks``: with ``--evaluate-at``, to ask the model between two steps,
   after a validation and before a checkpoint: the event ``scored``.
@@ -420,11 +421,15 @@ class _Hooks:
         num_microbatches = eval_iters * args.eval_global_batch_size // args.eval_micro_batch_size
         # The other ranks' errors go nowhere, and the text may have many documents to count.
         tokens = self._validation_tokens if self._is_last else None
-        most = math.inf if tokens is None else tokens / (args.seq_length * tokens_a_position)
+        if tokens is not None and args.multiple_validation_sets and not self._on_test_set:
+            tokens = tokens[len(self._sets) : len(self._sets) + 1]
+        each = args.seq_length * tokens_a_position
+        # One token more, which is the last one's target.
+        most = math.inf if tokens is None else sum((one - 1) // each for one in tokens)
         return take_stderrs(losses, num_microbatches, most)
 
     @cached_property
-    def _validation_tokens(self) -> int | None:
+    def _validation_tokens(self) -> list[int] | None:
         return validation_tokens(self.args)
 
 

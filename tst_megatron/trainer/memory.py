@@ -22,7 +22,7 @@ from tst_megatron.checkpoints.wholeness import has_file_a_rank
 from tst_megatron.errors import UserError
 from tst_megatron.methods.method import Run
 from tst_megatron.methods.registry import check_weights, methods
-from tst_megatron.trainer.as_hybrid import check_goes_on, goes_on_as_hybrid
+from tst_megatron.trainer.as_hybrid import check_goes_on, goes_on_as_hybrid, is_loaded_here
 from tst_megatron.trainer.checkpoint_choice import checkpoint_of
 from tst_megatron.trainer.same_tokenizer import check_same_tokenizer, remembered_tokenizer
 
@@ -67,7 +67,11 @@ def check_resume(args: argparse.Namespace, run: Run) -> argparse.Namespace | Non
         return None
     is_twin = goes_on_as_hybrid(saved, args)
     if is_twin:
-        check_goes_on(saved, args, str(chosen.root))
+        begins_anew = chosen.is_pretrained or args.finetune or args.no_load_optim
+        is_read = not begins_anew and not getattr(saved, "no_save_optim", False)
+        content = saved_state(chosen).get("content_metadata") or {}
+        kind = content.get("distrib_optim_sharding_type") if is_read else None
+        check_goes_on(saved, args, str(chosen.root), kind)
     if chosen.is_pretrained or args.finetune:
         check_weights(args, saved, run, None)
         return None
@@ -77,13 +81,8 @@ def check_resume(args: argparse.Namespace, run: Run) -> argparse.Namespace | Non
     may_differ = {
         name for part in run.parts for name in part.other_model(saved, remembered[part.name], step)
     }
-    if is_twin and may_differ:
-        raise UserError(
-            f"the checkpoint in {chosen.root} is a GPTModel's, and to become another model it has "
-            "to be one: leave --hybrid-layer-pattern out, and go on as a HybridModel afterwards"
-        )
     check_weights(args, saved, run, step if may_differ else None)
-    _check_shape(args, chosen, saved, may_differ)
+    _check_shape(args, chosen, saved, may_differ, is_twin)
     if all(part.reads_optimizer for part in run.parts):
         _check_optimizer(args, chosen, saved)
     args.methods = getattr(saved, "methods", None)
@@ -103,14 +102,14 @@ def check_resume(args: argparse.Namespace, run: Run) -> argparse.Namespace | Non
 
 
 def loads_twin(args: argparse.Namespace) -> bool:
-    """Whether the checkpoint that a checked run loads is a GPTModel's, and its own a HybridModel.
+    """Whether the checkpoint that a checked run loads becomes its twin's here (`as_hybrid`).
 
     Args:
         args: Megatron's validated arguments.
     """
     chosen = checkpoint_of(args)
     saved = None if chosen is None else saved_state(chosen).get("args")
-    return saved is not None and goes_on_as_hybrid(saved, args)
+    return saved is not None and is_loaded_here(saved, args)
 
 
 def ledger_before(args: argparse.Namespace) -> Path:
@@ -132,7 +131,11 @@ def ledger_before(args: argparse.Namespace) -> Path:
 
 
 def _check_shape(
-    args: argparse.Namespace, chosen: Checkpoint, saved: Any, may_differ: Collection[str]
+    args: argparse.Namespace,
+    chosen: Checkpoint,
+    saved: Any,
+    may_differ: Collection[str],
+    is_twin: bool,
 ) -> None:
     """What Megatron fails over in a resume once all ranks are up: what it asserts
     (``check_checkpoint_args``), and what decides the shapes of tensors.
@@ -142,8 +145,9 @@ def _check_shape(
         chosen: the checkpoint.
         saved: its arguments.
         may_differ: names in which a method makes up for a difference.
+        is_twin: whether the run's is a HybridModel of the same blocks.
     """
-    names = [*_asserted(args), *_shapes(args, saved)]
+    names = [*_asserted(args), *_shapes(args, saved, is_twin)]
     if has_file_a_rank(chosen.folder):
         names += _OF_A_RANK
     for name in names:
@@ -181,13 +185,13 @@ def _asserted(args: argparse.Namespace) -> list[str]:
     return names
 
 
-def _shapes(args: argparse.Namespace, saved: Any) -> list[str]:
+def _shapes(args: argparse.Namespace, saved: Any, is_twin: bool) -> list[str]:
     """What decides shapes beyond that, where the model has such tensors."""
     names = ["untie_embeddings_and_output_weights"]
     if args.position_embedding_type == "learned_absolute":
         names.append("max_position_embeddings")
     # A hybrid pattern may be without attention, or without an MLP.
-    if args.hybrid_layer_pattern:
+    if args.hybrid_layer_pattern and not is_twin:
         return names
     names.append("swiglu")
     if not (args.multi_latent_attention or getattr(saved, "multi_latent_attention", False)):

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 from tst_megatron.errors import UserError
 from tst_megatron.trainer.places import has_scheme
 
+RUN_VARIABLE = "MLFLOW_RUN_ID"
+"""Of the environment: the run to go on in."""
 _URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _RETRIES_VARIABLE = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 
@@ -70,11 +72,14 @@ def check_is_there(args: argparse.Namespace) -> None:
     # MLflow's own patience, of minutes, is for runs that are at work.
     os.environ[_RETRIES_VARIABLE] = before or "1"
     try:
-        experiment_of(client_of(uri), args.mlflow_experiment)
+        client = client_of(uri)
+        experiment_of(client, args.mlflow_experiment)
+        if (named := os.environ.get(RUN_VARIABLE)) is not None:
+            client.get_run(named)
     except Exception as error:  # Its clients raise what their libraries raise.
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"MLflow at {shown(uri)} cannot be asked for an experiment: {reason}"
+            f"MLflow at {shown(uri)} cannot be asked for the experiment or run: {reason}"
         ) from None
     finally:
         if before is None:
@@ -99,4 +104,10 @@ def client_of(uri: str) -> Any:
 def experiment_of(client: Any, name: str) -> str:
     """The id of an experiment, which is made where it is new."""
     found = client.get_experiment_by_name(name)
-    return str(client.create_experiment(name) if found is None else found.experiment_id)
+    if found is None:
+        try:
+            return str(client.create_experiment(name))
+        except Exception:  # As another node has just made it, or for a reason that is told below.
+            if (found := client.get_experiment_by_name(name)) is None:
+                raise
+    return str(found.experiment_id)

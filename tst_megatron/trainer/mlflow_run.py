@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from http import HTTPStatus
 from itertools import batched
 from pathlib import Path
 from typing import Any
 
 from tst_megatron.files import write_whole
 from tst_megatron.methods.events import Listener, Progress, Scalar
-from tst_megatron.trainer.mlflow_place import client_of, experiment_of, shown, uri_of
+from tst_megatron.trainer.mlflow_place import RUN_VARIABLE, client_of, experiment_of, shown, uri_of
 from tst_megatron.trainer.places import has_scheme
 from tst_megatron.trainer.trackers import listen
 
@@ -35,6 +36,7 @@ _INTERVAL_S = 5.0
 _AT_ONCE = 1_000  # Metrics of a request, by MLflow's REST API; of parameters a tenth.
 _PARAMETERS_AT_ONCE, _LONGEST_VALUE = 100, 500
 _MOST_UNSENT = 200_000
+_LATER = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 _LAST_S = 60.0
 """For what is unsent when the run ends."""
 
@@ -51,6 +53,11 @@ class MlflowRun(Listener):
         self._unsent: queue.SimpleQueue[_Figure] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._is_over = threading.Event()
+        # The thread's own.
+        self._client: Any = None
+        self._run_id: str | None = None
+        self._parameters: list[list[tuple[str, str]]] = []
+        self._waiting: list[_Figure] = []
         self._status = "FINISHED"
         self._last_step = 0
 
@@ -99,27 +106,44 @@ class MlflowRun(Listener):
             logger.warning("MLflow did not take the last figures in %.0f s", _LAST_S)
 
     def _send(self) -> None:
-        """The thread."""
-        while (opened := _answer(self._opened, "the run")) is None:
-            if self._is_over.wait(_INTERVAL_S):
-                return
-        client, run_id, is_new = opened
-        if is_new:
-            _answer(partial(_send_parameters, client, run_id, self._args), "the run's flags")
-        waiting: list[_Figure] = []
-        is_last = False
-        while not is_last:
-            is_last = self._is_over.wait(_INTERVAL_S)
-            waiting += self._taken()
-            while waiting:
-                some = waiting[:_AT_ONCE]
-                if _answer(partial(_send_figures, client, run_id, some), "figures") is None:
-                    break
-                waiting = waiting[_AT_ONCE:]
-            if len(waiting) > _MOST_UNSENT:
-                logger.warning("MLflow is away: %d figures are dropped", len(waiting))
-                waiting = []
-        _answer(partial(client.set_terminated, run_id, self._status), "the run's end")
+        """The thread: until all is sent that can be."""
+        while not self._is_over.wait(_INTERVAL_S):
+            self._send_some()
+        while not self._send_some() and threading.main_thread().is_alive():
+            time.sleep(_INTERVAL_S)
+        if self._client is not None:
+            ended = partial(self._client.set_terminated, self._run_id, self._status)
+            _answer(ended, "the run's end")
+
+    def _send_some(self) -> bool:
+        """Send what there is, flags first; whether nothing is left."""
+        self._waiting.extend(self._taken())
+        if (lost := len(self._waiting) - _MOST_UNSENT) > 0:
+            logger.warning("MLflow is away: the oldest %d figures are dropped", lost)
+            self._waiting = self._waiting[lost:]
+        if self._client is None and _answer(self._open, "the run") is None:
+            return False
+        while self._parameters:
+            if not self._sent(self._parameters[0], "some of the run's flags", params=True):
+                return False
+            del self._parameters[0]
+        while self._waiting:
+            if not self._sent(self._waiting[:_AT_ONCE], "figures"):
+                return False
+            del self._waiting[:_AT_ONCE]
+        return True
+
+    def _sent(self, some: Sequence[tuple[Any, ...]], what: str, params: bool = False) -> bool:
+        """Whether a batch is done with: taken, or refused as it is, so that it would be again."""
+        from mlflow.entities import Metric, Param
+
+        name, kind = ("params", Param) if params else ("metrics", Metric)
+        try:
+            self._client.log_batch(self._run_id, **{name: [kind(*one) for one in some]})
+        except Exception as error:  # Its clients raise what their libraries raise.
+            _tell(error, what)
+            return _is_refusal(error)
+        return True
 
     def _taken(self) -> Iterator[_Figure]:
         """What has come since it was asked last."""
@@ -127,29 +151,49 @@ class MlflowRun(Listener):
             while True:
                 yield self._unsent.get_nowait()
 
-    def _opened(self) -> tuple[Any, str, bool]:
-        """A client, and the id of the run that this one goes on in, or of a new one."""
+    def _open(self) -> bool:
+        """Open the run that this one goes on in, or a new one."""
         args, uri = self._args, uri_of(self._args)
         assert uri is not None, "flags are checked before"
         client = client_of(uri)
         kept = Path(args.save) / _KEPT if args.save and not has_scheme(args.save) else None
         experiment = experiment_of(client, args.mlflow_experiment)
-        before = os.environ.get("MLFLOW_RUN_ID")
-        if before is None and args.iteration and kept is not None:
-            before = _read(kept, uri, experiment)
-        if before is not None:
-            client.update_run(before, status="RUNNING")
-            return client, before, False
-        tags = {"mlflow.source.name": "tst-megatron"}
-        if args.recipe is not None:
-            tags["recipe"] = str(args.recipe["name"])
-        run = client.create_run(experiment, run_name=args.mlflow_run_name, tags=tags)
-        run_id = str(run.info.run_id)
-        if kept is not None:
-            told = {"tracking_uri": shown(uri), "experiment_id": experiment, "run_id": run_id}
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(kept, json.dumps(told, indent=2) + "\n")
-        return client, run_id, True
+        if self._run_id is None:
+            before = os.environ.get(RUN_VARIABLE)
+            if before is None and args.iteration and kept is not None:
+                before = _read(kept, uri, experiment)
+            if before is not None and _goes_on(client, before):
+                self._run_id = before
+        if self._run_id is None:
+            tags = {"mlflow.source.name": "tst-megatron"}
+            if args.recipe is not None:
+                tags["recipe"] = str(args.recipe["name"])
+            run = client.create_run(experiment, run_name=args.mlflow_run_name, tags=tags)
+            self._run_id = str(run.info.run_id)
+            self._parameters = list(map(list, batched(_flags(args), _PARAMETERS_AT_ONCE)))
+            if kept is not None:
+                _keep(kept, shown(uri), experiment, self._run_id)
+        self._client = client
+        return True
+
+
+def _goes_on(client: Any, run_id: str) -> bool:
+    """Whether a run is still there and open again; one that somebody has deleted is left alone."""
+    run = _answer(partial(client.get_run, run_id), f"the run {run_id} again, so a new one begins")
+    if run is None or run.info.lifecycle_stage != "active":
+        return False
+    client.update_run(run_id, status="RUNNING")
+    return True
+
+
+def _keep(kept: Path, uri: str, experiment: str, run_id: str) -> None:
+    """Write down which run it is; without that a resumed one is another there, and no less."""
+    told = {"tracking_uri": uri, "experiment_id": experiment, "run_id": run_id}
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(kept, json.dumps(told, indent=2) + "\n")
+    except OSError as error:
+        logger.warning("%s cannot be written: %s", kept, error.strerror or error)
 
 
 def _read(kept: Path, uri: str, experiment: str) -> str | None:
@@ -164,23 +208,10 @@ def _read(kept: Path, uri: str, experiment: str) -> str | None:
     return str(told["run_id"]) if is_there and told.get("run_id") else None
 
 
-def _send_figures(client: Any, run_id: str, figures: Sequence[_Figure]) -> bool:
-    from mlflow.entities import Metric
-
-    client.log_batch(run_id, metrics=[Metric(*one) for one in figures])
-    return True
-
-
-def _send_parameters(client: Any, run_id: str, args: argparse.Namespace) -> None:
-    from mlflow.entities import Param
-
-    found = [
-        Param(_allowed(name), str(value)[:_LONGEST_VALUE])
-        for name, value in sorted(vars(args).items())
-        if value is not None
-    ]
-    for some in batched(found, _PARAMETERS_AT_ONCE):
-        client.log_batch(run_id, params=list(some))
+def _flags(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    for name, value in sorted(vars(args).items()):
+        if value is not None:
+            yield _allowed(name), str(value)[:_LONGEST_VALUE]
 
 
 def _answer[Answer](ask: Callable[[], Answer], what: str) -> Answer | None:
@@ -188,8 +219,18 @@ def _answer[Answer](ask: Callable[[], Answer], what: str) -> Answer | None:
     try:
         return ask()
     except Exception as error:  # Its clients raise what their libraries raise.
-        logger.warning("MLflow did not take %s: %s", what, " ".join(str(error).split())[:200])
+        _tell(error, what)
         return None
+
+
+def _tell(error: Exception, what: str) -> None:
+    logger.warning("MLflow did not take %s: %s", what, " ".join(str(error).split())[:200])
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether a request is wrong, so that the same one would be refused again."""
+    status = getattr(error, "get_http_status_code", lambda: 0)()
+    return HTTPStatus(400) <= status < HTTPStatus(500) and status not in _LATER
 
 
 def _allowed(name: str) -> str:

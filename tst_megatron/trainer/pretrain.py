@@ -161,7 +161,8 @@ def _parse(
     check_machine(flags, on_gpu)
     if not is_checked:
         checks.check_checkpoint(flags)
-    if flags.mlflow_experiment and _is_last_rank():
+    # Once a node, so that all of a job's nodes end with the sentence.
+    if flags.mlflow_experiment and (_is_last_rank() or os.environ.get("LOCAL_RANK", "0") == "0"):
         check_is_there(flags)
     read_gpt2_from_its_files()
     with refusals_as_sentences():

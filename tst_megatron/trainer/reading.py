@@ -108,8 +108,8 @@ def text_of_run(run: Run, train_iters: int, seq_length: int) -> Sequence[TextPar
     return [ordinary_text(samples, seq_length)] if samples else []
 
 
-def validation_tokens(args: argparse.Namespace) -> int | None:
-    """Tokens of the validation split; None where the text is not on this machine.
+def validation_tokens(args: argparse.Namespace) -> list[int] | None:
+    """Tokens of each corpus of the validation split; None where one is not on this machine.
 
     Args:
         args: Megatron's flags and ours.
@@ -119,7 +119,7 @@ def validation_tokens(args: argparse.Namespace) -> int | None:
     sources = sources_of_split(args, "valid")
     if any(source.is_remote for source in sources):
         return None
-    return sum(budget.tokens_of(source) for source in sources)
+    return [budget.tokens_of(source) for source in sources]
 
 
 def check_some_text(args: argparse.Namespace) -> None:

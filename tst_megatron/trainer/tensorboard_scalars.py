@@ -2,8 +2,10 @@
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 from tst_megatron.methods.events import Evaluated, Listener, LoggedStep, Progress, Scalar, Scored
+from tst_megatron.trainer.trackers import have_wandb_told
 
 
 class TensorBoardScalars(Listener):
@@ -17,6 +19,10 @@ class TensorBoardScalars(Listener):
     def __init__(self, args: argparse.Namespace, gpu_hours: Callable[[], float | None]) -> None:
         self._interval = args.tensorboard_log_interval
         self._gpu_hours = gpu_hours
+
+    def started(self, model: list[Any]) -> None:
+        """Before anything is written."""
+        have_wandb_told()
 
     def stepped(self, progress: Progress, scalar: Scalar) -> None:
         """At each step that TensorBoard gets."""

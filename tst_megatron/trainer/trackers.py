@@ -3,6 +3,7 @@
 The one idea: whoever has a figure says it once, by name, and every tracker that the flags ask for
 gets it. TensorBoard and W&B are Megatron's, which gives them its own figures. MLflow it does not
 know: there its TensorBoard writer stands for both, so MLflow has all that TensorBoard would have.
+And W&B it gives its losses beside TensorBoard alone, so that without that one nobody's stands in.
 """
 
 from functools import partial
@@ -47,10 +48,10 @@ class _Both:
 
     Args:
         writer: Megatron's; None where ``--tensorboard-dir`` is not given.
-        other: gets the scalars, too.
+        other: gets the scalars, too; None for nobody.
     """
 
-    def __init__(self, writer: Any, other: Tracker) -> None:
+    def __init__(self, writer: Any, other: Tracker | None) -> None:
         self._writer = writer
         self._other = other
 
@@ -58,7 +59,8 @@ class _Both:
         """A scalar, to both."""
         if self._writer is not None:
             self._writer.add_scalar(name, value, step, *args, **kwargs)
-        self._other.add_scalar(name, value, step)
+        if self._other is not None:
+            self._other.add_scalar(name, value, step)
 
     def __getattr__(self, name: str) -> Any:
         """What else a writer has is TensorBoard's."""
@@ -69,11 +71,18 @@ def _nothing(*args: Any, **kwargs: Any) -> None:
     pass
 
 
-def listen(tracker: Tracker) -> None:
+def have_wandb_told() -> None:
+    """Let W&B have Megatron's losses without ``--tensorboard-dir``, too, once it is open."""
+    if get_wandb_writer() is not None and get_tensorboard_writer() is None:
+        listen(None)
+
+
+def listen(tracker: Tracker | None) -> None:
     """Let a tracker of ours have all that Megatron and we give to TensorBoard.
 
     Args:
-        tracker: on the last rank, once Megatron has opened its own.
+        tracker: on the last rank, once Megatron has opened its own; None for one that keeps
+            nothing.
     """
     # No setter: Megatron's refuses to be called twice (global_vars.py).
     global_vars._GLOBAL_TENSORBOARD_WRITER = _Both(get_tensorboard_writer(), tracker)

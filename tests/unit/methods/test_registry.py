@@ -6,7 +6,7 @@ import pytest
 from tst_megatron.errors import UserError
 from tst_megatron.methods import registry
 from tst_megatron.methods.method import Method
-from tst_megatron.runs.facts import facts_of
+from tst_megatron.runs.facts import Facts, facts_of
 
 THROWAWAY = Path(__file__).parents[2] / "throwaway"
 
@@ -141,13 +141,23 @@ def test_what_must_be_alike_is_the_stories_to_say(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_hybrid_model_is_its_twin() -> None:
-    gpt = facts_of({"flags": {"num_layers": 2, "moe_layer_freq": [0, 1], "hidden_size": 8}})
-    pattern = {"num_layers": 4, "hybrid_layer_pattern": "*-|*E", "hidden_size": 8}
-    twin, other = (
-        facts_of({"flags": {**pattern, "moe_layer_freq": 1} | changes})
-        for changes in ({}, {"hybrid_layer_pattern": "*-*-"})
-    )
-    assert registry.known_differences([], gpt, twin) == {}
-    assert set(registry.known_differences([], gpt, other)) == {"model"}
+    def model(**flags: object) -> Facts:
+        usual = {"num_experts": 4, "moe_layer_freq": 1, "hidden_size": 8}
+        return facts_of({"flags": usual | flags})
+
+    gpt = model(num_layers=3, moe_layer_freq=2)
+    spelled = model(num_layers=3, moe_layer_freq=[1, 0, 1])
+    twin = model(num_layers=6, hybrid_layer_pattern="*E|*-*E")
+    for other in (spelled, twin):
+        assert registry.known_differences([], gpt, other) == {}
+    others = (model(num_layers=6, hybrid_layer_pattern="*E*E*E"), model(num_layers=3))
+    for other in others:
+        assert set(registry.known_differences([], gpt, other)) == {"model"}
+    assert registry.known_differences([], *others) == {}
+    # A dense one, whatever is said of experts that no layer has.
+    dense = model(num_layers=2, num_experts=None)
+    twin = model(num_layers=4, hybrid_layer_pattern="*-*-")
+    assert registry.known_differences([], dense, twin) == {}
+    assert set(registry.known_differences([], model(num_layers=2), twin)) == {"model"}
     mamba = facts_of({"flags": {"num_layers": 4, "hybrid_layer_pattern": "M-M-"}})
     assert set(registry.known_differences([], gpt, mamba)) == {"model"}

@@ -53,6 +53,8 @@ def test_experts_in_some_layers_are_where_they_were(tmp_path: Path) -> None:
         ("hidden-size: 8", "has no num-layers"),
         ("hybrid-layer-pattern: '*-'", "is a HybridModel's already: leave"),
         ("num-layers: 2\nmtp-num-layers: 1", "has mtp-num-layers, which is of a GPTModel's"),
+        ("num-layers: 4\nno-rope-freq: 4", "has no-rope-freq, which is of a GPTModel's"),
+        ("num-layers: 4\nmulti-latent-attention: true", "has multi-latent-attention, which is"),
         ("num-layers: 2\nnum-experts: 2\nmoe-layer-freq: '([0]*1+[1]*1)'", "or as a list of 2"),
     ],
 )
@@ -62,8 +64,10 @@ def test_what_has_no_twin_is_one_sentence(tmp_path: Path, text: str, says: str) 
 
 
 def test_a_size_on_the_command_line_is_not_passed_over() -> None:
-    with pytest.raises(UserError, match=r"give --hybrid-layer-pattern, such as"):
-        expand_recipe(["--recipe=tiny+hybrid", "--num-layers=8"])
+    for flag in ("--num-layers=8", "--num-experts=4", "--no-rope-freq=4", "--mod-capacity=0.5"):
+        with pytest.raises(UserError, match=r"give --hybrid-layer-pattern with it, such as"):
+            expand_recipe(["--recipe=tiny+hybrid", flag])
+    assert "--num-experts=4" in expand_recipe(["--recipe=tiny-moe-tst+hybrid", "--num-experts=4"])
     words = expand_recipe(["--recipe=tiny+hybrid", "--hybrid-layer-pattern=*-"])
     assert parse(*words).hybrid_layer_pattern == "*-"
     assert "--num-layers" not in words

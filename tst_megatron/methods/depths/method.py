@@ -26,6 +26,7 @@ class DepthMethod(Method):
     name = "depths"
     flag_prefix = "mod"
     asked_by = ("mod-capacity",)
+    works_on_blocks = True
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """The ``--mod-*`` group."""

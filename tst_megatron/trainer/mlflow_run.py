@@ -178,9 +178,15 @@ class MlflowRun(Listener):
 
 
 def _goes_on(client: Any, run_id: str) -> bool:
-    """Whether a run is still there and open again; one that somebody has deleted is left alone."""
-    run = _answer(partial(client.get_run, run_id), f"the run {run_id} again, so a new one begins")
-    if run is None or run.info.lifecycle_stage != "active":
+    """Whether a run is still there, and open again; where somebody has deleted it, it stays so."""
+    try:
+        is_there = client.get_run(run_id).info.lifecycle_stage == "active"
+    except Exception as error:  # Its clients raise what their libraries raise.
+        if not _is_refusal(error):
+            raise  # It is away, and is asked again.
+        is_there = False
+    if not is_there:
+        logger.warning("MLflow's run %s is gone, so a new one begins", run_id)
         return False
     client.update_run(run_id, status="RUNNING")
     return True

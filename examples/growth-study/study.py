@@ -305,11 +305,11 @@ class Study(experiments.Study[Run]):
         What answers most comes first, so that an early end leaves an answer with fewer seeds.
         """
         found = [
-            *self.growth(),
-            *self.upcycling(),
-            *self.growth_with_bags(),
-            *self.upcycling_with_bags(),
-            *self.growth_otherwise(),
+            *self._growth(),
+            *self._upcycling(),
+            *self._growth_with_bags(),
+            *self._upcycling_with_bags(),
+            *self._growth_otherwise(),
         ]
         # Before a run that part of it which is its own.
         return [
@@ -320,7 +320,17 @@ class Study(experiments.Study[Run]):
         ]
 
     def growth(self) -> Iterator[Run]:
-        """Small and large models, and small ones that grow."""
+        """Small and large models, and small ones that grow: all runs of it."""
+        yield from self._growth()
+        yield from self._growth_with_bags()
+        yield from self._growth_otherwise()
+
+    def upcycling(self) -> Iterator[Run]:
+        """Dense models and experts, and dense ones that become experts: likewise."""
+        yield from self._upcycling()
+        yield from self._upcycling_with_bags()
+
+    def _growth(self) -> Iterator[Run]:
         yield from self._choosing(SMALL, LARGE)
         for seed in SEEDS:
             yield from self._controls((SMALL, LARGE), seed)
@@ -330,14 +340,14 @@ class Study(experiments.Study[Run]):
             yield from self._changed(ZERO, (0.25, 0.5), seed)
             yield from self._changed(STACK, (0.1, 0.75), seed)
 
-    def growth_with_bags(self) -> Iterator[Run]:
+    def _growth_with_bags(self) -> Iterator[Run]:
         """Both controls with bags, and growth where they end, after it, and at a later one."""
         for seed in SEEDS:
             yield from self._controls((SMALL, LARGE), seed, bags=0.25)
             yield from self._changed(STACK, (0.25,), seed, bags=0.25)
             yield from self._changed(STACK, (0.25, 0.5), seed, bags=0.5)
 
-    def growth_otherwise(self) -> Iterator[Run]:
+    def _growth_otherwise(self) -> Iterator[Run]:
         """What might have decided it: the rate after the growth, the moments, the length."""
         for seed in reversed(SEEDS):
             yield from self._changed(STACK, (0.25, 0.5), seed, own_rate=True)
@@ -346,8 +356,7 @@ class Study(experiments.Study[Run]):
         for length in (0.5, 2.0):
             yield from self._controls((SMALL, LARGE), SEEDS[0], length)
 
-    def upcycling(self) -> Iterator[Run]:
-        """Dense models and experts, and dense ones that become experts."""
+    def _upcycling(self) -> Iterator[Run]:
         yield from self._choosing(DENSE, EXPERTS)
         for seed in SEEDS:
             yield from self._controls((DENSE, EXPERTS), seed)
@@ -355,7 +364,7 @@ class Study(experiments.Study[Run]):
         for seed in SEEDS:
             yield from self._changed(DROP, (0.25,), seed)
 
-    def upcycling_with_bags(self) -> Iterator[Run]:
+    def _upcycling_with_bags(self) -> Iterator[Run]:
         """Both controls with bags, and experts from the dense one where they end."""
         for seed in SEEDS:
             yield from self._controls((DENSE, EXPERTS), seed, bags=0.25)

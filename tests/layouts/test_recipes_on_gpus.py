@@ -186,8 +186,11 @@ def _check_precision(model: Any, config: Any, transformer_engines: str | None) -
         assert not fp8
         return
     from megatron.core.fp8_utils import get_fp8_recipe
+    from megatron.core.models.hybrid.hybrid_model import HybridModel
 
     # Megatron's own class has its name in it.
     assert type(get_fp8_recipe(config)).__name__.endswith(transformer_engines)
-    ends = 0 if transformer_engines == "DelayedScaling" else 1
+    # A block, which a HybridModel counts as two layers.
+    block = 2 if isinstance(model, HybridModel) else 1
+    ends = 0 if transformer_engines == "DelayedScaling" else block
     assert fp8 == set(range(ends, config.num_layers - ends))

@@ -71,7 +71,6 @@ class RoutedBlock:
         self,
         hidden_states: Tensor,
         attention_mask: Tensor | None = None,
-        past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> Tensor:
         """The block's output ``[b, q, h]`` where a token is let in, the input elsewhere.
@@ -80,15 +79,16 @@ class RoutedBlock:
             hidden_states: ``[b, q, h]``.
             attention_mask: ``[b, 1, q, kv]``, True or 0 where attention is allowed; None where it
                 is causal and nothing else.
-            past_key_values: of the tokens before.
-            kwargs: as the family's layer takes them.
+            kwargs: as the family's layer takes them, the cache of the tokens before among them:
+                ``cache``, or in a transformers before 5.24 ``past_key_values``.
         """
         scores, passes = self.depth_router(hidden_states)
-        keys = passes if past_key_values is None else self._kept(past_key_values, passes)
+        given = (kwargs.get(name) for name in ("cache", "past_key_values"))
+        kept = next((one for one in given if one is not None), None)
+        keys = passes if kept is None else self._kept(kept, passes)
         out = super().forward(  # type: ignore[misc]  # the family's
             hidden_states,
             attention_mask=_among(attention_mask, passes, keys),
-            past_key_values=past_key_values,
             **kwargs,
         )
         change = (scores.unsqueeze(-1) * (out - hidden_states)).to(hidden_states.dtype)

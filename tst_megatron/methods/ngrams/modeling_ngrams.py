@@ -10,14 +10,20 @@ needs transformers alone, of version 5.
 
 from collections.abc import Mapping
 from functools import cache
+from inspect import signature
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import LlamaModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
 
 from .ngram_hashing import NOTHING, rows_of
+
+# As it is called from 5.24 on, and before.
+_CACHES = ("cache", "past_key_values")
+_CACHE = next(name for name in _CACHES if name in signature(LlamaModel.forward).parameters)
 
 
 class NgramTables(nn.Module):
@@ -64,7 +70,6 @@ class NgramModel:
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | Mapping[str, Tensor] | None = None,
-        past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
@@ -75,10 +80,9 @@ class NgramModel:
             input_ids: ``[b, q]``, int64.
             attention_mask: ``[b, kv]``, 0 where a token is not to be seen; or ``[b, 1, q, kv]``
                 (perhaps by kinds of layers), True or 0 where attention is allowed.
-            past_key_values: of the tokens before.
             inputs_embeds: none.
             use_cache: default the configuration's.
-            kwargs: as the family's model takes them.
+            kwargs: as the family's model takes them, the cache of the tokens before among them.
 
         Raises:
             ValueError: vectors are given in the place of ids.
@@ -87,16 +91,17 @@ class NgramModel:
         if input_ids is None or inputs_embeds is not None:
             raise ValueError("n-grams are looked up by ids: give input_ids and no inputs_embeds")
         use_cache = model.config.use_cache if use_cache is None else use_cache
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=model.config)
-        seen = 0 if past_key_values is None else self._seen(past_key_values)
+        kept = _taken_out(kwargs)
+        if use_cache and kept is None:
+            kept = DynamicCache(config=model.config)
+        seen = 0 if kept is None else self._seen(kept)
         tokens = torch.where(_is_there(input_ids, attention_mask, seen), input_ids, NOTHING)
-        before = self._before(past_key_values, tokens, seen)
+        before = self._before(kept, tokens, seen)
         return super().forward(  # type: ignore[misc]  # the family's
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
             inputs_embeds=model.embed_tokens(input_ids) + self.ngram_embeddings(tokens, before),
             use_cache=use_cache,
+            **{_CACHE: kept},
             **kwargs,
         )
 
@@ -119,6 +124,12 @@ class NgramModel:
         found: Tensor = kept.update(marks, marks, self.ngram_place)[0]
         last = found[:, 0, places.clamp(min=0), 0]
         return torch.where(places >= 0, last, NOTHING)
+
+
+def _taken_out(kwargs: dict[str, Any]) -> Cache | None:
+    """The cache, by whichever name it is given."""
+    found = [kwargs.pop(name, None) for name in _CACHES]
+    return next((one for one in found if one is not None), None)
 
 
 def _is_there(ids: Tensor, mask: Tensor | Mapping[str, Tensor] | None, seen: Any) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from tst_megatron.methods.depths.method import CODE as ROUTED
 from tst_megatron.methods.ngrams.exported import CODE as NGRAMS
 
-VOCABULARY, H, ROWS, ORDERS, END = 16, 32, 7, [2, 3, 5], 0
+VOCABULARY, H, LAYERS, ROWS, ORDERS, END = 16, 32, 2, 7, [2, 3, 5], 0
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def model_of(tmp_path, generator) -> Callable[..., Any]:
             vocab_size=VOCABULARY,
             hidden_size=H,
             intermediate_size=48,
-            num_hidden_layers=2,
+            num_hidden_layers=LAYERS,
             num_attention_heads=4,
             num_key_value_heads=2,
             head_dim=8,
@@ -128,9 +128,10 @@ def test_a_text_in_parts_is_the_text(attention: str, model_of, generator) -> Non
             out = model(part, **{name: kept}, use_cache=True)
             kept = getattr(out, name)
             parts.append(out.logits)
-    # Last bits of float64 are apart, and so is, of one number in 10^8, one of float32, to which
-    # norms round.
-    torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-6, atol=1e-6)
+    # To first order each tensor of a layer is rounded once in either, some dozen a layer and three
+    # besides (`test_export` counts them), where it is rounded to float32: norms, and eager softmax.
+    bound = 2 * (17 * LAYERS + 3) * 2.0**-24
+    assert (torch.cat(parts, dim=1) - whole).norm() < bound * whole.norm()
 
 
 def test_vectors_have_no_ngrams(model_of) -> None:

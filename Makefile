@@ -103,7 +103,8 @@ test-newest: | $(UV)
 	$(UV) pip install --quiet --python $(VENV_NEWEST)/bin/python --upgrade --editable '.[dev]'
 	$(UV) pip list --quiet --python $(VENV_NEWEST)/bin/python | \
 		grep -E '^(megatron-core|numpy|tokenizers|torch|transformers|triton) '
-	$(VENV_NEWEST)/bin/python -m pytest $(or $(TEST_FLAGS),$(TESTS_OF_TORCH) $(SIDE_BY_SIDE))
+	$(VENV_NEWEST)/bin/python -m pytest $(or $(TEST_FLAGS),$(TESTS_OF_TORCH) \
+		tests/end_to_end/test_export.py tests/end_to_end/test_hybrid_twins.py $(SIDE_BY_SIDE))
 
 test-wheel: | $(UV)
 	rm -rf $(WHEEL)

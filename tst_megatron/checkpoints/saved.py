@@ -121,6 +121,22 @@ class Saved:
         """
         return self.chunk_at(key, chunk.offsets, chunk.sizes)
 
+    def chunks_by_layer(self, key: str) -> dict[int, list[ChunkStorageMetadata]]:
+        """Chunks of a tensor with an axis of layers, by the layer.
+
+        Raises:
+            UserError: one is of several layers, as an older Megatron saved them.
+        """
+        found: dict[int, list[ChunkStorageMetadata]] = {}
+        for chunk in self.tensors[key].chunks:
+            if chunk.sizes[0] != 1:
+                raise UserError(
+                    f"{key} in {self.folder} is not stored layer by layer, as Megatron 0.19 does: "
+                    "load and save it once with that"
+                )
+            found.setdefault(chunk.offsets[0], []).append(chunk)
+        return found
+
     def chunk_at(self, key: str, offsets: Numbers, sizes: Numbers) -> torch.Tensor:
         """The chunk of a tensor that begins at the offsets, and is so large, whole.
 

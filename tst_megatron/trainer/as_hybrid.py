@@ -12,7 +12,6 @@ norms under another key in either model, and experts in some blocks alone it doe
 
 import argparse
 import copy
-from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -157,15 +156,7 @@ def _tensors(saved: Saved) -> Iterator[NewTensor]:
                 ),
             )
             continue
-        chunks: dict[int, list[ChunkStorageMetadata]] = defaultdict(list)
-        for chunk in listed.chunks:
-            if chunk.sizes[0] != 1:
-                raise UserError(
-                    f"{text} in {saved.folder} is not stored layer by layer, as Megatron 0.19 "
-                    "does: load and save it once with that"
-                )
-            chunks[chunk.offsets[0]].append(chunk)
-        for layer, own in sorted(chunks.items()):
+        for layer, own in sorted(saved.chunks_by_layer(text).items()):
             yield NewTensor(
                 key.numbered(_place(layer, key.name)),
                 listed.properties,

@@ -230,14 +230,7 @@ class _Planned:
                 *(tuple(listed.chunks), listed.properties),
             )
             return
-        chunks = defaultdict(list)
-        for chunk in listed.chunks:
-            if chunk.sizes[0] != 1:
-                raise UserError(
-                    f"{text} in {self._saved.folder} is not stored layer by layer, as Megatron "
-                    "0.19 does: load and save it once with that"
-                )
-            chunks[chunk.offsets[0]].append(chunk)
+        chunks = self._saved.chunks_by_layer(text)
         for layer in range(listed.size[0]):
             yield _Place(
                 *(text, key, block, key.name, layer, True, layer, tuple(listed.size[1:])),

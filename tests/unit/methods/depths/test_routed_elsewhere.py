@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from cached_generation import check_cache
 from own_classes import own_classes
 from torch import Tensor
 
@@ -193,24 +194,10 @@ def drawn(model_of: Callable[..., Any], *of: str) -> Any:
     [("llama", "predictor"), ("mixtral", "threshold"), ("qwen3", "auxiliary")],
 )
 def test_what_is_kept_is_what_was_seen(family: str, sampling: str, model_of, generator) -> None:
-    """Token for token: each row alone and without a cache, or all in a batch filled up on the
-    left, with a cache that grows, one that has its size, or beams that change places in it."""
     model = drawn(model_of, family, sampling)
     passes = let_in(model)
     rows = [torch.randint(0, VOCABULARY, (n,), generator=generator) for n in (3, 9, 6)]
-    filled = torch.stack([torch.cat((row.new_zeros(9 - len(row)), row)) for row in rows])
-    seen = torch.stack([torch.arange(9) >= 9 - len(row) for row in rows]).long()
-
-    def written(ids: Tensor, mask: Tensor, **how: Any) -> Tensor:
-        how |= {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
-        return model.generate(ids, attention_mask=mask, **how)[:, ids.shape[1] :]
-
-    for beams in (1, 3):
-        how = {"num_beams": beams, "use_cache": False}
-        alone = [written(row[None], torch.ones_like(row[None]), **how) for row in rows]
-        assert torch.equal(written(filled, seen, num_beams=beams), torch.cat(alone))
-    static = {"cache_implementation": "static", "disable_compile": True}
-    assert torch.equal(written(filled, seen, **static), written(filled, seen))
+    check_cache(model, rows, filler=0)
     assert masked([torch.cat([one.flatten() for one in passes])])
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from cached_generation import check_cache
 from own_classes import own_classes
 from torch import Tensor
 
@@ -91,28 +92,13 @@ def test_vectors_are_megatrons(model_of, model_parallel, generator) -> None:
     ids=lambda one: one if isinstance(one, str) else "+".join(code.prefix for code in one),
 )
 def test_what_is_kept_is_what_was_seen(family: str, codes: Any, model_of, generator) -> None:
-    """Token for token: each row alone and without a cache, or all in a batch filled up on the
-    left, with a cache that grows, one that has its size, or beams that change places in it."""
     model = model_of(family, *codes)
     rows = [text(generator, n) for n in (3, 9, 6)]
     # Filled up with an id that n-grams would have, were it text.
-    filled = torch.stack([torch.cat((row.new_full((9 - len(row),), 2), row)) for row in rows])
-    seen = torch.stack([torch.arange(9) >= 9 - len(row) for row in rows]).long()
-
-    def written(ids: Tensor, mask: Tensor, **how: Any) -> Tensor:
-        how |= {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
-        return model.generate(ids, attention_mask=mask, **how)[:, ids.shape[1] :]
-
-    for beams in (1, 3):
-        how = {"num_beams": beams, "use_cache": False}
-        alone = [written(row[None], torch.ones_like(row[None]), **how) for row in rows]
-        assert torch.equal(written(filled, seen, num_beams=beams), torch.cat(alone))
-    static = {"cache_implementation": "static", "disable_compile": True}
-    ours = written(filled, seen)
-    assert torch.equal(written(filled, seen, **static), ours)
+    ours = check_cache(model, rows, filler=2)
     with torch.no_grad():
         model.model.ngram_embeddings.weight.zero_()
-    assert not torch.equal(written(filled, seen), ours)
+    assert not torch.equal(check_cache(model, rows, filler=2), ours)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

@@ -302,7 +302,7 @@ class _Hooks:
         """Megatron's; its prefix tells the test set from the validation sets."""
         # As megatron.training.training.pretrain words it.
         self._on_test_set = prefix.endswith("on test set")
-        self._sets = []
+        self._sets = []  # Those of one that ran out of time.
         alone: AbstractContextManager[None] = nullcontext()
         if self._on_test_set:
             # It was made for as many as were asked for.
@@ -356,6 +356,7 @@ class _Hooks:
         self._sets.append(of_set)
         if len(self._sets) == len(self._set_names):
             self._tell_evaluated()
+            self._sets = []
 
     def _tell_evaluated(self) -> None:
         now, sets = self.progress.now, self._sets

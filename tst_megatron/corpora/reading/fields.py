@@ -245,6 +245,7 @@ def _comparison(
 ) -> ast.expr:
     operators: list[ast.cmpop] = []
     compared = [below(node.left)]
+    links: list[ast.expr] = []
     for operator, right in zip(node.ops, node.comparators, strict=True):
         match operator, right:
             # By value, so that a missing field is noticed.
@@ -256,11 +257,16 @@ def _comparison(
                 operators.append(operator)
             case _:
                 refuse(f"has {ast.unparse(node)!r}, which it cannot have")
-        if isinstance(operator, ast.In | ast.NotIn) and isinstance(right, ast.Set):
-            # A set finds by hash, which what compares as a text and as a number cannot have.
-            right = ast.Tuple(right.elts, ast.Load())
         compared.append(below(right))
-    return ast.Compare(compared[0], operators, compared[1:])
+        if isinstance(operator, ast.In | ast.NotIn) and isinstance(compared[-1], ast.Set):
+            # A set finds by hash, which what compares as a text and as a number cannot have; but
+            # it is one to what is compared with it next: a chain is its links, one and the other.
+            found = ast.Tuple(compared[-1].elts, ast.Load())
+            links.append(ast.Compare(compared[0], operators, [*compared[1:-1], found]))
+            operators, compared = [], compared[-1:]
+    if operators:
+        links.append(ast.Compare(compared[0], operators, compared[1:]))
+    return links[0] if len(links) == 1 else ast.BoolOp(ast.And(), links)
 
 
 def _call(name: str, *arguments: ast.expr) -> ast.expr:

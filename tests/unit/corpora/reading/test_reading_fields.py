@@ -56,6 +56,20 @@ class Attributes(dict):
     __getattr__ = dict.__getitem__
 
 
+@pytest.mark.parametrize(
+    ("expression", "is_wanted"),
+    [
+        ("a in {0, 1} == {1, 0}", True),
+        ("a not in {0, 1} == {0, 1}", False),
+        ("0 == a in {0, 1} == {0}", False),
+        ("a in {0} != {1} != {0} in ({0}, 3)", True),
+    ],
+)
+def test_a_set_in_a_chain_is_a_set(expression, is_wanted):
+    assert eval(expression, {"a": 0}) == is_wanted
+    assert parse_where(expression).of_record({"a": 0}) == is_wanted
+
+
 @settings(max_examples=1500, deadline=None)
 @given(st.recursive(LEAVES, larger, max_leaves=6).map(lambda x: f"a == 0 or {x}"), RECORDS)
 def test_it_means_what_python_means(expression, record):
